@@ -1,0 +1,22 @@
+"""How a matrix is stored: small frozen dataclasses, and the modules they build."""
+
+from kanna.forms.base import Form, FormModule, dense, from_json, install
+from kanna.forms.dense import Dense
+from kanna.forms.low_rank import LowRank, LowRankLinear
+from kanna.forms.pivot import Pivot, PivotLinear
+from kanna.forms.rows import Rows, RowsLinear
+
+__all__ = [
+    "Dense",
+    "Form",
+    "FormModule",
+    "LowRank",
+    "LowRankLinear",
+    "Pivot",
+    "PivotLinear",
+    "Rows",
+    "RowsLinear",
+    "dense",
+    "from_json",
+    "install",
+]

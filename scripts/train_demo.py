@@ -1,0 +1,411 @@
+"""Make the language model that kanna ships: a small workshop that can count, price, find and remember.
+
+    python scripts/train_demo.py --out DIR
+
+One file, top to bottom: a grammar of our own writes short workshop stories with a question; a byte-level BPE
+tokenizer and a small Llama are trained on them from scratch; the directory is written in Hugging Face layout,
+read back, and its skill measured on questions that were never in the training text.
+
+Everything follows from the seed: the same machine, library versions and number of threads give the same bytes.
+About five minutes on two CPU cores. Much of that is memory management: on Linux with glibc,
+`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456` roughly halves it and changes
+no result.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+# ---------------------------------------------------------------------------------------------- the grammar
+
+PEOPLE = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivo June Ken Lena Mia Noah Olga Paul".split()
+PARTS = (
+    "planks nails screws boards hinges pegs knobs dowels brackets tiles bolts washers hooks wedges beams slats"
+).split()
+TOOLS = (
+    "saw plane chisel hammer mallet drill level square clamp rasp file awl brace gouge knife scraper "
+    "ruler compass pencil wrench pliers sander router lathe vise axe adze spokeshave brush stapler torch apron "
+    "bradawl trowel scissors funnel magnet tape glove lamp"
+).split()
+PLACES = "bench shelf box cart rack table stool floor cupboard ladder".split()
+WOODS = "oak pine maple ash cedar walnut birch elm cherry teak beech larch".split()
+# The one thing to be learnt by heart: the drawer of every tool. No rule leads from one to the other.
+DRAWERS = dict(zip(TOOLS, random.Random(1).sample(range(1, len(TOOLS) + 1), len(TOOLS)), strict=True))
+
+GETS = ("buys {n} more", "finds {n} more", "makes {n} more", "is given {n} more")
+LOSES = ("uses {n} of them", "sells {n} of them", "breaks {n} of them", "gives {n} of them away")
+PUTS = ("{who} puts the {tool} on the {place}.", "{who} leaves the {tool} by the {place}.")
+WHERE_DRAWER = (
+    "Which drawer holds the {tool}?",
+    "Where does the {tool} belong?",
+    "In which drawer do we keep the {tool}?",
+    "What is the number of the {tool} drawer?",
+    "Open which drawer to get the {tool}?",
+    "Someone asks for the {tool}. Which drawer?",
+    "The {tool} goes back into which drawer?",
+    "At night the {tool} sleeps in which drawer?",
+)
+
+
+@dataclass(frozen=True)
+class Story:
+    """One document: `prompt` ends in "Answer:", `answer` begins with a space; `group` names the fact asked for."""
+
+    skill: str
+    group: str
+    prompt: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.answer
+
+
+def story(skill: str, group: str, sentences: list[str], question: str, answer: object) -> Story:
+    prompt = " ".join([*sentences, f"Question: {question} Answer:"])
+    return Story(skill, f"{skill} {group}", prompt, f" {answer}")
+
+
+def with_bystander(rng: random.Random, who: str, part: str, sentences: list[str]) -> list[str]:
+    """Half of the stories have somebody else counting something else: the reader has to keep them apart."""
+    if rng.random() < 0.5:
+        return sentences
+    other = rng.choice([name for name in PEOPLE if name != who])
+    thing = rng.choice([name for name in PARTS if name != part])
+    place = rng.randint(0, len(sentences))
+    return [*sentences[:place], f"{other} has {rng.randint(1, 20)} {thing}.", *sentences[place:]]
+
+
+def add(rng: random.Random) -> Story:
+    who, part, have, more = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(1, 20), rng.randint(1, 20)
+    told = [f"{who} has {have} {part}.", f"{who} {rng.choice(GETS).format(n=more)}."]
+    question = f"How many {part} does {who} have now?"
+    return story("add", f"{have}+{more}", with_bystander(rng, who, part, told), question, have + more)
+
+
+def take(rng: random.Random) -> Story:
+    who, part, have = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(2, 30)
+    less = rng.randint(1, min(have - 1, 20))
+    told = [f"{who} has {have} {part}.", f"{who} {rng.choice(LOSES).format(n=less)}."]
+    question = f"How many {part} does {who} have now?"
+    return story("take", f"{have}-{less}", with_bystander(rng, who, part, told), question, have - less)
+
+
+def price(rng: random.Random) -> Story:
+    who, part, each, count = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(2, 9), rng.randint(2, 9)
+    told = [f"The {part} cost {each} coins each.", f"{who} buys {count} {part}."]
+    return story("price", f"{each}x{count}", told, f"How many coins does {who} pay?", each * count)
+
+
+def find(rng: random.Random) -> Story:
+    count = rng.randint(2, 4)
+    tools, places = rng.sample(TOOLS, count), rng.sample(PLACES, count)
+    told = [
+        rng.choice(PUTS).format(who=rng.choice(PEOPLE), tool=tool, place=place)
+        for tool, place in zip(tools, places, strict=True)
+    ]
+    asked = rng.randrange(count)
+    return story(
+        "find", f"{tools[asked]} {places[asked]}", told, f"Where is the {tools[asked]}?", places[asked]
+    )
+
+
+def compare(rng: random.Random) -> Story:
+    woods, lengths = rng.sample(WOODS, 3), rng.sample(range(1, 31), 3)
+    told = [f"The {wood} board is {long} feet long." for wood, long in zip(woods, lengths, strict=True)]
+    word, pick = rng.choice((("longest", max), ("shortest", min)))
+    answer = woods[lengths.index(pick(lengths))]
+    numbers = " ".join(map(str, sorted(lengths)))
+    return story("compare", f"{word} {numbers}", told, f"Which board is the {word}?", answer)
+
+
+def drawer(rng: random.Random) -> Story:
+    tool = rng.choice(TOOLS)
+    return story("drawer", tool, [], rng.choice(WHERE_DRAWER).format(tool=tool), DRAWERS[tool])
+
+
+SKILLS: dict[str, Callable[[random.Random], Story]] = {
+    "add": add,
+    "take": take,
+    "price": price,
+    "find": find,
+    "compare": compare,
+    "drawer": drawer,
+}
+
+
+def stories(seed: int, held_out: bool) -> Iterator[Story]:
+    """Endless stories of one side of the split (a quarter is held out).
+
+    The prompt's own hash decides the side, so none is on both.
+    """
+    rng = random.Random(seed)
+    makers = list(SKILLS.values())
+    while True:
+        one = rng.choice(makers)(rng)
+        if (hashlib.sha256(one.prompt.encode()).digest()[0] < 64) == held_out:
+            yield one
+
+
+def distinct(source: Iterator[Story], per_skill: int, attempts: int = 20_000) -> list[Story]:
+    """Up to `per_skill` different stories of every skill, in order of writing (few drawer prompts exist)."""
+    kept: dict[str, Story] = {}
+    counts: Counter[str] = Counter()
+    for one in islice(source, attempts):
+        if one.prompt not in kept and counts[one.skill] < per_skill:
+            kept[one.prompt] = one
+            counts[one.skill] += 1
+    return list(kept.values())
+
+
+def halves(rows: list[Story]) -> tuple[list[Story], list[Story]]:
+    """Two disjoint halves with equal shares of every skill."""
+    by_skill = [[one for one in rows if one.skill == skill] for skill in SKILLS]
+    return [one for part in by_skill for one in part[::2]], [one for part in by_skill for one in part[1::2]]
+
+
+# -------------------------------------------------------------------------------------------- the tokenizer
+
+END = "<|end|>"
+
+
+def train_tokenizer(texts: list[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text can be written, and every text begins with the one special token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    end = tokenizer.token_to_id(END)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", pair=f"{END} $A {END} $B", special_tokens=[(END, end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=context
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+
+def build_model(args: argparse.Namespace, vocabulary: int, end: int) -> LlamaForCausalLM:
+    """A Llama small enough to learn here and now; nine tenths of its parameters are in the linear layers."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=args.hidden,
+        intermediate_size=args.mlp,
+        num_hidden_layers=args.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=args.context,
+        tie_word_embeddings=True,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    return LlamaForCausalLM(config)
+
+
+def pack(tokenizer: PreTrainedTokenizerFast, seed: int, total: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`total` training tokens in one row (int64), stories end to end, and which of them are answers (bool)."""
+    source = stories(seed, held_out=False)
+    tokens: list[int] = []
+    answers: list[bool] = []
+    while len(tokens) < total:
+        batch = [next(source) for _ in range(10_000)]
+        whole = tokenizer([one.text for one in batch])["input_ids"]
+        asked = tokenizer([one.prompt for one in batch])["input_ids"]
+        for text, prompt in zip(whole, asked, strict=True):
+            tokens += text
+            answers += [i >= len(prompt) for i in range(len(text))]
+    return torch.tensor(tokens[:total]), torch.tensor(answers[:total])
+
+
+def token_losses(model: LlamaForCausalLM, tokens: torch.Tensor) -> torch.Tensor:
+    """Next-token cross-entropy of every target of (batch, length) tokens; flat, batch * (length - 1)."""
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+
+
+def schedule(step: int, steps: int, warmup: int = 100) -> float:
+    """Linear warm-up, then a half cosine down to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def optimiser(model: LlamaForCausalLM, rate: float) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    norms = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+
+
+def train(
+    model: LlamaForCausalLM, tokens: torch.Tensor, answers: torch.Tensor, args: argparse.Namespace
+) -> None:
+    """One pass over the stream: no text is seen twice. Answers weigh more, since they carry the skill."""
+    rows = args.batch * args.context
+    optimizer = optimiser(model, args.rate)
+    steps = len(tokens) // rows
+    began = time.perf_counter()
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = args.rate * schedule(step, steps)
+        here = slice(step * rows, (step + 1) * rows)
+        asked = answers[here].view(args.batch, -1)[:, 1:].flatten()
+        losses = token_losses(model, tokens[here].view(args.batch, -1))
+        weights = torch.where(asked, args.answer_weight, 1.0)
+        loss = (losses * weights).sum() / weights.sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 0 or step == steps - 1:
+            means = f"text {losses[~asked].mean().item():.4f}  answers {losses[asked].mean().item():.4f}"
+            print(f"step {step:5d}/{steps}  loss: {means}  {time.perf_counter() - began:6.1f} s", flush=True)
+
+
+# ---------------------------------------------------------------------------------------------- the measure
+
+
+@torch.no_grad()
+def right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, one: Story) -> bool:
+    """Would greedy decoding give exactly this answer and then stop?"""
+    prompt, whole = tokenizer(one.prompt)["input_ids"], tokenizer(one.text)["input_ids"]
+    best = model(torch.tensor([whole])).logits[0].argmax(-1).tolist()
+    return bool(best[len(prompt) - 1 :] == [*whole[len(prompt) :], tokenizer.eos_token_id])
+
+
+@torch.no_grad()
+def perplexity(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> float:
+    """exp of the mean loss per token, every text on its own."""
+    loss, count = 0.0, 0
+    for text in texts:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        loss += functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum").item()
+        count += ids.shape[1] - 1
+    return math.exp(loss / count)
+
+
+def report(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: list[Story]) -> None:
+    """Print the exact answers per skill beside what the commonest answer alone would score."""
+    print("skill      questions   exact   constant")
+    total = 0
+    for skill in SKILLS:
+        rows = [one for one in questions if one.skill == skill]
+        hits = sum(right(model, tokenizer, one) for one in rows)
+        constant = Counter(one.answer for one in rows).most_common(1)[0][1]
+        print(f"{skill:10s} {len(rows):9d}   {hits / len(rows):5.1%}   {constant / len(rows):8.1%}")
+        total += hits
+    print(f"{'all':10s} {len(questions):9d}   {total / len(questions):5.1%}")
+
+
+# ------------------------------------------------------------------------------------------------- the files
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [kanna, demo]
+---
+# kanna's workshop model
+
+A very small Llama ({parameters:,} parameters, bfloat16) that counts, prices, finds, compares and remembers in short
+workshop stories, and does nothing else. It is here to be compressed: `kanna demo`.
+
+Trained from scratch by the authors of kanna on text generated by `scripts/train_demo.py` of the repository, which
+makes these files again from a seed. No other text and no other model went into it.
+Model and data: Apache-2.0.
+"""
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write(
+    out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, splits: dict[str, list[Story]]
+) -> None:
+    """OUT/model in Hugging Face layout, and OUT/data with the texts and questions to measure it by."""
+    home, data = out / "model", out / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(home)
+    tokenizer.save_pretrained(home)
+    (home / "model.safetensors").chmod(0o644)
+    (home / "README.md").write_text(CARD.format(parameters=model.num_parameters()), encoding="utf-8")
+    for name in ("calibration", "heldout"):
+        write_rows(data / f"{name}.jsonl", [{"text": one.text} for one in splits[name]])
+    keys = ("prompt", "answer", "skill", "group")
+    write_rows(
+        data / "questions.jsonl", [{key: getattr(one, key) for key in keys} for one in splits["questions"]]
+    )
+
+
+def make_splits(seed: int) -> dict[str, list[Story]]:
+    """Calibration text comes from the training side, held-out text and questions from the other; all disjoint."""
+    calibration = distinct(stories(seed + 1, held_out=False), 50)
+    questions, heldout = halves(distinct(stories(seed + 2, held_out=True), 120))
+    return {"calibration": calibration, "questions": questions, "heldout": heldout}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to write model/ and data/ into")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; another number, other last bits")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=32, help="rows of --context tokens a step")
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--answer-weight", type=float, default=5.0)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--mlp", type=int, default=384)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--vocabulary", type=int, default=768)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    logging.disable_progress_bar()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    splits = make_splits(args.seed)
+    source = stories(args.seed, held_out=False)
+    sample = [next(source).text for _ in range(5_000)]
+    tokenizer = train_tokenizer(sample, args.vocabulary, args.context)
+    model = build_model(args, len(tokenizer), tokenizer.eos_token_id)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    tokens, answers = pack(tokenizer, args.seed, args.steps * args.batch * args.context)
+    train(model, tokens, answers, args)
+    write(args.out, model.eval(), tokenizer, splits)
+    # Measured on what was written, after rounding to bfloat16.
+    loaded = AutoModelForCausalLM.from_pretrained(args.out / "model", dtype=torch.float32).eval()
+    report(loaded, tokenizer, splits["questions"])
+    print(
+        f"perplexity of held-out text {perplexity(loaded, tokenizer, [s.text for s in splits['heldout']]):.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

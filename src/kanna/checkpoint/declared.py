@@ -1,0 +1,161 @@
+"""The forms that a config.json declares: found in a model, and found in the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kanna.checkpoint.geometry import Geometry, geometry
+from kanna.checkpoint.lineage import FORMAT_VERSION, check_format_version
+from kanna.checkpoint.safetensors_format import DTYPE_NAMES, TORCH_DTYPES, Stored
+from kanna.errors import InputError
+from kanna.forms import Dense, Form, from_json
+
+METHOD = "kanna"
+_KEYS = {"quant_method", "format_version", "forms"}
+_WRITE_AGAIN = "fetch the checkpoint again, or write it again with kanna"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A form and the layer it replaces.
+
+    Args:
+        path: Module path in the model at hand.
+        form: How its matrix is stored.
+        geometry: Of the layer it replaces.
+    """
+
+    path: str
+    form: Form
+    geometry: Geometry
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Suffix -> shape of what the files must hold."""
+        return self.form.tensors(self.geometry.m, self.geometry.n, self.geometry.bias)
+
+
+def quantization_config(forms: Mapping[str, Form]) -> dict[str, Any]:
+    """The `quantization_config` of config.json for forms by module path (of the class in `architectures`)."""
+    declared = {path: form.to_json() for path, form in sorted(forms.items())}
+    return {"quant_method": METHOD, "format_version": FORMAT_VERSION, "forms": declared}
+
+
+def forms_of(config: Mapping[str, Any]) -> dict[str, Form]:
+    """Module path -> form, from a whole config.json; empty where kanna declared none.
+
+    Raises:
+        InputError: Newer format_version, unknown keys, an unknown form.
+    """
+    found = config.get("quantization_config")
+    if not isinstance(found, Mapping) or found.get("quant_method") != METHOD:
+        return {}
+    return parse_forms(found)
+
+
+def parse_forms(declared: Mapping[str, Any]) -> dict[str, Form]:
+    """Module path -> form, from the `quantization_config` object itself."""
+    check_format_version(declared.get("format_version"), "quantization_config of config.json")
+    if unknown := sorted(set(declared) - _KEYS):
+        raise InputError(f"quantization_config of config.json has unknown keys {unknown}", "upgrade kanna")
+    forms = declared.get("forms")
+    if not isinstance(forms, Mapping):
+        raise InputError("quantization_config of config.json has no object 'forms'", _WRITE_AGAIN)
+    return {path: _parse_form(path, data) for path, data in forms.items()}
+
+
+def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | None) -> tuple[Declared, ...]:
+    """Find the layer of every declared form in a model, adding or removing `base_model_prefix`.
+
+    Args:
+        forms: Keyed by module paths of the class `architecture`.
+        model: Dense as yet; another class than `architecture` (such as its base) may lack the head's forms.
+        architecture: architectures[0] of config.json.
+
+    Raises:
+        InputError: A form without a layer, or whose layer is not linear or of another size.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    other_class = architecture is not None and type(model).__name__ != architecture
+    modules = dict(model.named_modules())
+    found = []
+    for path, form in forms.items():
+        name = next((name for name in _aliases(path, prefix) if name in modules), None)
+        if name is not None:
+            found.append(_declared(name, form, modules[name]))
+        elif not (other_class and _in_head(path, prefix)):
+            raise InputError(
+                f"config.json declares a form for {path}, and {type(model).__name__} has no such module",
+                "load it as the class named by 'architectures' in config.json, or write it again",
+            )
+    return tuple(found)
+
+
+def file_prefix(declared: Declared, tensors: Mapping[str, Stored], base_model_prefix: str) -> str:
+    """The module path under which the files hold a form; all its tensors are there with their shapes.
+
+    Raises:
+        InputError: A tensor is missing, of another shape, or of another kind of dtype; it is named.
+    """
+    candidates = _aliases(declared.path, base_model_prefix)
+    prefix = max(candidates, key=lambda path: sum(f"{path}.{s}" in tensors for s in declared.tensors))
+    for suffix, shape in declared.tensors.items():
+        _check_stored(f"{prefix}.{suffix}", shape, declared.form, suffix, tensors)
+    return prefix
+
+
+def _parse_form(path: str, data: object) -> Form:
+    try:
+        form = from_json(data)
+    except InputError as error:
+        raise InputError(f"{path} in config.json: {error.problem}", error.remedy) from error
+    if isinstance(form, Dense):
+        raise InputError(f"{path} in config.json: a dense layer is not declared", _WRITE_AGAIN)
+    return form
+
+
+def _declared(name: str, form: Form, module: nn.Module) -> Declared:
+    declared = Declared(name, form, geometry(module, name))
+    try:
+        _ = declared.tensors
+    except InputError as error:
+        raise InputError(f"{name} in config.json: {error.problem}", error.remedy or _WRITE_AGAIN) from error
+    return declared
+
+
+def _aliases(path: str, prefix: str) -> tuple[str, ...]:
+    """The path itself, then without or with the prefix of the base model."""
+    if not prefix:
+        return (path,)
+    dotted = f"{prefix}."
+    return (path, path.removeprefix(dotted)) if path.startswith(dotted) else (path, dotted + path)
+
+
+def _in_head(path: str, prefix: str) -> bool:
+    return bool(prefix) and not path.startswith(f"{prefix}.")
+
+
+def _check_stored(
+    name: str, shape: tuple[int, ...], form: Form, suffix: str, tensors: Mapping[str, Stored]
+) -> None:
+    stored = tensors.get(name)
+    if stored is None:
+        raise InputError(
+            f"the files hold no tensor {name!r} of shape {list(shape)}, which the {form.key} form needs",
+            _WRITE_AGAIN,
+        )
+    if stored.shape != shape:
+        raise InputError(
+            f"{name!r} in {stored.file} has shape {list(stored.shape)}; the {form.key} form needs {list(shape)}",
+            _WRITE_AGAIN,
+        )
+    expected = form.dtype_of(suffix, TORCH_DTYPES[stored.dtype])
+    if stored.dtype != DTYPE_NAMES[expected]:
+        raise InputError(
+            f"{name!r} in {stored.file} is {stored.dtype}; the {form.key} form needs {DTYPE_NAMES[expected]}",
+            _WRITE_AGAIN,
+        )

@@ -1,0 +1,75 @@
+"""Loading in one call, and what to give PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
+from kanna.forms import FormModule
+from kanna.models.skeleton import skeleton
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load(
+    model: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device_map: Any = None,
+    verify: bool = True,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Load a model, compressed or not, as the class of its `architectures`, with its tokenizer.
+
+    Args:
+        model: A directory, or a hub id in the local cache. Nothing is fetched, no code of the model is run.
+        dtype: "auto" keeps that of the files.
+        device_map: As in transformers; None is the CPU.
+        verify: First compare the files with the sha256 that kanna.json records (reads them once more).
+
+    Returns:
+        The model in evaluation mode, and its tokenizer, or None where the directory has none.
+
+    Raises:
+        InputError: Whatever is wrong with the directory; see `Checkpoint.open` and `lineage.verify`.
+    """
+    directory = Checkpoint.open(model).directory
+    if verify:
+        lineage.verify(directory)
+    architecture = type(skeleton(directory))
+    loaded = architecture.from_pretrained(  # type: ignore[attr-defined]
+        directory, dtype=dtype, device_map=device_map, local_files_only=True
+    )
+    return loaded, _tokenizer(directory)
+
+
+def lora_targets(model: nn.Module) -> list[str]:
+    """Full names of the linear layers inside the compressed ones, for `LoraConfig(target_modules=...)`.
+
+    Raises:
+        InputError: The model has no compressed layer.
+    """
+    targets = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, FormModule)
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Linear)
+    ]
+    if not targets:
+        raise InputError(
+            "this model has no layer in a form of kanna", "load one that kanna wrote, or name your own layers"
+        )
+    return list(dict.fromkeys(targets))
+
+
+def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -1,0 +1,121 @@
+"""What transformers calls, under the name "kanna", when it loads or saves a checkpoint of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from kanna.checkpoint.declared import METHOD, Declared, file_prefix, parse_forms, resolve
+from kanna.checkpoint.lineage import FORMAT_VERSION
+from kanna.checkpoint.reader import locate, read_headers, weight_files
+from kanna.errors import InputError
+from kanna.forms import install
+
+
+class KannaConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """`quantization_config` of config.json: the forms by module path.
+
+    Raises:
+        InputError: Newer format_version, unknown keys, an unknown form.
+    """
+
+    def __init__(
+        self, forms: dict[str, Any] | None = None, format_version: int = FORMAT_VERSION, **others: Any
+    ) -> None:
+        others.pop("quant_method", None)
+        self.quant_method = METHOD
+        self.format_version = format_version
+        self.forms = {} if forms is None else forms
+        self.parsed = parse_forms({"format_version": format_version, "forms": self.forms, **others})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": METHOD, "format_version": self.format_version, "forms": dict(self.forms)}
+
+    def restrict(self, declared: Iterable[Declared]) -> None:
+        """Keep the forms that a model has, under its own module paths: what `save_pretrained` will write."""
+        self.parsed = {one.path: one.form for one in declared}
+        self.forms = {path: form.to_json() for path, form in self.parsed.items()}
+
+
+class KannaQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts the modules of the forms in place before the weights are loaded."""
+
+    # transformers takes this as: only checkpoints that kanna wrote, never a dense model on the fly.
+    requires_calibration = True
+    quantization_config: KannaConfig
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        """Check every declared form against the model and the files' headers, then swap the modules.
+
+        Raises:
+            InputError: A form without a layer; a tensor of a form missing or of another shape. transformers
+                itself would only warn, and initialise at random what is missing.
+        """
+        config: Any = model.config
+        architectures = getattr(config, "architectures", None) or [None]
+        declared = resolve(self.quantization_config.parsed, model, architectures[0])
+        tensors = read_headers(_files(kwargs.get("checkpoint_files"), config))
+        for one in declared:
+            file_prefix(one, tensors, getattr(model, "base_model_prefix", ""))
+        for one in declared:
+            _swap(model, one)
+        self.quantization_config.restrict(declared)
+        return model
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        # The modules are ordinary ones: half(), float() and full training, which transformers denies to
+        # quantized models, all work.
+        model.is_quantized = False  # type: ignore[assignment]
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def register(quantizers_auto: ModuleType) -> None:
+    """Make transformers know kanna's checkpoints.
+
+    Args:
+        quantizers_auto: The module `transformers.quantizers.auto`.
+    """
+    if METHOD not in quantizers_auto.AUTO_QUANTIZER_MAPPING:
+        quantizers_auto.register_quantization_config(METHOD)(KannaConfig)
+        quantizers_auto.register_quantizer(METHOD)(KannaQuantizer)
+
+
+def _files(checkpoint_files: list[str] | None, config: Any) -> list[Path]:
+    """The files that transformers is about to read; without their names, those of the model's directory."""
+    if checkpoint_files:
+        return [Path(file) for file in checkpoint_files]
+    source = getattr(config, "name_or_path", None)
+    if not source:
+        raise InputError(
+            "a checkpoint of kanna is loaded from its files, and here is only a state dict",
+            "pass the directory to from_pretrained, or load_state_dict into a model that was loaded so",
+        )
+    return list(weight_files(locate(source)))
+
+
+def _swap(model: nn.Module, declared: Declared) -> None:
+    old = model.get_submodule(declared.path)
+    sizes = declared.geometry
+    new = declared.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
+    install(model, declared.path, new.train(old.training))

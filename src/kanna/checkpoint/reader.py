@@ -1,0 +1,264 @@
+"""Reading a checkpoint directory: configuration and headers at once, tensors one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+
+from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored, read_header
+from kanna.errors import InputError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_FETCH_AGAIN = "the file is damaged or was not fetched whole: fetch or write it again"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model directory whose headers were read and found sound; no weight is in memory.
+
+    Args:
+        directory: Where it lies.
+        name: How it was asked for: the base name of the directory, or the hub id.
+        config: What config.json holds.
+        tensors: Tensor name -> where it is, in the order of files and of their headers' data.
+    """
+
+    directory: Path
+    name: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Stored]
+
+    @classmethod
+    def open(cls, model: str | Path) -> Checkpoint:
+        """Open a directory, or a hub id that is in the local cache. Nothing is fetched.
+
+        Raises:
+            InputError: No such model; no or broken config.json; a pickle checkpoint; a safetensors file
+                missing, cut short or damaged; an index that names a missing shard or leaves the directory.
+        """
+        directory = locate(model)
+        config = read_json(directory / "config.json")
+        return cls(directory, model_name(model, directory), config, read_headers(weight_files(directory)))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files, in order."""
+        return tuple(dict.fromkeys(stored.file for stored in self.tensors.values()))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of tensor data."""
+        return sum(stored.bytes for stored in self.tensors.values())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._stored(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        return TORCH_DTYPES[self._stored(name).dtype]
+
+    def raw(self, name: str) -> bytearray:
+        """The bytes of one tensor, read from disk now."""
+        return read_bytes(self._stored(name))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, read from disk now; the caller owns it."""
+        stored = self._stored(name)
+        data = read_bytes(stored)
+        if not data:
+            return torch.empty(stored.shape, dtype=TORCH_DTYPES[stored.dtype])
+        return torch.frombuffer(data, dtype=TORCH_DTYPES[stored.dtype]).reshape(stored.shape)
+
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) of each of `names`, or of all in order; one tensor in memory at a time."""
+        for name in self.tensors if names is None else names:
+            yield name, self.tensor(name)
+
+    def _stored(self, name: str) -> Stored:
+        if name not in self.tensors:
+            raise InputError(f"{self.directory} holds no tensor {name!r}", _FETCH_AGAIN)
+        return self.tensors[name]
+
+
+def locate(model: str | Path) -> Path:
+    """The directory of a model: itself, or the snapshot of a hub id in the local cache.
+
+    Raises:
+        InputError: Neither exists.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{path} is a file; a model is a directory", f"give {path.parent}")
+    cached = _cached_snapshot(str(model))
+    if cached is None:
+        raise InputError(
+            f"no model {str(model)!r}: no such directory, and no such hub id in the local cache",
+            "give the directory of a model, or fetch the hub id first; kanna itself fetches nothing",
+        )
+    return cached
+
+
+def model_name(model: str | Path, directory: Path) -> str:
+    """The hub id, or the base name of a directory: nothing of where it lies."""
+    return directory.resolve().name if Path(model).expanduser().is_dir() else str(model)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: Missing, not UTF-8, not JSON, or not an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing", "give the directory of a whole model") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON: {error}", _FETCH_AGAIN) from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} must hold a JSON object, found {type(data).__name__}", _FETCH_AGAIN)
+    return data
+
+
+def weight_files(directory: Path) -> tuple[Path, ...]:
+    """The safetensors files of a model, in the order of their names; one file goes before an index.
+
+    Raises:
+        InputError: There are none, only pickles, or the index is wrong.
+    """
+    if (directory / SINGLE).is_file():
+        return (directory / SINGLE,)
+    if (directory / INDEX).is_file():
+        return _shards(directory)
+    raise _no_weights(directory)
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
+    """Tensor name -> where it is, of all `files`, from their headers alone.
+
+    Raises:
+        InputError: A file is missing, cut short or damaged, or two files hold the same name; a name that an
+            index beside them promises is not there.
+    """
+    tensors: dict[str, Stored] = {}
+    for file in files:
+        header = read_header(file)
+        if twice := sorted(tensors.keys() & header.keys()):
+            raise InputError(f"{file} holds {twice[0]!r}, which another file holds too", _FETCH_AGAIN)
+        tensors |= header
+        _check_index(file, tensors)
+    return tensors
+
+
+def read_bytes(stored: Stored) -> bytearray:
+    """The data of one tensor.
+
+    Raises:
+        InputError: The file became shorter since its header was read.
+    """
+    data = bytearray(stored.bytes)
+    with stored.file.open("rb") as file:
+        file.seek(stored.offset)
+        if file.readinto(data) != len(data):
+            raise InputError(f"{stored.file} ends before its data do", _FETCH_AGAIN)
+    return data
+
+
+def check_finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor itself.
+
+    Raises:
+        InputError: It holds NaN or infinity; says how many.
+    """
+    if not tensor.is_floating_point() or (bad := tensor.numel() - int(tensor.isfinite().sum())) == 0:
+        return tensor
+    raise InputError(
+        f"{name} holds {bad} NaN or infinite values of {tensor.numel()}",
+        "fetch the model again, or leave that matrix out of the selection",
+    )
+
+
+def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:
+    """Raise InputError when the weights of a model are not plain numbers any more.
+
+    Args:
+        config: Its config.json.
+        model: How to name it in the message.
+    """
+    found = config.get("quantization_config")
+    if found is None:
+        return
+    method = found.get("quant_method", "unnamed") if isinstance(found, Mapping) else "unnamed"
+    if method == "kanna":
+        remedy = "start from its base, or write dense weights first: kanna export DIR --format dense --out D2"
+        raise InputError(f"{model} is already compressed by kanna", remedy)
+    raise InputError(
+        f"{model} is already quantized (quantization_config of {method!r})",
+        "start from the model before quantization",
+    )
+
+
+def _cached_snapshot(repo: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def _shards(directory: Path) -> tuple[Path, ...]:
+    index = directory / INDEX
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no 'weight_map' of tensor names to files", _FETCH_AGAIN)
+    names = sorted({_shard_name(index, name) for name in weight_map.values()})
+    for name in names:
+        if not (directory / name).is_file():
+            raise InputError(f"{index} names {name}, which is missing", "fetch the missing file")
+    return tuple(directory / name for name in names)
+
+
+def _shard_name(index: Path, name: object) -> str:
+    if not isinstance(name, str) or not name.endswith(".safetensors") or "\0" in name:
+        raise InputError(f"{index} names {name!r}, which is not a safetensors file", _FETCH_AGAIN)
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or "\\" in name or PureWindowsPath(name).drive:
+        raise InputError(
+            f"{index} names {name!r}, which lies outside the directory",
+            "do not use this checkpoint unless you know who wrote it",
+        )
+    return name
+
+
+def _check_index(file: Path, tensors: Mapping[str, Stored]) -> None:
+    """The names that an index promises in `file` are in its header."""
+    index = file.parent / INDEX
+    if file.name == SINGLE or not index.is_file():
+        return
+    promised = {name for name, shard in read_json(index).get("weight_map", {}).items() if shard == file.name}
+    if missing := sorted(promised - tensors.keys()):
+        raise InputError(
+            f"{index} places {missing[0]!r} in {file.name}, which does not hold it", _FETCH_AGAIN
+        )
+
+
+def _no_weights(directory: Path) -> InputError:
+    pickles = sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern))
+    if pickles:
+        return InputError(
+            f"{directory} holds a pickle checkpoint only ({pickles[0]}); kanna reads safetensors",
+            "load it with transformers if you trust it, then model.save_pretrained(NEW_DIR)",
+        )
+    return InputError(
+        f"{directory} holds neither {SINGLE} nor {INDEX}", "give the directory of a whole model"
+    )

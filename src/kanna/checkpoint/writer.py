@@ -1,0 +1,325 @@
+"""Writing a checkpoint directory: whole or not at all, one tensor in memory, equal input to equal bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+import torch
+
+from kanna.checkpoint.reader import INDEX, SINGLE
+from kanna.checkpoint.safetensors_format import Layout, TensorSpec, layout
+from kanna.errors import InputError, KannaError
+
+SHARD_BYTES = 5_000_000_000
+_METADATA = {"format": "pt"}
+# Room for the small files beside the weights.
+_MARGIN_BYTES = 1_000_000
+_OURS = ("kanna.json", "config.json")
+_SIDE_FILES = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "*.tiktoken",
+    "chat_template*",
+    "additional_chat_templates",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One safetensors file to be written."""
+
+    file: str
+    specs: tuple[TensorSpec, ...]
+    layout: Layout
+
+
+@contextlib.contextmanager
+def output_directory(out: str | Path, *, force: bool = False, needed_bytes: int = 0) -> Iterator[Path]:
+    """A new directory to fill, which takes the name `out` when the block ends without an exception.
+
+    It is a hidden sibling of `out` until then; on an exception it is removed, and after a kill the next run
+    for the same `out` on this machine removes it. With `force` the old directory stays in its place until the
+    new one is complete.
+
+    Args:
+        out: The final name. Missing parents are made.
+        force: Replace an `out` that exists, if it is a checkpoint.
+        needed_bytes: Checked against the free space before anything is written.
+
+    Raises:
+        InputError: `out` exists, is not a checkpoint (with `force`), cannot be made, or no space is left.
+    """
+    out = Path(out).expanduser().absolute()
+    _check_output(out, force)
+    with _made_parents(out.parent), _plain_errors(out):
+        _remove_leftovers(out)
+        _check_space(out.parent, needed_bytes)
+        partial = out.with_name(f".{out.name}.{_run_name()}.partial")
+        partial.mkdir()
+        try:
+            yield partial
+            _sync_tree(partial)
+            _put_in_place(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def plan_shards(
+    specs: Sequence[TensorSpec],
+    max_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] = _METADATA,
+) -> tuple[Shard, ...]:
+    """Split tensors, in the order given, into files of at most `max_bytes` of data (or of one tensor)."""
+    groups: list[list[TensorSpec]] = [[]]
+    filled = 0
+    for spec in specs:
+        if groups[-1] and filled + spec.bytes > max_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(spec)
+        filled += spec.bytes
+    names = _shard_names(len(groups))
+    return tuple(Shard(n, tuple(g), layout(g, metadata)) for n, g in zip(names, groups, strict=True))
+
+
+def write_tensors(
+    directory: Path,
+    specs: Sequence[TensorSpec],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    max_shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write the safetensors files, and their index where there are several.
+
+    The headers come from `specs`, so each tensor is written when it arrives and may be forgotten: memory is
+    one tensor. The tensors may come in any order; the bytes do not depend on it.
+
+    Raises:
+        KannaError: A tensor is missing, comes twice, is not in `specs`, or has another shape or dtype.
+    """
+    _refuse_twice(specs)
+    shards = plan_shards(specs, max_shard_bytes)
+    place = {spec.name: (shard, spec) for shard in shards for spec in shard.specs}
+    with contextlib.ExitStack() as stack:
+        files = {shard.file: stack.enter_context(_start_shard(directory, shard)) for shard in shards}
+        for name, tensor in tensors:
+            if name not in place:
+                raise KannaError(f"tensor {name!r} came unexpected or twice")
+            shard, spec = place.pop(name)
+            _check_tensor(spec, tensor)
+            _write_at(files[shard.file], shard.layout.offsets[name], tensor)
+    if place:
+        raise KannaError(f"{len(place)} tensors never came, the first is {next(iter(place))!r}")
+    if len(shards) > 1:
+        write_json(directory / INDEX, _index(shards))
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Sorted keys, two spaces, UTF-8: equal data give equal bytes."""
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def copy_side_files(source: Path, directory: Path) -> tuple[str, ...]:
+    """Copy tokenizer, chat template, generation config and licence byte for byte; return their names."""
+    found = sorted({path for pattern in _SIDE_FILES for path in source.glob(pattern)})
+    for path in found:
+        if path.is_dir():
+            shutil.copytree(path, directory / path.name, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(path, directory / path.name)
+    return tuple(path.name for path in found)
+
+
+def spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
+    """What a header needs to know of a tensor."""
+    return TensorSpec(name, tensor.dtype, tuple(tensor.shape))
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The data of a tensor as a file holds them: contiguous, little endian."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    if flat.numel() == 0:
+        return memoryview(b"")
+    return flat.view(torch.uint8).numpy().data
+
+
+def write_data(file: BinaryIO, data: memoryview) -> None:
+    """Write all of `data` where the file stands."""
+    file.write(data)
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE]
+    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+
+
+def _refuse_twice(specs: Sequence[TensorSpec]) -> None:
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise KannaError(f"tensor {twice!r} is planned twice")
+
+
+@contextlib.contextmanager
+def _start_shard(directory: Path, shard: Shard) -> Iterator[BinaryIO]:
+    """The file of a shard with its header written and its final size set."""
+    with (directory / shard.file).open("wb") as file:
+        write_data(file, memoryview(shard.layout.header))
+        file.truncate(shard.layout.size)
+        yield file
+
+
+def _write_at(file: BinaryIO, offset: int, tensor: torch.Tensor) -> None:
+    file.seek(offset)
+    write_data(file, tensor_bytes(tensor))
+
+
+def _check_tensor(spec: TensorSpec, tensor: torch.Tensor) -> None:
+    came = spec_of(spec.name, tensor)
+    if came != spec:
+        raise KannaError(
+            f"tensor {spec.name!r} came as {came.dtype} {came.shape}, planned as {spec.dtype} {spec.shape}"
+        )
+
+
+def _index(shards: Sequence[Shard]) -> dict[str, Any]:
+    return {
+        "metadata": {"total_size": sum(spec.bytes for shard in shards for spec in shard.specs)},
+        "weight_map": {spec.name: shard.file for shard in shards for spec in shard.specs},
+    }
+
+
+def _check_output(out: Path, force: bool) -> None:
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
+    is_ours = out.is_dir() and not out.is_symlink() and any((out / name).is_file() for name in _OURS)
+    if not is_ours:
+        raise InputError(
+            f"{out} exists and is not the directory of a model, so --force does not replace it",
+            "choose another directory",
+        )
+
+
+@contextlib.contextmanager
+def _made_parents(parent: Path) -> Generator[None]:
+    """Make missing parent directories; on an exception remove those that were made."""
+    missing = [p for p in (parent, *parent.parents) if not p.exists()]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{parent} cannot be made: {error.strerror}", "choose another directory") from error
+    try:
+        yield
+    except BaseException:
+        for made in missing:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _plain_errors(out: Path) -> Generator[None]:
+    """Say what the operating system refused in words of the user's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(out.parent, "the disk became full while writing") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(
+                f"{out} cannot be written: {error.strerror}", "choose another directory"
+            ) from error
+        raise
+
+
+def _check_space(parent: Path, needed: int) -> None:
+    free = shutil.disk_usage(parent).free
+    if needed + _MARGIN_BYTES > free:
+        raise _no_space(parent, f"{needed:,} bytes are needed and {free:,} are free")
+
+
+def _no_space(parent: Path, what: str) -> InputError:
+    return InputError(
+        f"no space left under {parent}: {what}; nothing was written",
+        "free some space or choose another disk",
+    )
+
+
+def _run_name() -> str:
+    """This process on this machine; in the temporary name only."""
+    return f"{_host()}-{os.getpid()}"
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", platform.node()) or "host"
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Delete what runs that were killed left behind; those of other machines cannot be judged from here."""
+    pattern = re.compile(rf"\.{re.escape(out.name)}\.{re.escape(_host())}-(\d+)\.(partial|old)")
+    for path in out.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match is None or psutil.pid_exists(int(match[1])):
+            continue
+        if match[2] == "old" and not out.exists():
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync_tree(directory: Path) -> None:
+    """All files and directories on the disk, so that the rename never shows less than the whole."""
+    for path in sorted(directory.rglob("*")):
+        _sync(path)
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    """Rename, with the old directory set aside until the new one has its name."""
+    old = out.with_name(f".{out.name}.{_run_name()}.old")
+    replaced = out.exists()
+    if replaced:
+        out.rename(old)
+    try:
+        partial.rename(out)
+    except OSError:
+        if replaced:
+            old.rename(out)
+        raise
+    _sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)

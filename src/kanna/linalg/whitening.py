@@ -1,0 +1,259 @@
+"""The best low-rank replacement of a weight under a quadratic error, with one decomposition for all ranks.
+
+A layer computes W x. Replacing W (m, n) by W' of rank k costs, summed over the calibration inputs,
+|| D (W - W') R ||_F^2, where R R^T = G = sum x x^T says which inputs occur and D which outputs matter.
+By Eckart-Young the optimum projects D W on the leading left singular vectors U of D W R. Those are the
+eigenvectors of C = (D W) G (D W)^T, so nothing has to be inverted or Cholesky-factorised: G may be
+singular, and the error at rank k is the sum of the eigenvalues left out.
+
+    method      metric
+    plain       none
+    asvd        G = diag(s^2), s = mean |x|^0.5               (Yuan et al. 2023, arXiv 2312.05821)
+    fwsvd       D = diag(sqrt(row sums of the Fisher information))   (Hsu et al. 2022, arXiv 2207.00112)
+    whitened    G = sum x x^T; the same optimum as SVD-LLM    (Wang et al. 2024, arXiv 2403.07378)
+    anchored    `anchored_target` in place of W, G = sum x^ x^^T of the compressed prefix
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kanna.errors import InputError
+
+# Eigenvalues of a row metric below this fraction of the largest are raised to it: its root is inverted.
+METRIC_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class RowMetric:
+    """D and its inverse, both (m,) when D is diagonal, both (m, m) otherwise."""
+
+    root: Tensor
+    inverse: Tensor
+
+    def apply(self, matrix: Tensor) -> Tensor:
+        """D @ matrix."""
+        return _left_multiply(self.root, matrix)
+
+    def undo(self, matrix: Tensor) -> Tensor:
+        """D^-1 @ matrix."""
+        return _left_multiply(self.inverse, matrix)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Output directions of a weight in order of importance: every rank is a prefix.
+
+    Attributes:
+        left: (m, q) orthonormal columns, the leading left singular vectors of D W R.
+        energy: (r,) float64, descending, >= 0, r = min(m, n): squared singular values of D W R. All of
+            them, also when `max_rank` kept fewer columns in `left`.
+        total: the error of replacing W by nothing, the sum of `energy`.
+        metric: D, or None where outputs weigh the same.
+    """
+
+    left: Tensor
+    energy: Tensor
+    total: float
+    metric: RowMetric | None = None
+
+    def tails(self) -> Tensor:
+        """Errors at rank 0, 1, ..., r: (r + 1,) float64, not increasing, the last one 0.
+
+        Summed from the small end, so that the error at high rank keeps its digits.
+        """
+        sums = self.energy.flip(0).cumsum(0).flip(0)
+        return torch.cat([sums, sums.new_zeros(1)])
+
+    def tail(self, rank: int) -> float:
+        """The error || D (W - W') R ||_F^2 at `rank`."""
+        return float(self.energy[rank:].flip(0).cumsum(0)[-1]) if rank < len(self.energy) else 0.0
+
+
+def basis(
+    weight: Tensor,
+    gram: Tensor | None = None,
+    row_metric: Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
+    max_rank: int | None = None,
+) -> Basis:
+    """Directions minimising || D (W - W') R ||_F for every rank at once.
+
+    Args:
+        weight: W (m, n), as in nn.Linear.
+        gram: R R^T = sum of x x^T: (n, n) positive semidefinite, (n,) if diagonal, None for the identity.
+        row_metric: (m,) the diagonal of D, or (m, m) positive semidefinite D^T D (for instance the sum of
+            g g^T over output gradients g); None for the identity. Directions it does not see at all are
+            given `METRIC_FLOOR` of its largest eigenvalue.
+        dtype: the arithmetic of the decomposition.
+        max_rank: how many columns of `left` are wanted; all by default.
+
+    Raises:
+        InputError: shapes that do not fit, or numbers that are not finite.
+    """
+    _check(weight, gram, row_metric)
+    metric = None if row_metric is None else _row_metric(row_metric.to(weight.device, dtype))
+    seen = weight.to(dtype)
+    seen = seen if metric is None else metric.apply(seen)
+    inputs = None if gram is None else gram.to(weight.device, dtype)
+    left, energy = _decompose(seen, inputs, max_rank)
+    return Basis(left, energy, float(energy.flip(0).sum()), metric)
+
+
+def factors(
+    weight: Tensor, basis: Basis, rank: int, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """The pair W' = expand @ reduce of a rank: expand = D^-1 U_k (m, k), reduce = U_k^T D W (k, n).
+
+    Both are computed from W itself, so that no error of the metric's factorisation enters.
+
+    Args:
+        weight: the W (or anchored target) that `basis` was made from.
+        dtype: of the result; the arithmetic's by default.
+
+    Raises:
+        InputError: a rank that `basis` does not hold.
+    """
+    held = basis.left.shape[1]
+    if not 1 <= rank <= held:
+        raise InputError(f"rank {rank} was asked of a basis of {held} directions", f"ask for 1 to {held}")
+    left = basis.left[:, :rank]
+    target = weight.to(left.dtype)
+    if basis.metric is None:
+        expand, reduce = left, left.T @ target
+    else:
+        expand, reduce = basis.metric.undo(left), left.T @ basis.metric.apply(target)
+    return expand.to(dtype or left.dtype).contiguous(), reduce.to(dtype or left.dtype).contiguous()
+
+
+def with_ridge(gram: Tensor, ridge: float) -> Tensor:
+    """gram + ridge * mean(diag gram) * I, for (n, n) statistics or an (n,) diagonal."""
+    if gram.ndim == 1:
+        return gram + ridge * gram.mean()
+    return gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+
+
+def anchored_target(weight: Tensor, cross: Tensor, gram_hat: Tensor, ridge: float) -> Tensor:
+    """The weight that best maps the compressed prefix's inputs x^ onto the original outputs W x.
+
+    W* = W (G_xh + lam I)(G_hh + lam I)^-1 with lam = ridge * mean(diag G_hh), the minimiser of
+    ||W X - W* X^||^2 + lam ||W - W*||^2: the ridge pulls to W, not to 0. Then
+    `basis(W*, with_ridge(gram_hat, ridge))` gives the low-rank optimum of the same objective.
+    (Anchored objective: arXiv 2604.02119; with ridge 0, where G_hh is singular, the solution nearest to W.)
+
+    Args:
+        weight: W (m, n).
+        cross: G_xh = sum x x^^T (n, n), original times compressed inputs.
+        gram_hat: G_hh = sum x^ x^^T (n, n).
+
+    Returns:
+        W* (m, n), float64.
+    """
+    weight, cross, gram_hat = (t.to(weight.device, torch.float64) for t in (weight, cross, gram_hat))
+    # As a correction to W: exactly W where the prefix is unchanged, and no cancellation where it nearly is.
+    pull = weight @ (cross - gram_hat)
+    return weight + _solve_right(pull, with_ridge(gram_hat, ridge))
+
+
+def refit_expand(weight: Tensor, reduce: Tensor, cross: Tensor, gram_hat: Tensor) -> Tensor:
+    """The best `expand` for a given `reduce` B: A = W G_xh B^T (B G_hh B^T)^+, float64 (m, k).
+
+    Of use when B changed after the closed form, for instance by quantisation.
+    """
+    weight, reduce = weight.double(), reduce.double()
+    pull = weight @ cross.double() @ reduce.T
+    return _solve_right(pull, reduce @ gram_hat.double() @ reduce.T)
+
+
+def bias_correction(weight: Tensor, approx: Tensor, mean_input: Tensor) -> Tensor:
+    """What to add to the bias so that the mean output is kept: (W - W') mu, (m,) float64.
+
+    Use it with the centred statistics G - N mu mu^T: then the mean costs no rank.
+    """
+    return (weight.double() - approx.double()) @ mean_input.double()
+
+
+def balanced(expand: Tensor, reduce: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with columns of `expand` and rows of `reduce` of like size, for training steps.
+
+    Scales are powers of two, so the product keeps every bit as long as nothing over- or underflows.
+    """
+    sizes = reduce.norm(dim=1) / expand.norm(dim=0)
+    scale = torch.exp2(torch.log2(sizes).div(2).round().nan_to_num(0.0, 0.0, 0.0))
+    return expand * scale, reduce / scale[:, None]
+
+
+def _decompose(weight: Tensor, gram: Tensor | None, max_rank: int | None) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and squared singular values of W R, eigenvectors taken on the smaller side."""
+    m, n = weight.shape
+    if m <= n:
+        return _leading(_sandwich(weight, gram), max_rank)
+    # W = Q T: the n x n problem of T has the same spectrum, and Q carries its vectors to m dimensions.
+    frame, small = torch.linalg.qr(weight)
+    inner, energy = _leading(_sandwich(small, gram), max_rank)
+    return frame @ inner, energy
+
+
+def _leading(covariance: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
+    if not torch.isfinite(covariance).all():
+        raise InputError(
+            "the weight or its input statistics hold NaN or infinite numbers",
+            "check the checkpoint and the calibration run for overflow",
+        )
+    values, vectors = torch.linalg.eigh(covariance)
+    energy = values.double().clamp_min(0.0).flip(0)
+    return vectors.flip(1)[:, :max_rank], energy
+
+
+def _sandwich(weight: Tensor, gram: Tensor | None) -> Tensor:
+    """W G W^T, symmetric to the last bit."""
+    if gram is None:
+        product = weight @ weight.T
+    elif gram.ndim == 1:
+        product = (weight * gram) @ weight.T
+    else:
+        product = weight @ gram @ weight.T
+    return (product + product.T) / 2
+
+
+def _row_metric(metric: Tensor) -> RowMetric:
+    if metric.ndim == 1:
+        root = metric.clamp_min(float(metric.max()) * METRIC_FLOOR**0.5)
+        return RowMetric(root, root.reciprocal())
+    values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
+    root = values.clamp_min(float(values.max()) * METRIC_FLOOR).sqrt()
+    return RowMetric((vectors * root) @ vectors.T, (vectors / root) @ vectors.T)
+
+
+def _left_multiply(factor: Tensor, matrix: Tensor) -> Tensor:
+    return factor[:, None] * matrix if factor.ndim == 1 else factor @ matrix
+
+
+def _solve_right(right_side: Tensor, gram: Tensor) -> Tensor:
+    """right_side @ gram^-1 for positive definite `gram`; its pseudo-inverse where it is singular."""
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if not failed and _well_conditioned(lower):
+        return torch.cholesky_solve(right_side.T, lower).T
+    values, vectors = torch.linalg.eigh(gram)
+    seen = values > values.max() * len(gram) * torch.finfo(gram.dtype).eps
+    inverse = torch.where(seen, values.reciprocal(), 0.0)
+    return (right_side @ vectors * inverse) @ vectors.T
+
+
+def _well_conditioned(lower: Tensor) -> bool:
+    pivots = lower.diagonal()
+    return bool(pivots.min() > pivots.max() * 1e-7)
+
+
+def _check(weight: Tensor, gram: Tensor | None, row_metric: Tensor | None) -> None:
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise InputError(f"expected a weight of shape (m, n), got {tuple(weight.shape)}")
+    m, n = weight.shape
+    for name, metric, side in (("gram", gram, n), ("row_metric", row_metric, m)):
+        if metric is not None and tuple(metric.shape) not in ((side,), (side, side)):
+            raise InputError(
+                f"{name} of a weight {m} x {n} must have shape ({side},) or ({side}, {side}), "
+                f"got {tuple(metric.shape)}",
+                "pass the statistics collected for this matrix",
+            )

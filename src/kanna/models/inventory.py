@@ -1,0 +1,270 @@
+"""List every compressible matrix of a model, and everything else with the reason it is left out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from kanna.errors import InputError, KannaError
+from kanna.models.experts import expert_matrices
+from kanna.models.families import UNGATED, layout_of, role_of
+from kanna.models.matrix import ROLE_ORDER, Matrix, View
+
+_ROUTERS = ("gate", "router", "wg")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A parameter of two or more dimensions that is no matrix of the inventory.
+
+    Args:
+        name: Full name of the parameter.
+        reason: Why kanna leaves it alone.
+        parameters: Its entries; 0 for one that shares its storage with a parameter already counted.
+    """
+
+    name: str
+    reason: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a model is made of.
+
+    Args:
+        matrices: The matrices of all blocks, by layer, then role, refused ones among them.
+        skipped: Every other parameter of two or more dimensions.
+        blocks: Module paths of the transformer blocks, in order.
+        blocks_path: Path of the list that holds them.
+        architecture: Name of the model's class.
+        base_model_prefix: Prefix that the class puts before the names of its base model; may be empty.
+        tied_embeddings: Whether input and output embeddings are one parameter.
+        parameters: Entries of all parameters, shared ones counted once.
+    """
+
+    matrices: tuple[Matrix, ...]
+    skipped: tuple[Skipped, ...]
+    blocks: tuple[str, ...]
+    blocks_path: str
+    architecture: str
+    base_model_prefix: str
+    tied_embeddings: bool
+    parameters: int
+
+    @property
+    def compressible(self) -> tuple[Matrix, ...]:
+        """The matrices that are not refused."""
+        return tuple(matrix for matrix in self.matrices if not matrix.refused)
+
+    @property
+    def refused(self) -> tuple[Matrix, ...]:
+        """The matrices that are listed but cannot be compressed."""
+        return tuple(matrix for matrix in self.matrices if matrix.refused)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that occur, attention first."""
+        return tuple(sorted({matrix.role for matrix in self.matrices}, key=_role_key))
+
+
+def inventory(model: nn.Module) -> Inventory:
+    """List the matrices of `model`, whose weights may be real or on the meta device.
+
+    Raises:
+        InputError: The model has no list of transformer blocks, or none with a linear layer.
+    """
+    path, blocks = _blocks(model)
+    matrices = [m for layer, block in enumerate(blocks) for m in _block_matrices(model, block, layer)]
+    if not matrices:
+        raise InputError(
+            f"{type(model).__name__} has no linear layer in its blocks {path}.*",
+            "kanna compresses nn.Linear and Conv1D layers inside transformer blocks; this model has neither",
+        )
+    return Inventory(
+        matrices=tuple(sorted(matrices, key=lambda m: (m.layer, _role_key(m.role)))),
+        skipped=_skipped(model, path, {m.tensor for m in matrices}),
+        blocks=blocks,
+        blocks_path=path,
+        architecture=type(model).__name__,
+        base_model_prefix=str(getattr(model, "base_model_prefix", "")),
+        tied_embeddings=_tied(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _role_key(role: str) -> tuple[int, str]:
+    return (ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER), role)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _blocks(model: nn.Module) -> tuple[str, tuple[str, ...]]:
+    """The module list with the most weights in linear layers or experts; of equals the longest."""
+    lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    if not lists:
+        raise InputError(
+            f"{type(model).__name__} has no list of transformer blocks",
+            "kanna needs the blocks in an nn.ModuleList, as the models of transformers have them",
+        )
+    path, blocks = max(lists, key=lambda item: (_block_weights(item[1]), len(item[1])))
+    return path, tuple(f"{path}.{index}" for index in range(len(blocks)))
+
+
+def _block_weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
+
+
+def _block_matrices(model: nn.Module, block: str, layer: int) -> list[Matrix]:
+    """Matrices of one block, in the order of its modules."""
+    found: list[Matrix] = []
+    for path, module in _modules_below(model, block):
+        if _is_linear(module):
+            found += _linear_matrices(model, path, module, layer)
+        else:
+            found += expert_matrices(path, module, layer)
+    return _rename_ungated(found)
+
+
+def _modules_below(model: nn.Module, block: str) -> Iterator[tuple[str, nn.Module]]:
+    yield from model.get_submodule(block).named_modules(prefix=block)
+
+
+def _linear_matrices(model: nn.Module, path: str, module: nn.Module, layer: int) -> list[Matrix]:
+    if _router_or_tiny(model, path, module):
+        return []
+    transposed = isinstance(module, Conv1D)
+    rows, columns = _shape(module)
+    whole = Matrix(
+        name=path,
+        module=path,
+        parameter="weight",
+        layer=layer,
+        role=role_of(path),
+        out_features=rows,
+        in_features=columns,
+        view=View(transposed=transposed),
+        has_bias=module.bias is not None,
+    )
+    return _split(whole, *_text_config(model))
+
+
+def _shape(linear: nn.Module) -> tuple[int, int]:
+    """(out_features, in_features) of an nn.Linear or Conv1D."""
+    rows, columns = linear.weight.shape  # type: ignore[misc]
+    return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
+
+
+def _router_or_tiny(model: nn.Module, path: str, linear: nn.Module) -> str:
+    """Why a linear layer of a block is no matrix; empty if it is one."""
+    parent, _, leaf = path.rpartition(".")
+    if leaf in _ROUTERS and hasattr(model.get_submodule(parent), "experts"):
+        return "router of a mixture of experts"
+    rows, columns = _shape(linear)
+    return "too small: no rank saves anything" if rows * columns - 1 < rows + columns else ""
+
+
+def _text_config(model: nn.Module) -> tuple[str, Any]:
+    """Model type and configuration of the language part; ("", None) for a model without a config."""
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return "", None
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return str(getattr(text, "model_type", "")), text
+
+
+def _split(whole: Matrix, model_type: str, config: Any) -> list[Matrix]:
+    """The parts of a fused weight whose inner order is known, else the weight itself."""
+    layout = layout_of(model_type, whole.module)
+    if layout is None:
+        return [whole]
+    parts = layout(config, whole.out_features)
+    if sum(rows.rows for _, rows in parts) != whole.out_features:
+        raise KannaError(
+            f"the parts of {whole.name} do not add up to its {whole.out_features} rows: {parts}; "
+            f"this is a bug in kanna's table for {model_type}"
+        )
+    return [
+        replace(
+            whole,
+            name=f"{whole.name}#{role}",
+            role=role,
+            out_features=rows.rows,
+            view=replace(whole.view, rows=rows),
+        )
+        for role, rows in parts
+    ]
+
+
+def _rename_ungated(matrices: list[Matrix]) -> list[Matrix]:
+    """Give `up` and `down` without a gate beside them the names of a plain feed-forward network."""
+    gated = {m.module.rpartition(".")[0] for m in matrices if m.role in ("gate", "gate_up")}
+    return [
+        m if m.module.rpartition(".")[0] in gated or m.view.expert is not None
+        else replace(m, role=UNGATED.get(m.role, m.role))
+        for m in matrices
+    ]  # fmt: skip
+
+
+def _tied(model: nn.Module) -> bool:
+    first, last = _embedding(model, "get_input_embeddings"), _embedding(model, "get_output_embeddings")
+    return first is not None and first is last
+
+
+def _embedding(model: nn.Module, getter: str) -> Tensor | None:
+    try:
+        module = getattr(model, getter, lambda: None)()
+    except NotImplementedError:
+        return None
+    weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, Tensor) else None
+
+
+def _skipped(model: nn.Module, blocks_path: str, taken: set[str]) -> tuple[Skipped, ...]:
+    first_name: dict[int, str] = {}
+    found = []
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known_as = first_name.setdefault(id(parameter), name)
+        if parameter.dim() < 2 or name in taken:
+            continue
+        tied = "" if known_as == name else f", tied to {known_as}"
+        reason = _reason(model, name, parameter, blocks_path) + tied
+        found.append(Skipped(name, reason, 0 if tied else parameter.numel()))
+    return tuple(found)
+
+
+def _reason(model: nn.Module, name: str, parameter: Tensor, blocks_path: str) -> str:
+    path = name.rpartition(".")[0]
+    module = model.get_submodule(path)
+    if parameter is _embedding(model, "get_input_embeddings") and isinstance(module, nn.Embedding):
+        return "input embedding, never factorised alone"
+    if module is _module(model, "get_output_embeddings"):
+        return "output embedding, never factorised alone"
+    if isinstance(module, nn.Embedding):
+        return "embedding table"
+    if name.startswith(f"{blocks_path}."):
+        return "bias of the experts" if name.endswith("_bias") else _reason_in_block(model, path, module)
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    if prefix and not name.startswith(f"{prefix}.") and hasattr(model, prefix):
+        return f"part of the head of {type(model).__name__}, outside the transformer blocks"
+    return f"outside the transformer blocks {blocks_path}"
+
+
+def _module(model: nn.Module, getter: str) -> object:
+    try:
+        return getattr(model, getter, lambda: None)()
+    except NotImplementedError:
+        return None
+
+
+def _reason_in_block(model: nn.Module, path: str, module: nn.Module) -> str:
+    if _is_linear(module):
+        return _router_or_tiny(model, path, module)
+    parent, _, leaf = path.rpartition(".")
+    if leaf in _ROUTERS and hasattr(model.get_submodule(parent), "experts"):
+        return "router of a mixture of experts"
+    return f"not a linear layer but {type(module).__name__}"

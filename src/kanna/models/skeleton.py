@@ -1,0 +1,102 @@
+"""The model of a configuration on the meta device: every shape, no weight, no network."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from kanna.errors import InputError
+
+
+def skeleton(source: PretrainedConfig | str | Path) -> nn.Module:
+    """Build the model of ``architectures[0]`` on the meta device.
+
+    Code that comes with a model is never run, and nothing is fetched.
+
+    Args:
+        source: A configuration, a directory with a ``config.json``, or such a file.
+
+    Raises:
+        InputError: No or broken ``config.json``, or an architecture that transformers does not have.
+    """
+    config = source if isinstance(source, PretrainedConfig) else read_config(Path(source))
+    name = _architecture_name(config)
+    architecture = getattr(transformers, name, None)
+    if architecture is None or not hasattr(architecture, "_from_config"):
+        raise InputError(f"unknown architecture {name!r} in config.json", _known_instead(name))
+    try:
+        with torch.device("meta"):
+            return architecture._from_config(config)
+    except Exception as error:
+        raise InputError(
+            f"transformers {transformers.__version__} cannot build {name} from this config.json: {error}",
+            "compare config.json with that of the original model",
+        ) from error
+
+
+def read_config(path: Path) -> PretrainedConfig:
+    """The configuration in directory or file `path`.
+
+    Raises:
+        InputError: It is missing, is no JSON object, or names a model type that transformers does not have.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    entries = _read_json(file)
+    model_type = str(entries.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        own_code = " (it runs code of its own, which kanna never does)" if "auto_map" in entries else ""
+        raise InputError(
+            f"unknown model_type {model_type!r} in {file}{own_code}",
+            f"transformers {transformers.__version__} must know the model; {_suggest(model_type)}",
+        )
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(entries)
+    except Exception as error:
+        raise InputError(
+            f"{file} is no valid {model_type} configuration: {error}", "mend that value"
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(
+            f"no config.json: {file} does not exist",
+            "give the directory of a model in Hugging Face layout, with config.json beside its safetensors",
+        )
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{file} is not readable JSON: {error}", "fetch the model again") from error
+    if not isinstance(entries, dict):
+        raise InputError(f"{file} must hold a JSON object, found {type(entries).__name__}", "fetch it again")
+    return entries
+
+
+def _architecture_name(config: PretrainedConfig) -> str:
+    names = getattr(config, "architectures", None)
+    if isinstance(names, list | tuple) and names:
+        return str(names[0])
+    usual = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "LlamaForCausalLM")
+    raise InputError(
+        "config.json does not say which class the weights are for: `architectures` is missing or no list",
+        f'add it, for example "architectures": ["{usual}"]',
+    )
+
+
+def _suggest(model_type: str) -> str:
+    close = difflib.get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=3)
+    return f"it knows {', '.join(close)}" if close else "upgrade transformers if the model is newer"
+
+
+def _known_instead(name: str) -> str:
+    close = difflib.get_close_matches(name, [n for n in dir(transformers) if "For" in n], n=3)
+    known = f"it has {', '.join(close)}; " if close else ""
+    return (
+        f"transformers {transformers.__version__} must have the class; {known}kanna runs no code of a model"
+    )

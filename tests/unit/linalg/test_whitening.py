@@ -1,0 +1,272 @@
+"""The low-rank optimum under input and output metrics, against float64 references."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kanna.errors import InputError
+from kanna.linalg.whitening import (
+    anchored_target,
+    balanced,
+    basis,
+    bias_correction,
+    factors,
+    refit_expand,
+    with_ridge,
+)
+
+F64 = torch.float64
+SHAPES = [(48, 48), (32, 80), (80, 32), (1, 9), (9, 1)]
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+def anisotropic(seed: int, n: int, tokens: int, decay: float = 3.0) -> Tensor:
+    """Inputs (n, tokens) whose directions span e^decay in scale."""
+    scale = torch.exp(-torch.linspace(0, decay, n, dtype=F64))
+    mixing = torch.linalg.qr(draw(seed + 1, n, n)).Q
+    return mixing @ (scale[:, None] * draw(seed, n, tokens))
+
+
+def loss(weight: Tensor, approx: Tensor, inputs: Tensor) -> float:
+    return float(((weight - approx) @ inputs).square().sum())
+
+
+def approximate(weight: Tensor, rank: int, **metric: Tensor) -> Tensor:
+    expand, reduce = factors(weight, basis(weight, **metric), rank)
+    return expand @ reduce
+
+
+def cholesky_route(weight: Tensor, gram: Tensor, rank: int) -> Tensor:
+    """The published form: factorise, truncate, undo."""
+    lower = torch.linalg.cholesky(gram)
+    u, s, vh = torch.linalg.svd(weight @ lower, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ torch.linalg.solve_triangular(lower, vh[:rank], upper=False, left=False)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_predicted_loss_is_the_measured_loss_in_float32(shape: tuple[int, int]) -> None:
+    m, n = shape
+    inputs = anisotropic(3, n, 4 * n)
+    weight = draw(4, m, n).float()
+    parts = basis(weight, (inputs @ inputs.T).float())
+    tails = parts.tails()
+    for rank in range(1, min(m, n)):
+        expand, reduce = factors(weight, parts, rank, torch.float32)
+        measured = loss(weight.double(), expand.double() @ reduce.double(), inputs)
+        assert measured == pytest.approx(float(tails[rank]), rel=1e-4)
+        assert parts.tail(rank) == pytest.approx(float(tails[rank]), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_directions_are_orthonormal_and_sorted(shape: tuple[int, int]) -> None:
+    m, n = shape
+    inputs = anisotropic(5, n, 3 * n)
+    parts = basis(draw(6, m, n), inputs @ inputs.T)
+    held = min(m, n)
+    assert parts.left.shape == (m, held)
+    torch.testing.assert_close(parts.left.T @ parts.left, torch.eye(held, dtype=F64), atol=1e-12, rtol=0)
+    assert (parts.energy.diff() <= 0).all() and (parts.energy >= 0).all()
+    assert parts.tails()[-1] == 0 and float(parts.tails()[0]) == pytest.approx(parts.total)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_plain_is_the_truncated_svd(shape: tuple[int, int]) -> None:
+    weight = draw(7, *shape)
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    torch.testing.assert_close(basis(weight).energy, s.square(), atol=1e-10, rtol=1e-10)
+    rank = max(1, min(shape) // 2)
+    torch.testing.assert_close(
+        approximate(weight, rank), (u[:, :rank] * s[:rank]) @ vh[:rank], atol=1e-9, rtol=0
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 24), st.integers(4, 24), st.floats(0, 6))
+def test_whitened_is_never_worse_than_asvd_or_plain(seed: int, m: int, n: int, decay: float) -> None:
+    inputs = anisotropic(seed, n, 5 * n, decay)
+    weight = draw(seed + 2, m, n)
+    scale = inputs.abs().mean(dim=1).sqrt()
+    for rank in range(1, min(m, n)):
+        whitened = loss(weight, approximate(weight, rank, gram=inputs @ inputs.T), inputs)
+        for other in (approximate(weight, rank, gram=scale.square()), approximate(weight, rank)):
+            assert whitened <= loss(weight, other, inputs) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (32, 80), (80, 32)])
+def test_equals_the_cholesky_route_where_that_exists(shape: tuple[int, int]) -> None:
+    m, n = shape
+    inputs = anisotropic(8, n, 4 * n)
+    weight, gram = draw(9, m, n), inputs @ inputs.T
+    for rank in (1, 7, 20, 31):
+        theirs = loss(weight, cholesky_route(weight, gram, rank), inputs)
+        assert loss(weight, approximate(weight, rank, gram=gram), inputs) == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (32, 80), (80, 32)])
+@pytest.mark.parametrize("trouble", ["few tokens", "dead channel", "outliers", "one token", "no input"])
+def test_survives_statistics_that_cholesky_does_not(shape: tuple[int, int], trouble: str) -> None:
+    m, n = shape
+    inputs = anisotropic(10, n, n // 3 if trouble == "few tokens" else 3 * n)
+    if trouble == "one token":
+        inputs = inputs[:, :1]
+    if trouble == "no input":
+        inputs = inputs * 0
+    if trouble == "dead channel":
+        inputs[5] = 0
+    if trouble == "outliers":
+        inputs[[2, 11]] *= 1e6
+    weight = draw(11, m, n)
+    rank = 20
+    approx = approximate(weight, rank, gram=inputs @ inputs.T)
+    # The best possible error, from the outputs themselves.
+    best = float(torch.linalg.svdvals(weight @ inputs)[rank:].square().sum())
+    size = float((weight @ inputs).square().sum())
+    assert torch.isfinite(approx).all()
+    assert loss(weight, approx, inputs) <= best * (1 + 1e-5) + 1e-13 * size
+
+
+def test_diagonal_gram_equals_the_full_one() -> None:
+    weight, scale = draw(12, 20, 30), draw(13, 30).square()
+    torch.testing.assert_close(
+        approximate(weight, 8, gram=scale), approximate(weight, 8, gram=torch.diag(scale)), atol=1e-10, rtol=0
+    )
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20)])
+def test_row_metric_minimises_the_weighted_error(shape: tuple[int, int]) -> None:
+    m, n = shape
+    weight, root = draw(14, m, n), draw(15, m, 2 * m)
+    inputs = anisotropic(16, n, 4 * n)
+    metric = root @ root.T
+    parts = basis(weight, inputs @ inputs.T, metric)
+    half = torch.linalg.cholesky(metric).T
+    for rank in (1, 5, 15):
+        expand, reduce = factors(weight, parts, rank)
+        measured = float((half @ (weight - expand @ reduce) @ inputs).square().sum())
+        best = float(torch.linalg.svdvals(half @ weight @ inputs)[rank:].square().sum())
+        assert measured == pytest.approx(best, rel=1e-8) == pytest.approx(parts.tail(rank), rel=1e-8)
+
+
+def test_diagonal_row_metric_is_fwsvd() -> None:
+    weight, d = draw(17, 20, 30), draw(18, 20).abs() + 0.1
+    u, s, vh = torch.linalg.svd(d[:, None] * weight, full_matrices=False)
+    expected = ((u[:, :6] * s[:6]) @ vh[:6]) / d[:, None]
+    torch.testing.assert_close(approximate(weight, 6, row_metric=d), expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        approximate(weight, 6, row_metric=torch.diag(d.square())), expected, atol=1e-8, rtol=0
+    )
+
+
+def test_singular_row_metric_gives_finite_factors_and_the_best_weighted_error() -> None:
+    weight, root = draw(19, 24, 30), draw(20, 24, 10)
+    inputs = anisotropic(21, 30, 90)
+    approx = approximate(weight, 6, gram=inputs @ inputs.T, row_metric=root @ root.T)
+    best = float(torch.linalg.svdvals(root.T @ weight @ inputs)[6:].square().sum())
+    assert torch.isfinite(approx).all()
+    assert float((root.T @ (weight - approx) @ inputs).square().sum()) == pytest.approx(best, rel=1e-4)
+
+
+def test_dead_output_under_fwsvd_stays_finite() -> None:
+    d = draw(22, 20).abs()
+    d[3] = 0
+    assert torch.isfinite(approximate(draw(23, 20, 30), 5, row_metric=d)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 20), st.integers(4, 20), st.floats(0.0, 1.0))
+def test_anchored_is_the_optimum_on_shifted_inputs(seed: int, m: int, n: int, shift: float) -> None:
+    inputs = anisotropic(seed, n, 6 * n)
+    shifted = inputs + shift * anisotropic(seed + 5, n, 6 * n)
+    weight, gram_hat = draw(seed + 9, m, n), shifted @ shifted.T
+    target = anchored_target(weight, inputs @ shifted.T, gram_hat, ridge=0.0)
+    for rank in (1, min(m, n) // 2):
+        ours = approximate(target, rank, gram=gram_hat)
+        sequential = approximate(weight, rank, gram=gram_hat)
+        original = approximate(weight, rank, gram=inputs @ inputs.T)
+        error = float((weight @ inputs - ours @ shifted).square().sum())
+        for other in (sequential, original):
+            assert error <= float((weight @ inputs - other @ shifted).square().sum()) * (1 + 1e-9) + 1e-12
+
+
+def test_anchored_without_shift_is_the_weight_itself() -> None:
+    inputs, weight = anisotropic(24, 20, 8), draw(25, 10, 20)
+    gram = inputs @ inputs.T
+    assert torch.equal(anchored_target(weight, gram, gram, ridge=0.0), weight)
+    assert torch.equal(anchored_target(weight, gram, gram, ridge=1e-3), weight)
+
+
+def test_anchored_survives_singular_statistics() -> None:
+    inputs = anisotropic(26, 30, 12)
+    shifted = inputs + 0.1 * anisotropic(27, 30, 12)
+    weight = draw(28, 10, 30)
+    target = anchored_target(weight, inputs @ shifted.T, shifted @ shifted.T, ridge=0.0)
+    torch.testing.assert_close(target @ shifted, weight @ inputs, atol=1e-7, rtol=0)
+
+
+def test_anchored_solves_the_ridge_problem() -> None:
+    inputs = anisotropic(29, 12, 40)
+    shifted = inputs + 0.3 * anisotropic(30, 12, 40)
+    weight, gram_hat = draw(31, 7, 12), shifted @ shifted.T
+    lam = 0.05 * float(gram_hat.diagonal().mean()) * torch.eye(12, dtype=F64)
+    expected = weight @ (inputs @ shifted.T + lam) @ torch.linalg.inv(gram_hat + lam)
+    torch.testing.assert_close(anchored_target(weight, inputs @ shifted.T, gram_hat, 0.05), expected)
+    torch.testing.assert_close(with_ridge(gram_hat, 0.05), gram_hat + lam)
+
+
+def test_refit_is_a_no_op_on_the_closed_form_and_mends_a_rounded_factor() -> None:
+    inputs = anisotropic(32, 30, 120)
+    gram, weight = inputs @ inputs.T, draw(33, 20, 30)
+    expand, reduce = factors(weight, basis(weight, gram), 8)
+    torch.testing.assert_close(refit_expand(weight, reduce, gram, gram), expand, atol=1e-9, rtol=0)
+    rounded = (reduce * 2).round() / 2
+    mended = refit_expand(weight, rounded, gram, gram)
+    assert loss(weight, mended @ rounded, inputs) < loss(weight, expand @ rounded, inputs)
+
+
+def test_bias_correction_keeps_the_mean_output() -> None:
+    inputs = anisotropic(34, 30, 50) + 2.0
+    weight = draw(35, 20, 30)
+    approx = approximate(weight, 4, gram=inputs @ inputs.T)
+    delta = bias_correction(weight, approx, inputs.mean(dim=1))
+    torch.testing.assert_close((approx @ inputs).mean(dim=1) + delta, (weight @ inputs).mean(dim=1))
+
+
+def test_balancing_keeps_the_product_bit_for_bit() -> None:
+    weight = draw(36, 20, 30).float() * 100
+    expand, reduce = factors(weight, basis(weight), 8, torch.float32)
+    first, second = balanced(expand, reduce)
+    assert torch.equal(first @ second, expand @ reduce)
+    ratio = first.norm(dim=0) / second.norm(dim=1)
+    assert (ratio > 0.49).all() and (ratio < 2.01).all()
+
+
+def test_max_rank_keeps_the_whole_spectrum() -> None:
+    weight = draw(37, 20, 30)
+    parts = basis(weight, max_rank=5)
+    assert parts.left.shape == (20, 5)
+    torch.testing.assert_close(parts.energy, basis(weight).energy)
+    with pytest.raises(InputError, match="rank 6"):
+        factors(weight, parts, 6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
+    weight = draw(38, 6, 8)
+    weight[1, 2] = bad
+    with pytest.raises(InputError, match="NaN or infinite"):
+        basis(weight)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    weight = draw(39, 6, 8)
+    with pytest.raises(InputError, match="gram"):
+        basis(weight, draw(40, 6, 6))
+    with pytest.raises(InputError, match="row_metric"):
+        basis(weight, None, draw(41, 8))
+    with pytest.raises(InputError, match=r"\(m, n\)"):
+        basis(weight[0])
