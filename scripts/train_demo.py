@@ -112,7 +112,7 @@ def price(rng: random.Random) -> Story:
 
 
 def find(rng: random.Random) -> Story:
-    count = rng.randint(2, 4)
+    count = rng.randint(2, 3)
     tools, places = rng.sample(TOOLS, count), rng.sample(PLACES, count)
     told = [
         rng.choice(PUTS).format(who=rng.choice(PEOPLE), tool=tool, place=place)
@@ -215,6 +215,7 @@ def build_model(args: argparse.Namespace, vocabulary: int, end: int) -> LlamaFor
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=args.context,
+        initializer_range=args.init,
         tie_word_embeddings=True,
         bos_token_id=end,
         eos_token_id=end,
@@ -223,19 +224,44 @@ def build_model(args: argparse.Namespace, vocabulary: int, end: int) -> LlamaFor
     return LlamaForCausalLM(config)
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, seed: int, total: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`total` training tokens in one row (int64), stories end to end, and which of them are answers (bool)."""
+@dataclass(frozen=True)
+class Batch:
+    """(rows, length) int64 tokens and, for each, what its prediction weighs in the loss (0 for padding)."""
+
+    tokens: torch.Tensor
+    weights: torch.Tensor
+
+
+def encoded(tokenizer: PreTrainedTokenizerFast, seed: int, weight: float) -> Iterator[list[tuple[int, float]]]:
+    """Endless training stories as (token, weight), closed by the end token, which counts as answer."""
     source = stories(seed, held_out=False)
-    tokens: list[int] = []
-    answers: list[bool] = []
-    while len(tokens) < total:
-        batch = [next(source) for _ in range(10_000)]
-        whole = tokenizer([one.text for one in batch])["input_ids"]
-        asked = tokenizer([one.prompt for one in batch])["input_ids"]
+    while True:
+        some = list(islice(source, 1_000))
+        whole = tokenizer([one.text for one in some])["input_ids"]
+        asked = tokenizer([one.prompt for one in some])["input_ids"]
         for text, prompt in zip(whole, asked, strict=True):
-            tokens += text
-            answers += [i >= len(prompt) for i in range(len(text))]
-    return torch.tensor(tokens[:total]), torch.tensor(answers[:total])
+            pairs = [(token, 1.0 if i < len(prompt) else weight) for i, token in enumerate(text)]
+            yield [*pairs, (tokenizer.eos_token_id, weight)]
+
+
+def as_batch(rows: list[list[tuple[int, float]]], end: int) -> Batch:
+    """Rows padded on the right to the longest; the padding weighs nothing."""
+    length = max(map(len, rows))
+    full = [row + [(end, 0.0)] * (length - len(row)) for row in rows]
+    tokens = torch.tensor([[token for token, _ in row] for row in full])
+    return Batch(tokens, torch.tensor([[weight for _, weight in row] for row in full]))
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> Iterator[Batch]:
+    """First rows of one story each, where reading is learnt soonest; then rows of `context`, stories end to end."""
+    source = encoded(tokenizer, args.seed, args.answer_weight)
+    for _ in range(round(args.steps * args.alone)):
+        yield as_batch(list(islice(source, args.batch)), tokenizer.eos_token_id)
+    # The end of a story is the beginning of the next, so one of the two end tokens goes.
+    stream = (pair for one in source for pair in one[1:])
+    while True:
+        rows = [list(islice(stream, args.context)) for _ in range(args.batch // 4)]
+        yield as_batch(rows, tokenizer.eos_token_id)
 
 
 def token_losses(model: LlamaForCausalLM, tokens: torch.Tensor) -> torch.Tensor:
@@ -258,30 +284,23 @@ def optimiser(model: LlamaForCausalLM, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
 
 
-def train(
-    model: LlamaForCausalLM, tokens: torch.Tensor, answers: torch.Tensor, args: argparse.Namespace
-) -> None:
-    """One pass over the stream: no text is seen twice. Answers weigh more, since they carry the skill."""
-    rows = args.batch * args.context
+def train(model: LlamaForCausalLM, source: Iterator[Batch], args: argparse.Namespace) -> None:
+    """No text is seen twice. Answers weigh more, since they carry the skill."""
     optimizer = optimiser(model, args.rate)
-    steps = len(tokens) // rows
-    began = time.perf_counter()
+    began, seen = time.perf_counter(), 0
     model.train()
-    for step in range(steps):
+    for step, batch in enumerate(islice(source, args.steps)):
         for group in optimizer.param_groups:
-            group["lr"] = args.rate * schedule(step, steps)
-        here = slice(step * rows, (step + 1) * rows)
-        asked = answers[here].view(args.batch, -1)[:, 1:].flatten()
-        losses = token_losses(model, tokens[here].view(args.batch, -1))
-        weights = torch.where(asked, args.answer_weight, 1.0)
-        loss = (losses * weights).sum() / weights.sum()
+            group["lr"] = args.rate * schedule(step, args.steps)
+        losses, weights = token_losses(model, batch.tokens), batch.weights[:, 1:].flatten()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        ((losses * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 100 == 0 or step == steps - 1:
-            means = f"text {losses[~asked].mean().item():.4f}  answers {losses[asked].mean().item():.4f}"
-            print(f"step {step:5d}/{steps}  loss: {means}  {time.perf_counter() - began:6.1f} s", flush=True)
+        seen += batch.tokens.numel()
+        if step % 200 == 0 or step == args.steps - 1:
+            means = f"text {losses[weights == 1].mean().item():.3f}, answers {losses[weights > 1].mean().item():.3f}"
+            print(f"step {step:5d}  {seen:9,} tokens  loss: {means}  {time.perf_counter() - began:4.0f} s", flush=True)
 
 
 # ---------------------------------------------------------------------------------------------- the measure
@@ -374,10 +393,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; another number, other last bits")
     parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch", type=int, default=32, help="rows of --context tokens a step")
+    parser.add_argument("--batch", type=int, default=32, help="stories a step")
+    parser.add_argument("--alone", type=float, default=0.7, help="share of steps on rows of one story")
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--answer-weight", type=float, default=5.0)
+    parser.add_argument("--init", type=float, default=0.06, help="standard deviation of the first weights")
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--mlp", type=int, default=384)
     parser.add_argument("--layers", type=int, default=5)
@@ -396,8 +417,7 @@ def main() -> None:
     tokenizer = train_tokenizer(sample, args.vocabulary, args.context)
     model = build_model(args, len(tokenizer), tokenizer.eos_token_id)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    tokens, answers = pack(tokenizer, args.seed, args.steps * args.batch * args.context)
-    train(model, tokens, answers, args)
+    train(model, batches(tokenizer, args), args)
     write(args.out, model.eval(), tokenizer, splits)
     # Measured on what was written, after rounding to bfloat16.
     loaded = AutoModelForCausalLM.from_pretrained(args.out / "model", dtype=torch.float32).eval()

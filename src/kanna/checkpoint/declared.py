@@ -149,10 +149,8 @@ def _check_stored(
             _WRITE_AGAIN,
         )
     if stored.shape != shape:
-        raise InputError(
-            f"{name!r} in {stored.file} has shape {list(stored.shape)}; the {form.key} form needs {list(shape)}",
-            _WRITE_AGAIN,
-        )
+        found = f"{name!r} in {stored.file} has shape {list(stored.shape)}"
+        raise InputError(f"{found}; the {form.key} form needs {list(shape)}", _WRITE_AGAIN)
     expected = form.dtype_of(suffix, TORCH_DTYPES[stored.dtype])
     if stored.dtype != DTYPE_NAMES[expected]:
         raise InputError(

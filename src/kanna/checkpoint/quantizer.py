@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,30 +12,29 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from kanna.checkpoint.declared import METHOD, Declared, file_prefix, parse_forms, resolve
-from kanna.checkpoint.lineage import FORMAT_VERSION
 from kanna.checkpoint.reader import locate, read_headers, weight_files
 from kanna.errors import InputError
 from kanna.forms import install
 
 
-class KannaConfig(QuantizationConfigMixin):  # type: ignore[misc]
+class KannaConfig(QuantizationConfigMixin):
     """`quantization_config` of config.json: the forms by module path.
 
     Raises:
         InputError: Newer format_version, unknown keys, an unknown form.
     """
 
-    def __init__(
-        self, forms: dict[str, Any] | None = None, format_version: int = FORMAT_VERSION, **others: Any
-    ) -> None:
-        others.pop("quant_method", None)
+    def __init__(self, **declared: Any) -> None:
+        self.parsed = parse_forms(declared)
         self.quant_method = METHOD
-        self.format_version = format_version
-        self.forms = {} if forms is None else forms
-        self.parsed = parse_forms({"format_version": format_version, "forms": self.forms, **others})
+        self.format_version = declared["format_version"]
+        self.forms = dict(declared["forms"])
 
     def to_dict(self) -> dict[str, Any]:
         return {"quant_method": METHOD, "format_version": self.format_version, "forms": dict(self.forms)}
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        yield from self.to_dict().items()
 
     def restrict(self, declared: Iterable[Declared]) -> None:
         """Keep the forms that a model has, under its own module paths: what `save_pretrained` will write."""
@@ -43,7 +42,7 @@ class KannaConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.forms = {path: form.to_json() for path, form in self.parsed.items()}
 
 
-class KannaQuantizer(HfQuantizer):  # type: ignore[misc]
+class KannaQuantizer(HfQuantizer):
     """Puts the modules of the forms in place before the weights are loaded."""
 
     # transformers takes this as: only checkpoints that kanna wrote, never a dense model on the fly.
@@ -60,7 +59,7 @@ class KannaQuantizer(HfQuantizer):  # type: ignore[misc]
         config: Any = model.config
         architectures = getattr(config, "architectures", None) or [None]
         declared = resolve(self.quantization_config.parsed, model, architectures[0])
-        tensors = read_headers(_files(kwargs.get("checkpoint_files"), config))
+        tensors = read_headers(_files(kwargs, config))
         for one in declared:
             file_prefix(one, tensors, getattr(model, "base_model_prefix", ""))
         for one in declared:
@@ -101,21 +100,20 @@ def register(quantizers_auto: ModuleType) -> None:
         quantizers_auto.register_quantizer(METHOD)(KannaQuantizer)
 
 
-def _files(checkpoint_files: list[str] | None, config: Any) -> list[Path]:
-    """The files that transformers is about to read; without their names, those of the model's directory."""
-    if checkpoint_files:
-        return [Path(file) for file in checkpoint_files]
-    source = getattr(config, "name_or_path", None)
-    if not source:
+def _files(kwargs: Mapping[str, Any], config: Any) -> list[Path]:
+    """The files that transformers is about to read; without their names, those of the directory."""
+    if "checkpoint_files" not in kwargs:
+        return list(weight_files(locate(config.name_or_path)))
+    if not kwargs["checkpoint_files"]:
         raise InputError(
             "a checkpoint of kanna is loaded from its files, and here is only a state dict",
             "pass the directory to from_pretrained, or load_state_dict into a model that was loaded so",
         )
-    return list(weight_files(locate(source)))
+    return [Path(file) for file in kwargs["checkpoint_files"]]
 
 
 def _swap(model: nn.Module, declared: Declared) -> None:
-    old = model.get_submodule(declared.path)
+    old: Any = model.get_submodule(declared.path)
     sizes = declared.geometry
     new = declared.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
     install(model, declared.path, new.train(old.training))

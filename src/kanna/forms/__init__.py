@@ -1,6 +1,6 @@
 """How a matrix is stored: small frozen dataclasses, and the modules they build."""
 
-from kanna.forms.base import Form, FormModule, dense, from_json, install
+from kanna.forms.base import Form, FormModule, dense_weight, from_json, install
 from kanna.forms.dense import Dense
 from kanna.forms.low_rank import LowRank, LowRankLinear
 from kanna.forms.pivot import Pivot, PivotLinear
@@ -16,7 +16,7 @@ __all__ = [
     "PivotLinear",
     "Rows",
     "RowsLinear",
-    "dense",
+    "dense_weight",
     "from_json",
     "install",
 ]

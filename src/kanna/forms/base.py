@@ -146,7 +146,7 @@ def from_json(data: object) -> Form:
     return cls.from_fields({name: value for name, value in data.items() if name != "form"})
 
 
-def dense(module: nn.Module) -> torch.Tensor:
+def dense_weight(module: nn.Module) -> torch.Tensor:
     """The dense (m, n) weight of a module of a form, or of an ordinary nn.Linear."""
     if isinstance(module, FormModule):
         return module.form.merge(dict(module.state_dict(keep_vars=True)))

@@ -156,7 +156,9 @@ def _periods(slices: Sequence[Slice]) -> _Periods | None:
 
 def _row_numbers(where: Slice) -> torch.Tensor:
     start, block, stride, count = where
-    return (start + torch.arange(count)[:, None] * stride + torch.arange(block)).reshape(-1)
+    # On the CPU by name: models are built with the meta device as the default.
+    first, within = torch.arange(count, device="cpu"), torch.arange(block, device="cpu")
+    return (start + first[:, None] * stride + within).reshape(-1)
 
 
 def _gather_order(slices: Sequence[Slice], device: torch.device) -> torch.Tensor:
@@ -177,7 +179,7 @@ def _check_cover(parts: Sequence[Part], m: int) -> None:
     held = sum(block * count for (_, block, _, count), _ in parts)
     if held == m:
         rows = torch.cat([_row_numbers(where) for where, _ in parts])
-        if torch.equal(rows.sort().values, torch.arange(m)):
+        if torch.equal(rows.sort().values, torch.arange(m, device="cpu")):
             return
     raise InputError(f"the parts of a rows form must hold each of {m} rows once; they hold {held} rows")
 

@@ -24,6 +24,9 @@ from kanna.errors import InputError
 # Eigenvalues of a row metric below this fraction of the largest are raised to it: its root is inverted.
 METRIC_FLOOR = 1e-12
 
+# Columns of G multiplied at a time.
+BLOCK = 256
+
 
 @dataclass(frozen=True)
 class RowMetric:
@@ -202,19 +205,32 @@ def _leading(covariance: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
             "check the checkpoint and the calibration run for overflow",
         )
     values, vectors = torch.linalg.eigh(covariance)
-    energy = values.double().clamp_min(0.0).flip(0)
-    return vectors.flip(1)[:, :max_rank], energy
+    first = 0 if max_rank is None else max(0, len(values) - max_rank)
+    return vectors[:, first:].flip(1), values.double().clamp_min(0.0).flip(0)
 
 
 def _sandwich(weight: Tensor, gram: Tensor | None) -> Tensor:
     """W G W^T, symmetric to the last bit."""
     if gram is None:
-        product = weight @ weight.T
-    elif gram.ndim == 1:
-        product = (weight * gram) @ weight.T
+        half = weight / 2
     else:
-        product = weight @ gram @ weight.T
-    return (product + product.T) / 2
+        half = weight * (gram / 2) if gram.ndim == 1 else _times_half(weight, gram)
+    product = half @ weight.T
+    return product + product.T
+
+
+def _times_half(weight: Tensor, gram: Tensor) -> Tensor:
+    """W T for the upper triangular T with T + T^T = G: half the multiplications of W G.
+
+    This product, not the eigenvectors, is the larger part of the work for wide matrices.
+    """
+    product = torch.empty_like(weight)
+    for start in range(0, len(gram), BLOCK):
+        end = min(start + BLOCK, len(gram))
+        column = gram[:end, start:end].triu(-start)
+        column[start:].diagonal().div_(2)
+        torch.mm(weight[:, :end], column, out=product[:, start:end])
+    return product
 
 
 def _row_metric(metric: Tensor) -> RowMetric:

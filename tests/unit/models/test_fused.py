@@ -3,6 +3,7 @@
 One token at position 0 has no rotation, so the queries and keys that reach the attention are the projections.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,11 +168,7 @@ def test_round_trip_is_bit_exact(name: str) -> None:
 def test_slices_cover_the_parameter_once(name: str) -> None:
     real = model(name)
     parts = [m for m in matrices(real).values() if m.role in "qkv"]
-    rows = torch.cat([read(torch.arange(10_000)[:, None], replace_transposed(m)).flatten() for m in parts])
+    rows = torch.cat(
+        [read(torch.arange(10_000)[:, None], replace(m.view, transposed=False)).flatten() for m in parts]
+    )
     assert torch.equal(rows.sort().values, torch.arange(sum(m.out_features for m in parts)))
-
-
-def replace_transposed(matrix: Matrix) -> Any:
-    from dataclasses import replace
-
-    return replace(matrix.view, transposed=False)

@@ -1,0 +1,240 @@
+"""Run a model block by block, with the weights of one block in memory at a time.
+
+The model is built on the meta device. What lies before the blocks is given its weights once, and each
+block is replaced by a stub that notes how it was called; so every block's masks, positions and other
+arguments are known without computing a block. Then `load` gives one block with its weights.
+"""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from kanna.calibration.windows import Windows
+from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
+from kanna.models.inventory import Inventory
+from kanna.models.names import tensor_names
+from kanna.models.skeleton import read_config
+
+log = logging.getLogger("kanna")
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the model calls one block for one batch, the hidden states apart."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Stub(nn.Module):
+    """Stands in for a block: notes its arguments and hands the hidden states on."""
+
+    def __init__(self, block: nn.Module, as_tuple: bool) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Call]] = []
+        self.as_tuple = as_tuple
+        self._copy_plain_attributes(block)
+
+    def _copy_plain_attributes(self, block: nn.Module) -> None:
+        """Models ask blocks for values such as `attention_type`."""
+        plain = (str, int, float, bool)
+        self.__dict__.update({k: v for k, v in vars(block).items() if isinstance(v, plain) and k != "training"})
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append((hidden, Call(args, kwargs)))
+        return (hidden,) if self.as_tuple else hidden
+
+
+class Walker:
+    """Blocks of a model on disk, one at a time.
+
+    Args:
+        checkpoint: The model.
+        inventory: Its inventory.
+        device: Where blocks are computed.
+        dtype: In which they are computed, whatever the dtype on disk.
+
+    Raises:
+        InputError: A weight of a block is missing in the files.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        inventory: Inventory,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.checkpoint, self.inventory = checkpoint, inventory
+        self.device, self.dtype = torch.device(device), dtype
+        self.model = _empty_model(checkpoint)
+        self._resident = None if self._is_streamable() else self._load_whole()
+
+    @property
+    def streams(self) -> bool:
+        """Whether blocks come from disk one at a time, rather than from a model loaded whole."""
+        return self._resident is None
+
+    def load(self, index: int) -> nn.Module:
+        """Block `index` with its weights, a module of its own."""
+        path = self.inventory.blocks[index]
+        if self._resident is not None:
+            return copy.deepcopy(self._resident.get_submodule(path)).to(self.device)
+        block = copy.deepcopy(self.model.get_submodule(path))
+        self._fill(block, path)
+        return block.eval()
+
+    def prologue(self, windows: Windows, batch: int) -> tuple[list[Tensor], list[list[Call]]]:
+        """Hidden states before the first block, and the calls of every block.
+
+        Returns:
+            ([hidden (b, length, width) per batch], [[Call per batch] per block]).
+        """
+        model = self.model if self._resident is None else self._resident
+        if self._resident is None:
+            for path, module in _outside_blocks(model, self.inventory):
+                self._fill(module, path, recurse=False)
+        with torch.no_grad():
+            for as_tuple in (False, True):
+                stubs = [_Stub(model.get_submodule(path), as_tuple) for path in self.inventory.blocks]
+                with _replaced(model, self.inventory.blocks, stubs):
+                    if _try_run(model, windows, batch, self.device, stubs, last=as_tuple):
+                        break
+        hidden = [seen.to(self.dtype) for seen, _ in stubs[0].seen]
+        return hidden, [[call for _, call in stub.seen] for stub in stubs]
+
+    def _is_streamable(self) -> bool:
+        """Whether every weight of the blocks lies in the files under its own name."""
+        wanted = [
+            name for name, _ in self.model.named_parameters() if name.startswith(self.inventory.blocks_path)
+        ]
+        found = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
+        return len(found) == len(wanted)
+
+    def _load_whole(self) -> nn.Module:
+        log.info("this architecture's files are laid out differently from its blocks: loading the model whole")
+        model = type(self.model).from_pretrained(self.checkpoint.directory, dtype=self.dtype)
+        loaded: nn.Module = model.to(self.device).eval()
+        return loaded
+
+    def _fill(self, module: nn.Module, path: str, recurse: bool = True) -> None:
+        """Give the parameters and persistent buffers of `module` their values from the files."""
+        prefix = f"{path}." if path else ""
+        wanted = {prefix + name: name for name, _ in module.named_parameters(recurse=recurse)}
+        names = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
+        for full, local in wanted.items():
+            if full in names:
+                self._assign(module, local, self.checkpoint.tensor(names[full]))
+            elif path.startswith(self.inventory.blocks_path):
+                raise InputError(f"{self.checkpoint.directory} lacks the tensor {full}", "fetch the model again")
+        module.to(device=self.device) if recurse else _move_own(module, self.device)
+
+    def _assign(self, module: nn.Module, name: str, value: Tensor) -> None:
+        owner, _, leaf = name.rpartition(".")
+        parameter = nn.Parameter(value.to(self.device, self.dtype), requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, parameter)
+
+
+def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """The hidden states (b, length, width) after `block`."""
+    out = block(hidden, *call.args, **call.kwargs)
+    result: Tensor = out[0] if isinstance(out, tuple | list) else out
+    return result
+
+
+def tensors_of(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of `names` values, by their keys."""
+    return {key: checkpoint.tensor(name) for key, name in names.items()}
+
+
+def _empty_model(checkpoint: Checkpoint) -> nn.Module:
+    """The model with parameters on the meta device and buffers (rotary tables and the like) computed."""
+    config = read_config(checkpoint.directory)
+    architecture = getattr(transformers, config.architectures[0])
+    with init_empty_weights(include_buffers=False):
+        model: nn.Module = architecture._from_config(config)
+    return model.eval().requires_grad_(False)
+
+
+def _outside_blocks(model: nn.Module, inventory: Inventory) -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) of each module that is not part of a block."""
+    for path, module in model.named_modules():
+        if not path.startswith(f"{inventory.blocks_path}."):
+            yield path, module
+
+
+def _move_own(module: nn.Module, device: torch.device) -> None:
+    for name, buffer in module.named_buffers(recurse=False):
+        if buffer is not None:
+            module._buffers[name] = buffer.to(device)
+
+
+@contextmanager
+def _replaced(model: nn.Module, paths: tuple[str, ...], stubs: list[_Stub]) -> Iterator[None]:
+    originals = [model.get_submodule(path) for path in paths]
+    try:
+        for path, stub in zip(paths, stubs, strict=True):
+            _put(model, path, stub)
+        yield
+    finally:
+        for path, original in zip(paths, originals, strict=True):
+            _put(model, path, original)
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    model.get_submodule(parent)._modules[leaf] = module
+
+
+def _try_run(
+    model: nn.Module, windows: Windows, batch: int, device: torch.device, stubs: list[_Stub], last: bool
+) -> bool:
+    """Run the part before the blocks; whether every block was handed what the one before it returned.
+
+    Some models take a block's output as it is, others its first element; a stub of the wrong kind shows
+    in what the next block is given, or in an error.
+    """
+    base = getattr(model, "base_model", model)
+    try:
+        for ids, mask in zip(windows.ids.split(batch), windows.mask.split(batch), strict=True):
+            kwargs = {"attention_mask": mask.long().to(device)} if windows.padded else {}
+            _run_to_last_stub(base, ids.to(device), kwargs, stubs)
+    except Exception:
+        if last:
+            raise
+        return False
+    return all(
+        after is before or after.shape == before.shape
+        for left, right in zip(stubs, stubs[1:], strict=False)
+        for (before, _), (after, _) in zip(left.seen, right.seen, strict=True)
+    )
+
+
+class _ReachedTheEnd(Exception):
+    """Raised by a hook on the last block: what follows needs no run."""
+
+
+def _run_to_last_stub(base: nn.Module, ids: Tensor, kwargs: dict[str, Any], stubs: list[_Stub]) -> None:
+    def stop(*_: object) -> None:
+        raise _ReachedTheEnd
+
+    handle = stubs[-1].register_forward_hook(stop)
+    try:
+        base(ids, use_cache=False, **kwargs) if _takes_cache(base) else base(ids, **kwargs)
+    except _ReachedTheEnd:
+        pass
+    finally:
+        handle.remove()
+
+
+def _takes_cache(base: nn.Module) -> bool:
+    return bool(getattr(getattr(base, "config", None), "is_decoder", True)) or hasattr(base.config, "use_cache")

@@ -1,0 +1,115 @@
+"""Turn rows of text into the token windows a model is calibrated on."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanna.errors import InputError
+from kanna.tasks.rows import Row
+
+MINIMUM_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows of one length.
+
+    Args:
+        ids: (windows, length) int64.
+        mask: (windows, length) bool, False on padding.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.mask.sum())
+
+    @property
+    def padded(self) -> bool:
+        return not bool(self.mask.all())
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the tokens and the mask."""
+        shape = json.dumps(list(self.ids.shape)).encode()
+        content = self.ids.numpy().tobytes() + self.mask.numpy().tobytes()
+        return hashlib.sha256(shape + content).hexdigest()
+
+    def first(self, count: int) -> "Windows":
+        return Windows(self.ids[:count], self.mask[:count])
+
+
+def packed(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: int) -> Windows:
+    """Windows without padding: the rows in a seeded order, joined by the end token, cut at `length`.
+
+    Args:
+        tokens: At most so many tokens; rounded down to whole windows.
+
+    Raises:
+        InputError: Fewer than `MINIMUM_TOKENS` tokens.
+    """
+    stream: list[int] = []
+    for index in _shuffled(len(rows), seed):
+        stream += _tokenize(tokenizer, rows[index].text)
+        if tokenizer.eos_token_id is not None:
+            stream.append(tokenizer.eos_token_id)
+        if len(stream) >= tokens:
+            break
+    _check_enough(len(stream))
+    length = min(length, len(stream))
+    kept = min(len(stream), tokens) // length * length
+    ids = torch.tensor(stream[:kept] or stream[:length]).view(-1, length)
+    return Windows(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def padded(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: int) -> Windows:
+    """A window for each row, cut at `length` and padded on the right: for task rows and for encoders.
+
+    Raises:
+        InputError: Fewer than `MINIMUM_TOKENS` tokens.
+    """
+    chosen: list[list[int]] = []
+    total = 0
+    for index in _shuffled(len(rows), seed):
+        if total >= tokens:
+            break
+        chosen.append(_tokenize(tokenizer, rows[index].text)[:length])
+        total += len(chosen[-1])
+    _check_enough(total)
+    width = max(map(len, chosen))
+    fill = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
+    ids = torch.tensor([row + [fill] * (width - len(row)) for row in chosen])
+    sizes = torch.tensor([len(row) for row in chosen])
+    return Windows(ids, torch.arange(width)[None, :] < sizes[:, None])
+
+
+def random_windows(vocabulary: int, length: int, seed: int) -> Windows:
+    """One window of seeded random tokens, for a probe where no text was given."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(vocabulary, (1, length), generator=generator)
+    return Windows(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, verbose=False)["input_ids"])
+
+
+def _shuffled(count: int, seed: int) -> list[int]:
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order
+
+
+def _check_enough(tokens: int) -> None:
+    if tokens < MINIMUM_TOKENS:
+        raise InputError(
+            f"the calibration text has {tokens} tokens; at least {MINIMUM_TOKENS} are needed",
+            "give more text (tens of thousands of tokens serve well), or use --method plain, which needs none",
+        )

@@ -1,0 +1,174 @@
+"""How much the loss feels a change of each matrix's outputs: one backward pass over the calibration text.
+
+A change d of the output y of a matrix changes the loss by about g . d with g = dL/dy. Over tokens, that
+is d^T H d with H = mean g g^T (m, m): the row metric of `linalg.basis`, and its mean diagonal the weight of
+the matrix in rank allocation (one number a matrix: mean ||dL/dy||^2 / m).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kanna.calibration.windows import Windows
+from kanna.checkpoint.reader import Checkpoint
+from kanna.models.matrix import Matrix
+from kanna.models.skeleton import skeleton
+from kanna.models.views import read_bias
+
+# A full metric of more outputs costs more memory than the weight itself; beyond it only the diagonal is kept.
+LARGEST_FULL_METRIC = 4096
+_ACTIVATION_FACTOR = 40
+_MASKED_SHARE = 0.15
+
+
+@dataclass
+class OutputGradients:
+    """Sums over calibration tokens for the module of fused or single matrices.
+
+    Attributes:
+        second: (m, m), or (m,) where m is large: sum of g g^T, float64.
+        fisher: (m,) row sums of the squared weight gradient, summed over windows (FWSVD); float64.
+        count: tokens.
+    """
+
+    second: Tensor
+    fisher: Tensor
+    count: int = 0
+
+
+def fits_in_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> bool:
+    """Whether the whole model in float32 and the activations of one batch fit in what is free now."""
+    weights = 4 * sum(checkpoint.tensors[name].bytes // _itemsize(checkpoint, name) for name in checkpoint.tensors)
+    tokens = batch * windows.ids.shape[1]
+    config = checkpoint.config
+    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+    vocabulary = int(config.get("vocab_size") or 0)
+    activations = 4 * tokens * (_ACTIVATION_FACTOR * width * layers + 3 * vocabulary)
+    return weights + activations < psutil.virtual_memory().available
+
+
+def _itemsize(checkpoint: Checkpoint, name: str) -> int:
+    return checkpoint.dtype(name).itemsize
+
+
+def load_whole(checkpoint: Checkpoint, device: torch.device | str) -> nn.Module:
+    """The model of `architectures[0]` in float32, without parameter gradients."""
+    architecture = type(skeleton(checkpoint.directory))
+    model = architecture.from_pretrained(checkpoint.directory, dtype=torch.float32)  # type: ignore[attr-defined]
+    loaded: nn.Module = model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def output_gradients(
+    model: nn.Module, modules: Sequence[str], windows: Windows, batch: int, seed: int
+) -> Iterator[tuple[int, dict[str, OutputGradients]]]:
+    """Gather gradients at the outputs of `modules`, batch by batch.
+
+    The loss is summed over tokens: next-token cross-entropy for causal models, masked tokens for masked
+    ones, and a label drawn from the model's own prediction for classification heads (the true Fisher).
+
+    Yields:
+        (batches done, the sums so far); the last one is the result.
+    """
+    sums: dict[str, OutputGradients] = {}
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    pairs = zip(windows.ids.split(batch), windows.mask.split(batch), strict=True)
+    for done, (ids, mask) in enumerate(pairs, 1):
+        with _observed(model, modules, mask if windows.padded else None, sums):
+            _loss(model, ids.to(device), mask.to(device), windows.padded, generator).backward()
+        yield done, sums
+
+
+@contextmanager
+def _observed(
+    model: nn.Module, modules: Iterable[str], mask: Tensor | None, sums: dict[str, OutputGradients]
+) -> Iterator[None]:
+    handles = []
+    for path in modules:
+
+        def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
+            inputs = args[0].detach()
+            if output.requires_grad:
+                output.register_hook(lambda gradient: _add(sums, path, inputs, gradient, mask))
+
+        handles.append(model.get_submodule(path).register_forward_hook(forward))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _add(
+    sums: dict[str, OutputGradients], path: str, inputs: Tensor, gradient: Tensor, mask: Tensor | None
+) -> None:
+    rows = gradient.detach().reshape(-1, gradient.shape[-1])
+    kept = rows if mask is None else rows[mask.reshape(-1).to(rows.device)]
+    width = rows.shape[-1]
+    full = width <= LARGEST_FULL_METRIC
+    second = (kept.T @ kept).double() if full else kept.square().sum(0, dtype=torch.float64)
+    found = sums.get(path)
+    if found is None:
+        found = sums[path] = OutputGradients(torch.zeros_like(second), second.new_zeros(width))
+    found.second += second
+    found.fisher += _fisher_rows(gradient.detach(), inputs)
+    found.count += len(kept)
+
+
+def _fisher_rows(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """(m,) sum over windows and columns of (dL/dW)^2, from g (b, t, m) and x (b, t, n).
+
+    ||G^T X||^2 row by row is g-by-g times x-by-x products, so dL/dW (m, n) is never formed.
+    """
+    if gradient.dim() != 3:
+        gradient, inputs = gradient.reshape(1, -1, gradient.shape[-1]), inputs.reshape(1, -1, inputs.shape[-1])
+    overlap = inputs @ inputs.transpose(1, 2)
+    return ((overlap @ gradient) * gradient).sum((0, 1), dtype=torch.float64)
+
+
+def _loss(model: nn.Module, ids: Tensor, mask: Tensor, padded: bool, generator: torch.Generator) -> Tensor:
+    kind = type(model).__name__
+    extra: dict[str, Any] = {"attention_mask": mask.long()} if padded else {}
+    if kind.endswith("ForMaskedLM"):
+        return _masked_loss(model, ids, mask, extra, generator)
+    embedded = model.get_input_embeddings()(ids).requires_grad_(True)  # type: ignore[operator]
+    extra["inputs_embeds"] = embedded
+    if not hasattr(model, "vocab_size") and "CausalLM" not in kind and "LMHead" not in kind:
+        return _sampled_label_loss(model(**extra).logits, mask, generator)
+    logits = model(**extra, use_cache=False).logits[:, :-1].float()
+    losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return (losses * mask[:, 1:]).sum()
+
+
+def _masked_loss(
+    model: nn.Module, ids: Tensor, mask: Tensor, extra: dict[str, Any], generator: torch.Generator
+) -> Tensor:
+    """Cross-entropy at masked positions; the id of the mask is the tokenizer's by convention of the config."""
+    hidden = torch.rand(ids.shape, generator=generator).to(ids.device) < _MASKED_SHARE
+    hidden &= mask
+    embedded = model.get_input_embeddings()(ids)  # type: ignore[operator]
+    embedded = torch.where(hidden[..., None], torch.zeros_like(embedded), embedded).requires_grad_(True)
+    logits = model(**extra, inputs_embeds=embedded).logits.float()
+    losses = functional.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    return (losses * hidden).sum()
+
+
+def _sampled_label_loss(logits: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    flat = logits.reshape(-1, logits.shape[-1]).float()
+    labels = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).to(flat.device)
+    losses = functional.cross_entropy(flat, labels[:, 0], reduction="none")
+    return (losses * mask.reshape(-1)).sum() if losses.numel() == mask.numel() else losses.sum()
+
+
+def row_metric(second: Tensor, matrix: Matrix) -> Tensor:
+    """The part of a module's gradient statistics that belongs to one matrix: (m, m) or (m,)."""
+    part = read_bias(second, matrix.view)
+    return part if part.dim() == 1 else read_bias(part.T, matrix.view).T
