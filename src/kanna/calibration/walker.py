@@ -6,6 +6,7 @@ arguments are known without computing a block. Then `load` gives one block with 
 """
 
 import copy
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,7 +48,9 @@ class _Stub(nn.Module):
     def _copy_plain_attributes(self, block: nn.Module) -> None:
         """Models ask blocks for values such as `attention_type`."""
         plain = (str, int, float, bool)
-        self.__dict__.update({k: v for k, v in vars(block).items() if isinstance(v, plain) and k != "training"})
+        self.__dict__.update(
+            {k: v for k, v in vars(block).items() if isinstance(v, plain) and k != "training"}
+        )
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen.append((hidden, Call(args, kwargs)))
@@ -121,8 +124,12 @@ class Walker:
         return len(found) == len(wanted)
 
     def _load_whole(self) -> nn.Module:
-        log.info("this architecture's files are laid out differently from its blocks: loading the model whole")
-        model = type(self.model).from_pretrained(self.checkpoint.directory, dtype=self.dtype)
+        log.info(
+            "this architecture's files are laid out differently from its blocks: loading the model whole"
+        )
+        model = type(self.model).from_pretrained(  # type: ignore[attr-defined]
+            self.checkpoint.directory, dtype=self.dtype
+        )
         loaded: nn.Module = model.to(self.device).eval()
         return loaded
 
@@ -135,7 +142,9 @@ class Walker:
             if full in names:
                 self._assign(module, local, self.checkpoint.tensor(names[full]))
             elif path.startswith(self.inventory.blocks_path):
-                raise InputError(f"{self.checkpoint.directory} lacks the tensor {full}", "fetch the model again")
+                raise InputError(
+                    f"{self.checkpoint.directory} lacks the tensor {full}", "fetch the model again"
+                )
         module.to(device=self.device) if recurse else _move_own(module, self.device)
 
     def _assign(self, module: nn.Module, name: str, value: Tensor) -> None:
@@ -214,7 +223,7 @@ def _try_run(
         return False
     return all(
         after is before or after.shape == before.shape
-        for left, right in zip(stubs, stubs[1:], strict=False)
+        for left, right in itertools.pairwise(stubs)
         for (before, _), (after, _) in zip(left.seen, right.seen, strict=True)
     )
 
@@ -237,4 +246,6 @@ def _run_to_last_stub(base: nn.Module, ids: Tensor, kwargs: dict[str, Any], stub
 
 
 def _takes_cache(base: nn.Module) -> bool:
-    return bool(getattr(getattr(base, "config", None), "is_decoder", True)) or hasattr(base.config, "use_cache")
+    return bool(getattr(getattr(base, "config", None), "is_decoder", True)) or hasattr(
+        base.config, "use_cache"
+    )

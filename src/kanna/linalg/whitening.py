@@ -24,6 +24,10 @@ from kanna.errors import InputError
 # Eigenvalues of a row metric below this fraction of the largest are raised to it: its root is inverted.
 METRIC_FLOOR = 1e-12
 
+# Eigenvalues below DEFLATE of the largest are found in a second pass, without those above DOMINANT.
+DEFLATE = 1e-12
+DOMINANT = 1e-6
+
 # Columns of G multiplied at a time.
 BLOCK = 256
 
@@ -89,7 +93,9 @@ def basis(
         row_metric: (m,) the diagonal of D, or (m, m) positive semidefinite D^T D (for instance the sum of
             g g^T over output gradients g); None for the identity. Directions it does not see at all are
             given `METRIC_FLOOR` of its largest eigenvalue.
-        dtype: the arithmetic of the decomposition.
+        dtype: the arithmetic of the decomposition. float32 is about twice as fast and fit for smooth spectra
+            only: with four input channels 100 times larger than the others (language models have such) the
+            loss at keep 0.9 was 1.4 % above the optimum, at 1000 times 170 %; float64 lost nothing.
         max_rank: how many columns of `left` are wanted; all by default.
 
     Raises:
@@ -102,6 +108,17 @@ def basis(
     inputs = None if gram is None else gram.to(weight.device, dtype)
     left, energy = _decompose(seen, inputs, max_rank)
     return Basis(left, energy, float(energy.flip(0).sum()), metric)
+
+
+def basis_of_outputs(covariance: Tensor, max_rank: int | None = None) -> Basis:
+    """The whitened basis from output statistics C = sum y y^T (m, m), y = W x without bias, float64.
+
+    The same directions as `basis(weight, gram)`: cheaper to collect where n is much larger than m. The ridge
+    of the inputs becomes `C + lam W W^T`.
+    """
+    covariance = covariance.double()
+    left, energy = _eigen((covariance + covariance.T) / 2, min(len(covariance), max_rank or len(covariance)))
+    return Basis(left, energy, float(energy.flip(0).sum()))
 
 
 def factors(
@@ -188,25 +205,47 @@ def balanced(expand: Tensor, reduce: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _decompose(weight: Tensor, gram: Tensor | None, max_rank: int | None) -> tuple[Tensor, Tensor]:
-    """Left singular vectors and squared singular values of W R, eigenvectors taken on the smaller side."""
+    """Left singular vectors and squared singular values of W R, by the cheapest exact route per shape.
+
+    Measured on two cores, torch 2.13 with MKL, seconds for float64 at the rank of keep 0.9:
+      m <= n   eigenvectors of W G W^T. 4096 x 4096: 8.0 against 17.8 for an SVD of W chol(G); 1024 x 4096:
+               1.3 against 5.7. eigh costs 5 matrix products of its size, so sign iterations and subspace
+               iteration, of 10 products and more, cannot win; LAPACK's partial driver (scipy, dsyevr for 45 %
+               of the vectors, 1024 x 1024) took 0.44 against 0.25 for torch's complete one.
+      m > n    W = Q T first, then the n x n problem of T: 4096 x 1024 0.52, against 0.70 for a root of G by a
+               second eigh, and already at 1500 x 1024 0.30 against 0.49 for eigenvectors on the m side.
+    """
     m, n = weight.shape
     if m <= n:
-        return _leading(_sandwich(weight, gram), max_rank)
-    # W = Q T: the n x n problem of T has the same spectrum, and Q carries its vectors to m dimensions.
+        return _leading(weight, gram, max_rank)
     frame, small = torch.linalg.qr(weight)
-    inner, energy = _leading(_sandwich(small, gram), max_rank)
+    inner, energy = _leading(small, gram, max_rank)
     return frame @ inner, energy
 
 
-def _leading(covariance: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
+def _leading(weight: Tensor, gram: Tensor | None, max_rank: int | None) -> tuple[Tensor, Tensor]:
+    wanted = min(len(weight), max_rank or len(weight))
+    left, energy = _eigen(_sandwich(weight, gram), wanted)
+    if energy[wanted - 1] >= DEFLATE * energy[0]:
+        return left, energy
+    # Rounding is relative to the largest eigenvalue and would drown the smaller ones: take the dominant
+    # directions out of W, where that is exact, and decompose what remains on its own scale.
+    head = left[:, : int((energy > DOMINANT * energy[0]).sum())]
+    found = head.shape[1]
+    rest, lower = _eigen(_sandwich(weight - head @ (head.T @ weight), gram), wanted)
+    left = torch.linalg.qr(torch.cat([head, rest[:, : wanted - found]], dim=1)).Q
+    return left, torch.cat([energy[:found], lower[: len(lower) - found]]).cummin(0).values
+
+
+def _eigen(covariance: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    """The leading `wanted` eigenvectors, and all eigenvalues in float64, descending and >= 0."""
     if not torch.isfinite(covariance).all():
         raise InputError(
             "the weight or its input statistics hold NaN or infinite numbers",
             "check the checkpoint and the calibration run for overflow",
         )
     values, vectors = torch.linalg.eigh(covariance)
-    first = 0 if max_rank is None else max(0, len(values) - max_rank)
-    return vectors[:, first:].flip(1), values.double().clamp_min(0.0).flip(0)
+    return vectors[:, len(values) - wanted :].flip(1), values.double().clamp_min(0.0).flip(0)
 
 
 def _sandwich(weight: Tensor, gram: Tensor | None) -> Tensor:

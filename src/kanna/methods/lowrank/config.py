@@ -26,7 +26,7 @@ class LowRankConfig(BaseModel):
         storage: `pair` of factors, or `pivot` (larger rank at equal bytes).
         align: Ranks are multiples of it.
         floor: Under global allocation no rank falls below this share of the uniform one.
-        ridge: Added to input statistics, as a share of their mean diagonal; raised tenfold when tokens are few.
+        ridge: Added to input statistics, as a share of their mean diagonal; tenfold when tokens are few.
         bias_correction: Let the bias take over the mean of what is lost; None does so where there is a bias.
         refine: Optimiser steps per block after the closed form.
         tokens: Calibration tokens at most.

@@ -44,7 +44,9 @@ class OutputGradients:
 
 def fits_in_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> bool:
     """Whether the whole model in float32 and the activations of one batch fit in what is free now."""
-    weights = 4 * sum(checkpoint.tensors[name].bytes // _itemsize(checkpoint, name) for name in checkpoint.tensors)
+    weights = 4 * sum(
+        checkpoint.tensors[name].bytes // _itemsize(checkpoint, name) for name in checkpoint.tensors
+    )
     tokens = batch * windows.ids.shape[1]
     config = checkpoint.config
     width = int(config.get("hidden_size") or config.get("n_embd") or 0)
@@ -129,7 +131,10 @@ def _fisher_rows(gradient: Tensor, inputs: Tensor) -> Tensor:
     ||G^T X||^2 row by row is g-by-g times x-by-x products, so dL/dW (m, n) is never formed.
     """
     if gradient.dim() != 3:
-        gradient, inputs = gradient.reshape(1, -1, gradient.shape[-1]), inputs.reshape(1, -1, inputs.shape[-1])
+        gradient, inputs = (
+            gradient.reshape(1, -1, gradient.shape[-1]),
+            inputs.reshape(1, -1, inputs.shape[-1]),
+        )
     overlap = inputs @ inputs.transpose(1, 2)
     return ((overlap @ gradient) * gradient).sum((0, 1), dtype=torch.float64)
 
@@ -151,7 +156,7 @@ def _loss(model: nn.Module, ids: Tensor, mask: Tensor, padded: bool, generator: 
 def _masked_loss(
     model: nn.Module, ids: Tensor, mask: Tensor, extra: dict[str, Any], generator: torch.Generator
 ) -> Tensor:
-    """Cross-entropy at masked positions; the id of the mask is the tokenizer's by convention of the config."""
+    """Cross-entropy at positions whose embedding was zeroed: the mask token's id need not be known."""
     hidden = torch.rand(ids.shape, generator=generator).to(ids.device) < _MASKED_SHARE
     hidden &= mask
     embedded = model.get_input_embeddings()(ids)  # type: ignore[operator]

@@ -51,17 +51,15 @@ def metric_of(
 
 
 def input_metric(config: LowRankConfig, matrix: Matrix, statistics: InputStatistics) -> Tensor:
-    """R R^T of a matrix: (n,) for ASVD (mean |x|, the square of its scale), else the ridged second moments."""
+    """R R^T of a matrix: (n,) for ASVD (mean |x|, its scale squared), else the ridged second moments."""
     if config.method == "asvd":
         return (statistics.absolute / statistics.count).clamp_min(torch.finfo(torch.float32).tiny)
     gram = statistics.centred_gram if corrects_bias(config, matrix) else statistics.gram
     return with_ridge(gram, ridge_for(config, matrix, statistics.count))
 
 
-def output_metric(
-    config: LowRankConfig, matrix: Matrix, gradients: OutputGradients | None
-) -> Tensor | None:
-    """The mean of g g^T with its ridge; (m,) its root where only the diagonal was kept; None if not wanted."""
+def output_metric(config: LowRankConfig, matrix: Matrix, gradients: OutputGradients | None) -> Tensor | None:
+    """The mean of g g^T with its ridge; (m,) its root where only the diagonal is kept; None if unwanted."""
     if config.outputs != "gradient" or gradients is None:
         return None
     second = with_ridge(row_metric(gradients.second, matrix) / gradients.count, OUTPUT_RIDGE)
@@ -70,7 +68,9 @@ def output_metric(
 
 def corrects_bias(config: LowRankConfig, matrix: Matrix) -> bool:
     """Whether the bias takes over the mean of what a matrix loses."""
-    return matrix.has_bias and config.bias_correction is not False and config.method in ("whitened", "anchored")
+    return (
+        matrix.has_bias and config.bias_correction is not False and config.method in ("whitened", "anchored")
+    )
 
 
 def ridge_for(config: LowRankConfig, matrix: Matrix, tokens: int) -> float:

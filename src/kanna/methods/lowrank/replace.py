@@ -1,0 +1,284 @@
+"""The second pass: replace the chosen matrices, block by block.
+
+`whitened`, `plain`, `asvd`, `fwsvd` take their factors from the survey. `anchored` walks two streams, the
+hidden states of the original and of the compressed model, and fits each group of matrices that read the
+same input, in the order in which the block computes them, to the original outputs (arXiv 2604.02119):
+
+    W* = W (G_xh + lam I)(G_hh + lam I)^-1,   then the rank-k optimum of W* under G_hh
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kanna.calibration.statistics import captured, rows_of
+from kanna.calibration.walker import Call, Walker, run_block
+from kanna.calibration.windows import Windows
+from kanna.linalg.allocation import Ranks
+from kanna.linalg.whitening import anchored_target, basis, factors, with_ridge
+from kanna.methods.lowrank.assemble import Factors, Piece, assemble, install_piece
+from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.gradients import OutputGradients
+from kanna.methods.lowrank.metric import corrects_bias, output_metric, ridge_for
+from kanna.methods.lowrank.refine import RefineTask, refine_block
+from kanna.methods.lowrank.survey import Survey, weight_of
+from kanna.methods.lowrank.workspace import Stream, Workspace
+from kanna.models.matrix import Matrix
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """All that the second pass needs.
+
+    Args:
+        walker: The original model.
+        matrices: Its whole inventory.
+        ranks: By name of the selected matrices; None for one that stays dense.
+        config: Resolved.
+        windows: Calibration windows; for a method without calibration, the probe.
+        gradients: By module path; may be empty.
+        survey: Of the first pass.
+        workspace: Where finished blocks go.
+        dtype: Stored dtype by module path.
+    """
+
+    walker: Walker
+    matrices: Sequence[Matrix]
+    ranks: Ranks
+    config: LowRankConfig
+    windows: Windows
+    gradients: Mapping[str, OutputGradients]
+    survey: Survey
+    workspace: Workspace
+    dtype: Callable[[str], torch.dtype]
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The two streams into a block."""
+
+    original: Stream
+    compressed: Stream
+    calls: Sequence[Call]
+    masks: Sequence[Tensor] | None
+
+
+def replace_blocks(job: Replacement, progress: Progress) -> None:
+    """Compute and save every block; blocks that are saved already are not redone."""
+    count = len(job.walker.inventory.blocks)
+    start = next((i for i in range(count) if not job.workspace.has(block_file(i))), count)
+    if start == count:
+        return
+    hidden, calls = job.walker.prologue(job.windows, job.config.batch)
+    masks = job.windows.mask.split(job.config.batch) if job.windows.padded else None
+    if start == 0:
+        _stream(job, "original", 0).save(hidden)
+        _stream(job, "compressed", 0).save(hidden)
+    for layer in range(start, count):
+        progress("replace", layer, count)
+        batches = _Batches(
+            _stream(job, "original", layer), _stream(job, "compressed", layer), calls[layer], masks
+        )
+        _replace_block(job, layer, batches)
+        batches.original.drop()
+        batches.compressed.drop()
+    progress("replace", count, count)
+
+
+def block_file(layer: int) -> str:
+    return f"block-{layer:03d}.safetensors"
+
+
+def probe_file(layer: int) -> str:
+    """The first window's hidden states after a block, for whoever verifies the output."""
+    return f"probe-{layer:03d}.safetensors"
+
+
+def _stream(job: Replacement, which: str, layer: int) -> Stream:
+    return Stream(job.workspace.directory / f"{which}-{layer:03d}.safetensors")
+
+
+def _replace_block(job: Replacement, layer: int, batches: _Batches) -> None:
+    """Write the streams after a block, then the block's file: its presence says that all is done."""
+    path, device = job.walker.inventory.blocks[layer], job.walker.device
+    original, compressed = job.walker.load(layer), job.walker.load(layer)
+    chosen = [m for m in job.matrices if m.layer == layer and job.ranks.get(m.name) is not None]
+    forms: dict[str, object] = {}
+    tensors: dict[str, Tensor] = {}
+    fit = _anchored if job.config.method == "anchored" else _surveyed
+    for found in fit(job, layer, chosen, original, compressed, batches) if chosen else ():
+        forms[found.module] = found.form.to_json()
+        tensors |= found.named
+    targets = _run(original, batches.original, batches.calls, device) if job.config.two_streams else None
+    if job.config.refine and chosen and targets is not None:
+        task = RefineTask(path, forms, batches.compressed, targets, batches.calls, batches.masks)
+        dtypes = {name: value.dtype for name, value in tensors.items()}
+        seed = job.config.seed + layer
+        tensors |= refine_block(compressed, task, job.config.refine, seed, dtypes, job.dtype)
+    outputs = _run(compressed, batches.compressed, batches.calls, device)
+    _stream(job, "original", layer + 1).save(outputs if targets is None else targets)
+    _stream(job, "compressed", layer + 1).save(outputs)
+    job.workspace.save(probe_file(layer), {"probe": outputs[0][:1]})
+    job.workspace.save(block_file(layer), tensors, {"forms": forms})
+
+
+def _run(block: nn.Module, stream: Stream, calls: Sequence[Call], device: torch.device) -> list[Tensor]:
+    with torch.no_grad():
+        return [run_block(block, stream.batch(i, device), call).cpu() for i, call in enumerate(calls)]
+
+
+def _surveyed(
+    job: Replacement,
+    layer: int,
+    chosen: Sequence[Matrix],
+    original: nn.Module,
+    compressed: nn.Module,
+    batches: _Batches,
+) -> list[Piece]:
+    """Factors from the survey's bases: a prefix of each."""
+    bases, means = job.survey.bases(layer), job.survey.means(layer)
+    path = job.walker.inventory.blocks[layer]
+    found = {}
+    for matrix in chosen:
+        weight = weight_of(original, path, matrix).double()
+        expand, reduce = factors(weight, bases[matrix.name], _rank(job, matrix))
+        gain = None
+        if corrects_bias(job.config, matrix) and matrix.name in means:
+            mean = means[matrix.name]
+            gain = weight @ mean - expand @ (reduce @ mean)
+        found[matrix.name] = Factors(expand, reduce, gain)
+    return _install(job, path, chosen, found, original, compressed)
+
+
+def _anchored(
+    job: Replacement,
+    layer: int,
+    chosen: Sequence[Matrix],
+    original: nn.Module,
+    compressed: nn.Module,
+    batches: _Batches,
+) -> list[Piece]:
+    """Group by group in the order of computation, each fitted to what the replaced ones before it hand on."""
+    path = job.walker.inventory.blocks[layer]
+    pieces = []
+    for key in _order(job, original, path, chosen, batches):
+        group = [matrix for matrix in chosen if matrix.input_key == key]
+        pair = _pair_statistics(job, original, compressed, path, group[0], batches)
+        found = {m.name: _anchored_factors(job, m, weight_of(original, path, m), pair) for m in group}
+        pieces += _install(job, path, group, found, original, compressed)
+    return pieces
+
+
+@dataclass
+class _PairStatistics:
+    """Sums over tokens of original inputs x and compressed inputs h, float64: x h^T, h h^T, x, h, count."""
+
+    cross: Tensor
+    gram: Tensor
+    total: Tensor
+    total_hat: Tensor
+    count: int = 0
+
+    def add(self, x: Tensor, h: Tensor) -> None:
+        self.cross += (x.T @ h).double()
+        self.gram += (h.T @ h).double()
+        self.total += x.sum(0, dtype=torch.float64)
+        self.total_hat += h.sum(0, dtype=torch.float64)
+        self.count += len(h)
+
+
+def _anchored_factors(job: Replacement, matrix: Matrix, weight: Tensor, pair: _PairStatistics) -> Factors:
+    centre = corrects_bias(job.config, matrix)
+    mean, mean_hat = pair.total / pair.count, pair.total_hat / pair.count
+    cross = pair.cross - torch.outer(pair.total, mean_hat) if centre else pair.cross
+    gram = pair.gram - torch.outer(pair.total_hat, mean_hat) if centre else pair.gram
+    ridge = ridge_for(job.config, matrix, pair.count)
+    target = anchored_target(weight, cross, gram, ridge)
+    outputs = output_metric(job.config, matrix, job.gradients.get(matrix.module))
+    rank = _rank(job, matrix)
+    expand, reduce = factors(target, basis(target, with_ridge(gram, ridge), outputs, max_rank=rank), rank)
+    gain = weight.double() @ mean - expand @ (reduce @ mean_hat) if centre else None
+    return Factors(expand, reduce, gain)
+
+
+def _rank(job: Replacement, matrix: Matrix) -> int:
+    rank = job.ranks[matrix.name]
+    assert rank is not None
+    return rank
+
+
+def _install(
+    job: Replacement,
+    path: str,
+    group: Sequence[Matrix],
+    found: Mapping[str, Factors],
+    original: nn.Module,
+    compressed: nn.Module,
+) -> list[Piece]:
+    """Assemble the modules of a group and put them into the compressed block."""
+    pieces = []
+    for module in dict.fromkeys(matrix.module for matrix in group):
+        parts = [matrix for matrix in job.matrices if matrix.module == module]
+        dense = original.get_submodule(module.removeprefix(f"{path}."))
+        piece = assemble(dense, parts, found, job.config.storage, job.dtype(module))
+        if piece is not None:
+            install_piece(compressed, path, piece, job.walker.dtype, job.walker.device)
+            pieces.append(piece)
+    return pieces
+
+
+class _Enough(Exception):
+    """Raised where a block's run may end."""
+
+
+def _order(
+    job: Replacement, block: nn.Module, path: str, chosen: Sequence[Matrix], batches: _Batches
+) -> list[str]:
+    """Input keys in the order in which the block reads them."""
+    with torch.no_grad(), captured(block, path, chosen) as seen:
+        run_block(block, batches.original.batch(0, job.walker.device), batches.calls[0])
+    return list(seen)
+
+
+def _pair_statistics(
+    job: Replacement,
+    original: nn.Module,
+    compressed: nn.Module,
+    path: str,
+    matrix: Matrix,
+    batches: _Batches,
+) -> _PairStatistics:
+    """Both blocks run up to the input that `matrix` reads, no further."""
+    device = job.walker.device
+    zeros = torch.zeros(matrix.in_features, dtype=torch.float64, device=device)
+    square = zeros.new_zeros(matrix.in_features, matrix.in_features)
+    pair = _PairStatistics(square, square.clone(), zeros, zeros.clone())
+    for index, call in enumerate(batches.calls):
+        mask = None if batches.masks is None else batches.masks[index]
+        x = _input_of(original, path, matrix, batches.original.batch(index, device), call)
+        h = _input_of(compressed, path, matrix, batches.compressed.batch(index, device), call)
+        pair.add(rows_of(x, mask), rows_of(h, mask))
+    return pair
+
+
+def _input_of(block: nn.Module, path: str, matrix: Matrix, hidden: Tensor, call: Call) -> Tensor:
+    seen: list[Tensor] = []
+
+    def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+        raise _Enough
+
+    module = block.get_submodule(matrix.module.removeprefix(f"{path}."))
+    handle = module.register_forward_pre_hook(note)
+    try:
+        with torch.no_grad():
+            run_block(block, hidden, call)
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]

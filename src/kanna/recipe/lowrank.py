@@ -1,0 +1,350 @@
+"""Run the step `lowrank` from a model directory to a verified output directory."""
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from kanna.calibration.windows import Windows, packed, padded, random_windows
+from kanna.checkpoint import card, lineage
+from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.writer import output_directory
+from kanna.errors import InputError
+from kanna.linalg.allocation import Ranks
+from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.execute import Outcome, execute
+from kanna.methods.lowrank.gradients import fits_in_memory
+from kanna.methods.lowrank.plan import Plan, check_memory, make_plan
+from kanna.methods.lowrank.replace import probe_file
+from kanna.methods.lowrank.workspace import Workspace, write_json_whole
+from kanna.recipe.output import Layout, plan_layout, write_model
+from kanna.recipe.probe import Verdict, verify_output
+from kanna.tasks.rows import read_rows
+from kanna.tasks.tokenizer import context_length, load_tokenizer
+
+Progress = Callable[[str, int, int], None]
+_PROBE_LENGTH = 64
+_RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class LowRankResult:
+    """What a run did.
+
+    Args:
+        out: The directory; None for a dry run.
+        plan: What was to be done.
+        verdict: None for a dry run.
+        figures: Sizes before and after, ranks, share kept.
+        run: Times and memory, also in `OUT.run.json`.
+    """
+
+    out: Path | None
+    plan: Plan
+    verdict: Verdict | None
+    figures: dict[str, Any]
+    run: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is None or self.verdict.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "out": None if self.out is None else str(self.out),
+            "plan": self.plan.to_dict(),
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
+            "figures": self.figures,
+            "run": self.run,
+        }
+
+
+def parse_config(settings: dict[str, Any]) -> LowRankConfig:
+    """Settings as given by the user; None values are taken as not given.
+
+    Raises:
+        InputError: A value out of range, or an unknown key; it is named.
+    """
+    try:
+        return LowRankConfig(**{key: value for key, value in settings.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        given = first.get("input")
+        came = "" if isinstance(given, dict) else f", found {given!r}"
+        raise InputError(f"{where}: {first['msg']}{came}", "see kanna lowrank --help") from error
+
+
+def lowrank(
+    model: str | Path,
+    out: str | Path | None,
+    config: LowRankConfig,
+    *,
+    calibration: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    device: str = "cpu",
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> LowRankResult:
+    """Replace weight matrices of a model by low-rank factors and write the smaller model.
+
+    Args:
+        model: Directory, or hub id in the local cache.
+        out: Where the result goes; may be None for a dry run.
+        calibration: `.jsonl` rows or plain text; needed by every method but `plain`.
+        force: Replace `out`, and start over where an unfinished run is in the way.
+        resume: Continue an unfinished run for `out`.
+        dry_run: Only say what would be done.
+        cache: Where statistics are kept between runs; kanna's cache directory by default.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: Whatever is wrong with the request, before anything is written.
+    """
+    started = time.perf_counter()
+    checkpoint = Checkpoint.open(model)
+    lineage.verify(checkpoint.directory)
+    windows = _windows(checkpoint, config, calibration)
+    fits = windows is not None and fits_in_memory(checkpoint, windows, config.batch)
+    plan = make_plan(checkpoint, config, windows.tokens if windows else 0, fits, windows is not None)
+    if dry_run:
+        return LowRankResult(None, plan, None, _plan_figures(checkpoint, plan), {})
+    if out is None:
+        raise InputError("no output directory was given", "add --out DIR")
+    target = Path(out).expanduser().absolute()
+    _refuse_existing(target, force)
+    check_memory(plan)
+    calibrated = windows if windows is not None else _random_probe(checkpoint, config)
+    base_hash = lineage.base_hash(checkpoint)
+    key = _fingerprint(plan, calibrated, base_hash)
+    with _workspace(target, key, resume, force) as workspace:
+        stage = _timed(progress)
+        outcome = _outcome(checkpoint, plan, calibrated, base_hash, cache, workspace, device, stage.report)
+        layout = plan_layout(checkpoint, outcome, plan.inventory.base_model_prefix)
+        probe = calibrated.first(1)
+        with output_directory(target, force=force, needed_bytes=layout.bytes) as partial:
+            write_model(partial, checkpoint, outcome, layout)
+            stage.report("verify", 0, 1)
+            verdict = verify_output(partial, plan.inventory, probe, _recorded(outcome), layout.bytes)
+            stage.report("verify", 1, 1)
+            figures = _figures(checkpoint, plan, outcome, layout)
+            _finish(partial, target, checkpoint, plan, calibrated, base_hash, figures, verdict)
+        shutil.rmtree(workspace.directory)
+    run = _run_record(started, stage.seconds, device)
+    lineage.write_run_record(target, run)
+    return LowRankResult(target, plan, verdict, figures, run)
+
+
+def cache_directory() -> Path:
+    """$KANNA_CACHE, or the platform's cache directory for kanna."""
+    import platformdirs
+
+    chosen = os.environ.get("KANNA_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("kanna"))
+
+
+def work_directory(out: Path) -> Path:
+    """Where an unfinished run for `out` keeps its pieces."""
+    return out.with_name(f"{out.name}.kanna-work")
+
+
+def _windows(checkpoint: Checkpoint, config: LowRankConfig, path: str | Path | None) -> Windows | None:
+    if path is None or config.keep == 1.0:
+        return None
+    rows = read_rows(path)
+    tokenizer = load_tokenizer(checkpoint.directory)
+    length = context_length(checkpoint.config, tokenizer, config.context)
+    encoder = not str(checkpoint.config.get("architectures", [""])[0]).endswith(("CausalLM", "LMHeadModel"))
+    questions = any(row.prompt for row in rows)
+    make = padded if encoder or questions else packed
+    return make(rows, tokenizer, config.tokens, length, config.seed)
+
+
+def _random_probe(checkpoint: Checkpoint, config: LowRankConfig) -> Windows:
+    vocabulary = int(checkpoint.config.get("vocab_size", 2))
+    return random_windows(vocabulary, _PROBE_LENGTH, config.seed)
+
+
+def _outcome(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    windows: Windows,
+    base_hash: str,
+    cache: Path | None,
+    workspace: Workspace,
+    device: str,
+    progress: Progress,
+) -> Outcome:
+    if plan.nothing_to_do:
+        ranks: Ranks = {matrix.name: None for matrix in plan.selected}
+        return Outcome({}, ranks, 1.0, workspace, 0)
+    shared = (cache or cache_directory()) / "statistics"
+    probe = windows.first(1)
+    return execute(
+        checkpoint, plan, windows, probe, base_hash, shared, workspace, torch.device(device), progress
+    )
+
+
+def _recorded(outcome: Outcome) -> dict[int, torch.Tensor]:
+    names = {layer: probe_file(layer) for layer in range(outcome.blocks)}
+    return {layer: outcome.workspace.load(name)["probe"] for layer, name in names.items()}
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    if os.path.lexists(out) and not force:
+        raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
+
+
+def _fingerprint(plan: Plan, windows: Windows, base_hash: str) -> str:
+    facts = {
+        "base": base_hash,
+        "config": plan.config.model_dump(mode="json"),
+        "windows": windows.digest,
+        "versions": lineage.versions(),
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _workspace(out: Path, key: str, resume: bool, force: bool) -> Iterator[Workspace]:
+    """The directory of unfinished work for `out`, held by this process alone."""
+    directory = work_directory(out)
+    made = not out.parent.exists()
+    found = directory / _RUN
+    if found.is_file() and not resume and not force:
+        raise InputError(
+            f"{directory} holds an unfinished run for {out.name}",
+            "continue it with --resume, or start over with --force",
+        )
+    if found.is_file() and resume and json.loads(found.read_text())["key"] != key:
+        raise InputError(
+            f"{directory} was begun with other settings, model, text, versions or threads",
+            "repeat the command that began it with --resume, or start over with --force",
+        )
+    if resume and not found.is_file():
+        raise InputError(f"there is no unfinished run for {out}", "leave out --resume")
+    if force and not resume and directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(directory / "lock", timeout=0):
+            write_json_whole(found, {"key": key})
+            yield Workspace(directory)
+    except Timeout:
+        raise InputError(f"another run is writing {out}", "wait for it, or choose another --out") from None
+    except InputError:
+        shutil.rmtree(directory, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                out.parent.rmdir()
+        raise
+
+
+class _timed:
+    """Hand progress on, and add up the seconds of each stage."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stage, self._since = "", time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if self._stage:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+        self._progress(stage, done, total)
+
+
+def _plan_figures(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
+    return {"model_bytes": checkpoint.bytes, "selected_parameters": plan.dense_parameters}
+
+
+def _figures(checkpoint: Checkpoint, plan: Plan, outcome: Outcome, layout: Layout) -> dict[str, Any]:
+    replaced = {name: rank for name, rank in outcome.ranks.items() if rank is not None}
+    return {
+        "keep_selected": outcome.keep,
+        "keep_model_bytes": layout.bytes / checkpoint.bytes,
+        "model_bytes_before": checkpoint.bytes,
+        "model_bytes_after": layout.bytes,
+        "matrices_selected": len(plan.selected),
+        "matrices_replaced": len(replaced),
+        "ranks": replaced,
+    }
+
+
+def _finish(
+    partial: Path,
+    out: Path,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    windows: Windows,
+    base_hash: str,
+    figures: dict[str, Any],
+    verdict: Verdict,
+) -> None:
+    """Card and lineage."""
+    card.write(partial, _card(out.name, checkpoint, plan, figures))
+    step = lineage.Step(
+        method="lowrank",
+        config=plan.config.model_dump(mode="json"),
+        versions=lineage.versions(),
+        seed=plan.config.seed,
+        threads=torch.get_num_threads(),
+        data_hash=windows.digest,
+        scores={**figures, "verdict": verdict.to_dict(), "evaluated": False},
+    )
+    lineage.write(partial, lineage.Base(name=checkpoint.name, hash=base_hash), (step,))
+
+
+def _card(name: str, checkpoint: Checkpoint, plan: Plan, figures: dict[str, Any]) -> card.Card:
+    config = plan.config
+    rows = (
+        ("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}"),
+        ("bytes of the whole model kept", f"{figures['keep_model_bytes']:.4f}"),
+        ("bytes before", f"{figures['model_bytes_before']:,}"),
+        ("bytes after", f"{figures['model_bytes_after']:,}"),
+        ("matrices replaced", f"{figures['matrices_replaced']} of {figures['matrices_selected']}"),
+    )
+    summary = (
+        f"Weight matrices of {checkpoint.name} replaced by low-rank factors (method {config.method}, "
+        f"{config.allocation} ranks, {config.storage} storage). Not evaluated on a task."
+    )
+    return card.Card(
+        title=name,
+        base_model=checkpoint.name,
+        summary=summary,
+        tables=(card.Table("Size", ("what", "value"), rows),),
+        tags=("low-rank",),
+        needs_kanna=bool(figures["ranks"]),
+        source=checkpoint.directory,
+    )
+
+
+def _run_record(started: float, stages: dict[str, float], device: str) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - started, 3),
+        "stage_seconds": {name: round(value, 3) for name, value in stages.items()},
+        "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,47 @@
+"""The tokenizer of a model directory, and how long a text it is meant for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import InputError
+
+LONGEST_DEFAULT = 2048
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a model directory.
+
+    Raises:
+        InputError: The directory has none, or it cannot be read.
+    """
+    if not any((directory / name).is_file() for name in _FILES):
+        raise InputError(
+            f"{directory} has no tokenizer, and text was given", "copy the tokenizer files of its model there"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:
+        raise InputError(
+            f"the tokenizer in {directory} cannot be loaded: {error}", "copy it from the original model again"
+        ) from error
+
+
+def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None) -> int:
+    """`wanted`, else min(max positions, the tokenizer's limit, 2048).
+
+    Raises:
+        InputError: More than the model has positions for.
+    """
+    limits = [config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
+    positions = min((int(limit) for limit in limits if limit), default=LONGEST_DEFAULT)
+    if config.get("model_type") in ("roberta", "camembert", "xlm-roberta"):
+        positions -= 2  # positions start behind the padding index
+    if wanted is not None:
+        if wanted > positions:
+            raise InputError(f"--context {wanted} is more than the model's {positions} positions", "lower it")
+        return wanted
+    return min(positions, int(getattr(tokenizer, "model_max_length", positions)), LONGEST_DEFAULT)
