@@ -79,7 +79,7 @@ class Walker:
     ) -> None:
         self.checkpoint, self.inventory = checkpoint, inventory
         self.device, self.dtype = torch.device(device), dtype
-        self.model = _empty_model(checkpoint)
+        self.model = _empty_model(checkpoint, dtype)
         self._resident = None if self._is_streamable() else self._load_whole()
 
     @property
@@ -130,7 +130,7 @@ class Walker:
         model = type(self.model).from_pretrained(  # type: ignore[attr-defined]
             self.checkpoint.directory, dtype=self.dtype
         )
-        loaded: nn.Module = model.to(self.device).eval()
+        loaded: nn.Module = model.to(self.device).eval().requires_grad_(False)
         return loaded
 
     def _fill(self, module: nn.Module, path: str, recurse: bool = True) -> None:
@@ -165,12 +165,16 @@ def tensors_of(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Te
     return {key: checkpoint.tensor(name) for key, name in names.items()}
 
 
-def _empty_model(checkpoint: Checkpoint) -> nn.Module:
-    """The model with parameters on the meta device and buffers (rotary tables and the like) computed."""
+def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+    """The model with parameters on the meta device and buffers (rotary tables and the like) computed.
+
+    Args:
+        dtype: Of computing: some buffers are made in it, not in that of the files.
+    """
     config = read_config(checkpoint.directory)
     architecture = getattr(transformers, config.architectures[0])
     with init_empty_weights(include_buffers=False):
-        model: nn.Module = architecture._from_config(config)
+        model: nn.Module = architecture._from_config(config, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 

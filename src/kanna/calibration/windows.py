@@ -43,6 +43,11 @@ class Windows:
         content = self.ids.numpy().tobytes() + self.mask.numpy().tobytes()
         return hashlib.sha256(shape + content).hexdigest()
 
+    def limited(self, tokens: int) -> "Windows":
+        """The first windows that together hold at least `tokens` tokens, or all."""
+        enough = int((self.mask.sum(1).cumsum(0) < tokens).sum()) + 1
+        return self.first(enough)
+
     def first(self, count: int) -> "Windows":
         return Windows(self.ids[:count], self.mask[:count])
 
@@ -64,9 +69,9 @@ def packed(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
         if len(stream) >= tokens:
             break
     _check_enough(len(stream))
-    length = min(length, len(stream))
+    length = min(length, len(stream), tokens)
     kept = min(len(stream), tokens) // length * length
-    ids = torch.tensor(stream[:kept] or stream[:length]).view(-1, length)
+    ids = torch.tensor(stream[:kept]).view(-1, length)
     return Windows(ids, torch.ones_like(ids, dtype=torch.bool))
 
 

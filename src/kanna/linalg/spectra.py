@@ -6,6 +6,16 @@ import torch
 from torch import Tensor
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """All min(m, n) singular values of a finite matrix (m, n), descending, float64.
+
+    From the eigenvalues of the smaller Gram matrix: several times faster than an SVD, and exact to about
+    1e-8 of the largest, which entropies, energies and pictures do not see.
+    """
+    wide = matrix.double() if matrix.shape[0] <= matrix.shape[1] else matrix.double().T
+    return torch.linalg.eigvalsh(wide @ wide.T).clamp_min(0).sqrt().flip(0)
+
+
 def effective_rank(singular_values: Tensor) -> float:
     """exp of the entropy of the normalised singular values (Roy and Vetterli 2007). 0 for a zero matrix.
 

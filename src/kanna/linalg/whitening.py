@@ -209,9 +209,9 @@ def _decompose(weight: Tensor, gram: Tensor | None, max_rank: int | None) -> tup
 
     Measured on two cores, torch 2.13 with MKL, seconds for float64 at the rank of keep 0.9:
       m <= n   eigenvectors of W G W^T. 4096 x 4096: 8.0 against 17.8 for an SVD of W chol(G); 1024 x 4096:
-               1.3 against 5.7. eigh costs 5 matrix products of its size, so sign iterations and subspace
-               iteration, of 10 products and more, cannot win; LAPACK's partial driver (scipy, dsyevr for 45 %
-               of the vectors, 1024 x 1024) took 0.44 against 0.25 for torch's complete one.
+               0.68 against 3.97. eigh took as long as 5 matrix products of its size, fewer than sign or
+               subspace iterations need (counted, not timed). LAPACK's partial driver (scipy, dsyevr for 45 %
+               of the vectors, 1024 x 1024, one thread) took 0.44 against 0.25 for torch's complete one.
       m > n    W = Q T first, then the n x n problem of T: 4096 x 1024 0.52, against 0.70 for a root of G by a
                second eigh, and already at 1500 x 1024 0.30 against 0.49 for eigenvectors on the m side.
     """

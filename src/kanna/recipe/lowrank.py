@@ -31,13 +31,13 @@ from kanna.methods.lowrank.plan import Plan, check_memory, make_plan
 from kanna.methods.lowrank.replace import probe_file
 from kanna.methods.lowrank.workspace import Workspace, write_json_whole
 from kanna.recipe.output import Layout, plan_layout, write_model
+from kanna.recipe.places import RUN, cache_directory, work_directory
 from kanna.recipe.probe import Verdict, verify_output
 from kanna.tasks.rows import read_rows
 from kanna.tasks.tokenizer import context_length, load_tokenizer
 
 Progress = Callable[[str, int, int], None]
 _PROBE_LENGTH = 64
-_RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def lowrank(
     dry_run: bool = False,
     device: str = "cpu",
     cache: Path | None = None,
+    announce: Callable[[Plan], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> LowRankResult:
     """Replace weight matrices of a model by low-rank factors and write the smaller model.
@@ -112,6 +113,7 @@ def lowrank(
         resume: Continue an unfinished run for `out`.
         dry_run: Only say what would be done.
         cache: Where statistics are kept between runs; kanna's cache directory by default.
+        announce: Called with the plan before long work begins.
         progress: Called with (stage, done, total).
 
     Raises:
@@ -130,6 +132,7 @@ def lowrank(
     target = Path(out).expanduser().absolute()
     _refuse_existing(target, force)
     check_memory(plan)
+    announce(plan)
     calibrated = windows if windows is not None else _random_probe(checkpoint, config)
     base_hash = lineage.base_hash(checkpoint)
     key = _fingerprint(plan, calibrated, base_hash)
@@ -151,19 +154,6 @@ def lowrank(
     return LowRankResult(target, plan, verdict, figures, run)
 
 
-def cache_directory() -> Path:
-    """$KANNA_CACHE, or the platform's cache directory for kanna."""
-    import platformdirs
-
-    chosen = os.environ.get("KANNA_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("kanna"))
-
-
-def work_directory(out: Path) -> Path:
-    """Where an unfinished run for `out` keeps its pieces."""
-    return out.with_name(f"{out.name}.kanna-work")
-
-
 def _windows(checkpoint: Checkpoint, config: LowRankConfig, path: str | Path | None) -> Windows | None:
     if path is None or config.keep == 1.0:
         return None
@@ -178,7 +168,8 @@ def _windows(checkpoint: Checkpoint, config: LowRankConfig, path: str | Path | N
 
 def _random_probe(checkpoint: Checkpoint, config: LowRankConfig) -> Windows:
     vocabulary = int(checkpoint.config.get("vocab_size", 2))
-    return random_windows(vocabulary, _PROBE_LENGTH, config.seed)
+    length = min(_PROBE_LENGTH, context_length(checkpoint.config, None, None))
+    return random_windows(vocabulary, length, config.seed)
 
 
 def _outcome(
@@ -227,7 +218,7 @@ def _workspace(out: Path, key: str, resume: bool, force: bool) -> Iterator[Works
     """The directory of unfinished work for `out`, held by this process alone."""
     directory = work_directory(out)
     made = not out.parent.exists()
-    found = directory / _RUN
+    found = directory / RUN
     if found.is_file() and not resume and not force:
         raise InputError(
             f"{directory} holds an unfinished run for {out.name}",

@@ -37,13 +37,13 @@ def read_rows(path: str | Path) -> list[Row]:
     text = _read_text(path)
     if path.suffix not in (".jsonl", ".json"):
         return [Row(text)]
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [_row(f"{path}, line {number}", line) for number, line in lines]
 
 
 def _read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist", "give a .jsonl or a plain text file") from None
     except (IsADirectoryError, PermissionError) as error:
@@ -78,7 +78,7 @@ def _answer(where: str, fields: dict[str, Any]) -> str | None:
     if isinstance(fields.get("answer"), str):
         return str(fields["answer"])
     choices, label = fields.get("choices"), fields.get("label")
-    if not isinstance(choices, list) or not isinstance(label, int):
+    if not isinstance(choices, list) or not isinstance(label, int) or isinstance(label, bool):
         return None
     if not 0 <= label < len(choices):
         raise InputError(f"{where}: label {label} of {len(choices)} choices", "labels count from 0")

@@ -29,7 +29,8 @@ class LowRankConfig(BaseModel):
         ridge: Added to input statistics, as a share of their mean diagonal; tenfold when tokens are few.
         bias_correction: Let the bias take over the mean of what is lost; None does so where there is a bias.
         refine: Optimiser steps per block after the closed form.
-        tokens: Calibration tokens at most.
+        tokens: Calibration tokens at most; fewer than 256 say nothing.
+        gradient_tokens: Of these, how many go through the backward pass.
         context: Length of calibration windows; None takes min(max positions, tokenizer's limit, 2048).
         batch: Windows computed at a time.
         seed: Of the order of calibration rows and of refinement.
@@ -49,7 +50,8 @@ class LowRankConfig(BaseModel):
     ridge: float = Field(default=1e-3, ge=0.0)
     bias_correction: bool | None = None
     refine: int = Field(default=0, ge=0)
-    tokens: int = Field(default=32_768, ge=1)
+    tokens: int = Field(default=32_768, ge=256)
+    gradient_tokens: int = Field(default=16_384, ge=1)
     context: int | None = Field(default=None, ge=8)
     batch: int = Field(default=8, ge=1)
     seed: int = 0

@@ -102,7 +102,7 @@ def statistics_key(plan: Plan, windows: Windows, base_hash: str) -> str:
         "matrices": [matrix.name for matrix in plan.selected],
         "method": config.method,
         "outputs": config.outputs,
-        "gradients": config.needs_gradients,
+        "gradients": config.gradient_tokens if config.needs_gradients else 0,
         "ridge": config.ridge,
         "bias": config.bias_correction,
         "batch": config.batch,
@@ -127,10 +127,14 @@ def _gradients(
     if not shared.has(_GRADIENTS):
         model = load_whole(checkpoint, device)
         modules = list(dict.fromkeys(matrix.module for matrix in plan.selected))
-        total = -(-len(windows.ids) // plan.config.batch)
+        used = windows.limited(plan.config.gradient_tokens)
+        fisher = plan.config.method == "fwsvd"
+        total = -(-len(used.ids) // plan.config.batch)
         sums: dict[str, OutputGradients] = {}
         progress("gradients", 0, total)
-        for done, found in output_gradients(model, modules, windows, plan.config.batch, plan.config.seed):
+        for done, found in output_gradients(
+            model, modules, used, plan.config.batch, plan.config.seed, fisher
+        ):
             progress("gradients", done, total)
             sums = found
         shared.save(_GRADIENTS, _as_tensors(sums), {path: value.count for path, value in sums.items()})

@@ -69,12 +69,15 @@ def load_whole(checkpoint: Checkpoint, device: torch.device | str) -> nn.Module:
 
 
 def output_gradients(
-    model: nn.Module, modules: Sequence[str], windows: Windows, batch: int, seed: int
+    model: nn.Module, modules: Sequence[str], windows: Windows, batch: int, seed: int, fisher: bool
 ) -> Iterator[tuple[int, dict[str, OutputGradients]]]:
     """Gather gradients at the outputs of `modules`, batch by batch.
 
     The loss is summed over tokens: next-token cross-entropy for causal models, masked tokens for masked
     ones, and a label drawn from the model's own prediction for classification heads (the true Fisher).
+
+    Args:
+        fisher: Also gather the row sums of squared weight gradients, which take further products.
 
     Yields:
         (batches done, the sums so far); the last one is the result.
@@ -84,20 +87,24 @@ def output_gradients(
     device = next(model.parameters()).device
     pairs = zip(windows.ids.split(batch), windows.mask.split(batch), strict=True)
     for done, (ids, mask) in enumerate(pairs, 1):
-        with _observed(model, modules, mask if windows.padded else None, sums):
+        with _observed(model, modules, mask if windows.padded else None, sums, fisher):
             _loss(model, ids.to(device), mask.to(device), windows.padded, generator).backward()
         yield done, sums
 
 
 @contextmanager
 def _observed(
-    model: nn.Module, modules: Iterable[str], mask: Tensor | None, sums: dict[str, OutputGradients]
+    model: nn.Module,
+    modules: Iterable[str],
+    mask: Tensor | None,
+    sums: dict[str, OutputGradients],
+    fisher: bool,
 ) -> Iterator[None]:
     handles = []
     for path in modules:
 
         def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
-            inputs = args[0].detach()
+            inputs = args[0].detach() if fisher else None
             if output.requires_grad:
                 output.register_hook(lambda gradient: _add(sums, path, inputs, gradient, mask))
 
@@ -110,7 +117,7 @@ def _observed(
 
 
 def _add(
-    sums: dict[str, OutputGradients], path: str, inputs: Tensor, gradient: Tensor, mask: Tensor | None
+    sums: dict[str, OutputGradients], path: str, inputs: Tensor | None, gradient: Tensor, mask: Tensor | None
 ) -> None:
     rows = gradient.detach().reshape(-1, gradient.shape[-1])
     kept = rows if mask is None else rows[mask.reshape(-1).to(rows.device)]
@@ -121,7 +128,8 @@ def _add(
     if found is None:
         found = sums[path] = OutputGradients(torch.zeros_like(second), second.new_zeros(width))
     found.second += second
-    found.fisher += _fisher_rows(gradient.detach(), inputs)
+    if inputs is not None:
+        found.fisher += _fisher_rows(gradient.detach(), inputs)
     found.count += len(kept)
 
 

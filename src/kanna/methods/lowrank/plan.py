@@ -87,7 +87,12 @@ def make_plan(
         )
     if config.allocation is None and has_text and not gradients_fit and config.keep is not None:
         notes.append("allocation is uniform: gradients of the whole model do not fit in memory")
-    if resolved.needs_gradients and not (has_text and gradients_fit):
+    if resolved.refine and not has_text and resolved.keep != 1.0:
+        raise InputError(
+            "refinement trains blocks on calibration text, and there is none",
+            "give --calibration FILE (.jsonl or .txt, some ten thousand tokens), or leave out --refine",
+        )
+    if resolved.needs_gradients and not (has_text and gradients_fit) and resolved.keep != 1.0:
         why = "the model does not fit in memory for a backward pass" if has_text else "no calibration text"
         raise InputError(
             f"allocation {resolved.allocation}, outputs {resolved.outputs} and method {resolved.method} need "

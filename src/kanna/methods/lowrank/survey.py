@@ -46,7 +46,7 @@ class Survey:
 
     def means(self, layer: int) -> dict[str, Tensor]:
         """Matrix name -> (n,) mean input, of one block."""
-        return _strip(self.workspace.load(_name(layer)), "mean")
+        return _strip(self.workspace.load(_name(layer), ":mean"), "mean")
 
     def bases(self, layer: int) -> dict[str, Basis]:
         """Matrix name -> its basis, of one block."""
@@ -57,7 +57,7 @@ class Survey:
         found: dict[str, Tensor] = {}
         for layer in range(self.blocks):
             if self.workspace.has(_name(layer)):
-                found |= _strip(self.workspace.load(_name(layer)), kind)
+                found |= _strip(self.workspace.load(_name(layer), f":{kind}"), kind)
         return found
 
 
@@ -126,9 +126,10 @@ def _survey_missing(
         path, block = walker.inventory.blocks[layer], walker.load(layer)
         matrices = by_layer.get(layer, ())
         statistics, outputs = gather(block, path, matrices, stream, calls[layer], masks, walker.device)
-        _stream(workspace, layer + 1).save(outputs)
         if matrices and not workspace.has(_name(layer)):
             workspace.save(_name(layer), _decompose(block, path, matrices, statistics, config, gradients))
+        # The next block's hidden states say that this block is done: a killed run goes on from them.
+        _stream(workspace, layer + 1).save(outputs)
         stream.drop()
         stream = _stream(workspace, layer + 1)
     stream.drop()

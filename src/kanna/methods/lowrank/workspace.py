@@ -36,9 +36,10 @@ class Workspace:
         save_file(contiguous, partial, metadata={"format": "pt", "note": json.dumps(note, sort_keys=True)})
         partial.replace(self.directory / name)
 
-    def load(self, name: str) -> dict[str, Tensor]:
+    def load(self, name: str, ending: str = "") -> dict[str, Tensor]:
+        """The tensors of a file; only those whose names have that ending are read."""
         with safe_open(self._path(name), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys() if key.endswith(ending)}  # noqa: SIM118
 
     def note(self, name: str) -> Any:
         """The JSON note of a file."""

@@ -1,0 +1,86 @@
+"""Progress with an estimate of the time left: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+Progress = Callable[[str, int, int], None]
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def progress_on(stream: TextIO, quiet: bool = False) -> Iterator[Progress]:
+    """A function to call with (stage, done, total), which reports on `stream` until the block ends."""
+    if quiet:
+        yield lambda *_: None
+    elif stream.isatty():
+        with _bars(stream) as report:
+            yield report
+    else:
+        yield Lines(stream)
+
+
+class Lines:
+    """At most one line every few seconds, and one when the first stage begins.
+
+    Args:
+        stream: Where lines go.
+        clock: Seconds, from anywhere.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._stage, self._began, self._first = "", 0.0, 0
+        self._printed: float | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = self._clock()
+        if stage != self._stage:
+            self._stage, self._began, self._first = stage, now, done
+        if self._printed is not None and now - self._printed < SECONDS_BETWEEN_LINES:
+            return
+        self._printed = now
+        left = remaining(now - self._began, done - self._first, total - done)
+        tail = "" if left is None else f", about {duration(left)} left in this stage"
+        print(f"{stage} {done}/{total}{tail}", file=self._stream, flush=True)
+
+
+def remaining(elapsed: float, done: int, left: int) -> float | None:
+    """Seconds that `left` units will take if they go like the `done` ones; None where nothing tells."""
+    return None if done <= 0 or left <= 0 else elapsed / done * left
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3:05 min or 1:02:03 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
+
+
+@contextmanager
+def _bars(stream: TextIO) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(file=stream)) as bars:
+        tasks: dict[str, int] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield report

@@ -1,0 +1,73 @@
+"""Where kanna keeps files that are not results: unfinished work, and the cache between runs."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What the cache holds.
+
+    Args:
+        directory: Where it lies.
+        bytes: By kind, such as `statistics` and `spectra`.
+        cleared: Whether it was emptied after counting.
+    """
+
+    directory: Path
+    bytes: dict[str, int]
+    cleared: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "directory": str(self.directory),
+            "bytes": self.bytes,
+            "total_bytes": sum(self.bytes.values()),
+            "cleared": self.cleared,
+        }
+
+
+# What kanna itself puts there; `clear` touches nothing else.
+_KINDS = ("statistics", "spectra")
+
+
+def cache_directory() -> Path:
+    """$KANNA_CACHE, or the platform's cache directory for kanna."""
+    import platformdirs
+
+    chosen = os.environ.get("KANNA_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("kanna"))
+
+
+def cache_report(directory: Path | None = None) -> CacheReport:
+    """Bytes in the cache, by kind."""
+    root = directory or cache_directory()
+    return CacheReport(root, {kind: _size(root / kind) for kind in _KINDS})
+
+
+def clear_cache(directory: Path | None = None) -> CacheReport:
+    """Remove what kanna cached; says what was there."""
+    found = cache_report(directory)
+    for kind in _KINDS:
+        shutil.rmtree(found.directory / kind, ignore_errors=True)
+    return CacheReport(found.directory, found.bytes, cleared=True)
+
+
+def work_directory(out: Path) -> Path:
+    """Where an unfinished run for `out` keeps its pieces."""
+    return out.with_name(f"{out.name}.kanna-work")
+
+
+def unfinished(out: str | Path) -> bool:
+    """Whether a run for `out` was interrupted and can be resumed."""
+    return (work_directory(Path(out).expanduser().absolute()) / RUN).is_file()
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
