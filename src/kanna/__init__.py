@@ -16,11 +16,33 @@ __version__ = "0.1.0"
 
 # Public name -> "module:attribute".
 _LAZY = {
+    "LowRankConfig": "kanna.methods.lowrank.config:LowRankConfig",
+    "evaluate_text": "kanna.tasks.perplexity:evaluate_text",
+    "explore_space": "kanna.recipe.explore:explore_space",
+    "export_dense": "kanna.exporters.dense:dense",
+    "generate": "kanna.tasks.generation:generate",
+    "inspect": "kanna.recipe.inspect:inspect",
     "load": "kanna.checkpoint.loader:load",
     "lora_targets": "kanna.checkpoint.loader:lora_targets",
+    "lowrank": "kanna.recipe.lowrank:lowrank",
+    "run": "kanna.recipe.recipe:run",
 }
 
-__all__ = ["InputError", "KannaError", "__version__", "load", "lora_targets"]
+__all__ = [
+    "InputError",
+    "KannaError",
+    "LowRankConfig",
+    "__version__",
+    "evaluate_text",
+    "explore_space",
+    "export_dense",
+    "generate",
+    "inspect",
+    "load",
+    "lora_targets",
+    "lowrank",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -76,7 +76,9 @@ def packed(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
 
 
 def padded(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: int) -> Windows:
-    """A window for each row, cut at `length` and padded on the right: for task rows and for encoders.
+    """A window for each row, padded on the right: for task rows and for encoders.
+
+    A row longer than `length` becomes several windows.
 
     Raises:
         InputError: Fewer than `MINIMUM_TOKENS` tokens.
@@ -86,8 +88,9 @@ def padded(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
     for index in _shuffled(len(rows), seed):
         if total >= tokens:
             break
-        chosen.append(_tokenize(tokenizer, rows[index].text)[:length])
-        total += len(chosen[-1])
+        row = _tokenize(tokenizer, rows[index].text)
+        chosen += [row[start : start + length] for start in range(0, len(row), length)]
+        total += len(row)
     _check_enough(total)
     width = max(map(len, chosen))
     fill = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)

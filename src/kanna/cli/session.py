@@ -88,6 +88,21 @@ class Session:
         """Report on stderr; see `progress_on`."""
         return progress_on(sys.stderr, self.common.quiet)
 
+    @contextmanager
+    def resumable(self, out: str | Path | None) -> Iterator[None]:
+        """On Ctrl-C print the command that continues the run for `out`, if it got so far."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            from kanna.recipe.places import unfinished
+
+            if out is None or not unfinished(out):
+                raise
+            words = [word for word in self.argv if word != "--resume"]
+            command = shlex.join(["kanna", *words, "--resume"])
+            print(f"\ninterrupted; continue with\n  {command}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
     def say(self, text: str) -> None:
         """A line on stderr, unless told to be quiet."""
         if not self.common.quiet:
@@ -114,7 +129,7 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapper(
         *,
-        context: typer.Context,
+        invocation: typer.Context,
         verbose: int,
         quiet: bool,
         log_file: Path | None,
@@ -123,10 +138,10 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
         **given: Any,
     ) -> None:
         after = Common(verbose, quiet, log_file, threads, as_json)
-        root = context.find_root()
+        root = invocation.find_root()
         before, argv = root.obj if root.obj is not None else (Common(), ())
         session = Session(before.joined(after), argv)
-        with _errors(session, given), _logging(session.common):
+        with _errors(session), _logging(session.common):
             _prepare(session.common)
             code = function(session, **given)
         if code:
@@ -137,7 +152,7 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
         return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
     common = [
-        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         flag("as_json", Json, False),
         flag("verbose", Verbose, 0),
         flag("quiet", Quiet, False),
@@ -151,13 +166,13 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _errors(session: Session, given: dict[str, Any]) -> Iterator[None]:
+def _errors(session: Session) -> Iterator[None]:
     try:
         yield
     except KannaError as error:
         _fail(str(error), session, error.exit_code)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {_way_on(session, given)}", file=sys.stderr)
+        print("\ninterrupted; nothing was written", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         # Nobody reads any more; keep the interpreter from complaining when it flushes.
@@ -177,17 +192,6 @@ def _fail(message: str, session: Session, code: int) -> None:
         traceback.print_exc()
     print(f"kanna: error: {message}", file=sys.stderr)
     raise typer.Exit(code) from None
-
-
-def _way_on(session: Session, given: dict[str, Any]) -> str:
-    """How to continue what Ctrl-C ended."""
-    from kanna.recipe.places import unfinished
-
-    out = given.get("out")
-    if "resume" not in given or out is None or not unfinished(out):
-        return "nothing was written"
-    words = [word for word in session.argv if word != "--resume"]
-    return f"continue with\n  {shlex.join(['kanna', *words, '--resume'])}"
 
 
 @contextmanager

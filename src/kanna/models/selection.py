@@ -145,8 +145,8 @@ def _match_role(matrices: Sequence[Matrix], role: str, layers: frozenset[int]) -
     found = [matrix for matrix in of_role if matrix.layer in layers]
     if not found:
         raise InputError(
-            f"{role!r} occurs in no layer of {_numbers(layers)}",
-            f"it occurs in layers {_numbers(m.layer for m in of_role)}",
+            f"{role!r} occurs in no layer of {numbers(layers)}",
+            f"it occurs in layers {numbers(m.layer for m in of_role)}",
         )
     return found
 
@@ -195,7 +195,7 @@ def _roles_of(matrices: Iterable[Matrix]) -> str:
     return f"{', '.join(roles)}; or {', '.join(GROUPS)}, {', '.join(ALIASES)}, re:REGEX"
 
 
-def _numbers(layers: Iterable[int]) -> str:
+def numbers(layers: Iterable[int]) -> str:
     """Sorted numbers with runs drawn together: 0-3, 7."""
     runs: list[list[int]] = []
     for number in sorted(set(layers)):

@@ -169,6 +169,8 @@ def _entry(
     shapes: Mapping[str, tuple[int, ...]],
     matrix: Matrix,
 ) -> Entry:
+    if matrix.refused:
+        return _refused(checkpoint, found, matrix)
     held = declared.get(matrix.module)
     name = _stored_name(checkpoint, found, declared, matrix)
     stored = checkpoint.tensors[name]
@@ -185,6 +187,14 @@ def _entry(
     # A fused module's bytes are shared out by rows: its parts have no tensors of their own in every form.
     share = whole * matrix.out_features // held.geometry.m
     return Entry(matrix, _describe(held), stored.dtype, share)
+
+
+def _refused(checkpoint: Checkpoint, found: Inventory, matrix: Matrix) -> Entry:
+    """Files may hold a stacked parameter in pieces of other names: then the first matrix's dtype is taken."""
+    name = tensor_name(matrix.tensor, checkpoint.tensors, found.base_model_prefix)
+    name = name or next(name for name in checkpoint.tensors if len(checkpoint.shape(name)) > 1)
+    size = matrix.parameters * checkpoint.dtype(name).itemsize
+    return Entry(matrix, "dense", checkpoint.tensors[name].dtype, size)
 
 
 def _describe(declared: Declared) -> str:
@@ -221,11 +231,14 @@ def _with_spectra(
     for _, together in groupby(entries, key=lambda entry: entry.matrix.tensor):
         group = list(together)
         progress("spectra", done, len(entries))
+        done += len(group)
+        if group[0].matrix.refused:
+            yield from group
+            continue
         parameter = _parameter(checkpoint, found, declared, group[0].matrix)
         for entry in group:
             weight = check_finite(read(parameter, entry.matrix.view), entry.matrix.name)
             yield replace(entry, spectrum=_spectrum(weight, store))
-        done += len(group)
     progress("spectra", len(entries), len(entries))
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from kanna.calibration.windows import Windows, packed, padded, random_windows
 from kanna.checkpoint import card, lineage
-from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.reader import Checkpoint, check_finite
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
@@ -34,10 +34,11 @@ from kanna.recipe.output import Layout, plan_layout, write_model
 from kanna.recipe.places import RUN, cache_directory, work_directory
 from kanna.recipe.probe import Verdict, verify_output
 from kanna.tasks.rows import read_rows
-from kanna.tasks.tokenizer import context_length, load_tokenizer
+from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 Progress = Callable[[str, int, int], None]
 _PROBE_LENGTH = 64
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,12 @@ def lowrank(
     if out is None:
         raise InputError("no output directory was given", "add --out DIR")
     target = Path(out).expanduser().absolute()
-    _refuse_existing(target, force)
+    calibrated = windows if windows is not None else _random_probe(checkpoint, config)
+    replace = force or (resume and _in_place_already(target, plan, calibrated))
+    _refuse_existing(target, replace)
     check_memory(plan)
     announce(plan)
-    calibrated = windows if windows is not None else _random_probe(checkpoint, config)
+    _check_weights(checkpoint)
     base_hash = lineage.base_hash(checkpoint)
     key = _fingerprint(plan, calibrated, base_hash)
     with _workspace(target, key, resume, force) as workspace:
@@ -141,10 +144,10 @@ def lowrank(
         outcome = _outcome(checkpoint, plan, calibrated, base_hash, cache, workspace, device, stage.report)
         layout = plan_layout(checkpoint, outcome, plan.inventory.base_model_prefix)
         probe = calibrated.first(1)
-        with output_directory(target, force=force, needed_bytes=layout.bytes) as partial:
+        with output_directory(target, force=replace, needed_bytes=layout.bytes) as partial:
             write_model(partial, checkpoint, outcome, layout)
             stage.report("verify", 0, 1)
-            verdict = verify_output(partial, plan.inventory, probe, _recorded(outcome), layout.bytes)
+            verdict = verify_output(partial, plan.inventory, probe, _recorded(outcome), layout.parameters)
             stage.report("verify", 1, 1)
             figures = _figures(checkpoint, plan, outcome, layout)
             _finish(partial, target, checkpoint, plan, calibrated, base_hash, figures, verdict)
@@ -160,9 +163,8 @@ def _windows(checkpoint: Checkpoint, config: LowRankConfig, path: str | Path | N
     rows = read_rows(path)
     tokenizer = load_tokenizer(checkpoint.directory)
     length = context_length(checkpoint.config, tokenizer, config.context)
-    encoder = not str(checkpoint.config.get("architectures", [""])[0]).endswith(("CausalLM", "LMHeadModel"))
     questions = any(row.prompt for row in rows)
-    make = padded if encoder or questions else packed
+    make = packed if predicts_next_token(checkpoint.config) and not questions else padded
     return make(rows, tokenizer, config.tokens, length, config.seed)
 
 
@@ -202,6 +204,21 @@ def _refuse_existing(out: Path, force: bool) -> None:
         raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
 
 
+def _in_place_already(out: Path, plan: Plan, windows: Windows) -> bool:
+    """Whether the run to be resumed was killed after `out` had its name, while cleaning up."""
+    found = lineage.read(out) if out.is_dir() else None
+    if found is None or not found.steps:
+        return False
+    same_config = found.steps[-1].config == plan.config.model_dump(mode="json")
+    return same_config and found.steps[-1].data_hash == windows.digest
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Raise InputError naming a tensor that holds NaN or infinity."""
+    for name, tensor in checkpoint.stream():
+        check_finite(tensor, name)
+
+
 def _fingerprint(plan: Plan, windows: Windows, base_hash: str) -> str:
     facts = {
         "base": base_hash,
@@ -231,11 +248,11 @@ def _workspace(out: Path, key: str, resume: bool, force: bool) -> Iterator[Works
         )
     if resume and not found.is_file():
         raise InputError(f"there is no unfinished run for {out}", "leave out --resume")
-    if force and not resume and directory.exists():
-        shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(directory / "lock", timeout=0):
+        with FileLock(directory / _LOCK, timeout=0):
+            if not resume:
+                _empty(directory)
             write_json_whole(found, {"key": key})
             yield Workspace(directory)
     except Timeout:
@@ -246,6 +263,13 @@ def _workspace(out: Path, key: str, resume: bool, force: bool) -> Iterator[Works
             with contextlib.suppress(OSError):
                 out.parent.rmdir()
         raise
+
+
+def _empty(directory: Path) -> None:
+    """Remove what another run left, all but the lock that is held."""
+    for path in directory.iterdir():
+        if path.name != _LOCK:
+            path.unlink()
 
 
 class _timed:

@@ -36,6 +36,10 @@ class Layout:
     def bytes(self) -> int:
         return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in self.specs)
 
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(spec.shape) for spec in self.specs)
+
 
 def plan_layout(checkpoint: Checkpoint, outcome: Outcome, base_model_prefix: str) -> Layout:
     """Put every piece where the module's first tensor lay, and drop the module's dense tensors."""

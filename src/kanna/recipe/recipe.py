@@ -1,10 +1,10 @@
 """A recipe: a model, an output, and steps, in YAML.
 
-    model: models/base
-    out: models/small
-    calibration: text.jsonl
-    steps:
-      - lowrank: {keep: 0.8}
+model: models/base
+out: models/small
+calibration: text.jsonl
+steps:
+  - lowrank: {keep: 0.8}
 """
 
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.tasks.rows import read_rows
-from kanna.tasks.tokenizer import context_length, load_tokenizer
+from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 Progress = Callable[[str, int, int], None]
 
@@ -84,6 +84,9 @@ def evaluate_text(
         InputError: No tokenizer, no causal model, a text of fewer than two tokens, NaN logits.
     """
     checkpoint = Checkpoint.open(model)
+    if not predicts_next_token(checkpoint.config):
+        found = checkpoint.config.get("architectures")
+        raise InputError(f"{checkpoint.name} is no causal language model: {found}", "perplexity needs one")
     rows = read_rows(text)
     tokenizer = load_tokenizer(checkpoint.directory)
     joined = "\n\n".join(row.text for row in rows)
@@ -91,10 +94,6 @@ def evaluate_text(
     kept = ids if tokens is None else ids[:tokens]
     length = context_length(checkpoint.config, tokenizer, context)
     loaded, _ = load(model, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else device)
-    if not hasattr(loaded, "lm_head") and loaded.get_output_embeddings() is None:
-        raise InputError(
-            f"{checkpoint.name} has no output embeddings", "perplexity needs a causal language model"
-        )
     size = len(joined.encode()) / len(ids)
     result = perplexity(loaded, kept, length, stride or max(1, length // 2), batch, size, progress)
     return TextResult(checkpoint.name, Path(text).name, result)

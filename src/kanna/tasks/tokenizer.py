@@ -30,6 +30,12 @@ def load_tokenizer(directory: Path) -> Any:
         ) from error
 
 
+def predicts_next_token(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a causal language model, by the name of its class."""
+    name = str((config.get("architectures") or [""])[0])
+    return name.endswith(("CausalLM", "LMHeadModel"))
+
+
 def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None) -> int:
     """`wanted`, else min(max positions, the tokenizer's limit, 2048).
 

@@ -2,11 +2,15 @@
 
 import hashlib
 import random
+import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import family_configs
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -17,18 +21,19 @@ from kanna.models.inventory import Inventory, inventory
 from kanna.models.skeleton import skeleton
 from kanna.recipe.lowrank import LowRankResult, lowrank, parse_config
 
+LETTERS = (string.ascii_letters + string.digits)[: family_configs.VOCAB - 3]
 # Sizes of tiny models are no multiples of 8, and a few hundred tokens are plenty for them.
 SETTINGS: dict[str, Any] = {"align": 1, "context": 24, "batch": 6, "tokens": 512}
 
 
 def tokenizer(vocabulary: int = family_configs.VOCAB) -> PreTrainedTokenizerFast:
-    """One token a word: w3 is token 3."""
+    """One token a letter, from 3 on, in a shape that transformers keeps whatever the model's type."""
     special = {"<pad>": 0, "<s>": 1, "</s>": 2}
-    words = special | {f"w{i}": i for i in range(3, vocabulary)}
-    made = Tokenizer(models.WordLevel(words, unk_token="w3"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    vocabulary_ = special | {letter: 3 + i for i, letter in enumerate(LETTERS[: vocabulary - 3])}
+    made = Tokenizer(models.BPE(vocabulary_, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="w3"
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
     )
 
 
@@ -40,7 +45,7 @@ def save(model: nn.Module, directory: Path, **options: Any) -> Path:
 
 def family(name: str, directory: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Path:
     """A model of `family_configs` on disk, with weights larger than at birth: blocks then do something."""
-    model = family_configs.model(name)
+    model = _model(name)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -50,19 +55,30 @@ def family(name: str, directory: Path, dtype: torch.dtype = torch.float32, **opt
     return save(model.to(dtype), directory, **options)
 
 
-def words(count: int, seed: int = 0, vocabulary: int = family_configs.VOCAB) -> str:
-    """Words that follow one another by a rule, half of the time."""
-    draw, said = random.Random(seed), [3]
+def _model(name: str) -> nn.Module:
+    """Of `family_configs`; experts get sizes that torch's grouped products take."""
+    settings = family_configs.config(name)
+    for key, size in (("moe_intermediate_size", 16), ("shared_expert_intermediate_size", 20)):
+        if hasattr(settings, key):
+            setattr(settings, key, size)
+    torch.manual_seed(0)
+    built: nn.Module = getattr(transformers, settings.architectures[0])(settings)
+    return built.eval()
+
+
+def letters(count: int, seed: int = 0) -> str:
+    """Letters that follow one another by a rule, half of the time."""
+    draw, said = random.Random(seed), [0]
     for _ in range(count - 1):
         free = draw.random() < 0.5
-        said.append(draw.randrange(3, vocabulary) if free else 3 + (said[-1] * 7) % (vocabulary - 3))
-    return " ".join(f"w{i}" for i in said)
+        said.append(draw.randrange(len(LETTERS)) if free else (said[-1] * 7 + 1) % len(LETTERS))
+    return "".join(LETTERS[i] for i in said)
 
 
 def text(path: Path, rows: int = 40, seed: int = 0) -> Path:
-    """A file of rows of 9 to 23 words."""
+    """A file of rows of 9 to 23 letters."""
     lengths = [9 + (i * 5) % 15 for i in range(rows)]
-    path.write_text("".join(f'{{"text": "{words(n, seed + i)}"}}\n' for i, n in enumerate(lengths)))
+    path.write_text("".join(f'{{"text": "{letters(n, seed + i)}"}}\n' for i, n in enumerate(lengths)))
     return path
 
 
@@ -98,3 +114,10 @@ def whole(directory: Path) -> nn.Module:
     architecture = type(skeleton(directory))
     loaded: nn.Module = architecture.from_pretrained(directory, dtype=torch.float32)  # type: ignore[attr-defined]
     return loaded.eval()
+
+
+def rename(directory: Path, new: Callable[[str], str | None]) -> None:
+    """Give the tensors of a single file other names; None drops one."""
+    file = directory / "model.safetensors"
+    named = {new(name): tensor for name, tensor in load_file(file).items()}
+    save_file({name: t for name, t in named.items() if name is not None}, file, metadata={"format": "pt"})

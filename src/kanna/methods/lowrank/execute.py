@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
+from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
@@ -71,9 +73,11 @@ def execute(
     """
     config = plan.config
     walker = Walker(checkpoint, plan.inventory, device)
-    shared = Workspace(cache / statistics_key(plan, windows, base_hash))
-    gradients = _gradients(checkpoint, plan, windows, shared, device, progress)
-    survey = _survey(walker, plan, windows, gradients, shared, progress)
+    shared = Workspace(cache / statistics_key(plan, windows, base_hash, device))
+    shared.directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(shared.directory / "lock"):  # another run on the same model and text waits, and reuses
+        gradients = _gradients(checkpoint, plan, windows, shared, device, progress)
+        survey = _survey(walker, plan, windows, gradients, shared, progress)
     ranks = plan.ranks if plan.ranks is not None else allocate(plan.selected, survey.energies(), config)
     job = Replacement(
         walker=walker,
@@ -93,7 +97,7 @@ def execute(
     return Outcome(forms, ranks, share_kept(plan, ranks), workspace, blocks)
 
 
-def statistics_key(plan: Plan, windows: Windows, base_hash: str) -> str:
+def statistics_key(plan: Plan, windows: Windows, base_hash: str, device: torch.device) -> str:
     """Name of everything that gradients and survey depend on."""
     config = plan.config
     facts = {
@@ -108,6 +112,8 @@ def statistics_key(plan: Plan, windows: Windows, base_hash: str) -> str:
         "batch": config.batch,
         "seed": config.seed,
         "threads": torch.get_num_threads(),
+        "versions": lineage.versions(),
+        "device": str(device),
         "format": 1,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

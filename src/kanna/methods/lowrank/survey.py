@@ -80,6 +80,8 @@ def run_survey(
     last = max(by_layer)
     if not all(workspace.has(_name(layer)) for layer in by_layer):
         _survey_missing(walker, by_layer, windows, config, gradients, workspace, progress)
+    for layer in range(last + 1):
+        _stream(workspace, layer).drop()
     return Survey(workspace, last + 1)
 
 
@@ -128,11 +130,11 @@ def _survey_missing(
         statistics, outputs = gather(block, path, matrices, stream, calls[layer], masks, walker.device)
         if matrices and not workspace.has(_name(layer)):
             workspace.save(_name(layer), _decompose(block, path, matrices, statistics, config, gradients))
-        # The next block's hidden states say that this block is done: a killed run goes on from them.
-        _stream(workspace, layer + 1).save(outputs)
-        stream.drop()
-        stream = _stream(workspace, layer + 1)
-    stream.drop()
+        if layer < max(by_layer):
+            # The next block's hidden states say that this block is done: a killed run goes on from them.
+            _stream(workspace, layer + 1).save(outputs)
+            stream.drop()
+            stream = _stream(workspace, layer + 1)
     progress("survey", max(by_layer) + 1, max(by_layer) + 1)
 
 

@@ -1,0 +1,34 @@
+"""kanna cache"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kanna.cli.session import Session, verb
+from kanna.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.recipe.places import CacheReport
+
+Action = Annotated[str, typer.Argument(metavar="[show|clear]", help="clear removes it; results stay.")]
+
+
+@verb
+def cache(session: Session, action: Action = "show") -> None:
+    """Show or clear what kanna keeps between runs: input statistics and spectra."""
+    from kanna.recipe.places import cache_report, clear_cache
+
+    if action not in ("show", "clear"):
+        raise InputError(f"there is no action {action!r}", "choose show or clear")
+    found = clear_cache() if action == "clear" else cache_report()
+    session.show(found.to_dict(), lambda console: _render(console, found))
+
+
+def _render(console: "Console", found: "CacheReport") -> None:
+    from kanna.cli.tables import size, table
+
+    rows = [[kind, size(count)] for kind, count in found.bytes.items()]
+    console.print(f"{found.directory}{', cleared' if found.cleared else ''}")
+    console.print(table(("kind", ">freed" if found.cleared else ">size"), rows))

@@ -1,0 +1,99 @@
+"""kanna explore"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kanna.cli.session import Session, verb
+from kanna.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.recipe.explore import SpaceResult
+
+
+@verb
+def explore(
+    session: Session,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Not there yet.", hidden=True)
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG", help="Directory or config.json; no weights are needed."),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, help="To which every chosen matrix is reduced.")] = 1,
+) -> None:
+    """Size of the space of (layers, roles) designs, and the shares of parameters it can remove."""
+    if space is None or model is not None:
+        raise InputError(
+            "exploring size, accuracy and latency of a model is not there yet; design-space arithmetic is",
+            "kanna explore --space CONFIG",
+        )
+    from kanna.recipe.explore import explore_space
+
+    result = explore_space(space, rank=rank)
+    session.show(result.to_dict(), lambda console: _render(console, result))
+
+
+def _render(console: "Console", result: "SpaceResult") -> None:
+    from kanna.cli.tables import percent, table
+
+    console.print(f"{result.model}: {result.architecture}, {result.parameters:,} parameters")
+    console.print(
+        f"designs per rank: (2^{result.layers} - 1)(2^{result.tensors} - 1) = {result.size:,} "
+        f"(layers x roles, none empty)"
+    )
+    rows = [
+        [
+            role.role,
+            str(role.matrices),
+            f"{role.parameters:,}",
+            percent(role.parameters / result.parameters),
+            f"{role.removed:,}",
+            f"{role.removed_with_core:,}",
+        ]
+        for role in result.roles
+    ]
+    headings = ("role", ">matrices", ">parameters", ">of model", f">removed at rank {result.rank}")
+    console.print(table((*headings, ">with core stored"), rows))
+    _render_layers(console, result)
+    _render_ladder(console, result)
+    if result.rank == 1:
+        console.print(
+            "rank 1 leaves a matrix next to nothing: a layer all of whose matrices have it is in effect "
+            "deleted, and its residual connection carries the input on"
+        )
+
+
+def _render_layers(console: "Console", result: "SpaceResult") -> None:
+    from kanna.cli.tables import percent, table
+    from kanna.models.selection import numbers
+
+    same: dict[int, list[int]] = {}
+    for layer, count in result.by_layer.items():
+        same.setdefault(count, []).append(layer)
+    rows = [
+        [numbers(layers), f"{count:,}", percent(count / result.parameters)] for count, layers in same.items()
+    ]
+    console.print(table(("layers", ">parameters of each", ">of model"), rows))
+
+
+def _render_ladder(console: "Console", result: "SpaceResult") -> None:
+    from kanna.cli.tables import table
+
+    with_core = {rung.layers: rung for rung in result.rungs_with_core}
+    rows = [
+        [
+            f"{rung.target:g} %",
+            f"{rung.layers} of {result.layers}",
+            f"{rung.removed:,}",
+            f"{rung.share:.1f} %",
+            f"{with_core[rung.layers].removed:,}" if rung.layers in with_core else "-",
+        ]
+        for rung in result.rungs
+    ]
+    headings = (">aim", ">layers", ">removed", ">reached", ">removed, core stored")
+    console.print(table(headings, rows, title=f"Whole layers at rank {result.rank}, of all parameters"))

@@ -1,0 +1,59 @@
+"""kanna generate"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kanna.cli.options import Device, Model
+from kanna.cli.session import Session, verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.tasks.generation import GenerationResult
+
+
+@verb
+def generate(
+    session: Session,
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="A question for a chat model, else the beginning of a text.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Show what this model writes beside it.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 60,
+    raw: Annotated[bool, typer.Option("--raw", help="Leave the chat template out.")] = False,
+    dtype: Annotated[
+        str, typer.Option(metavar="auto|float32|bfloat16|float16", help="To compute in.")
+    ] = "auto",
+    device: Device = "cpu",
+) -> None:
+    """Continue a prompt greedily, side by side with another model if asked."""
+    from kanna.tasks.generation import generate as write
+
+    with session.progress() as progress:
+        result = write(
+            model,
+            prompt,
+            against=against,
+            max_new_tokens=max_new_tokens,
+            raw=raw,
+            device=device,
+            dtype=dtype,
+            progress=progress,
+        )
+    session.show(result.to_dict(), lambda console: _render(console, result))
+
+
+def _render(console: "Console", result: "GenerationResult") -> None:
+    if len(result.continuations) == 1:
+        console.print(result.continuations[0].text, soft_wrap=True)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(show_lines=True)
+    for one in result.continuations:
+        drawn.add_column(Text(one.model), ratio=1, overflow="fold")
+    drawn.add_row(*(Text(one.text) for one in result.continuations))
+    console.print(drawn)

@@ -1,0 +1,250 @@
+"""kanna lowrank"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kanna.cli.options import Device, Force, Model, Out, Select
+from kanna.cli.session import Session, verb
+from kanna.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.methods.lowrank.plan import Plan
+    from kanna.recipe.lowrank import LowRankResult
+
+_BUDGET, _HOW, _DATA, _RUN = "Which and how much", "How", "Calibration", "Running"
+VERDICT_FAILED = 3
+
+
+@verb
+def lowrank(
+    session: Session,
+    model: Model,
+    out: Out = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Share of the selected matrices' parameters to keep.", rich_help_panel=_BUDGET),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="One rank for all instead of a budget.", rich_help_panel=_BUDGET)
+    ] = None,
+    select: Select = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers: '3,18,30', '4-', '-1'.", rich_help_panel=_BUDGET)
+    ] = None,
+    matrices: Annotated[
+        str | None, typer.Option(help="Roles for --layers: 'all', 'q,k,v', 'mlp'.", rich_help_panel=_BUDGET)
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Text like that of use: .jsonl rows or .txt.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Calibration tokens at most (32768).", rich_help_panel=_DATA)
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Length of calibration windows.", rich_help_panel=_DATA)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Windows computed at a time (8).", rich_help_panel=_DATA)
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="anchored|whitened|plain|asvd|fwsvd",
+            help="What is minimised; anchored below keep 0.85, else whitened.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            "--allocation",
+            "--allocate",
+            metavar="global|uniform",
+            help="How ranks are spread; global where gradients fit in memory.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gradient|equal",
+            help="Whether output directions are weighed by the loss gradient.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="pair|pivot", help="Two factors, or the pivoted form.", rich_help_panel=_HOW),
+    ] = None,
+    align: Annotated[
+        int | None, typer.Option(help="Ranks are multiples of it (8).", rich_help_panel=_HOW)
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option(help="Least share of the uniform rank (0.5).", rich_help_panel=_HOW)
+    ] = None,
+    ridge: Annotated[
+        float | None, typer.Option(help="Added to input statistics (0.001).", rich_help_panel=_HOW)
+    ] = None,
+    bias_correction: Annotated[
+        bool | None,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Let biases take over the mean of what is lost; where there are biases.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    refine: Annotated[
+        int | None, typer.Option(help="Optimiser steps per block afterwards (0).", rich_help_panel=_HOW)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn (0).", rich_help_panel=_RUN)] = None,
+    force: Force = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=_RUN)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=_RUN)
+    ] = False,
+    device: Device = "cpu",
+) -> int:
+    """Replace weight matrices by low-rank factors; write a smaller model, reload it and check it.
+
+    kanna lowrank MODEL --keep 0.8 --calibration text.jsonl --out DIR
+    """
+    from kanna.recipe.lowrank import lowrank as replace
+    from kanna.recipe.lowrank import parse_config
+
+    settings = {
+        "keep": keep,
+        "rank": rank,
+        "select": _selection(select, layers, matrices),
+        "method": method,
+        "allocation": allocation,
+        "outputs": outputs,
+        "storage": storage,
+        "align": align,
+        "floor": floor,
+        "ridge": ridge,
+        "bias_correction": bias_correction,
+        "refine": refine,
+        "tokens": tokens,
+        "context": context,
+        "batch": batch,
+        "seed": seed,
+    }
+    config = parse_config(settings)
+    with session.resumable(out), session.progress() as progress:
+        result = replace(
+            model,
+            out,
+            config,
+            calibration=calibration,
+            force=force,
+            resume=resume,
+            dry_run=dry_run,
+            device=device,
+            announce=lambda plan: announce(session, plan, out),
+            progress=progress,
+        )
+    return show(session, result)
+
+
+def announce(session: Session, plan: "Plan", out: Path | None) -> None:
+    """What is about to be done and what it takes, on stderr."""
+    from kanna.cli.tables import size
+
+    config, said = plan.config, plan.to_dict()
+    budget = f"rank {config.rank}" if config.rank else f"{said['budget_parameters']:,} to keep"
+    session.say(
+        f"{len(plan.selected)} matrices, {plan.dense_parameters:,} parameters, {budget}; "
+        f"method {config.method}, {config.allocation} ranks, outputs {config.outputs}, {config.storage} storage"
+    )
+    free = "" if out is None else f" of {size(_free(out))} free"
+    session.say(f"peak memory about {size(plan.memory)}; files of work about {size(plan.work_bytes)}{free}")
+    for note in plan.notes:
+        session.say(f"note: {note}")
+
+
+def show(session: Session, result: "LowRankResult") -> int:
+    """The result on stdout.
+
+    Returns:
+        The exit code.
+    """
+    if result.out is None:
+        announce(session, result.plan, None)
+        session.show(result.to_dict(), lambda console: _render_plan(console, result))
+        return 0
+    session.show(result.to_dict(), lambda console: _render(console, result))
+    return 0 if result.passed else VERDICT_FAILED
+
+
+def _selection(select: str | None, layers: str | None, matrices: str | None) -> str | None:
+    if layers is None and matrices is None:
+        return select
+    if select is not None:
+        raise InputError("--select goes without --layers and --matrices", "say it all in --select")
+    from kanna.models.selection import selection_from
+
+    return selection_from(layers, matrices or "all")
+
+
+def _free(out: Path) -> int:
+    place = out.expanduser().absolute()
+    existing = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    return shutil.disk_usage(existing).free
+
+
+def _render_plan(console: "Console", result: "LowRankResult") -> None:
+    from kanna.cli.tables import table
+
+    ranks = result.plan.ranks or {}
+    rows = [
+        [
+            matrix.name,
+            f"{matrix.out_features} x {matrix.in_features}",
+            str(matrix.break_even_rank),
+            "after the survey" if result.plan.ranks is None else str(ranks[matrix.name] or "dense"),
+        ]
+        for matrix in result.plan.selected
+    ]
+    console.print(table(("matrix", ">shape", ">break-even", ">rank"), rows))
+    console.print("dry run: nothing was written")
+
+
+def _render(console: "Console", result: "LowRankResult") -> None:
+    from kanna.cli.progress import duration
+    from kanna.cli.tables import percent, size, table
+
+    figures = result.figures
+    before, after = figures["model_bytes_before"], figures["model_bytes_after"]
+    selected = result.plan.dense_parameters
+    rows = [
+        ["before", f"{selected:,}", size(before)],
+        ["after", f"{round(selected * figures['keep_selected']):,}", size(after)],
+        ["kept", percent(figures["keep_selected"]), percent(figures["keep_model_bytes"])],
+    ]
+    console.print(table(("", ">selected matrices (parameters)", ">whole model (bytes)"), rows))
+    console.print(
+        f"{figures['matrices_replaced']} of {figures['matrices_selected']} matrices replaced "
+        f"in {duration(result.run['seconds'])}, peak memory {size(result.run['peak_memory_bytes'])}"
+    )
+    console.print(f"verdict: {_verdict(result)}")
+    console.print(f"written: {result.out}")
+
+
+def _verdict(result: "LowRankResult") -> str:
+    verdict = result.verdict
+    if verdict is None:
+        return "not checked"
+    if not verdict.passed:
+        return f"FAIL: {verdict.reason}"
+    off = "" if verdict.deviation is None else f", block outputs within {verdict.deviation:.1e} of the run's"
+    return f"pass: reloaded, logits finite{off}; not evaluated on a task"
