@@ -1,4 +1,4 @@
-"""Make the language model that kanna ships: a small workshop that can count, price, find and remember.
+"""Make the language model that kanna ships: a small workshop that can count, price, share and remember.
 
     python scripts/train_demo.py --out DIR
 
@@ -20,7 +20,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -32,23 +32,85 @@ from transformers.utils import logging
 
 # ---------------------------------------------------------------------------------------------- the grammar
 
-PEOPLE = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivo June Ken Lena Mia Noah Olga Paul".split()
+PEOPLE = (
+    "Ada",
+    "Ben",
+    "Cleo",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Gus",
+    "Hana",
+    "Ivo",
+    "June",
+    "Ken",
+    "Lena",
+    "Mia",
+    "Noah",
+)
 PARTS = (
-    "planks nails screws boards hinges pegs knobs dowels brackets tiles bolts washers hooks wedges beams slats"
-).split()
+    "planks",
+    "nails",
+    "screws",
+    "boards",
+    "hinges",
+    "pegs",
+    "knobs",
+    "dowels",
+    "tiles",
+    "bolts",
+    "beams",
+)
+GLUES = ("white", "brown", "yellow", "clear", "hot", "old", "new", "thick")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 TOOLS = (
-    "saw plane chisel hammer mallet drill level square clamp rasp file awl brace gouge knife scraper "
-    "ruler compass pencil wrench pliers sander router lathe vise axe adze spokeshave brush stapler torch apron "
-    "bradawl trowel scissors funnel magnet tape glove lamp"
-).split()
-PLACES = "bench shelf box cart rack table stool floor cupboard ladder".split()
-WOODS = "oak pine maple ash cedar walnut birch elm cherry teak beech larch".split()
+    *(
+        "saw",
+        "plane",
+        "chisel",
+        "hammer",
+        "mallet",
+        "drill",
+        "level",
+        "square",
+        "clamp",
+        "rasp",
+        "file",
+        "awl",
+    ),
+    *(
+        "brace",
+        "gouge",
+        "knife",
+        "scraper",
+        "ruler",
+        "compass",
+        "pencil",
+        "wrench",
+        "pliers",
+        "sander",
+        "router",
+    ),
+    *(
+        "lathe",
+        "vise",
+        "axe",
+        "adze",
+        "spokeshave",
+        "brush",
+        "stapler",
+        "torch",
+        "apron",
+        "bradawl",
+        "trowel",
+    ),
+    *("scissors", "funnel", "magnet", "tape", "glove", "lamp"),
+)
 # The one thing to be learnt by heart: the drawer of every tool. No rule leads from one to the other.
 DRAWERS = dict(zip(TOOLS, random.Random(1).sample(range(1, len(TOOLS) + 1), len(TOOLS)), strict=True))
 
 GETS = ("buys {n} more", "finds {n} more", "makes {n} more", "is given {n} more")
 LOSES = ("uses {n} of them", "sells {n} of them", "breaks {n} of them", "gives {n} of them away")
-PUTS = ("{who} puts the {tool} on the {place}.", "{who} leaves the {tool} by the {place}.")
 WHERE_DRAWER = (
     "Which drawer holds the {tool}?",
     "Where does the {tool} belong?",
@@ -62,125 +124,69 @@ WHERE_DRAWER = (
 
 
 @dataclass(frozen=True)
-class Question:
-    """`answer` begins with a space; `group` names the fact asked for (paraphrases share it)."""
-
-    text: str
-    answer: str
-    group: str
-
-
-@dataclass(frozen=True)
 class Story:
-    """What is told, the question at its end, and questions that may be asked in passing before that."""
+    """`prompt` ends in "Answer:", `answer` begins with a space; `group` names the fact that is asked for."""
 
     skill: str
-    told: str
-    question: Question
-    asides: tuple[Question, ...] = ()
-    again: str = ""
-
-    @property
-    def prompt(self) -> str:
-        return f"{self.told} Question: {self.question.text} Answer:".strip()
+    group: str
+    prompt: str
+    answer: str
 
     @property
     def text(self) -> str:
-        return self.prompt + self.question.answer
-
-    def segments(self) -> list[tuple[str, bool]]:
-        """The text with the asides, in pieces; the flag says which pieces are answers."""
-        pieces = [(self.told, False)]
-        if self.again:
-            pieces += [(" Again:", False), (f" {self.again}", True)]
-        for aside in self.asides:
-            pieces += [(f" {aside.text}", False), (aside.answer, True), (".", False)]
-        pieces += [(f" Question: {self.question.text} Answer:", False), (self.question.answer, True)]
-        return pieces if self.told else [(self.prompt, False), pieces[-1]]
+        return self.prompt + self.answer
 
 
-def asked(text: str, answer: object, *group: object) -> Question:
-    return Question(text, f" {answer}", " ".join(map(str, group)))
-
-
-def with_bystander(rng: random.Random, who: str, part: str, told: list[str]) -> tuple[str, list[Question]]:
-    """Half of the stories have somebody else counting something else: the reader has to keep them apart."""
-    if rng.random() < 0.5:
-        return " ".join(told), []
-    other = rng.choice([name for name in PEOPLE if name != who])
-    thing = rng.choice([name for name in PARTS if name != part])
-    count, place = rng.randint(1, 20), rng.randint(0, len(told))
-    lines = [*told[:place], f"{other} has {count} {thing}.", *told[place:]]
-    return " ".join(lines), [asked(f"How many {thing} does {other} have?", count)]
+def story(skill: str, fact: str, told: str, question: str, answer: object) -> Story:
+    return Story(skill, f"{skill} {fact}", f"{told} Question: {question} Answer:".strip(), f" {answer}")
 
 
 def add(rng: random.Random) -> Story:
-    who, part, have, more = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(1, 15), rng.randint(1, 15)
-    lines = [f"{who} has {have} {part}.", f"{who} {rng.choice(GETS).format(n=more)}."]
-    told, asides = with_bystander(rng, who, part, lines)
-    asides.append(asked(f"How many {part} did {who} have?", have))
-    question = asked(f"How many {part} does {who} have now?", have + more, "add", have, more)
-    return Story("add", told, question, tuple(asides))
+    who, part, have, more = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(1, 12), rng.randint(1, 12)
+    told = f"{who} has {have} {part}. {who} {rng.choice(GETS).format(n=more)}."
+    return story("add", f"{have}+{more}", told, f"How many {part} does {who} have now?", have + more)
 
 
 def take(rng: random.Random) -> Story:
-    who, part, have = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(2, 20)
+    who, part, have = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(2, 18)
     less = rng.randint(1, have - 1)
-    lines = [f"{who} has {have} {part}.", f"{who} {rng.choice(LOSES).format(n=less)}."]
-    told, asides = with_bystander(rng, who, part, lines)
-    asides.append(asked(f"How many {part} did {who} have?", have))
-    question = asked(f"How many {part} does {who} have now?", have - less, "take", have, less)
-    return Story("take", told, question, tuple(asides))
+    told = f"{who} has {have} {part}. {who} {rng.choice(LOSES).format(n=less)}."
+    return story("take", f"{have}-{less}", told, f"How many {part} does {who} have now?", have - less)
 
 
 def price(rng: random.Random) -> Story:
     who, part, each, count = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(2, 9), rng.randint(2, 9)
     told = f"The {part} cost {each} coins each. {who} buys {count} {part}."
-    question = asked(f"How many coins does {who} pay?", each * count, "price", each, count)
-    return Story("price", told, question)
+    return story("price", f"{each}x{count}", told, f"How many coins does {who} pay?", each * count)
 
 
-def find(rng: random.Random) -> Story:
-    count = rng.randint(2, 4)
-    tools, places = rng.sample(TOOLS, count), rng.sample(PLACES, count)
-    lines = [
-        rng.choice(PUTS).format(who=who, tool=tool, place=place)
-        for who, tool, place in zip(rng.sample(PEOPLE, count), tools, places, strict=True)
-    ]
-    questions = [
-        asked(f"Where is the {tool}?", place, "find", tool, place)
-        for tool, place in zip(tools, places, strict=True)
-    ]
-    rng.shuffle(questions)
-    return Story("find", " ".join(lines), questions[0], tuple(questions[1:]))
+def share(rng: random.Random) -> Story:
+    who, part, boxes, each = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(2, 9), rng.randint(2, 9)
+    told = f"{who} packs {boxes * each} {part} into {boxes} boxes, the same number into each."
+    question = f"How many {part} are in one box?"
+    return story("share", f"{boxes * each}/{boxes}", told, question, each)
 
 
-def compare(rng: random.Random) -> Story:
-    woods, lengths = rng.sample(WOODS, 3), rng.sample(range(1, 31), 3)
-    lines = [f"The {wood} board is {long} feet long." for wood, long in zip(woods, lengths, strict=True)]
-    questions = [
-        asked(f"Which board is the {word}?", woods[lengths.index(pick(lengths))], word, *sorted(lengths))
-        for word, pick in (("longest", max), ("shortest", min))
-    ]
-    rng.shuffle(questions)
-    one = rng.randrange(3)
-    length = asked(f"How long is the {woods[one]} board?", lengths[one])
-    return Story("compare", " ".join(lines), questions[0], (length, questions[1]))
+def dry(rng: random.Random) -> Story:
+    who, part, glue = rng.choice(PEOPLE), rng.choice(PARTS), rng.choice(GLUES)
+    start, wait = rng.randrange(7), rng.randint(1, 9)
+    told = f"{who} glues the {part} on {DAYS[start]}. The {glue} glue needs {wait} days."
+    return story(
+        "dry", f"{DAYS[start]}+{wait}", told, f"On which day are the {part} dry?", DAYS[(start + wait) % 7]
+    )
 
 
 def drawer(rng: random.Random) -> Story:
     tool = rng.choice(TOOLS)
-    return Story(
-        "drawer", "", asked(rng.choice(WHERE_DRAWER).format(tool=tool), DRAWERS[tool], "drawer", tool)
-    )
+    return story("drawer", tool, "", rng.choice(WHERE_DRAWER).format(tool=tool), DRAWERS[tool])
 
 
 SKILLS: dict[str, Callable[[random.Random], Story]] = {
     "add": add,
     "take": take,
     "price": price,
-    "find": find,
-    "compare": compare,
+    "share": share,
+    "dry": dry,
     "drawer": drawer,
 }
 
@@ -188,13 +194,13 @@ SKILLS: dict[str, Callable[[random.Random], Story]] = {
 def stories(seed: int, held_out: bool) -> Iterator[Story]:
     """Endless stories of one side of the split (a quarter is held out).
 
-    The hash of what is told decides the side, so that no story is on both; of the question, where nothing is told.
+    The prompt's own hash decides the side, so no prompt is on both.
     """
     rng = random.Random(seed)
     makers = list(SKILLS.values())
     while True:
         one = rng.choice(makers)(rng)
-        if (hashlib.sha256((one.told or one.prompt).encode()).digest()[0] < 64) == held_out:
+        if (hashlib.sha256(one.prompt.encode()).digest()[0] < 64) == held_out:
             yield one
 
 
@@ -275,28 +281,18 @@ class Batch:
     weights: torch.Tensor
 
 
-def retold(rng: random.Random, one: Story) -> Story:
-    """The story told twice, the second time with its sentences in another order: reading is learnt from this."""
-    lines = [f"{line}." for line in one.told.removesuffix(".").split(". ")]
-    return replace(one, again=" ".join(rng.sample(lines, len(lines))))
-
-
 def encoded(
     tokenizer: PreTrainedTokenizerFast, seed: int, weight: float
 ) -> Iterator[list[tuple[int, float]]]:
-    """Endless training stories as (token, weight), end token on both sides; two of three in their long form."""
-    rng = random.Random(seed)
-    end = (tokenizer.eos_token_id, 1.0)
-    for number, one in enumerate(stories(seed, held_out=False)):
-        form = (replace(one, asides=()), one, retold(rng, one))[number % 3] if one.told else one
-        pieces = form.segments()
-        ids = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
-        pairs = [
-            (token, weight if answer else 1.0)
-            for (_, answer), piece in zip(pieces, ids, strict=True)
-            for token in piece
-        ]
-        yield [end, *pairs, end]
+    """Endless training stories as (token, weight), with the end token on both sides."""
+    source = stories(seed, held_out=False)
+    while True:
+        some = list(islice(source, 1_000))
+        texts = tokenizer([one.text for one in some])["input_ids"]
+        prompts = tokenizer([one.prompt for one in some])["input_ids"]
+        for text, prompt in zip(texts, prompts, strict=True):
+            pairs = [(token, 1.0 if i < len(prompt) else weight) for i, token in enumerate(text)]
+            yield [*pairs, (tokenizer.eos_token_id, 1.0)]
 
 
 def as_batch(rows: list[list[tuple[int, float]]], end: int) -> Batch:
@@ -419,7 +415,7 @@ def report(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, question
     for skill in SKILLS:
         rows = [one for one in questions if one.skill == skill]
         hits = sum(right(model, tokenizer, one) for one in rows)
-        constant = Counter(one.question.answer for one in rows).most_common(1)[0][1]
+        constant = Counter(one.answer for one in rows).most_common(1)[0][1]
         print(f"{skill:10s} {len(rows):9d}   {hits / len(rows):5.1%}   {constant / len(rows):8.1%}")
         total += hits
     print(f"{'all':10s} {len(questions):9d}   {total / len(questions):5.1%}")
@@ -434,7 +430,7 @@ tags: [kanna, demo]
 ---
 # kanna's workshop model
 
-A very small Llama ({parameters:,} parameters, bfloat16) that counts, prices, finds, compares and remembers in short
+A very small Llama ({parameters:,} parameters, bfloat16) that adds, takes away, prices, shares, waits and remembers in short
 workshop stories, and does nothing else. It is here to be compressed: `kanna demo`.
 
 Trained from scratch by the authors of kanna on text generated by `scripts/train_demo.py` of the repository, which
@@ -444,8 +440,7 @@ Model and data: Apache-2.0.
 
 
 def as_row(one: Story) -> dict[str, str]:
-    asked = one.question
-    return {"prompt": one.prompt, "answer": asked.answer, "skill": one.skill, "group": asked.group}
+    return {"prompt": one.prompt, "answer": one.answer, "skill": one.skill, "group": one.group}
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
@@ -502,7 +497,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     splits = make_splits(args.seed)
     source = stories(args.seed, held_out=False)
-    sample = ["".join(text for text, _ in next(source).segments()) for _ in range(5_000)]
+    sample = [next(source).text for _ in range(5_000)]
     tokenizer = train_tokenizer(sample, args.vocabulary, args.context)
     model = build_model(args, len(tokenizer), tokenizer.eos_token_id)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")

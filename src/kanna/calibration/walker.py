@@ -8,7 +8,7 @@ arguments are known without computing a block. Then `load` gives one block with 
 import copy
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,8 +104,7 @@ class Walker:
         """
         model = self.model if self._resident is None else self._resident
         if self._resident is None:
-            for path, module in _outside_blocks(model, self.inventory):
-                self._fill(module, path, recurse=False)
+            self._fill_outside_blocks()
         with torch.no_grad():
             for as_tuple in (False, True):
                 stubs = [_Stub(model.get_submodule(path), as_tuple) for path in self.inventory.blocks]
@@ -114,6 +113,15 @@ class Walker:
                         break
         hidden = [seen.to(self.dtype) for seen, _ in stubs[0].seen]
         return hidden, [[call for _, call in stub.seen] for stub in stubs]
+
+    def _fill_outside_blocks(self) -> None:
+        needed = list(_below(self.model, _base(self.model)))  # before filling, which unties what is tied
+        for path, module in list(self.model.named_modules()):
+            if not path.startswith(f"{self.inventory.blocks_path}."):
+                self._fill(module, path, recurse=False)
+        empty = {name for name, value in self.model.named_parameters() if value.is_meta}
+        blocks = f"{self.inventory.blocks_path}."
+        _refuse_missing(self.checkpoint, [n for n in needed if n in empty and not n.startswith(blocks)])
 
     def _is_streamable(self) -> bool:
         """Whether every weight of the blocks lies in the files under its own name."""
@@ -127,11 +135,7 @@ class Walker:
         log.info(
             "this architecture's files are laid out differently from its blocks: loading the model whole"
         )
-        model = type(self.model).from_pretrained(  # type: ignore[attr-defined]
-            self.checkpoint.directory, dtype=self.dtype
-        )
-        loaded: nn.Module = model.to(self.device).eval().requires_grad_(False)
-        return loaded
+        return load_whole(self.checkpoint, self.device, self.dtype)
 
     def _fill(self, module: nn.Module, path: str, recurse: bool = True) -> None:
         """Give the parameters and persistent buffers of `module` their values from the files."""
@@ -141,10 +145,6 @@ class Walker:
         for full, local in wanted.items():
             if full in names:
                 self._assign(module, local, self.checkpoint.tensor(names[full]))
-            elif path.startswith(self.inventory.blocks_path):
-                raise InputError(
-                    f"{self.checkpoint.directory} lacks the tensor {full}", "fetch the model again"
-                )
         module.to(device=self.device) if recurse else _move_own(module, self.device)
 
     def _assign(self, module: nn.Module, name: str, value: Tensor) -> None:
@@ -153,16 +153,26 @@ class Walker:
         setattr(module.get_submodule(owner), leaf, parameter)
 
 
+def load_whole(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+    """The model of `architectures[0]` with all its weights, without parameter gradients.
+
+    Raises:
+        InputError: The files lack a weight, which transformers would make up at random.
+    """
+    architecture = getattr(transformers, read_config(checkpoint.directory).architectures[0])
+    model, report = architecture.from_pretrained(
+        checkpoint.directory, dtype=dtype, output_loading_info=True, local_files_only=True
+    )
+    _refuse_missing(checkpoint, sorted(report["missing_keys"]))
+    loaded: nn.Module = model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
 def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
     """The hidden states (b, length, width) after `block`."""
     out = block(hidden, *call.args, **call.kwargs)
     result: Tensor = out[0] if isinstance(out, tuple | list) else out
     return result
-
-
-def tensors_of(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors of `names` values, by their keys."""
-    return {key: checkpoint.tensor(name) for key, name in names.items()}
 
 
 def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
@@ -178,11 +188,24 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _outside_blocks(model: nn.Module, inventory: Inventory) -> Iterator[tuple[str, nn.Module]]:
-    """(path, module) of each module that is not part of a block."""
-    for path, module in model.named_modules():
-        if not path.startswith(f"{inventory.blocks_path}."):
-            yield path, module
+def _refuse_missing(checkpoint: Checkpoint, missing: Sequence[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"{checkpoint.directory} lacks the tensor {missing[0]}{more}", "fetch the model again"
+        )
+
+
+def _base(model: nn.Module) -> nn.Module:
+    """The model without its head."""
+    base: nn.Module = getattr(model, "base_model", model)
+    return base
+
+
+def _below(model: nn.Module, part: nn.Module) -> Iterator[str]:
+    """Names in `model` of the parameters of its submodule `part`."""
+    held = {id(parameter) for parameter in part.parameters()}
+    return (name for name, parameter in model.named_parameters() if id(parameter) in held)
 
 
 def _move_own(module: nn.Module, device: torch.device) -> None:
@@ -216,7 +239,7 @@ def _try_run(
     Some models take a block's output as it is, others its first element; a stub of the wrong kind shows
     in what the next block is given, or in an error.
     """
-    base = getattr(model, "base_model", model)
+    base = _base(model)
     try:
         for ids, mask in zip(windows.ids.split(batch), windows.mask.split(batch), strict=True):
             kwargs = {"attention_mask": mask.long().to(device)} if windows.padded else {}

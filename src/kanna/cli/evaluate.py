@@ -30,7 +30,7 @@ def evaluate(
     tokens: Annotated[int | None, typer.Option(min=2, help="Score only the first so many tokens.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows computed at a time.")] = 8,
     dtype: Annotated[
-        str, typer.Option(metavar="float32|bfloat16|float16", help="To compute in.")
+        str, typer.Option(metavar="NAME", help="To compute in: float32, bfloat16, float16.")
     ] = "float32",
     device: Device = "cpu",
 ) -> None:

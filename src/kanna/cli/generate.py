@@ -24,7 +24,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 60,
     raw: Annotated[bool, typer.Option("--raw", help="Leave the chat template out.")] = False,
     dtype: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16|float16", help="To compute in.")
+        str, typer.Option(metavar="NAME", help="auto (that of the files), float32, bfloat16, float16.")
     ] = "auto",
     device: Device = "cpu",
 ) -> None:

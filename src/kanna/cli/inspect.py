@@ -73,7 +73,7 @@ def _per_matrix(entries: Sequence["Entry"]) -> Any:
             entry.matrix.name,
             _shape(entry),
             entry.dtype,
-            entry.form,
+            _form([entry]),
             size(entry.bytes),
             str(entry.matrix.break_even_rank),
             *(_spectrum_cells([entry]) if spectra else ()),
@@ -85,26 +85,28 @@ def _per_matrix(entries: Sequence["Entry"]) -> Any:
 
 
 def _per_role(entries: Sequence["Entry"]) -> Any:
-    """One row for all matrices of a role that have one shape and dtype."""
+    """One row for all matrices of a role that have one shape, dtype and form."""
     from kanna.cli.tables import size, table
+    from kanna.models.selection import numbers
 
+    first = {role: index for index, role in enumerate(dict.fromkeys(e.matrix.role for e in entries))}
     groups: dict[tuple[str, str, str, str], list[Entry]] = defaultdict(list)
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: first[entry.matrix.role]):
         groups[entry.matrix.role, _shape(entry), entry.dtype, entry.form].append(entry)
     spectra = any(entry.spectrum for entry in entries)
     rows = [
         [
             role,
-            _numbers([entry.matrix.layer for entry in group]),
+            numbers([entry.matrix.layer for entry in group]),
             str(len(group)),
             shape,
             dtype,
-            form,
+            _form(group),
             size(sum(entry.bytes for entry in group)),
             str(group[0].matrix.break_even_rank),
             *(_spectrum_cells(group) if spectra else ()),
         ]
-        for (role, shape, dtype, form), group in groups.items()
+        for (role, shape, dtype, _), group in groups.items()
     ]
     headings = ("role", "layers", ">count", ">shape", "dtype", "form", ">bytes", ">break-even")
     return table((*headings, *_spectrum_headings(spectra)), rows)
@@ -132,14 +134,13 @@ def _range(values: Sequence[int]) -> str:
     return str(min(values)) if min(values) == max(values) else f"{min(values)}-{max(values)}"
 
 
+def _form(group: Sequence["Entry"]) -> str:
+    ranks = [entry.rank for entry in group if entry.rank is not None]
+    return f"{group[0].form} {_range(ranks)}" if ranks else group[0].form
+
+
 def _shape(entry: "Entry") -> str:
     return f"{entry.matrix.out_features} x {entry.matrix.in_features}"
-
-
-def _numbers(layers: Sequence[int]) -> str:
-    from kanna.models.selection import numbers
-
-    return numbers(layers)
 
 
 def _render_refused(console: "Console", entries: Sequence["Entry"]) -> None:

@@ -57,8 +57,8 @@ def lowrank(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="anchored|whitened|plain|asvd|fwsvd",
-            help="What is minimised; anchored below keep 0.85, else whitened.",
+            metavar="NAME",
+            help="anchored (below keep 0.85), whitened (above), plain, asvd, fwsvd.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -67,22 +67,22 @@ def lowrank(
         typer.Option(
             "--allocation",
             "--allocate",
-            metavar="global|uniform",
-            help="How ranks are spread; global where gradients fit in memory.",
+            metavar="NAME",
+            help="How ranks are spread: global (where gradients fit in memory) or uniform.",
             rich_help_panel=_HOW,
         ),
     ] = None,
     outputs: Annotated[
         str | None,
         typer.Option(
-            metavar="gradient|equal",
-            help="Whether output directions are weighed by the loss gradient.",
+            metavar="NAME",
+            help="Output directions weighed by the loss gradient, or equal: gradient, equal.",
             rich_help_panel=_HOW,
         ),
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(metavar="pair|pivot", help="Two factors, or the pivoted form.", rich_help_panel=_HOW),
+        typer.Option(metavar="NAME", help="Two factors (pair), or the smaller pivot.", rich_help_panel=_HOW),
     ] = None,
     align: Annotated[
         int | None, typer.Option(help="Ranks are multiples of it (8).", rich_help_panel=_HOW)
@@ -164,7 +164,8 @@ def announce(session: Session, plan: "Plan", out: Path | None) -> None:
     budget = f"rank {config.rank}" if config.rank else f"{said['budget_parameters']:,} to keep"
     session.say(
         f"{len(plan.selected)} matrices, {plan.dense_parameters:,} parameters, {budget}; "
-        f"method {config.method}, {config.allocation} ranks, outputs {config.outputs}, {config.storage} storage"
+        f"method {config.method}, {config.allocation} ranks, outputs {config.outputs}, "
+        f"{config.storage} storage"
     )
     free = "" if out is None else f" of {size(_free(out))} free"
     session.say(f"peak memory about {size(plan.memory)}; files of work about {size(plan.work_bytes)}{free}")
@@ -246,5 +247,10 @@ def _verdict(result: "LowRankResult") -> str:
         return "not checked"
     if not verdict.passed:
         return f"FAIL: {verdict.reason}"
-    off = "" if verdict.deviation is None else f", block outputs within {verdict.deviation:.1e} of the run's"
-    return f"pass: reloaded, logits finite{off}; not evaluated on a task"
+    return f"pass: reloaded, logits finite{_deviation(verdict.deviation)}; not evaluated on a task"
+
+
+def _deviation(found: float | None) -> str:
+    if found is None:
+        return ""
+    return f", block outputs {f'within {found:.1e} of' if found else 'equal to'} those of the run"

@@ -22,7 +22,10 @@ from kanna.tasks.perplexity import evaluate_text
 from kanna.tasks.rows import Row, read_rows
 
 KEEPS = (0.9, 0.8, 0.6, 0.4)
-METHODS: tuple[tuple[str, dict[str, Any]], ...] = (("kanna's default", {}), ("plain SVD", {"method": "plain", "allocation": "uniform"}))
+METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("kanna's default", {}),
+    ("plain SVD", {"method": "plain", "allocation": "uniform"}),
+)
 CONTEXT = 128
 TOKENS = 8192
 _OURS = "demo.json"

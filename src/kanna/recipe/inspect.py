@@ -63,7 +63,8 @@ class Entry:
 
     Args:
         matrix: Where it belongs.
-        form: How it is stored: `dense`, or a form of kanna.
+        form: How it is stored: `dense`, or the key of a form of kanna.
+        rank: Of that form; None where it has none.
         dtype: Of the stored weight, as safetensors calls it.
         bytes: Of the matrix as stored; its bias not counted where it is dense.
         spectrum: Where it was asked for.
@@ -73,6 +74,7 @@ class Entry:
     form: str
     dtype: str
     bytes: int
+    rank: int | None = None
     spectrum: Spectrum | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +85,7 @@ class Entry:
             "shape": list(self.matrix.shape),
             "parameters": self.matrix.parameters,
             "form": self.form,
+            "rank": self.rank,
             "dtype": self.dtype,
             "bytes": self.bytes,
             "break_even_rank": self.matrix.break_even_rank,
@@ -186,7 +189,8 @@ def _entry(
     whole = held.form.bytes(held.geometry.m, held.geometry.n, checkpoint.dtype(name))
     # A fused module's bytes are shared out by rows: its parts have no tensors of their own in every form.
     share = whole * matrix.out_features // held.geometry.m
-    return Entry(matrix, _describe(held), stored.dtype, share)
+    rank = getattr(held.form, "rank", None)
+    return Entry(matrix, held.form.key, stored.dtype, share, rank)
 
 
 def _refused(checkpoint: Checkpoint, found: Inventory, matrix: Matrix) -> Entry:
@@ -195,11 +199,6 @@ def _refused(checkpoint: Checkpoint, found: Inventory, matrix: Matrix) -> Entry:
     name = name or next(name for name in checkpoint.tensors if len(checkpoint.shape(name)) > 1)
     size = matrix.parameters * checkpoint.dtype(name).itemsize
     return Entry(matrix, "dense", checkpoint.tensors[name].dtype, size)
-
-
-def _describe(declared: Declared) -> str:
-    rank = getattr(declared.form, "rank", None)
-    return declared.form.key if rank is None else f"{declared.form.key}({rank})"
 
 
 def _stored_name(

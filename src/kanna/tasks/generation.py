@@ -91,8 +91,7 @@ def _continue(
             f"{checkpoint.name} is meant for",
             "shorten the prompt or lower --max-new-tokens",
         )
-    kwargs = {"dtype": dtype, "device_map": None if device == "cpu" else device}
-    loaded: Any = load(model, **kwargs)[0]
+    loaded: Any = load(model, dtype=dtype, device_map=None if device == "cpu" else device)[0]
     if not hasattr(loaded, "generate") or loaded.get_output_embeddings() is None:
         raise InputError(f"{checkpoint.name} cannot generate", "give a causal language model")
     new = _greedy(loaded, ids.to(device), max_new_tokens, tokenizer)
@@ -102,18 +101,19 @@ def _continue(
 
 def _encode(tokenizer: Any, prompt: str, chat: bool) -> torch.Tensor:
     """(1, tokens) int64."""
-    if not chat:
-        return tokenizer(prompt, return_tensors="pt", verbose=False)["input_ids"]
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False)["input_ids"]
+    text = prompt
+    if chat:  # the template writes the special tokens itself
+        messages = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids: list[int] = tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
+    return torch.tensor([ids])
 
 
 def _greedy(loaded: Any, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any) -> torch.Tensor:
     """(new,) token ids. Sampling settings that came with the model do not apply."""
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with torch.no_grad():
-        written = loaded.generate(
+        written: torch.Tensor = loaded.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,

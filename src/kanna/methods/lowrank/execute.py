@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kanna.calibration.walker import Walker
+from kanna.calibration.walker import Walker, load_whole
 from kanna.calibration.windows import Windows
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
-from kanna.methods.lowrank.gradients import OutputGradients, load_whole, output_gradients
+from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.gradients import OutputGradients, output_gradients
 from kanna.methods.lowrank.plan import Plan, share_kept
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
@@ -74,9 +75,8 @@ def execute(
     config = plan.config
     walker = Walker(checkpoint, plan.inventory, device)
     shared = Workspace(cache / statistics_key(plan, windows, base_hash, device))
-    shared.directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(shared.directory / "lock"):  # another run on the same model and text waits, and reuses
-        gradients = _gradients(checkpoint, plan, windows, shared, device, progress)
+    gradients = _gradients(checkpoint, plan, windows, base_hash, cache, device, progress)
+    with _held(shared):
         survey = _survey(walker, plan, windows, gradients, shared, progress)
     ranks = plan.ranks if plan.ranks is not None else allocate(plan.selected, survey.energies(), config)
     job = Replacement(
@@ -98,24 +98,45 @@ def execute(
 
 
 def statistics_key(plan: Plan, windows: Windows, base_hash: str, device: torch.device) -> str:
-    """Name of everything that gradients and survey depend on."""
+    """Name of everything that the survey depends on; anchored takes its curves from the whitened metric."""
     config = plan.config
-    facts = {
+    return _digest(
+        {
+            **_common_facts(windows, base_hash, config, device),
+            "matrices": [matrix.name for matrix in plan.selected],
+            "method": "whitened" if config.method == "anchored" else config.method,
+            "outputs": config.outputs,
+            "gradients": config.gradient_tokens if config.needs_gradients else 0,
+            "ridge": config.ridge,
+            "bias": config.bias_correction,
+        }
+    )
+
+
+def gradients_key(
+    modules: Sequence[str], used: Windows, base_hash: str, config: LowRankConfig, device: torch.device
+) -> str:
+    """Name of everything that output gradients depend on."""
+    common = _common_facts(used, base_hash, config, device)
+    return _digest({**common, "modules": list(modules), "fisher": config.method == "fwsvd"})
+
+
+def _common_facts(
+    windows: Windows, base_hash: str, config: LowRankConfig, device: torch.device
+) -> dict[str, object]:
+    return {
         "base": base_hash,
         "windows": windows.digest,
-        "matrices": [matrix.name for matrix in plan.selected],
-        "method": config.method,
-        "outputs": config.outputs,
-        "gradients": config.gradient_tokens if config.needs_gradients else 0,
-        "ridge": config.ridge,
-        "bias": config.bias_correction,
         "batch": config.batch,
         "seed": config.seed,
         "threads": torch.get_num_threads(),
         "versions": lineage.versions(),
         "device": str(device),
-        "format": 1,
+        "format": 2,
     }
+
+
+def _digest(facts: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -123,28 +144,50 @@ def _gradients(
     checkpoint: Checkpoint,
     plan: Plan,
     windows: Windows,
-    shared: Workspace,
+    base_hash: str,
+    cache: Path,
+    device: torch.device,
+    progress: Progress,
+) -> Mapping[str, OutputGradients]:
+    """Output gradients by module path, from the cache where they are."""
+    config = plan.config
+    if not config.needs_gradients:
+        return {}
+    modules = list(dict.fromkeys(matrix.module for matrix in plan.selected))
+    used = windows.limited(config.gradient_tokens)
+    shared = Workspace(cache / gradients_key(modules, used, base_hash, config, device))
+    with _held(shared):
+        if not shared.has(_GRADIENTS):
+            sums = _sum_gradients(checkpoint, modules, used, config, device, progress)
+            shared.save(_GRADIENTS, _as_tensors(sums), {path: value.count for path, value in sums.items()})
+    return _StoredGradients(shared)
+
+
+def _sum_gradients(
+    checkpoint: Checkpoint,
+    modules: Sequence[str],
+    used: Windows,
+    config: LowRankConfig,
     device: torch.device,
     progress: Progress,
 ) -> dict[str, OutputGradients]:
-    """Output gradients by module path, from the cache where they are."""
-    if not plan.config.needs_gradients:
-        return {}
-    if not shared.has(_GRADIENTS):
-        model = load_whole(checkpoint, device)
-        modules = list(dict.fromkeys(matrix.module for matrix in plan.selected))
-        used = windows.limited(plan.config.gradient_tokens)
-        fisher = plan.config.method == "fwsvd"
-        total = -(-len(used.ids) // plan.config.batch)
-        sums: dict[str, OutputGradients] = {}
-        progress("gradients", 0, total)
-        for done, found in output_gradients(
-            model, modules, used, plan.config.batch, plan.config.seed, fisher
-        ):
-            progress("gradients", done, total)
-            sums = found
-        shared.save(_GRADIENTS, _as_tensors(sums), {path: value.count for path, value in sums.items()})
-    return _from_tensors(shared.load(_GRADIENTS), shared.note(_GRADIENTS))
+    model = load_whole(checkpoint, device, torch.float32)
+    total = -(-len(used.ids) // config.batch)
+    sums: dict[str, OutputGradients] = {}
+    progress("gradients", 0, total)
+    fisher = config.method == "fwsvd"
+    for done, found in output_gradients(model, modules, used, config.batch, config.seed, fisher):
+        progress("gradients", done, total)
+        sums = found
+    return sums
+
+
+@contextmanager
+def _held(shared: Workspace) -> Iterator[None]:
+    """Another run on the same model and text waits, and reuses."""
+    shared.directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(shared.directory / "lock"):
+        yield
 
 
 def _as_tensors(sums: Mapping[str, OutputGradients]) -> dict[str, Tensor]:
@@ -152,11 +195,24 @@ def _as_tensors(sums: Mapping[str, OutputGradients]) -> dict[str, Tensor]:
     return second | {f"{path}:fisher": value.fisher for path, value in sums.items()}
 
 
-def _from_tensors(held: Mapping[str, Tensor], counts: Mapping[str, Any]) -> dict[str, OutputGradients]:
-    return {
-        path: OutputGradients(held[f"{path}:second"].double(), held[f"{path}:fisher"], int(count))
-        for path, count in counts.items()
-    }
+class _StoredGradients(Mapping[str, OutputGradients]):
+    """Gradients by module path, read from their file when asked for: only one block's are in memory."""
+
+    def __init__(self, shared: Workspace) -> None:
+        self._shared = shared
+        self._counts: dict[str, int] = shared.note(_GRADIENTS)
+
+    def __getitem__(self, path: str) -> OutputGradients:
+        if path not in self._counts:
+            raise KeyError(path)
+        second, fisher = self._shared.pick(_GRADIENTS, (f"{path}:second", f"{path}:fisher"))
+        return OutputGradients(second.double(), fisher, self._counts[path])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._counts)
+
+    def __len__(self) -> int:
+        return len(self._counts)
 
 
 def _survey(

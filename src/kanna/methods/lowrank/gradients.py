@@ -18,7 +18,6 @@ from torch.nn import functional
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import Checkpoint
 from kanna.models.matrix import Matrix
-from kanna.models.skeleton import skeleton
 from kanna.models.views import read_bias
 
 # A full metric of more outputs costs more memory than the weight itself; beyond it only the diagonal is kept.
@@ -58,14 +57,6 @@ def fits_in_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> bool
 
 def _itemsize(checkpoint: Checkpoint, name: str) -> int:
     return checkpoint.dtype(name).itemsize
-
-
-def load_whole(checkpoint: Checkpoint, device: torch.device | str) -> nn.Module:
-    """The model of `architectures[0]` in float32, without parameter gradients."""
-    architecture = type(skeleton(checkpoint.directory))
-    model = architecture.from_pretrained(checkpoint.directory, dtype=torch.float32)  # type: ignore[attr-defined]
-    loaded: nn.Module = model.to(device).eval().requires_grad_(False)
-    return loaded
 
 
 def output_gradients(

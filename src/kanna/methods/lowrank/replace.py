@@ -139,16 +139,16 @@ def _surveyed(
     compressed: nn.Module,
     batches: _Batches,
 ) -> list[Piece]:
-    """Factors from the survey's bases: a prefix of each."""
-    bases, means = job.survey.bases(layer), job.survey.means(layer)
+    """Factors from the survey: a prefix of the full ones."""
+    full, means = job.survey.factors(layer), job.survey.means(layer)
     path = job.walker.inventory.blocks[layer]
     found = {}
     for matrix in chosen:
-        weight = weight_of(original, path, matrix).double()
-        expand, reduce = factors(weight, bases[matrix.name], _rank(job, matrix))
+        rank = _rank(job, matrix)
+        expand, reduce = full[matrix.name][0][:, :rank], full[matrix.name][1][:rank]
         gain = None
         if corrects_bias(job.config, matrix) and matrix.name in means:
-            mean = means[matrix.name]
+            mean, weight = means[matrix.name], weight_of(original, path, matrix).double()
             gain = weight @ mean - expand @ (reduce @ mean)
         found[matrix.name] = Factors(expand, reduce, gain)
     return _install(job, path, chosen, found, original, compressed)

@@ -2,11 +2,11 @@
 
 Walks the original model block by block, gathers input statistics, and decomposes every selected matrix
 once under its metric. The result serves every budget: energies give the error curves, and (except for
-`anchored`, whose factors depend on the blocks before) the bases give the factors of any rank.
+`anchored`, whose factors depend on the blocks before) the factors of any rank are prefixes of the full ones.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from kanna.calibration.statistics import InputStatistics, captured, rows_of, sou
 from kanna.calibration.walker import Call, Walker, run_block
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import check_finite
-from kanna.linalg.whitening import Basis, basis
+from kanna.linalg.whitening import basis, factors
 from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import metric_of
@@ -26,6 +26,7 @@ from kanna.models.views import read
 
 log = logging.getLogger("kanna")
 Progress = Callable[[str, int, int], None]
+_KINDS = ("survey", "curves")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Survey:
     Args:
         workspace: One file a block.
         blocks: How many blocks have a file.
+        kind: "survey" for files with factors, "curves" for files without.
     """
 
     workspace: Workspace
     blocks: int
+    kind: str = "survey"
 
     def energies(self) -> dict[str, Tensor]:
         """Matrix name -> (r,) float64, weighed for comparison between matrices."""
@@ -46,18 +49,21 @@ class Survey:
 
     def means(self, layer: int) -> dict[str, Tensor]:
         """Matrix name -> (n,) mean input, of one block."""
-        return _strip(self.workspace.load(_name(layer), ":mean"), "mean")
+        return _strip(self.workspace.load(_name(self.kind, layer), ":mean"), "mean")
 
-    def bases(self, layer: int) -> dict[str, Basis]:
-        """Matrix name -> its basis, of one block."""
-        held = self.workspace.load(_name(layer))
-        return {name: _basis(held, name) for name in _strip(held, "left")}
+    def factors(self, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Matrix name -> (expand (m, r), reduce (r, n)) of full rank, of one block; a rank is a prefix."""
+        name = _name(self.kind, layer)
+        expand = _strip(self.workspace.load(name, ":expand"), "expand")
+        reduce = _strip(self.workspace.load(name, ":reduce"), "reduce")
+        return {matrix: (expand[matrix].double(), reduce[matrix].double()) for matrix in expand}
 
     def _all(self, kind: str) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for layer in range(self.blocks):
-            if self.workspace.has(_name(layer)):
-                found |= _strip(self.workspace.load(_name(layer), f":{kind}"), kind)
+            name = _name(self.kind, layer)
+            if self.workspace.has(name):
+                found |= _strip(self.workspace.load(name, f":{kind}"), kind)
         return found
 
 
@@ -78,11 +84,12 @@ def run_survey(
     """
     by_layer = _by_layer(selected)
     last = max(by_layer)
-    if not all(workspace.has(_name(layer)) for layer in by_layer):
+    kind = _kind(config, workspace, by_layer)
+    if not all(workspace.has(_name(kind, layer)) for layer in by_layer):
         _survey_missing(walker, by_layer, windows, config, gradients, workspace, progress)
     for layer in range(last + 1):
         _stream(workspace, layer).drop()
-    return Survey(workspace, last + 1)
+    return Survey(workspace, last + 1, kind)
 
 
 def gather(
@@ -128,8 +135,9 @@ def _survey_missing(
         path, block = walker.inventory.blocks[layer], walker.load(layer)
         matrices = by_layer.get(layer, ())
         statistics, outputs = gather(block, path, matrices, stream, calls[layer], masks, walker.device)
-        if matrices and not workspace.has(_name(layer)):
-            workspace.save(_name(layer), _decompose(block, path, matrices, statistics, config, gradients))
+        name = _name(_KINDS[config.method == "anchored"], layer)
+        if matrices and not workspace.has(name):
+            workspace.save(name, _decompose(block, path, matrices, statistics, config, gradients))
         if layer < max(by_layer):
             # The next block's hidden states say that this block is done: a killed run goes on from them.
             _stream(workspace, layer + 1).save(outputs)
@@ -149,10 +157,10 @@ def plain_survey(
     by_layer = _by_layer(selected)
     for done, (layer, matrices) in enumerate(sorted(by_layer.items())):
         progress("survey", done, len(by_layer))
-        if not workspace.has(_name(layer)):
+        if not workspace.has(_name("survey", layer)):
             block = walker.load(layer)
             path = walker.inventory.blocks[layer]
-            workspace.save(_name(layer), _decompose(block, path, matrices, {}, config, {}))
+            workspace.save(_name("survey", layer), _decompose(block, path, matrices, {}, config, {}))
     progress("survey", len(by_layer), len(by_layer))
     return Survey(workspace, max(by_layer) + 1)
 
@@ -181,30 +189,22 @@ def _decompose(
     for matrix in matrices:
         found = statistics.get(matrix.input_key)
         metric = metric_of(config, matrix, found if used else None, gradients.get(matrix.module))
-        result = basis(weight_of(block, path, matrix), metric.inputs, metric.outputs)
+        weight = weight_of(block, path, matrix)
+        result = basis(weight, metric.inputs, metric.outputs)
         held[f"{matrix.name}:energy"] = result.energy * metric.weight
         if found is not None:
             held[f"{matrix.name}:mean"] = found.mean
         if config.method != "anchored":
-            held |= _basis_tensors(matrix.name, result)
+            # In float32: their rounding is far below that of the factors as they will be stored.
+            expand, reduce = factors(weight, result, min(matrix.shape), torch.float32)
+            held |= {f"{matrix.name}:expand": expand, f"{matrix.name}:reduce": reduce}
     return held
 
 
-def _basis_tensors(name: str, result: Basis) -> dict[str, Tensor]:
-    """Singular vectors in float32: their rounding is far below that of the stored factors."""
-    held = {f"{name}:left": result.left.float(), f"{name}:spectrum": result.energy}
-    if result.metric is not None:
-        held |= {f"{name}:root": result.metric.root.float(), f"{name}:inverse": result.metric.inverse.float()}
-    return held
-
-
-def _basis(held: Mapping[str, Tensor], name: str) -> Basis:
-    from kanna.linalg.whitening import RowMetric
-
-    root = held.get(f"{name}:root")
-    metric = None if root is None else RowMetric(root.double(), held[f"{name}:inverse"].double())
-    energy = held[f"{name}:spectrum"]
-    return Basis(held[f"{name}:left"].double(), energy, float(energy.sum()), metric)
+def _kind(config: LowRankConfig, workspace: Workspace, layers: Iterable[int]) -> str:
+    """Anchored needs curves only, and takes them from a survey where there is one."""
+    surveyed = all(workspace.has(_name("survey", layer)) for layer in layers)
+    return _KINDS[config.method == "anchored" and not surveyed]
 
 
 def _by_layer(matrices: Sequence[Matrix]) -> dict[int, list[Matrix]]:
@@ -229,8 +229,8 @@ def _strip(held: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     return {name.removesuffix(suffix): value for name, value in held.items() if name.endswith(suffix)}
 
 
-def _name(layer: int) -> str:
-    return f"survey-{layer:03d}.safetensors"
+def _name(kind: str, layer: int) -> str:
+    return f"{kind}-{layer:03d}.safetensors"
 
 
 __all__ = ["Survey", "gather", "plain_survey", "run_survey", "sources", "weight_of"]
