@@ -61,8 +61,6 @@ PARTS = (
     "bolts",
     "beams",
 )
-GLUES = ("white", "brown", "yellow", "clear", "hot", "old", "new", "thick")
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 TOOLS = (
     *(
         "saw",
@@ -168,11 +166,10 @@ def share(rng: random.Random) -> Story:
 
 
 def dry(rng: random.Random) -> Story:
-    who, part, glue = rng.choice(PEOPLE), rng.choice(PARTS), rng.choice(GLUES)
-    start, wait = rng.randrange(7), rng.randint(1, 9)
-    told = f"{who} glues the {part} on {DAYS[start]}. The {glue} glue needs {wait} days."
+    who, part, start, wait = rng.choice(PEOPLE), rng.choice(PARTS), rng.randint(1, 12), rng.randint(1, 11)
+    told = f"{who} glues the {part} at {start} o'clock. The glue needs {wait} hours."
     return story(
-        "dry", f"{DAYS[start]}+{wait}", told, f"On which day are the {part} dry?", DAYS[(start + wait) % 7]
+        "dry", f"{start}+{wait}", told, f"At what hour are the {part} dry?", (start + wait - 1) % 12 + 1
     )
 
 

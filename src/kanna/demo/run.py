@@ -1,10 +1,9 @@
 """The main job on the small model shipped with kanna: inspect, compress, reload, compare."""
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -87,22 +86,30 @@ def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: N
         InputError: `out` exists and is not to be replaced.
     """
     target = Path(out).expanduser().absolute()
-    _prepare(target, force)
-    with as_file(files("kanna.demo")) as home:
-        result = _run(home, target, progress)
-    write_json(target / _OURS, result.to_dict())
-    draw(result.rows, result.constant, target / "demo.png")
+    _check(target, force)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with as_file(files("kanna.demo")) as home:
+            result = replace(_run(home, partial, progress), out=target)
+        write_json(partial / _OURS, result.to_dict())
+        draw(result.rows, result.constant, partial / "demo.png")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return result
 
 
-def _prepare(target: Path, force: bool) -> None:
-    if target.exists():
-        if not force:
-            raise InputError(f"{target} exists already", "choose another --out, or replace it with --force")
-        if not (target / _OURS).is_file() and any(target.iterdir()):
-            raise InputError(f"{target} is not the output of an earlier demo", "choose another --out")
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
+def _check(target: Path, force: bool) -> None:
+    if not target.exists():
+        return
+    if not force:
+        raise InputError(f"{target} exists already", "choose another --out, or replace it with --force")
+    if not (target / _OURS).is_file():
+        raise InputError(f"{target} is not the output of an earlier demo", "choose another --out")
 
 
 def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
@@ -114,8 +121,6 @@ def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
         progress("demo", done, len(steps))
         config = parse_config({"keep": keep, "context": CONTEXT, "tokens": TOKENS, **settings})
         directory = target / f"{'plain' if settings else 'kanna'}-{keep:g}"
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(directory)
         text = home / "data" / "calibration.jsonl"
         done_run = lowrank(model, directory, config, calibration=text, cache=target / "cache")
         kept = done_run.figures["keep_selected"]

@@ -67,6 +67,7 @@ def dense(
     """
     checkpoint = Checkpoint.open(model)
     layers = _compressed(checkpoint)
+    lineage.verify(checkpoint.directory)
     specs = _specs(checkpoint, layers)
     target = Path(out).expanduser().absolute()
     with output_directory(target, force=force, needed_bytes=sum(s.bytes for s in specs)) as partial:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve
+from kanna.checkpoint.fits import check_shapes
 from kanna.checkpoint.reader import Checkpoint, check_finite
 from kanna.errors import InputError
 from kanna.linalg.spectra import effective_rank, energy_rank, signal_rank, singular_values, stable_rank
@@ -157,8 +158,9 @@ def inspect(
     found = inventory(meta)
     declared = {one.path: one for one in resolve(forms_of(checkpoint.config), meta, found.architecture)}
     chosen = match(found.matrices, select or "all")
-    shapes = {name: tuple(parameter.shape) for name, parameter in meta.named_parameters()}
-    entries = [_entry(checkpoint, found, declared, shapes, matrix) for matrix in chosen]
+    in_other_forms = {f"{path}.{leaf}" for path in declared for leaf in ("weight", "bias")}
+    check_shapes(checkpoint, meta, in_other_forms | {matrix.tensor for matrix in found.refused})
+    entries = [_entry(checkpoint, found, declared, matrix) for matrix in chosen]
     if spectra:
         store = Workspace((cache or cache_directory()) / "spectra")
         entries = list(_with_spectra(checkpoint, found, declared, entries, store, progress))
@@ -169,7 +171,6 @@ def _entry(
     checkpoint: Checkpoint,
     found: Inventory,
     declared: Mapping[str, Declared],
-    shapes: Mapping[str, tuple[int, ...]],
     matrix: Matrix,
 ) -> Entry:
     if matrix.refused:
@@ -178,12 +179,6 @@ def _entry(
     name = _stored_name(checkpoint, found, declared, matrix)
     stored = checkpoint.tensors[name]
     if held is None:
-        if stored.shape != shapes[matrix.tensor]:
-            raise InputError(
-                f"{name!r} in {stored.file} has shape {list(stored.shape)}; "
-                f"{found.architecture} needs {list(shapes[matrix.tensor])}",
-                "config.json and weights do not belong together: fetch the model again",
-            )
         count = matrix.parameters * checkpoint.dtype(name).itemsize
         return Entry(matrix, "dense", stored.dtype, count)
     whole = held.form.bytes(held.geometry.m, held.geometry.n, checkpoint.dtype(name))

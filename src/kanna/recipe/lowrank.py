@@ -1,6 +1,7 @@
 """Run the step `lowrank` from a model directory to a verified output directory."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from kanna.calibration.windows import Windows, packed, padded, random_windows
 from kanna.checkpoint import card, lineage
@@ -30,6 +32,7 @@ from kanna.methods.lowrank.gradients import fits_in_memory
 from kanna.methods.lowrank.plan import Plan, check_memory, make_plan
 from kanna.methods.lowrank.replace import probe_file
 from kanna.methods.lowrank.workspace import Workspace, write_json_whole
+from kanna.models.device import device_of
 from kanna.recipe.output import Layout, plan_layout, write_model
 from kanna.recipe.places import RUN, cache_directory, work_directory
 from kanna.recipe.probe import Verdict, verify_output
@@ -38,6 +41,7 @@ from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_
 
 Progress = Callable[[str, int, int], None]
 _PROBE_LENGTH = 64
+_FREE_SPACE = "free some space, or write to another disk with --out"
 _LOCK = "lock"
 
 
@@ -121,6 +125,7 @@ def lowrank(
         InputError: Whatever is wrong with the request, before anything is written.
     """
     started = time.perf_counter()
+    device_of(device)
     checkpoint = Checkpoint.open(model)
     lineage.verify(checkpoint.directory)
     windows = _windows(checkpoint, config, calibration)
@@ -135,6 +140,7 @@ def lowrank(
     replace = force or (resume and _in_place_already(target, plan, calibrated))
     _refuse_existing(target, replace)
     check_memory(plan)
+    _check_space(target, plan)
     announce(plan)
     _check_weights(checkpoint)
     base_hash = lineage.base_hash(checkpoint)
@@ -219,6 +225,18 @@ def _check_weights(checkpoint: Checkpoint) -> None:
         check_finite(tensor, name)
 
 
+def _check_space(out: Path, plan: Plan) -> None:
+    """The files of work fit beside the output; the output itself is checked before it is written."""
+    place = next(parent for parent in out.parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if plan.work_bytes > free and not plan.nothing_to_do:
+        raise InputError(
+            f"about {plan.work_bytes / 1e9:.2f} GB of space are needed for work in {place}, and "
+            f"{free / 1e9:.2f} GB are free",
+            _FREE_SPACE,
+        )
+
+
 def _fingerprint(plan: Plan, windows: Windows, base_hash: str) -> str:
     facts = {
         "base": base_hash,
@@ -257,12 +275,24 @@ def _workspace(out: Path, key: str, resume: bool, force: bool) -> Iterator[Works
             yield Workspace(directory)
     except Timeout:
         raise InputError(f"another run is writing {out}", "wait for it, or choose another --out") from None
-    except InputError:
+    except (InputError, OSError, SafetensorError) as error:
+        full = _no_space_left(error)
+        if not (full or isinstance(error, InputError)):
+            raise
         shutil.rmtree(directory, ignore_errors=True)
         if made:
             with contextlib.suppress(OSError):
                 out.parent.rmdir()
+        if full:
+            raise InputError(f"no space is left for unfinished work: {error}", _FREE_SPACE) from error
         raise
+
+
+def _no_space_left(error: Exception) -> bool:
+    """safetensors hands the system's error on as text."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error)
 
 
 def _empty(directory: Path) -> None:

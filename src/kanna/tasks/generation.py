@@ -10,6 +10,7 @@ import torch
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.models.device import device_of, dtype_of
 from kanna.tasks.tokenizer import context_length, load_tokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -91,7 +92,9 @@ def _continue(
             f"{checkpoint.name} is meant for",
             "shorten the prompt or lower --max-new-tokens",
         )
-    loaded: Any = load(model, dtype=dtype, device_map=None if device == "cpu" else device)[0]
+    numbers = dtype if dtype == "auto" else dtype_of(dtype)
+    placed = None if device_of(device).type == "cpu" else device
+    loaded: Any = load(model, dtype=numbers, device_map=placed)[0]
     if not hasattr(loaded, "generate") or loaded.get_output_embeddings() is None:
         raise InputError(f"{checkpoint.name} cannot generate", "give a causal language model")
     new = _greedy(loaded, ids.to(device), max_new_tokens, tokenizer)

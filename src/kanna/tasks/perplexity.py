@@ -13,6 +13,7 @@ from torch.nn import functional
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.models.device import device_of, dtype_of
 from kanna.tasks.rows import read_rows
 from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 
@@ -72,7 +73,7 @@ def evaluate_text(
     dtype: str = "float32",
     progress: Progress = lambda *_: None,
 ) -> TextResult:
-    """Perplexity of a model directory on a text file or on the texts of a `.jsonl` file, joined by blank lines.
+    """Perplexity of a model directory on a text file, or on the joined texts of a `.jsonl` file.
 
     Args:
         context: Window length; None takes min(max positions, tokenizer's limit, 2048).
@@ -93,7 +94,9 @@ def evaluate_text(
     ids = tokenizer(joined, return_tensors="pt", verbose=False)["input_ids"][0]
     kept = ids if tokens is None else ids[:tokens]
     length = context_length(checkpoint.config, tokenizer, context)
-    loaded, _ = load(model, dtype=getattr(torch, dtype), device_map=None if device == "cpu" else device)
+    loaded, _ = load(
+        model, dtype=dtype_of(dtype), device_map=None if device_of(device).type == "cpu" else device
+    )
     size = len(joined.encode()) / len(ids)
     result = perplexity(loaded, kept, length, stride or max(1, length // 2), batch, size, progress)
     return TextResult(checkpoint.name, Path(text).name, result)

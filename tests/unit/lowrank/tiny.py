@@ -1,4 +1,4 @@
-"""Tiny models of every family with a tokenizer, text to calibrate them on, and the plainest way to run kanna."""
+"""Tiny models of every family with a tokenizer, text to calibrate on, and the plainest way to run kanna."""
 
 import hashlib
 import random

@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 
+from kanna.checkpoint.fits import check_shapes
 from kanna.checkpoint.reader import Checkpoint, refuse_quantized
 from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
@@ -99,7 +100,9 @@ def make_plan(
             f"gradients, and there are none: {why}",
             "choose --allocation uniform --outputs equal, or give text on a machine with more memory",
         )
-    found = inventory(skeleton(checkpoint.directory))
+    meta = skeleton(checkpoint.directory)
+    found = inventory(meta)
+    check_shapes(checkpoint, meta, {matrix.tensor for matrix in found.refused})
     selected = select(found.matrices, resolved.select)
     _check_present(checkpoint, found, selected)
     even = resolved.model_copy(update={"allocation": "uniform"})

@@ -125,7 +125,8 @@ def _survey_missing(
 ) -> None:
     hidden, calls = walker.prologue(windows, config.batch)
     masks = windows.mask.split(config.batch) if windows.padded else None
-    start = _first_open(workspace, by_layer)
+    kind = _KINDS[config.method == "anchored"]
+    start = _first_open(workspace, by_layer, kind)
     stream = _stream(workspace, start)
     if start == 0 or not stream.exists():
         start, stream = 0, _stream(workspace, 0)
@@ -135,7 +136,7 @@ def _survey_missing(
         path, block = walker.inventory.blocks[layer], walker.load(layer)
         matrices = by_layer.get(layer, ())
         statistics, outputs = gather(block, path, matrices, stream, calls[layer], masks, walker.device)
-        name = _name(_KINDS[config.method == "anchored"], layer)
+        name = _name(kind, layer)
         if matrices and not workspace.has(name):
             workspace.save(name, _decompose(block, path, matrices, statistics, config, gradients))
         if layer < max(by_layer):
@@ -214,9 +215,13 @@ def _by_layer(matrices: Sequence[Matrix]) -> dict[int, list[Matrix]]:
     return found
 
 
-def _first_open(workspace: Workspace, by_layer: Mapping[int, object]) -> int:
-    """The first block to run: that of the hidden states that a killed run left, or 0."""
-    left = [layer for layer in range(max(by_layer) + 1) if _stream(workspace, layer).exists()]
+def _first_open(workspace: Workspace, layers: Iterable[int], kind: str) -> int:
+    """The first block to run: that of the hidden states that a killed run left, or 0.
+
+    A run of the other kind may have left them: the blocks before must have their files.
+    """
+    missing = min(layer for layer in layers if not workspace.has(_name(kind, layer)))
+    left = [layer for layer in range(missing + 1) if _stream(workspace, layer).exists()]
     return max(left, default=0)
 
 

@@ -1,0 +1,33 @@
+"""Where and in what numbers to compute, as the user names them."""
+
+import torch
+
+from kanna.errors import InputError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def device_of(name: str) -> torch.device:
+    """The device `name`, which exists on this machine.
+
+    Raises:
+        InputError: It is no name of a device, or nothing can be computed there.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used: {first}", "choose --device cpu") from error
+    return device
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The floating dtype `name`.
+
+    Raises:
+        InputError: It is none of those that models are computed in.
+    """
+    if name not in _DTYPES:
+        raise InputError(f"dtype {name!r} is unknown", f"choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]

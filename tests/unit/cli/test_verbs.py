@@ -1,0 +1,229 @@
+import json
+
+import pytest
+from tiny_model import save_model
+
+import kanna as package
+from kanna.recipe.probe import Verdict
+
+ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def test_inspect_lists_roles_and_what_is_left_alone(kanna, shared_base):
+    ran = kanna("inspect", shared_base)
+    assert ran.code == 0
+    assert all(f" {role} " in ran.out for role in ROLES)
+    assert "64 x 32" in ran.out
+    assert "model.embed_tokens.weight" in ran.out and "tied" in ran.out
+
+
+def test_inspect_verbose_lists_every_matrix(kanna, shared_base):
+    ran = kanna("inspect", shared_base, "-v")
+    assert "model.layers.1.mlp.down_proj" in ran.out
+
+
+def test_inspect_json_counts_bytes_exactly(kanna, shared_base):
+    found = kanna("inspect", shared_base, "--json").json
+    assert found["schema_version"] == 1
+    assert len(found["matrices"]) == 14
+    assert found["bytes"] == sum(m["bytes"] for m in found["matrices"]) + 4 * (96 * 32 + 5 * 32)
+    up = next(m for m in found["matrices"] if m["role"] == "up")
+    assert (up["shape"], up["break_even_rank"], up["form"]) == ([64, 32], 21, "dense")
+
+
+def test_inspect_reads_no_weight_without_spectra(kanna, shared_base, monkeypatch):
+    from kanna.checkpoint.reader import Checkpoint
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr(Checkpoint, "tensor", refuse)
+    monkeypatch.setattr(Checkpoint, "raw", refuse)
+    assert kanna("inspect", shared_base).code == 0
+
+
+def test_inspect_spectra_plot_and_cache(kanna, shared_base, tmp_path):
+    picture = tmp_path / "spectra.png"
+    ran = kanna("inspect", shared_base, "--plot", picture, "--json", "--select", "mlp")
+    assert ran.code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    spectrum = ran.json["matrices"][0]["spectrum"]
+    values = spectrum["singular_values"]
+    assert len(values) == 32 and values == sorted(values, reverse=True)
+    assert 1 <= spectrum["rank_90"] <= spectrum["rank_99"] <= 32
+    assert 1 <= spectrum["effective_rank"] <= 32
+    assert kanna("cache", "--json").json["bytes"]["spectra"] > 0
+    again = kanna("inspect", shared_base, "--spectra", "--select", "mlp", "--json").json
+    assert again["matrices"][0]["spectrum"] == spectrum
+    assert kanna("cache", "clear").code == 0
+    assert kanna("cache", "--json").json["total_bytes"] == 0
+
+
+def test_spectra_are_those_of_an_svd(kanna, shared_base):
+    import torch
+    from safetensors.torch import load_file
+
+    found = kanna("inspect", shared_base, "--spectra", "--select", "q@0", "--json").json["matrices"][0]
+    weight = load_file(shared_base / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+    expected = torch.linalg.svdvals(weight.double())
+    torch.testing.assert_close(
+        torch.tensor(found["spectrum"]["singular_values"], dtype=torch.float64),
+        expected,
+        atol=1e-6,
+        rtol=1e-6,
+    )
+
+
+def test_spectra_use_the_cache(kanna, shared_base, monkeypatch):
+    import kanna.recipe.inspect as module
+
+    first = kanna("inspect", shared_base, "--spectra", "--json").json
+    monkeypatch.setattr(module, "singular_values", None)
+    assert kanna("inspect", shared_base, "--spectra", "--json").json == first
+
+
+def test_inspect_of_a_compressed_model_shows_forms(kanna, shared_base, shared_small):
+    found = kanna("inspect", shared_small, "--spectra", "--json").json
+    ranked = [m for m in found["matrices"] if m["form"] == "low_rank"]
+    assert ranked
+    dense = {m["name"]: m["bytes"] for m in kanna("inspect", shared_base, "--json").json["matrices"]}
+    for matrix in ranked:
+        assert matrix["bytes"] < dense[matrix["name"]]
+        assert matrix["bytes"] == 4 * (matrix["rank"] * sum(matrix["shape"]) + 1)  # and the sentinel
+        assert matrix["spectrum"]["rank_99"] <= matrix["rank"]
+    assert kanna("inspect", shared_small).code == 0
+
+
+def test_lowrank_writes_a_smaller_model(kanna, base, text, tmp_path):
+    out = tmp_path / "out"
+    ran = kanna("lowrank", base, "--keep", "0.8", "--align", "1", "--calibration", text, "--out", out)
+    assert ran.code == 0, ran.err
+    assert "whole model" in ran.out and "selected matrices" in ran.out
+    assert "verdict: pass" in ran.out and "not evaluated" in ran.out and str(out) in ran.out
+    assert "peak memory" in ran.err and "free" in ran.err and "matrices" in ran.err
+    assert (out / "kanna.json").is_file()
+
+
+def test_lowrank_json_is_all_of_stdout(kanna, base, tmp_path):
+    ran = kanna("lowrank", base, "--rank", 4, "--layers", "-1", "--matrices", "q,down", "--method", "plain",
+                "--align", 1, "--out", tmp_path / "out", "--json")  # fmt: skip
+    assert ran.code == 0
+    assert ran.json["schema_version"] == 1
+    assert ran.json["figures"]["ranks"] == {
+        "model.layers.1.self_attn.q_proj": 4,
+        "model.layers.1.mlp.down_proj": 4,
+    }
+    assert ran.json["verdict"]["passed"] is True
+
+
+def test_lowrank_dry_run_writes_nothing(kanna, base, tmp_path, unchanged):
+    before = unchanged(tmp_path)
+    ran = kanna("lowrank", base, "--keep", 0.8, "--method", "plain", "--align", 1, "--dry-run")
+    assert ran.code == 0 and "nothing was written" in ran.out
+    assert unchanged(tmp_path) == before
+
+
+def test_lowrank_exits_3_when_the_verdict_is_fail(kanna, base, tmp_path, monkeypatch):
+    import kanna.recipe.lowrank as module
+
+    monkeypatch.setattr(module, "verify_output", lambda *_: Verdict(False, True, 1.0, "block outputs differ"))
+    ran = kanna("lowrank", base, "--keep", 0.8, "--method", "plain", "--align", 1, "--out", tmp_path / "out")
+    assert ran.code == 3
+    assert "FAIL: block outputs differ" in ran.out
+
+
+def test_eval(kanna, shared_small, text):
+    ran = kanna("eval", shared_small, "--text", text, "--context", 32)
+    assert ran.code == 0 and "perplexity" in ran.out
+    found = kanna("eval", shared_small, "--text", text, "--context", 32, "--tokens", 100, "--json").json
+    assert found["schema_version"] == 1 and found["scored"] == 99 and found["context"] == 32
+
+
+@pytest.mark.parametrize("words", [("--task", "x.jsonl"), ()])
+def test_eval_without_text(kanna, shared_base, words):
+    ran = kanna("eval", shared_base, *words)
+    assert ran.code == 2 and "--text FILE" in ran.err
+
+
+def test_generate_side_by_side(kanna, shared_base, shared_small):
+    words = ("--prompt", "w1 w2", "--max-new-tokens", 5, "--against", shared_base)
+    ran = kanna("generate", shared_small, *words)
+    assert ran.code == 0 and "base" in ran.out and "small" in ran.out
+    found = kanna("generate", shared_small, *words, "--json").json["continuations"]
+    assert [one["model"] for one in found] == ["small", "base"]
+    assert all(1 <= one["tokens"] <= 5 and not one["chat"] for one in found)
+
+
+def test_generate_uses_the_chat_template_unless_raw(kanna, tmp_path):
+    model = save_model(tmp_path / "chat", chat=True)
+    words = ("generate", model, "--prompt", "w5", "--max-new-tokens", 4, "--json")
+    templated, raw = kanna(*words).json["continuations"][0], kanna(*words, "--raw").json["continuations"][0]
+    assert templated["chat"] and not raw["chat"]
+    by_hand = kanna("generate", model, "--prompt", "w1 w5 w2", "--max-new-tokens", 4, "--json", "--raw").json
+    assert by_hand["continuations"][0]["text"] == templated["text"]
+
+
+def test_generate_refuses_more_than_the_model_can_read(kanna, shared_base):
+    ran = kanna("generate", shared_base, "--prompt", "w1 w2", "--max-new-tokens", 500)
+    assert ran.code == 2 and "64" in ran.err
+
+
+def test_export_dense(kanna, shared_base, shared_small, tmp_path):
+    out = tmp_path / "dense"
+    ran = kanna("export", shared_small, "--format", "dense", "--out", out, "--json")
+    assert ran.code == 0
+    assert ran.json["bytes"] == kanna("inspect", shared_base, "--json").json["bytes"]
+    assert kanna("export", shared_small, "--format", "dense", "--out", out).code == 2
+    assert kanna("export", shared_small, "--format", "dense", "--out", out, "--force").code == 0
+    assert kanna("export", shared_small, "--format", "gguf", "--out", out).code == 2
+    assert kanna("export", shared_base, "--format", "dense", "--out", tmp_path / "d2").code == 2
+
+
+def test_explore_space(kanna, shared_base):
+    found = kanna("explore", "--space", shared_base, "--json").json
+    assert found["size"] == (2**2 - 1) * (2**7 - 1)
+    assert sum(role["parameters"] for role in found["roles"]) == sum(found["by_layer"].values())
+    ran = kanna("explore", "--space", shared_base / "config.json")
+    assert ran.code == 0 and "381" in ran.out and "deleted" in ran.out
+
+
+@pytest.mark.parametrize("words", [(), ("MODEL",), ("--space", "/nowhere")])
+def test_explore_without_a_space(kanna, words):
+    assert kanna("explore", *words).code == 2
+
+
+def test_run_a_recipe(kanna, base, text, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    out = tmp_path / "out"
+    step = {"lowrank": {"keep": 0.8, "align": 1, "method": "whitened", "select": "mlp"}}
+    content = {"model": str(base), "out": str(out), "calibration": str(text), "steps": [step]}
+    recipe.write_text(json.dumps(content))  # JSON is YAML
+    ran = kanna("run", recipe, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["plan"]["config"]["select"] == "mlp" and (out / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"),
+    [
+        ("model: a\nout: b\nsteps: [{lowrank: {keep: 0.8}}]\nmodle: c", "modle"),
+        ("model: a\nout: b\nsteps: [{lowrank: {kep: 0.8}}]", "kep"),
+        ("model: a\nout: b\nsteps: [{lowrank: {keep: 0.8}}, {lowrank: {keep: 0.5}}]", "2 steps"),
+        ("model: a\nout: b\nsteps: [{quantise: {}}]", "quantise"),
+        ("model: a\nout: b\nsteps: [{lowrank: {}, other: {}}]", "lowrank"),
+        ("model: a\nout: b\nsteps: []", "steps"),
+        ("model: a\nsteps: [{lowrank: {keep: 0.8}}]", "out"),
+        ("model: [", "not YAML"),
+        ("- 1", "the file"),
+    ],
+)
+def test_recipes_refused(kanna, tmp_path, recipe, named):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    ran = kanna("run", path)
+    assert ran.code == 2 and named in ran.err
+
+
+def test_python_functions_have_the_names_of_the_verbs():
+    for name in package.__all__:
+        assert getattr(package, name) is not None
