@@ -34,7 +34,9 @@ def test_defaults_keep_the_size_promised_and_beat_plain(
 ) -> None:
     base = perplexity(zoo / "base", text)
     result = compress(zoo / "base", text, tmp_path / "default", cache, keep=keep)
-    plain = compress(zoo / "base", text, tmp_path / "plain", cache, keep=keep, method="plain", allocation="uniform")
+    plain = compress(
+        zoo / "base", text, tmp_path / "plain", cache, keep=keep, method="plain", allocation="uniform"
+    )
     assert result.passed and result.out is not None and plain.out is not None
     assert keep - 0.005 <= result.figures["keep_selected"] <= keep
     written = Checkpoint.open(result.out)
@@ -49,8 +51,10 @@ def test_plain_transformers_loads_after_import_kanna_and_refuses_without(
     zoo: Path, text: Path, tmp_path: Path, cache: Path
 ) -> None:
     out = compress(zoo / "base", text, tmp_path / "out", cache, keep=0.8).out
-    load = "from transformers import AutoModelForCausalLM as A; A.from_pretrained({!r})".format(str(out))
-    with_kanna = subprocess.run([sys.executable, "-c", f"import kanna; {load}"], capture_output=True, text=True)
+    load = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained({str(out)!r})"
+    with_kanna = subprocess.run(
+        [sys.executable, "-c", f"import kanna; {load}"], capture_output=True, text=True
+    )
     without = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
     assert with_kanna.returncode == 0, with_kanna.stderr
     assert without.returncode != 0
