@@ -58,7 +58,7 @@ def lowrank(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="anchored (below keep 0.85), whitened (above), plain, asvd, fwsvd.",
+            help="anchored (below keep 0.5), whitened (above), plain, asvd, fwsvd.",
             rich_help_panel=_HOW,
         ),
     ] = None,

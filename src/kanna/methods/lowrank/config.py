@@ -8,7 +8,7 @@ Method = Literal["anchored", "whitened", "plain", "asvd", "fwsvd"]
 Allocation = Literal["global", "uniform"]
 
 # Below it, inputs of later blocks have drifted enough that anchoring to the original outputs pays.
-ANCHOR_BELOW = 0.85
+ANCHOR_BELOW = 0.5
 CALIBRATED: frozenset[str] = frozenset({"anchored", "whitened", "asvd", "fwsvd"})
 
 
@@ -18,7 +18,7 @@ class LowRankConfig(BaseModel):
     Args:
         keep: Parameters kept over those of the selected matrices, in (0, 1]. Give it or `rank`.
         rank: One rank for every selected matrix instead of a budget.
-        method: Which error is minimised; None chooses `anchored` below keep 0.85, else `whitened`.
+        method: Which error is minimised; None chooses `anchored` below keep 0.5, else `whitened`.
         allocation: How ranks are spread; None chooses `global` where gradients can be had, else `uniform`.
         outputs: `gradient` weighs output directions by the loss gradient, `equal` does not; None chooses
             `gradient` for whitened and anchored with global allocation.
