@@ -1,5 +1,6 @@
 """The program around the verbs: flags, exit codes, what is imported, interruption."""
 
+import functools
 import io
 import json
 import os
@@ -158,7 +159,11 @@ def test_a_real_interrupt(base, text, tmp_path):
     out = tmp_path / "out"
     words = ["lowrank", base, "--keep", "0.8", "--align", "1", "--calibration", text, "--out", out]
     command = [sys.executable, "-m", "kanna", *map(str, words), "--refine", "100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # a shell starts what it puts in the background with SIGINT ignored, and children inherit that
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     work = tmp_path / "out.kanna-work" / "run.json"
     deadline = time.monotonic() + 60
     while not work.is_file() and process.poll() is None and time.monotonic() < deadline:
