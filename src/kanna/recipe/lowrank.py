@@ -28,7 +28,7 @@ from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.execute import Outcome, execute
-from kanna.methods.lowrank.gradients import fits_in_memory
+from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, check_memory, make_plan
 from kanna.methods.lowrank.replace import probe_file
 from kanna.methods.lowrank.workspace import Workspace, write_json_whole
@@ -129,8 +129,7 @@ def lowrank(
     checkpoint = Checkpoint.open(model)
     lineage.verify(checkpoint.directory)
     windows = _windows(checkpoint, config, calibration)
-    fits = windows is not None and fits_in_memory(checkpoint, windows, config.batch)
-    plan = make_plan(checkpoint, config, windows.tokens if windows else 0, fits, windows is not None)
+    plan = _plan(checkpoint, config, windows)
     if dry_run:
         return LowRankResult(None, plan, None, _plan_figures(checkpoint, plan), {})
     if out is None:
@@ -161,6 +160,14 @@ def lowrank(
     run = _run_record(started, stage.seconds, device)
     lineage.write_run_record(target, run)
     return LowRankResult(target, plan, verdict, figures, run)
+
+
+def _plan(checkpoint: Checkpoint, config: LowRankConfig, windows: Windows | None) -> Plan:
+    if windows is None:
+        return make_plan(checkpoint, config, 0, None, has_text=False)
+    backward = backward_memory(checkpoint, windows, config.batch)
+    fitting = backward if fits_in_memory(backward) else None
+    return make_plan(checkpoint, config, windows.tokens, fitting, has_text=True)
 
 
 def _windows(checkpoint: Checkpoint, config: LowRankConfig, path: str | Path | None) -> Windows | None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from kanna.calibration.statistics import InputStatistics
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
-from kanna.methods.lowrank.gradients import output_gradients, row_metric
+from kanna.methods.lowrank.gradients import gradient_batch, output_gradients, row_metric
 from kanna.methods.lowrank.survey import gather
 from kanna.methods.lowrank.workspace import Stream
 from kanna.models.matrix import Matrix
@@ -123,6 +123,27 @@ def keep_output(
         outputs[path] = output
 
     return linear.register_forward_hook(note)
+
+
+@pytest.mark.parametrize(
+    ("length", "batch", "expected"), [(256, 8, 8), (2048, 8, 1), (4096, 8, 1), (1024, 8, 2), (64, 4, 4)]
+)
+def test_a_backward_pass_holds_a_bounded_number_of_tokens(length: int, batch: int, expected: int) -> None:
+    ids = torch.zeros(16, length, dtype=torch.long)
+    assert gradient_batch(Windows(ids, torch.ones_like(ids, dtype=torch.bool)), batch) == expected
+
+
+def test_the_batch_of_the_backward_pass_does_not_change_the_sums(tmp_path: Path) -> None:
+    base, windows = tiny.family("llama", tmp_path / "llama"), tiny.windows(padded=True)
+    _, found = tiny.opened(base)
+    modules = list(dict.fromkeys(matrix.module for matrix in found.compressible))
+    model = tiny.whole(base).requires_grad_(False)
+    *_, (_, one) = output_gradients(model, modules, windows, 1, 0, fisher=True)
+    *_, (_, many) = output_gradients(model, modules, windows, len(windows.ids), 0, fisher=True)
+    for path in modules:
+        assert one[path].count == many[path].count
+        close(one[path].second, many[path].second, 1e-4)
+        close(one[path].fisher, many[path].fisher, 1e-4)
 
 
 @pytest.mark.parametrize("name", ["bert_mlm", "bert_classifier", "roberta_classifier", "mixtral"])

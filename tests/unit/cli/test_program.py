@@ -146,7 +146,7 @@ def test_interrupted_recipe(kanna, base, tmp_path, monkeypatch):
 def test_interrupted_before_anything_was_begun(kanna, base, tmp_path, monkeypatch):
     import kanna.recipe.lowrank as module
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "make_plan", interrupt)

@@ -18,7 +18,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.gradients import OutputGradients, output_gradients
+from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch, output_gradients
 from kanna.methods.lowrank.plan import Plan, share_kept
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
@@ -172,11 +172,12 @@ def _sum_gradients(
     progress: Progress,
 ) -> dict[str, OutputGradients]:
     model = load_whole(checkpoint, device, torch.float32)
-    total = -(-len(used.ids) // config.batch)
+    batch = gradient_batch(used, config.batch)
+    total = -(-len(used.ids) // batch)
     sums: dict[str, OutputGradients] = {}
     progress("gradients", 0, total)
     fisher = config.method == "fwsvd"
-    for done, found in output_gradients(model, modules, used, config.batch, config.seed, fisher):
+    for done, found in output_gradients(model, modules, used, batch, config.seed, fisher):
         progress("gradients", done, total)
         sums = found
     return sums

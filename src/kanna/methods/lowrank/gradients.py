@@ -22,6 +22,8 @@ from kanna.models.views import read_bias
 
 # A full metric of more outputs costs more memory than the weight itself; beyond it only the diagonal is kept.
 LARGEST_FULL_METRIC = 4096
+# Activations of all blocks are kept for the backward pass: more tokens at once cost memory and gain no time.
+_TOKENS_AT_ONCE = 2048
 _ACTIVATION_FACTOR = 40
 _MASKED_SHARE = 0.15
 
@@ -41,18 +43,28 @@ class OutputGradients:
     count: int = 0
 
 
-def fits_in_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> bool:
-    """Whether the whole model in float32 and the activations of one batch fit in what is free now."""
+def gradient_batch(windows: Windows, batch: int) -> int:
+    """Windows in one backward pass: at most `batch`, and no more than fit a fixed number of tokens."""
+    return max(1, min(batch, _TOKENS_AT_ONCE // windows.ids.shape[1]))
+
+
+def backward_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> int:
+    """Bytes of the whole model in float32 and of the activations of one batch; generous, an upper bound."""
     weights = 4 * sum(
         checkpoint.tensors[name].bytes // _itemsize(checkpoint, name) for name in checkpoint.tensors
     )
-    tokens = batch * windows.ids.shape[1]
+    tokens = gradient_batch(windows, batch) * windows.ids.shape[1]
     config = checkpoint.config
     width = int(config.get("hidden_size") or config.get("n_embd") or 0)
     layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
     vocabulary = int(config.get("vocab_size") or 0)
     activations = 4 * tokens * (_ACTIVATION_FACTOR * width * layers + 3 * vocabulary)
-    return weights + activations < psutil.virtual_memory().available
+    return weights + activations
+
+
+def fits_in_memory(needed: int) -> bool:
+    """Whether so many bytes are free now."""
+    return needed < psutil.virtual_memory().available
 
 
 def _itemsize(checkpoint: Checkpoint, name: str) -> int:

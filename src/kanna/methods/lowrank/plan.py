@@ -11,6 +11,7 @@ from kanna.checkpoint.reader import Checkpoint, refuse_quantized
 from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.gradients import LARGEST_FULL_METRIC
 from kanna.methods.lowrank.ranks import allocate, kept_parameters
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
@@ -66,19 +67,20 @@ class Plan:
 
 
 def make_plan(
-    checkpoint: Checkpoint, config: LowRankConfig, tokens: int, gradients_fit: bool, has_text: bool
+    checkpoint: Checkpoint, config: LowRankConfig, tokens: int, backward: int | None, has_text: bool
 ) -> Plan:
     """Decide what can be decided without reading a weight.
 
     Args:
         tokens: Calibration tokens; 0 without text.
-        gradients_fit: Whether the whole model fits in memory for a backward pass.
+        backward: Bytes that a backward pass through the whole model needs; None if they are not free.
 
     Raises:
         InputError: An already compressed or unknown model, a selection that matches nothing, a budget that
             cannot be reached, a method that needs text without text.
     """
     refuse_quantized(checkpoint.config, checkpoint.name)
+    gradients_fit = backward is not None
     resolved = config.resolved(has_text, gradients_fit)
     notes = []
     if resolved.method != "plain" and not has_text and resolved.keep != 1.0:
@@ -114,7 +116,7 @@ def make_plan(
         found,
         selected,
         None if resolved.allocation == "global" else ranks,
-        _memory(found, resolved, tokens),
+        _memory(found, resolved, tokens, backward or 0),
         _work_bytes(found, resolved, tokens),
         tuple(notes),
     )
@@ -144,10 +146,10 @@ def _check_present(checkpoint: Checkpoint, found: Inventory, selected: Sequence[
             )
 
 
-def _memory(found: Inventory, config: LowRankConfig, tokens: int) -> int:
+def _memory(found: Inventory, config: LowRankConfig, tokens: int, backward: int) -> int:
     """Three copies of the largest block in float32, its statistics in float64, and one batch's activations.
 
-    Gradients need the whole model in float32 instead, if they are wanted.
+    Gradients, if they are wanted, need a backward pass and the statistics of all outputs instead.
     """
     blocks: dict[int, list[Matrix]] = {}
     for matrix in found.matrices:
@@ -159,8 +161,10 @@ def _memory(found: Inventory, config: LowRankConfig, tokens: int) -> int:
     widest = max(max(m.shape) for m in largest)
     decomposition = 8 * 4 * widest * min(widest, 16_384)
     streams = 3 * 4 * tokens * max(m.in_features for m in largest)
-    whole = 4 * found.parameters if config.needs_gradients else 0
-    return 500_000_000 + max(3 * weights + 2 * statistics + decomposition + streams, whole + statistics)
+    widths = [m.out_features for m in found.matrices]
+    outputs = 8 * sum(width**2 if width <= LARGEST_FULL_METRIC else width for width in widths)
+    whole = backward + outputs if config.needs_gradients else 0
+    return 500_000_000 + max(3 * weights + 2 * statistics + decomposition + streams, whole)
 
 
 def _work_bytes(found: Inventory, config: LowRankConfig, tokens: int) -> int:
