@@ -143,7 +143,7 @@ def lowrank(
     announce(plan)
     _check_weights(checkpoint)
     base_hash = lineage.base_hash(checkpoint)
-    key = _fingerprint(plan, calibrated, base_hash)
+    key = _fingerprint(plan, calibrated, base_hash, device)
     with _workspace(target, key, resume, force) as workspace:
         stage = _timed(progress)
         outcome = _outcome(checkpoint, plan, calibrated, base_hash, cache, workspace, device, stage.report)
@@ -244,13 +244,14 @@ def _check_space(out: Path, plan: Plan) -> None:
         )
 
 
-def _fingerprint(plan: Plan, windows: Windows, base_hash: str) -> str:
+def _fingerprint(plan: Plan, windows: Windows, base_hash: str, device: str) -> str:
     facts = {
         "base": base_hash,
         "config": plan.config.model_dump(mode="json"),
         "windows": windows.digest,
         "versions": lineage.versions(),
         "threads": torch.get_num_threads(),
+        "device": device,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -268,7 +269,7 @@ def _workspace(out: Path, key: str, resume: bool, force: bool) -> Iterator[Works
         )
     if found.is_file() and resume and json.loads(found.read_text())["key"] != key:
         raise InputError(
-            f"{directory} was begun with other settings, model, text, versions or threads",
+            f"{directory} was begun with other settings, model, text, versions, threads or device",
             "repeat the command that began it with --resume, or start over with --force",
         )
     if resume and not found.is_file():

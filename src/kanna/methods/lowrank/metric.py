@@ -45,7 +45,8 @@ def metric_of(
     weight = 1.0 if gradients is None else _mean_square(gradients, matrix)
     inputs = None if statistics is None else input_metric(config, matrix, statistics)
     if config.method == "fwsvd" and gradients is not None:
-        return Metric(None, row_metric(gradients.fisher, matrix).sqrt(), weight)
+        # Fisher information is itself the price of a squared change, of an entry: the mean of its row.
+        return Metric(None, row_metric(gradients.fisher, matrix).sqrt(), 1.0 / matrix.in_features)
     outputs = output_metric(config, matrix, gradients)
     return Metric(inputs, outputs, 1.0 if outputs is not None else weight)
 
