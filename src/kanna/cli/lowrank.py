@@ -168,7 +168,7 @@ def announce(session: Session, plan: "Plan", out: Path | None) -> None:
         f"{config.storage} storage"
     )
     free = "" if out is None else f" of {size(_free(out))} free"
-    session.say(f"peak memory at most about {size(plan.memory)}")
+    session.say(f"peak memory about {size(plan.memory)}")
     session.say(f"files of work about {size(plan.work_bytes)}{free}")
     for note in plan.notes:
         session.say(f"note: {note}")

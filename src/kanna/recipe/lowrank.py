@@ -142,24 +142,47 @@ def lowrank(
     _check_space(target, plan)
     announce(plan)
     _check_weights(checkpoint)
-    base_hash = lineage.base_hash(checkpoint)
-    key = _fingerprint(plan, calibrated, base_hash, device)
-    with _workspace(target, key, resume, force) as workspace:
-        stage = _timed(progress)
-        outcome = _outcome(checkpoint, plan, calibrated, base_hash, cache, workspace, device, stage.report)
-        layout = plan_layout(checkpoint, outcome, plan.inventory.base_model_prefix)
-        probe = calibrated.first(1)
-        with output_directory(target, force=replace, needed_bytes=layout.bytes) as partial:
-            write_model(partial, checkpoint, outcome, layout)
-            stage.report("verify", 0, 1)
-            verdict = verify_output(partial, plan.inventory, probe, _recorded(outcome), layout.parameters)
-            stage.report("verify", 1, 1)
-            figures = _figures(checkpoint, plan, outcome, layout)
-            _finish(partial, target, checkpoint, plan, calibrated, base_hash, figures, verdict)
+    job = _Job(checkpoint, plan, calibrated, lineage.base_hash(checkpoint), target, device)
+    stage = _timed(progress)
+    with _workspace(target, _fingerprint(job), resume, force) as workspace:
+        figures, verdict = _compress(job, workspace, cache, replace, stage.report)
         shutil.rmtree(workspace.directory)
     run = _run_record(started, stage.seconds, device)
     lineage.write_run_record(target, run)
     return LowRankResult(target, plan, verdict, figures, run)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be done to what, decided and checked.
+
+    Args:
+        windows: Calibration, or random tokens to verify with where there is none.
+    """
+
+    checkpoint: Checkpoint
+    plan: Plan
+    windows: Windows
+    base_hash: str
+    out: Path
+    device: str
+
+
+def _compress(
+    job: _Job, workspace: Workspace, cache: Path | None, replace: bool, progress: Progress
+) -> tuple[dict[str, Any], Verdict]:
+    """Compute the forms, write the directory, reload and check it; it gets its name after all of that."""
+    outcome = _outcome(job, cache, workspace, progress)
+    layout = plan_layout(job.checkpoint, outcome, job.plan.inventory.base_model_prefix)
+    figures = _figures(job, outcome, layout)
+    with output_directory(job.out, force=replace, needed_bytes=layout.bytes) as partial:
+        write_model(partial, job.checkpoint, outcome, layout)
+        progress("verify", 0, 1)
+        probe, recorded = job.windows.first(1), _recorded(outcome)
+        verdict = verify_output(partial, job.plan.inventory, probe, recorded, layout.parameters)
+        progress("verify", 1, 1)
+        _finish(partial, job, figures, verdict)
+    return figures, verdict
 
 
 def _plan(checkpoint: Checkpoint, config: LowRankConfig, windows: Windows | None) -> Plan:
@@ -187,23 +210,14 @@ def _random_probe(checkpoint: Checkpoint, config: LowRankConfig) -> Windows:
     return random_windows(vocabulary, length, config.seed)
 
 
-def _outcome(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    windows: Windows,
-    base_hash: str,
-    cache: Path | None,
-    workspace: Workspace,
-    device: str,
-    progress: Progress,
-) -> Outcome:
-    if plan.nothing_to_do:
-        ranks: Ranks = {matrix.name: None for matrix in plan.selected}
+def _outcome(job: _Job, cache: Path | None, workspace: Workspace, progress: Progress) -> Outcome:
+    if job.plan.nothing_to_do:
+        ranks: Ranks = {matrix.name: None for matrix in job.plan.selected}
         return Outcome({}, ranks, 1.0, workspace, 0)
     shared = (cache or cache_directory()) / "statistics"
-    probe = windows.first(1)
+    probe, device = job.windows.first(1), torch.device(job.device)
     return execute(
-        checkpoint, plan, windows, probe, base_hash, shared, workspace, torch.device(device), progress
+        job.checkpoint, job.plan, job.windows, probe, job.base_hash, shared, workspace, device, progress
     )
 
 
@@ -244,14 +258,14 @@ def _check_space(out: Path, plan: Plan) -> None:
         )
 
 
-def _fingerprint(plan: Plan, windows: Windows, base_hash: str, device: str) -> str:
+def _fingerprint(job: _Job) -> str:
     facts = {
-        "base": base_hash,
-        "config": plan.config.model_dump(mode="json"),
-        "windows": windows.digest,
+        "base": job.base_hash,
+        "config": job.plan.config.model_dump(mode="json"),
+        "windows": job.windows.digest,
         "versions": lineage.versions(),
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": job.device,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -330,45 +344,36 @@ def _plan_figures(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     return {"model_bytes": checkpoint.bytes, "selected_parameters": plan.dense_parameters}
 
 
-def _figures(checkpoint: Checkpoint, plan: Plan, outcome: Outcome, layout: Layout) -> dict[str, Any]:
+def _figures(job: _Job, outcome: Outcome, layout: Layout) -> dict[str, Any]:
     replaced = {name: rank for name, rank in outcome.ranks.items() if rank is not None}
     return {
         "keep_selected": outcome.keep,
-        "keep_model_bytes": layout.bytes / checkpoint.bytes,
-        "model_bytes_before": checkpoint.bytes,
+        "keep_model_bytes": layout.bytes / job.checkpoint.bytes,
+        "model_bytes_before": job.checkpoint.bytes,
         "model_bytes_after": layout.bytes,
-        "matrices_selected": len(plan.selected),
+        "matrices_selected": len(job.plan.selected),
         "matrices_replaced": len(replaced),
         "ranks": replaced,
     }
 
 
-def _finish(
-    partial: Path,
-    out: Path,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    windows: Windows,
-    base_hash: str,
-    figures: dict[str, Any],
-    verdict: Verdict,
-) -> None:
+def _finish(partial: Path, job: _Job, figures: dict[str, Any], verdict: Verdict) -> None:
     """Card and lineage."""
-    card.write(partial, _card(out.name, checkpoint, plan, figures))
+    card.write(partial, _card(job, figures))
     step = lineage.Step(
         method="lowrank",
-        config=plan.config.model_dump(mode="json"),
+        config=job.plan.config.model_dump(mode="json"),
         versions=lineage.versions(),
-        seed=plan.config.seed,
+        seed=job.plan.config.seed,
         threads=torch.get_num_threads(),
-        data_hash=windows.digest,
+        data_hash=job.windows.digest,
         scores={**figures, "verdict": verdict.to_dict(), "evaluated": False},
     )
-    lineage.write(partial, lineage.Base(name=checkpoint.name, hash=base_hash), (step,))
+    lineage.write(partial, lineage.Base(name=job.checkpoint.name, hash=job.base_hash), (step,))
 
 
-def _card(name: str, checkpoint: Checkpoint, plan: Plan, figures: dict[str, Any]) -> card.Card:
-    config = plan.config
+def _card(job: _Job, figures: dict[str, Any]) -> card.Card:
+    config = job.plan.config
     rows = (
         ("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}"),
         ("bytes of the whole model kept", f"{figures['keep_model_bytes']:.4f}"),
@@ -377,17 +382,17 @@ def _card(name: str, checkpoint: Checkpoint, plan: Plan, figures: dict[str, Any]
         ("matrices replaced", f"{figures['matrices_replaced']} of {figures['matrices_selected']}"),
     )
     summary = (
-        f"Weight matrices of {checkpoint.name} replaced by low-rank factors (method {config.method}, "
+        f"Weight matrices of {job.checkpoint.name} replaced by low-rank factors (method {config.method}, "
         f"{config.allocation} ranks, {config.storage} storage). Not evaluated on a task."
     )
     return card.Card(
-        title=name,
-        base_model=checkpoint.name,
+        title=job.out.name,
+        base_model=job.checkpoint.name,
         summary=summary,
         tables=(card.Table("Size", ("what", "value"), rows),),
         tags=("low-rank",),
         needs_kanna=bool(figures["ranks"]),
-        source=checkpoint.directory,
+        source=job.checkpoint.directory,
     )
 
 

@@ -132,7 +132,7 @@ def _common_facts(
         "threads": torch.get_num_threads(),
         "versions": lineage.versions(),
         "device": str(device),
-        "format": 2,
+        "format": 3,
     }
 
 

@@ -22,7 +22,7 @@ from kanna.models.views import read_bias
 
 # A full metric of more outputs costs more memory than the weight itself; beyond it only the diagonal is kept.
 LARGEST_FULL_METRIC = 4096
-# Activations of all blocks are kept for the backward pass: more tokens at once cost memory and gain no time.
+# The backward pass keeps the activations of all blocks, unlike the other passes: its memory grows with this.
 _TOKENS_AT_ONCE = 2048
 _ACTIVATION_FACTOR = 40
 _MASKED_SHARE = 0.15
@@ -49,7 +49,10 @@ def gradient_batch(windows: Windows, batch: int) -> int:
 
 
 def backward_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> int:
-    """Bytes of the whole model in float32 and of the activations of one batch; generous, an upper bound."""
+    """Bytes of the whole model in float32 and of the activations of one batch.
+
+    Attention weights are not counted: fused attention keeps none. Models without it (GPT-J) need more.
+    """
     weights = 4 * sum(
         checkpoint.tensors[name].bytes // _itemsize(checkpoint, name) for name in checkpoint.tensors
     )

@@ -42,13 +42,14 @@ def metric_of(
         statistics: Of its inputs; None for `plain`.
         gradients: Of its module's outputs; None where the configuration needs none.
     """
-    weight = 1.0 if gradients is None else _mean_square(gradients, matrix)
-    inputs = None if statistics is None else input_metric(config, matrix, statistics)
     if config.method == "fwsvd" and gradients is not None:
         # Fisher information is itself the price of a squared change, of an entry: the mean of its row.
         return Metric(None, row_metric(gradients.fisher, matrix).sqrt(), 1.0 / matrix.in_features)
+    inputs = None if statistics is None else input_metric(config, matrix, statistics)
     outputs = output_metric(config, matrix, gradients)
-    return Metric(inputs, outputs, 1.0 if outputs is not None else weight)
+    if outputs is not None or gradients is None:
+        return Metric(inputs, outputs, 1.0)
+    return Metric(inputs, None, _mean_square(gradients, matrix))
 
 
 def input_metric(config: LowRankConfig, matrix: Matrix, statistics: InputStatistics) -> Tensor:
