@@ -19,12 +19,20 @@ class Row:
         prompt: What it reads; empty for plain text.
         answer: What it should write; empty for plain text.
         group: Name shared by rows that ask for the same fact.
+        choices: What to choose from; empty for other rows.
+        label: Index of the right choice; None for other rows.
+        answers: Every answer that counts as right, `answer` first; empty where there is only the one.
+        cost: What one wrong answer to this row costs; 1 unless the row says so.
     """
 
     text: str
     prompt: str = ""
     answer: str = ""
     group: str = ""
+    choices: tuple[str, ...] = ()
+    label: int | None = None
+    answers: tuple[str, ...] = ()
+    cost: float = 1.0
 
 
 def read_rows(path: str | Path) -> list[Row]:
