@@ -1,70 +1,77 @@
 """kanna eval"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from kanna.cli.options import Device, Model
+from kanna.cli import asking
+from kanna.cli.options import Device, Force, Model
 from kanna.cli.session import Session, verb
-from kanna.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from kanna.tasks.perplexity import TextResult
 
 
 @verb
 def evaluate(
     session: Session,
     model: Model,
+    task: asking.Tasks = None,
     text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Held-out text: .txt, or .jsonl rows.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Held-out text for perplexity: .txt, or .jsonl rows."),
     ] = None,
-    task: Annotated[Path | None, typer.Option(metavar="FILE", help="Not there yet.", hidden=True)] = None,
-    context: Annotated[int | None, typer.Option(min=2, help="Length of a window.")] = None,
-    stride: Annotated[
-        int | None, typer.Option(min=1, help="Tokens by which windows advance; half the context.")
-    ] = None,
-    tokens: Annotated[int | None, typer.Option(min=2, help="Score only the first so many tokens.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Windows computed at a time.")] = 8,
-    dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="To compute in: float32, bfloat16, float16.")
-    ] = "float32",
+    metric: asking.Metric = None,
+    context: asking.Context = None,
+    stride: asking.Stride = None,
+    tokens: asking.TextTokens = None,
+    limit: asking.Limit = None,
+    chat: asking.Chat = False,
+    new_tokens: asking.NewTokens = None,
+    stop: asking.Stop = None,
+    legacy_contains: asking.Legacy = False,
+    refuse_long: asking.RefuseLong = False,
+    costs: asking.Costs = None,
+    shots: asking.Shots = None,
+    include: asking.Include = None,
+    batch_tokens: asking.Batch = 2048,
+    dtype: asking.Dtype = "float32",
     device: Device = "cpu",
+    fresh: asking.Fresh = False,
+    out: asking.Results = None,
+    force: Force = False,
 ) -> None:
-    """Perplexity of a model, compressed or not, on held-out text."""
-    if task is not None:
-        raise InputError("--task is not there yet; eval measures perplexity", "give --text FILE")
-    if text is None:
-        raise InputError("there is no text to evaluate on", "give --text FILE")
-    from kanna.tasks.perplexity import evaluate_text
+    """Score a model, compressed or not, on tasks and on held-out text.
 
+    kanna eval MODEL --task facts.jsonl --task lm_eval:arc_easy --text heldout.txt
+    """
+    from kanna.recipe.evaluations import evaluate as score
+    from kanna.recipe.results import check_free, write_result
+    from kanna.tasks.evaluate import EvalOptions
+
+    options = EvalOptions(
+        metric=metric,
+        context=context,
+        stride=stride,
+        tokens=tokens,
+        limit=limit,
+        chat=chat,
+        new_tokens=new_tokens,
+        stop=asking.stops(stop),
+        legacy_contains=legacy_contains,
+        refuse_long=refuse_long,
+        costs=costs,
+        shots=shots,
+        include=include,
+        batch_tokens=batch_tokens,
+        device=device,
+        dtype=dtype,
+    )
+    files = [*(task or ()), *map(str, text or ())]
+    check_free(out, "eval", model, force)
     with session.progress() as progress:
-        result = evaluate_text(
-            model,
-            text,
-            context=context,
-            stride=stride,
-            tokens=tokens,
-            batch=batch,
-            device=device,
-            dtype=dtype,
-            progress=progress,
+        result = score(
+            model, files, options, texts=[str(one) for one in text or ()], fresh=fresh, progress=progress
         )
-    session.show(result.to_dict(), lambda console: _render(console, result))
-
-
-def _render(console: "Console", result: "TextResult") -> None:
-    from kanna.cli.tables import table
-
-    found = result.result
-    rows = [
-        ["perplexity", f"{found.perplexity:.3f}"],
-        ["bits per byte", f"{found.bits_per_byte:.4f}"],
-        ["tokens scored", f"{found.scored:,} of {found.tokens:,}"],
-        ["context", str(found.context)],
-        ["stride", str(found.stride)],
-    ]
-    console.print(table((result.model, f">{result.text}"), rows))
+    write_result(out, "eval", model, result.to_dict())
+    session.show(
+        result.to_dict(records=out is None), lambda console: asking.render_evaluation(console, result)
+    )

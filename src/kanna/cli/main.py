@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kanna.cli import cache, demo, evaluate, explore, export, generate, inspect, lowrank, run
+from kanna.cli import cache, compare, demo, evaluate, explore, export, generate, inspect, lowrank, run
 from kanna.cli.session import Common, Json, LogFile, Quiet, Threads, Verbose
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
@@ -29,6 +29,7 @@ for name, command in {
     "inspect": inspect.inspect,
     "lowrank": lowrank.lowrank,
     "eval": evaluate.evaluate,
+    "compare": compare.compare,
     "generate": generate.generate,
     "export": export.export,
     "explore": explore.explore,

@@ -34,7 +34,7 @@ class CacheReport:
 
 
 # What kanna itself puts there; `clear` touches nothing else.
-_KINDS = ("statistics", "spectra")
+_KINDS = ("statistics", "spectra", "evaluations")
 
 
 def cache_directory() -> Path:

@@ -15,7 +15,7 @@ class Piece:
     Args:
         context: Token ids read before; at least one.
         target: Token ids whose log-likelihood is wanted; at least one.
-        characters: Length of the continuation as text, which length-normalised scores divide by.
+        characters: Length of the continuation as it was given, which length-normalised scores divide by.
         cut: Tokens taken off the left of the context to fit the model.
     """
 
@@ -61,15 +61,19 @@ class Encoder:
         # A template writes its special tokens itself.
         return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
 
+    def start_of(self, prompt: str) -> list[int]:
+        """Ids of a prompt that is to be continued, its trailing spaces left out."""
+        return self.ids(self.prompt(prompt).rstrip(" ")) or self._start()
+
     def pieces(self, prompt: str, continuations: Sequence[str]) -> list[Piece]:
         """One piece per continuation of the same prompt.
 
         Raises:
-            InputError: Nothing is left before or in a continuation, or a prompt is too long and not to be cut.
+            InputError: Nothing to read before a continuation, or a prompt too long that is not to be cut.
         """
         text = self.prompt(prompt)
         whole = [joined(text, one) if not self.chat else text + one.lstrip() for one in continuations]
-        return self.split(text, whole, [len(one.strip()) for one in continuations])
+        return self.split(text, whole, [len(one) for one in continuations])
 
     def split(self, context: str, whole: Sequence[str], characters: Sequence[int]) -> list[Piece]:
         """Tokens of each whole text, split where those of the context end."""

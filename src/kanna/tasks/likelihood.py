@@ -12,6 +12,7 @@ a model that does not gets plain rows; `Likelihoods.packed` says which it was.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def likelihoods(
     sequences = [piece.inputs for piece in pieces]
     packed = share and _takes_packs(model, pieces)
     made = list(packs(sequences, PACK_TOKENS) if packed else singles(sequences))
-    batches = list(_batches(made, pieces, batch_tokens, _most_wanted(model)))
+    batches = list(_batches(made, pieces, batch_tokens, most_logits(model)))
     found: dict[int, Likelihood] = {}
     for done, batch in enumerate(batches):
         progress("log-likelihood", done, len(batches))
@@ -115,10 +116,11 @@ def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return False
     allowed = _AGREE.get(next(model.parameters()).dtype, _AGREE_HALF)
-    return all(abs(plain[i].sum - shared[i].sum) <= allowed * max(1, few[i].characters) for i in plain)
+    return all(abs(plain[i].sum - shared[i].sum) <= allowed * max(1, len(few[i].target)) for i in plain)
 
 
-def _most_wanted(model: nn.Module) -> int:
+def most_logits(model: nn.Module) -> int:
+    """How many places may have logits at a time."""
     vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 2**15) or 2**15)
     return max(1, _LOGIT_BYTES // (4 * vocabulary))
 
@@ -146,7 +148,7 @@ def _score(
     numbers, places, targets = _wanted(batch, pieces, width)
     unique, where = np.unique(places, return_inverse=True)
     device = next(model.parameters()).device
-    logits = _logits(model, _inputs(batch, width, packed, model), torch.from_numpy(unique).to(device))
+    logits = logits_at(model, _inputs(batch, width, packed, model), torch.from_numpy(unique).to(device))
     index = torch.from_numpy(where).to(device)
     tokens = torch.tensor(targets, device=device)
     values = logits[index, tokens] - torch.logsumexp(logits, -1)[index]
@@ -193,7 +195,7 @@ def _inputs(batch: Sequence[Pack], width: int, packed: bool, model: nn.Module) -
     return {name: tensor.to(first.device) for name, tensor in arguments.items()}
 
 
-def _logits(model: nn.Module, inputs: dict[str, Tensor], places: Tensor) -> Tensor:
+def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor) -> Tensor:
     """(places, vocabulary) float32: logits at places of the flattened batch only."""
     with torch.no_grad(), _only_at(model, places):
         found: Tensor = model(**inputs, use_cache=False).logits
@@ -232,7 +234,7 @@ def _collect(numbers: Sequence[int], values: Any, greedy: Any, worst: Any) -> di
     """Targets of a piece lie together."""
     bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     found = {}
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         rank = None if worst is None else int(worst[start:end].max())
         total = float(values[start:end].sum())
         found[numbers[start]] = Likelihood(total, end - start, bool(greedy[start:end].all()), rank)

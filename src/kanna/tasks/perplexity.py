@@ -14,6 +14,7 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
+from kanna.tasks.likelihood import logits_at, most_logits
 from kanna.tasks.rows import read_rows
 from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 
@@ -120,20 +121,54 @@ def perplexity(
         raise InputError(f"the text has {len(ids)} tokens; at least 2 are needed", "give more text")
     if not 1 <= stride <= context:
         raise InputError(f"stride {stride} must be from 1 to the context of {context}", "lower --stride")
-    total, scored = 0.0, 0
-    spans = list(windows(len(ids), context, stride))
-    groups = list(_groups(spans, batch))
-    for done, group in enumerate(groups):
-        progress("perplexity", done, len(groups))
-        found = _score(model, ids, group)
-        total += float(found.sum())
-        scored += found.numel()
-    progress("perplexity", len(groups), len(groups))
-    if not math.isfinite(total):
-        raise InputError("the model's logits are not finite", "check the checkpoint, or compute in float32")
+    found = window_scores(model, ids, context, stride, batch, progress)
+    total, scored = sum(one.log_likelihood for one in found), sum(one.scored for one in found)
     mean = -total / scored
     bits = mean / math.log(2) / bytes_per_token
     return Perplexity(math.exp(mean), total, scored, len(ids), bytes_per_token, bits, context, stride)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window contributed.
+
+    Args:
+        start: Its first token.
+        first: The first token it scored.
+        end: Behind its last.
+        log_likelihood: Sum over the scored tokens, nats.
+    """
+
+    start: int
+    first: int
+    end: int
+    log_likelihood: float
+
+    @property
+    def scored(self) -> int:
+        return self.end - self.first
+
+
+def window_scores(
+    model: nn.Module,
+    ids: Tensor,
+    context: int,
+    stride: int,
+    batch: int = 8,
+    progress: Progress = lambda *_: None,
+) -> list[Window]:
+    """The log-likelihood of each window of `ids` (tokens,); raises as `perplexity` does."""
+    spans = list(windows(len(ids), context, stride))
+    found: list[Window] = []
+    groups = list(_groups(spans, max(1, min(batch, most_logits(model) // stride))))
+    for done, group in enumerate(groups):
+        progress("perplexity", done, len(groups))
+        sums = _score(model, ids, group)
+        found += [Window(s, first, e, value) for (s, e, first), value in zip(group, sums, strict=True)]
+    progress("perplexity", len(groups), len(groups))
+    if not math.isfinite(sum(one.log_likelihood for one in found)):
+        raise InputError("the model's logits are not finite", "check the checkpoint, or compute in float32")
+    return found
 
 
 def windows(tokens: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -166,15 +201,16 @@ def _groups(spans: Sequence[tuple[int, int, int]], batch: int) -> Iterator[Seque
         yield group
 
 
-def _score(model: nn.Module, ids: Tensor, group: Sequence[tuple[int, int, int]]) -> Tensor:
-    """Log-likelihoods of the tokens that the windows of a group score, float32."""
+def _score(model: nn.Module, ids: Tensor, group: Sequence[tuple[int, int, int]]) -> list[float]:
+    """Of each window of a group, the sum of the log-likelihoods it scores."""
     device = next(model.parameters()).device
     inputs = torch.stack([ids[start:end] for start, end, _ in group]).to(device)
-    with torch.no_grad():
-        logits = model(inputs).logits
-    found = []
-    for row, (start, _, first), logit in zip(inputs, group, logits, strict=True):
-        begin = first - start
-        losses = functional.cross_entropy(logit[begin - 1 : -1].float(), row[begin:], reduction="none")
-        found.append(-losses)
-    return torch.cat(found)
+    width = inputs.shape[1]
+    spans = [
+        (row * width + first - start - 1, (row + 1) * width - 1)
+        for row, (start, _, first) in enumerate(group)
+    ]
+    places = torch.cat([torch.arange(begin, end, device=device) for begin, end in spans])
+    logits = logits_at(model, {"input_ids": inputs}, places)
+    losses = functional.cross_entropy(logits, inputs.flatten()[places + 1], reduction="none")
+    return [-float(part.double().sum()) for part in losses.split([end - begin for begin, end in spans])]

@@ -1,7 +1,9 @@
 """The user's data: rows of a JSON Lines file, or a plain text file."""
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ class Row:
         label: Index of the right choice; None for other rows.
         answers: Every answer that counts as right, `answer` first; empty where there is only the one.
         cost: What one wrong answer to this row costs; 1 unless the row says so.
+        extra: The row's other keys, as they were.
     """
 
     text: str
@@ -33,6 +36,7 @@ class Row:
     label: int | None = None
     answers: tuple[str, ...] = ()
     cost: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -72,27 +76,97 @@ def _row(where: str, line: str) -> Row:
         raise InputError(f"{where}: not JSON ({error})", f"each line must be one of {SHAPES}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{where}: expected an object, found {type(fields).__name__}", f"use {SHAPES}")
-    group = str(fields.get("group", ""))
+    group, cost = str(fields.get("group", "")), _cost(where, fields)
+    extra = {key: value for key, value in fields.items() if key not in _KEYS}
     if isinstance(fields.get("text"), str):
-        return Row(fields["text"], group=group)
-    answer = _answer(where, fields)
+        return Row(_filled(where, "text", fields["text"]), group=group, cost=cost, extra=extra)
     prompt = fields.get("prompt")
-    if not isinstance(prompt, str) or answer is None:
+    if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
         raise InputError(f"{where}: expected {SHAPES}, found the keys {sorted(fields)}", "mend that line")
-    return Row(_join(prompt, answer), prompt, answer, group)
+    _filled(where, "prompt", prompt)
+    if "choices" in fields:
+        choices, label = _choices(where, fields)
+        right = choices[label]
+        return Row(joined(prompt, right), prompt, right, group, choices, label, (), cost, extra)
+    answers = _answers(where, fields)
+    several = answers if len(answers) > 1 else ()
+    return Row(joined(prompt, answers[0]), prompt, answers[0], group, (), None, several, cost, extra)
 
 
-def _answer(where: str, fields: dict[str, Any]) -> str | None:
-    if isinstance(fields.get("answer"), str):
-        return str(fields["answer"])
-    choices, label = fields.get("choices"), fields.get("label")
-    if not isinstance(choices, list) or not isinstance(label, int) or isinstance(label, bool):
-        return None
-    if not 0 <= label < len(choices):
-        raise InputError(f"{where}: label {label} of {len(choices)} choices", "labels count from 0")
-    return str(choices[label])
+_KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
 
 
-def _join(prompt: str, answer: str) -> str:
+def _filled(where: str, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key} must be a text, found {value!r}", f"use {SHAPES}")
+    if not value.strip():
+        raise InputError(f"{where}: {key} is empty", "fill it in, or remove the row")
+    return value
+
+
+def _cost(where: str, fields: Mapping[str, Any]) -> float:
+    cost = fields.get("cost", 1.0)
+    number = isinstance(cost, int | float) and not isinstance(cost, bool)
+    if not number or not math.isfinite(cost) or cost < 0:
+        raise InputError(f"{where}: cost {cost!r} is no number of at least 0", "mend that line")
+    return float(cost)
+
+
+def _answers(where: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """All accepted answers, the first one first."""
+    given = fields.get("answers", [])
+    if not isinstance(given, list):
+        raise InputError(f"{where}: answers must be a list, found {given!r}", "write one answer as answer")
+    first = [fields["answer"]] if "answer" in fields else []
+    found = [_filled(where, "an answer", one) for one in (*first, *given)]
+    if not found:
+        raise InputError(f"{where}: there is no answer", f"use {SHAPES}")
+    return tuple(dict.fromkeys(found))
+
+
+def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """Choices, and the index of the right one; a label may also be its text."""
+    choices, label = fields["choices"], fields.get("label")
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise InputError(f"{where}: choices must be a list of at least 2, found {choices!r}", f"use {SHAPES}")
+    found = tuple(_filled(where, "a choice", one) for one in choices)
+    if len(set(found)) < len(found):
+        raise InputError(f"{where}: the choices {choices!r} hold one twice", "remove it")
+    if isinstance(label, str) and found.count(label) == 1:
+        return found, found.index(label)
+    if not isinstance(label, int) or isinstance(label, bool):
+        raise InputError(
+            f"{where}: label {label!r} is neither a number nor one of the choices", "labels count from 0"
+        )
+    if not 0 <= label < len(found):
+        raise InputError(f"{where}: label {label} of {len(found)} choices", "labels count from 0")
+    return found, label
+
+
+def task_kind(rows: Sequence[Row]) -> str:
+    """choice, answer or text: what the rows of a task are.
+
+    Raises:
+        InputError: No row, or rows of several kinds.
+    """
+    if not rows:
+        raise InputError("the task has no rows", f"give lines such as {SHAPES}")
+    kinds = [_kind(row) for row in rows]
+    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        raise InputError(
+            f"row 1 of the task is of kind {kinds[0]} and row {other + 1} of kind {kinds[other]}",
+            "make a task of each kind",
+        )
+    return kinds[0]
+
+
+def _kind(row: Row) -> str:
+    if row.choices:
+        return "choice"
+    return "answer" if row.prompt else "text"
+
+
+def joined(prompt: str, answer: str) -> str:
     """Prompt and answer as one text, with one space between them unless one is there."""
     return prompt + answer if prompt[-1:].isspace() or answer[:1].isspace() else f"{prompt} {answer}"

@@ -1,0 +1,106 @@
+"""Which changed matrix does the harm: each is put back alone, and what flipped is asked again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanna.errors import InputError
+
+Progress = Callable[[str, int, int], None]
+# Asked again: which examples, by place in the list of flips, are right now.
+Ask = Callable[[], Sequence[bool]]
+
+
+@dataclass(frozen=True)
+class Blame:
+    """What putting one matrix back does.
+
+    Args:
+        matrix: Module path.
+        repaired: Flips from right to wrong that are right again.
+        undone: Flips from wrong to right that are wrong again.
+    """
+
+    matrix: str
+    repaired: int
+    undone: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def changed_modules(base: nn.Module, new: nn.Module) -> list[str]:
+    """Paths of modules whose own weights differ or are stored in another form, in the model's order.
+
+    Raises:
+        InputError: The models have different modules, so that nothing can be put back.
+    """
+    found = [path for path, module in _leaves(base) if _differs(module, _at(new, path))]
+    if not found:
+        raise InputError("no matrix of the two models differs", "compare a model with what was made of it")
+    return found
+
+
+def blame(
+    base: nn.Module, new: nn.Module, lost: Sequence[bool], ask: Ask, progress: Progress = lambda *_: None
+) -> list[Blame]:
+    """Put each changed module of `base` into `new` alone and ask again; the most repairs first.
+
+    `new` is ours to change, and is as before when this returns.
+
+    Args:
+        lost: Of each flipped example, whether it went from right to wrong (else from wrong to right).
+        ask: Scores the flipped examples with `new` as it is at that moment.
+    """
+    paths = changed_modules(base, new)
+    found = []
+    for done, path in enumerate(paths):
+        progress("blame", done, len(paths))
+        with _put_back(base, new, path):
+            right = ask()
+        repaired = sum(now for now, was_lost in zip(right, lost, strict=True) if was_lost)
+        undone = sum(not now for now, was_lost in zip(right, lost, strict=True) if not was_lost)
+        found.append(Blame(path, repaired, undone))
+    progress("blame", len(paths), len(paths))
+    return sorted(found, key=lambda one: (-one.repaired, one.undone))
+
+
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules with a weight matrix of their own."""
+    for path, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if path and isinstance(weight, nn.Parameter) and weight.dim() == 2:
+            yield path, module
+
+
+def _at(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise InputError(
+            f"the models are not of one kind: {path} is missing in one", "compare a model with its own base"
+        ) from None
+
+
+def _differs(base: nn.Module, new: nn.Module) -> bool:
+    """Another class (a form of kanna), or other numbers."""
+    if type(base) is not type(new):
+        return True
+    mine, theirs = base.state_dict(), new.state_dict()
+    return mine.keys() != theirs.keys() or any(not torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@contextmanager
+def _put_back(base: nn.Module, new: nn.Module, path: str) -> Iterator[None]:
+    parent, _, name = path.rpartition(".")
+    holder = new.get_submodule(parent)
+    before = getattr(holder, name)
+    setattr(holder, name, base.get_submodule(path))
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)

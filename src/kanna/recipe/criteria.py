@@ -1,0 +1,129 @@
+"""What a model must keep: tasks, each with the drop allowed on it, and guards with drops of their own.
+
+confidence: 0.95
+tasks:
+  - {task: app.jsonl, max_drop: 1%}
+guards:
+  - {task: general.txt, max_drop: 3%}
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kanna.errors import InputError
+from kanna.tasks.task import HARNESS
+from kanna.tasks.tolerance import Tolerance, parse_tolerance
+
+CONFIDENCE = 0.95
+_EXAMPLE = "{confidence: 0.95, tasks: [{task: FILE, max_drop: 1%}], guards: [{task: FILE, max_drop: 3%}]}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A task and what is allowed on it.
+
+    Args:
+        task: A file, or lm_eval:NAME.
+        tolerance: None only measures.
+        guard: It is not what the model is for, but must not suffer.
+    """
+
+    task: str
+    tolerance: Tolerance | None
+    guard: bool = False
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """All rules, and the confidence at which each must hold."""
+
+    rules: tuple[Rule, ...]
+    confidence: float = CONFIDENCE
+
+    @property
+    def files(self) -> list[str]:
+        return [rule.task for rule in self.rules]
+
+    def rule(self, name: str) -> Rule:
+        """The rule of a task by the name that its score carries."""
+        for rule in self.rules:
+            if name in (rule.task, rule.task.removeprefix(HARNESS), f"{HARNESS}{rule.task}"):
+                return rule
+            path = Path(rule.task)
+            if name in (path.name, f"{path.absolute().parent.name}/{path.name}"):
+                return rule
+        # A group of lm_eval tasks comes back as its members.
+        groups = [rule for rule in self.rules if rule.task.startswith(HARNESS)]
+        if len(groups) == 1:
+            return groups[0]
+        raise InputError(f"no tolerance is given for {name}", "name single lm_eval tasks, not groups")
+
+
+def criteria_of(
+    tasks: Sequence[str], max_drop: str | None, guards: Sequence[str] = (), confidence: float = CONFIDENCE
+) -> Criteria:
+    """Criteria as given on the command line: one drop for all tasks, and `FILE=3%` for guards.
+
+    Raises:
+        InputError: No task, a confidence outside (0.5, 1), a tolerance or guard that cannot be read.
+    """
+    tolerance = None if max_drop is None else parse_tolerance(max_drop)
+    rules = [Rule(task, tolerance) for task in tasks]
+    rules += [_guard(guard) for guard in guards]
+    return _checked(Criteria(tuple(rules), confidence))
+
+
+def read_criteria(path: str | Path) -> Criteria:
+    """Criteria in a YAML file. Relative paths in it are taken from where the program runs.
+
+    Raises:
+        InputError: Missing, not YAML, unknown or missing keys, or a tolerance that cannot be read.
+    """
+    path = Path(path).expanduser()
+    try:
+        read = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", f"give a YAML file such as {_EXAMPLE}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}", "mend that line") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg']}", f"it looks like {_EXAMPLE}") from error
+    rules = [Rule(one.task, parse_tolerance(str(one.max_drop))) for one in read.tasks]
+    rules += [Rule(one.task, parse_tolerance(str(one.max_drop)), guard=True) for one in read.guards]
+    return _checked(Criteria(tuple(rules), read.confidence))
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    max_drop: str | float
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    confidence: float = CONFIDENCE
+    tasks: tuple[_Line, ...] = Field(min_length=1)
+    guards: tuple[_Line, ...] = ()
+
+
+def _guard(text: str) -> Rule:
+    task, found, drop = text.rpartition("=")
+    if not found:
+        raise InputError(f"guard {text!r} has no tolerance", "write --guard FILE=3%")
+    return Rule(task, parse_tolerance(drop), guard=True)
+
+
+def _checked(criteria: Criteria) -> Criteria:
+    if not criteria.rules:
+        raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
+    if not 0.5 < criteria.confidence < 1:
+        raise InputError(f"confidence {criteria.confidence} must lie between 0.5 and 1", "0.95 is usual")
+    return criteria

@@ -1,0 +1,303 @@
+"""A model on its tasks."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
+from kanna.models.device import device_of, dtype_of
+from kanna.tasks.answer import (
+    GREEDY,
+    Writing,
+    default_new_tokens,
+    needs_writing,
+    score_answers,
+)
+from kanna.tasks.choice import score_choices
+from kanna.tasks.encode import Encoder
+from kanna.tasks.floors import answer_in_prompt, constant_answer
+from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
+from kanna.tasks.scorer import CausalScorer, Scorer
+from kanna.tasks.summaries import load_costs, summarise
+from kanna.tasks.task import HARNESS, Task, load_tasks
+from kanna.tasks.text import score_text, text_metrics
+from kanna.tasks.text_metrics import segmentation_note
+from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
+from kanna.tasks.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
+
+Progress = Callable[[str, int, int], None]
+Keep = Callable[[Task, TaskScore], None]
+_DEFAULT_METRIC = {CHOICE: "acc", ANSWER: GREEDY, TEXT: "perplexity"}
+_STOP = ("\n",)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How to evaluate.
+
+    Args:
+        metric: The headline metric; None takes acc, greedy or perplexity by the kind of rows.
+        context: Most tokens read at once; None takes min(max positions, tokenizer's limit, 2048).
+        stride: Of perplexity windows; None takes half the context.
+        tokens: Of text, at most.
+        limit: Rows per task, at most, from the beginning.
+        chat: Put prompts into the chat template.
+        new_tokens: Of a generated answer; None takes twice the longest right one, 8 to 256.
+        stop: Texts at which a generated answer ends; None is a line's end, or with `chat` nothing.
+        legacy_contains: Look for the answer in the prompt too.
+        refuse_long: Raise instead of cutting prompts from the left.
+        costs: File of costs per (expected, predicted).
+        shots: Examples before each question of lm_eval tasks; None as the task says.
+        include: Folder of the user's own lm_eval tasks.
+        batch_tokens: Tokens per forward pass, about.
+        share: Compute what prompts share once.
+        device: Where to compute.
+        dtype: To compute in.
+    """
+
+    metric: str | None = None
+    context: int | None = None
+    stride: int | None = None
+    tokens: int | None = None
+    limit: int | None = None
+    chat: bool = False
+    new_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+    legacy_contains: bool = False
+    refuse_long: bool = False
+    costs: Path | None = None
+    shots: int | None = None
+    include: Path | None = None
+    batch_tokens: int = 2048
+    share: bool = True
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation whose every input was read and checked; the model is still to come.
+
+    Args:
+        name: Of the model.
+        bytes: Of its weights.
+        config: Its config.json.
+        tokenizer: Its tokenizer.
+        tasks: From files.
+        harness: Names of lm_eval tasks.
+        options: How.
+    """
+
+    name: str
+    bytes: int
+    config: dict[str, Any]
+    tokenizer: Any
+    tasks: tuple[Task, ...]
+    harness: tuple[str, ...]
+    options: EvalOptions
+
+    def evaluate(
+        self, model: nn.Module, progress: Progress = lambda *_: None, keep: Keep = lambda *_: None
+    ) -> Evaluation:
+        """Score a loaded model; each score of a file is handed to `keep` as soon as it is there."""
+        started = time.perf_counter()
+        scores = []
+        for task in self.tasks:
+            scores.append(_score(self, model, task, progress))
+            keep(task, scores[-1])
+        scores += _harness(self, model, progress)
+        seconds = round(time.perf_counter() - started, 3)
+        return Evaluation(self.name, self.bytes, tuple(scores), {"seconds": seconds})
+
+
+def prepare(
+    model: str | Path, tasks: Sequence[str | Path], options: EvalOptions, texts: Sequence[str | Path] = ()
+) -> Prepared:
+    """Read and check all that an evaluation needs but the weights; `texts` are tasks read as plain text.
+
+    Raises:
+        InputError: Whatever is wrong with the model's directory, a task or the request.
+    """
+    if not tasks:
+        raise InputError(
+            "there is nothing to evaluate on", "give --task FILE, --task lm_eval:NAME or --text FILE"
+        )
+    checkpoint = Checkpoint.open(model)
+    device_of(options.device)
+    dtype_of(options.dtype)
+    names = [str(one).removeprefix(HARNESS) for one in tasks if str(one).startswith(HARNESS)]
+    files = load_tasks([one for one in tasks if not str(one).startswith(HARNESS)], options.limit, texts)
+    for task in files:
+        _check(task, checkpoint, options)
+    tokenizer = load_tokenizer(checkpoint.directory)
+    if options.chat and not getattr(tokenizer, "chat_template", None):
+        raise InputError(f"{checkpoint.name} has no chat template", "leave out --chat")
+    context_length(checkpoint.config, tokenizer, options.context)
+    return Prepared(
+        checkpoint.name,
+        checkpoint.bytes,
+        dict(checkpoint.config),
+        tokenizer,
+        tuple(files),
+        tuple(names),
+        options,
+    )
+
+
+def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
+    metric = _metric(task, options)
+    if parse_user_metric(metric) is None:
+        metric_info(metric, task.kind)
+    if options.costs is not None and task.kind != TEXT:
+        load_costs(options.costs, task.rows)
+    if task.kind == TEXT and not predicts_next_token(checkpoint.config):
+        found = checkpoint.config.get("architectures")
+        raise InputError(
+            f"{checkpoint.name} is no causal language model: {found}", "perplexity of text needs one"
+        )
+
+
+def _metric(task: Task, options: EvalOptions) -> str:
+    """The metric asked for; text takes part with its perplexity beside tasks scored otherwise."""
+    if options.metric is None or (task.kind == TEXT and options.metric not in METRICS[TEXT]):
+        return _DEFAULT_METRIC[task.kind]
+    return options.metric
+
+
+def _score(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
+    if task.kind == TEXT:
+        return _text(plan, model, task, progress)
+    return _questions(plan, model, task, progress)
+
+
+def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
+    options = plan.options
+    context = context_length(plan.config, plan.tokenizer, options.context)
+    stride = options.stride or max(1, context // 2)
+    records, size = score_text(model, plan.tokenizer, task.rows, context, stride, options.tokens, progress)
+    metric = _metric(task, options)
+    settings = {"data_sha256": task.digest, "context": context, "stride": stride, "dtype": options.dtype}
+    scored = {"tokens_scored": int(sum(record.values["tokens"] for record in records))}
+    return TaskScore(
+        task.name, TEXT, metric, False, text_metrics(records, size), {}, tuple(records), (), settings | scored
+    )
+
+
+def _questions(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
+    options = plan.options
+    metric = _metric(task, options)
+    own = parse_user_metric(metric)
+    context = context_length(plan.config, plan.tokenizer, options.context)
+    scorer = make_scorer(plan, model, context)
+    writing = None
+    if task.kind == CHOICE:
+        records = score_choices(scorer, task.rows, metric, progress)
+    else:
+        writing = _writing(scorer, task, metric, own, options)
+        records = score_answers(scorer, task.rows, metric, writing, progress)
+    records = _judged(records, task, metric, own)
+    higher = not own.lower_is_better if own else metric_info(metric, task.kind).higher_is_better
+    name = own.name if own else metric
+    settings: dict[str, Any] = {
+        "data_sha256": task.digest,
+        "context": context,
+        "dtype": options.dtype,
+        "chat": options.chat,
+    }
+    if writing is not None:
+        settings |= {"new_tokens": writing.new_tokens, "stop": list(writing.stop), "legacy": writing.legacy}
+    return TaskScore(
+        task=task.name,
+        kind=task.kind,
+        metric=name,
+        higher_is_better=higher,
+        metrics=summarise(records, task.rows, name, options.costs),
+        floors=_floors(task),
+        records=tuple(records),
+        notes=_notes(task, scorer, metric, options),
+        settings=settings,
+    )
+
+
+def _writing(
+    scorer: Scorer, task: Task, metric: str, own: UserMetric | None, options: EvalOptions
+) -> Writing | None:
+    if own is None and not needs_writing(metric):
+        return None
+    stop = options.stop if options.stop is not None else (() if options.chat else _STOP)
+    new = options.new_tokens or default_new_tokens(scorer, task.rows)
+    return Writing(new, stop, options.legacy_contains, own is None)
+
+
+def make_scorer(plan: Prepared, model: nn.Module, context: int) -> Scorer:
+    """The way to ask a model of this architecture.
+
+    Raises:
+        InputError: An architecture that cannot be asked.
+    """
+    options = plan.options
+    if predicts_next_token(plan.config):
+        encoder = Encoder(plan.tokenizer, context, options.chat, options.refuse_long)
+        return CausalScorer(model, encoder, options.batch_tokens, options.share)
+    found = plan.config.get("architectures")
+    raise InputError(
+        f"{plan.name} is {found}: no architecture that can be evaluated", "give a language model"
+    )
+
+
+def _judged(records: Sequence[Record], task: Task, metric: str, own: UserMetric | None) -> list[Record]:
+    """Records with the headline metric in them, and `right` where it knows right and wrong."""
+    if own is None:
+        if not metric_info(metric, task.kind).binary:
+            return [replace(record, right=None) for record in records]
+        return [replace(record, right=record.values[metric] == 1.0) for record in records]
+    found = own.score(records, task.rows)
+    binary = all(value in (0.0, 1.0) for value in found)
+    return [
+        replace(record, values={**record.values, own.name: value}, right=bool(value) if binary else None)
+        for record, value in zip(records, found, strict=True)
+    ]
+
+
+def _floors(task: Task) -> dict[str, float]:
+    found = {"constant": constant_answer(task.rows)[0]}
+    if task.kind == ANSWER:
+        found["answer_in_prompt"] = answer_in_prompt(task.rows)
+    return found
+
+
+def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tuple[str, ...]:
+    notes = list(scorer.work.notes)
+    if scorer.work.cut:
+        notes.append(f"{scorer.work.cut} prompts were longer than the context and cut from the left")
+    if not scorer.work.packed and options.share:
+        notes.append("this model takes no packed rows: shared prefixes were computed again for every row")
+    if metric in ("f1", "bleu", "rouge1", "rouge2", "rougeL"):
+        notes.append(segmentation_note(task.rows))
+    if options.legacy_contains:
+        notes.append("legacy rule: the prompt counts as part of the answer")
+    return tuple(notes)
+
+
+def _harness(plan: Prepared, model: nn.Module, progress: Progress) -> list[TaskScore]:
+    if not plan.harness:
+        return []
+    from kanna.tasks.harness import run_harness
+
+    options = plan.options
+    return run_harness(
+        model,
+        plan.tokenizer,
+        plan.harness,
+        include=options.include,
+        limit=options.limit,
+        context=context_length(plan.config, plan.tokenizer, options.context),
+        batch_tokens=options.batch_tokens,
+        shots=options.shots,
+        progress=progress,
+    )

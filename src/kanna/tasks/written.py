@@ -1,0 +1,107 @@
+"""What a model writes after each of many prompts, greedily, and only what is new."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """New text after one prompt.
+
+    Args:
+        text: Up to the first stop string, which is left out, and without special tokens.
+        tokens: New tokens computed for it.
+    """
+
+    text: str
+    tokens: int
+
+
+def write(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stop: Sequence[str] = (),
+    batch_tokens: int = 2048,
+    progress: Progress = lambda *_: None,
+) -> list[Written]:
+    """Continue every prompt (token ids) greedily. Prompts of like length go together, padded on the left.
+
+    Args:
+        stop: Texts at whose first appearance an answer ends.
+        batch_tokens: Tokens of prompts and answers in memory at a time, about.
+    """
+    order = sorted({tuple(prompt) for prompt in prompts}, key=len)
+    batches = list(_batches(order, max_new_tokens, batch_tokens))
+    found: dict[tuple[int, ...], Written] = {}
+    for done, batch in enumerate(batches):
+        progress("generate", done, len(batches))
+        new = _continue(model, tokenizer, batch, max_new_tokens, stop)
+        found |= {prompt: _cut(tokenizer, ids, stop) for prompt, ids in zip(batch, new, strict=True)}
+    progress("generate", len(batches), len(batches))
+    return [found[tuple(prompt)] for prompt in prompts]
+
+
+def _batches(prompts: Sequence[tuple[int, ...]], new: int, tokens: int) -> Iterator[list[tuple[int, ...]]]:
+    batch: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        if batch and (len(batch) + 1) * (len(prompt) + new) > tokens:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
+
+
+def _continue(
+    model: Any, tokenizer: Any, batch: Sequence[tuple[int, ...]], new: int, stop: Sequence[str]
+) -> list[list[int]]:
+    """New ids of each prompt; sampling settings that came with the model do not apply."""
+    width = max(map(len, batch))
+    fill = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    ids = torch.tensor([[fill] * (width - len(prompt)) + list(prompt) for prompt in batch])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
+    ends = [_Ends(tokenizer, width, stop)] if stop else []
+    with torch.no_grad():
+        written = model.generate(
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=new,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=fill,
+            stopping_criteria=StoppingCriteriaList(ends),
+        )
+    found: list[list[int]] = written[:, width:].tolist()
+    return found
+
+
+def _cut(tokenizer: Any, ids: list[int], stop: Sequence[str]) -> Written:
+    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    for one in stop:
+        text = text.split(one, 1)[0]
+    return Written(text, len(ids))
+
+
+class _Ends(StoppingCriteria):
+    """A row is done when what is new in it holds a stop string."""
+
+    def __init__(self, tokenizer: Any, width: int, stop: Sequence[str]) -> None:
+        self._tokenizer, self._width, self._stop = tokenizer, width, tuple(stop)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        texts = self._tokenizer.batch_decode(input_ids[:, self._width :])
+        done = [any(one in text for one in self._stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
