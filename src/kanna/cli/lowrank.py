@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kanna.cli import asking
 from kanna.cli.options import Device, Force, Model, Out, Select
 from kanna.cli.session import Session, verb
 from kanna.errors import InputError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from kanna.recipe.lowrank import LowRankResult
 
 _BUDGET, _HOW, _DATA, _RUN = "Which and how much", "How", "Calibration", "Running"
-VERDICT_FAILED = 3
 
 
 @verb
@@ -104,6 +104,13 @@ def lowrank(
     refine: Annotated[
         int | None, typer.Option(help="Optimiser steps per block afterwards (0).", rich_help_panel=_HOW)
     ] = None,
+    task: asking.Tasks = None,
+    max_drop: asking.MaxDrop = None,
+    tolerance: asking.ToleranceFile = None,
+    guard: asking.Guards = None,
+    confidence: asking.Confidence = 0.95,
+    metric: asking.Metric = None,
+    limit: asking.Limit = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn (0).", rich_help_panel=_RUN)] = None,
     force: Force = False,
     resume: Annotated[
@@ -120,6 +127,7 @@ def lowrank(
     """
     from kanna.recipe.lowrank import lowrank as replace
     from kanna.recipe.lowrank import parse_config
+    from kanna.tasks.evaluate import EvalOptions
 
     settings = {
         "keep": keep,
@@ -140,6 +148,8 @@ def lowrank(
         "seed": seed,
     }
     config = parse_config(settings)
+    criteria = asking.criteria_from(task, max_drop, tolerance, guard, confidence)
+    options = EvalOptions(metric=metric, limit=limit, context=context, device=device)
     with session.resumable(out), session.progress() as progress:
         result = replace(
             model,
@@ -150,6 +160,8 @@ def lowrank(
             resume=resume,
             dry_run=dry_run,
             device=device,
+            criteria=criteria,
+            options=options,
             announce=lambda plan: announce(session, plan, out),
             progress=progress,
         )
@@ -185,7 +197,7 @@ def show(session: Session, result: "LowRankResult") -> int:
         session.show(result.to_dict(), lambda console: _render_plan(console, result))
         return 0
     session.show(result.to_dict(), lambda console: _render(console, result))
-    return 0 if result.passed else VERDICT_FAILED
+    return 0 if result.passed else asking.VERDICT_FAILED
 
 
 def _selection(select: str | None, layers: str | None, matrices: str | None) -> str | None:
@@ -238,7 +250,9 @@ def _render(console: "Console", result: "LowRankResult") -> None:
         f"{figures['matrices_replaced']} of {figures['matrices_selected']} matrices replaced "
         f"in {duration(result.run['seconds'])}, peak memory {size(result.run['peak_memory_bytes'])}"
     )
-    console.print(f"verdict: {_verdict(result)}")
+    if result.comparison is not None:
+        asking.render_comparison(console, result.comparison)
+    console.print(f"written and read back: {_verdict(result)}")
     console.print(f"written: {result.out}")
 
 
@@ -248,7 +262,8 @@ def _verdict(result: "LowRankResult") -> str:
         return "not checked"
     if not verdict.passed:
         return f"FAIL: {verdict.reason}"
-    return f"pass: reloaded, logits finite{_deviation(verdict.deviation)}; not evaluated on a task"
+    judged = "" if result.comparison is not None else "; not evaluated on a task"
+    return f"pass: reloaded, logits finite{_deviation(verdict.deviation)}{judged}"
 
 
 def _deviation(found: float | None) -> str:

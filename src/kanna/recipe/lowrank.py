@@ -33,9 +33,13 @@ from kanna.methods.lowrank.plan import Plan, check_memory, make_plan
 from kanna.methods.lowrank.replace import probe_file
 from kanna.methods.lowrank.workspace import Workspace, write_json_whole
 from kanna.models.device import device_of
+from kanna.recipe.compare import Comparison
+from kanna.recipe.criteria import Criteria
 from kanna.recipe.output import Layout, plan_layout, write_model
 from kanna.recipe.places import RUN, cache_directory, work_directory
 from kanna.recipe.probe import Verdict, verify_output
+from kanna.recipe.verdict import comparison_rows, judge
+from kanna.tasks.evaluate import EvalOptions, prepare
 from kanna.tasks.rows import read_rows
 from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 
@@ -52,9 +56,10 @@ class LowRankResult:
     Args:
         out: The directory; None for a dry run.
         plan: What was to be done.
-        verdict: None for a dry run.
+        verdict: Whether what was written is what was computed; None for a dry run.
         figures: Sizes before and after, ranks, share kept.
         run: Times and memory, also in `OUT.run.json`.
+        comparison: With the base on the user's tasks; None where none were given.
     """
 
     out: Path | None
@@ -62,10 +67,12 @@ class LowRankResult:
     verdict: Verdict | None
     figures: dict[str, Any]
     run: dict[str, Any]
+    comparison: Comparison | None = None
 
     @property
     def passed(self) -> bool:
-        return self.verdict is None or self.verdict.passed
+        sound = self.verdict is None or self.verdict.passed
+        return sound and (self.comparison is None or self.comparison.passed)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -73,6 +80,7 @@ class LowRankResult:
             "out": None if self.out is None else str(self.out),
             "plan": self.plan.to_dict(),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "figures": self.figures,
             "run": self.run,
         }
@@ -105,6 +113,8 @@ def lowrank(
     dry_run: bool = False,
     device: str = "cpu",
     cache: Path | None = None,
+    criteria: Criteria | None = None,
+    options: EvalOptions | None = None,
     announce: Callable[[Plan], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> LowRankResult:
@@ -118,6 +128,9 @@ def lowrank(
         resume: Continue an unfinished run for `out`.
         dry_run: Only say what would be done.
         cache: Where statistics are kept between runs; kanna's cache directory by default.
+        criteria: Tasks on which the result is compared with `model`, and what may be lost on them; the
+            verdict is recorded in kanna.json.
+        options: How to evaluate on them.
         announce: Called with the plan before long work begins.
         progress: Called with (stage, done, total).
 
@@ -129,6 +142,8 @@ def lowrank(
     checkpoint = Checkpoint.open(model)
     lineage.verify(checkpoint.directory)
     windows = _windows(checkpoint, config, calibration)
+    if criteria is not None:
+        prepare(checkpoint.directory, criteria.files, options or EvalOptions())
     plan = _plan(checkpoint, config, windows)
     if dry_run:
         return LowRankResult(None, plan, None, _plan_figures(checkpoint, plan), {})
@@ -142,14 +157,15 @@ def lowrank(
     _check_space(target, plan)
     announce(plan)
     _check_weights(checkpoint)
-    job = _Job(checkpoint, plan, calibrated, lineage.base_hash(checkpoint), target, device)
+    job = _Job(checkpoint, plan, calibrated, lineage.base_hash(checkpoint), target, device, cache)
     stage = _timed(progress)
     with _workspace(target, _fingerprint(job), resume, force) as workspace:
-        figures, verdict = _compress(job, workspace, cache, replace, stage.report)
+        asked = None if criteria is None else (criteria, options or EvalOptions(device=device))
+        figures, verdict, compared = _compress(job, workspace, asked, replace, stage.report)
         shutil.rmtree(workspace.directory)
     run = _run_record(started, stage.seconds, device)
     lineage.write_run_record(target, run)
-    return LowRankResult(target, plan, verdict, figures, run)
+    return LowRankResult(target, plan, verdict, figures, run, compared)
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,7 @@ class _Job:
 
     Args:
         windows: Calibration, or random tokens to verify with where there is none.
+        cache: Where statistics and scores are kept; None for kanna's cache directory.
     """
 
     checkpoint: Checkpoint
@@ -166,13 +183,18 @@ class _Job:
     base_hash: str
     out: Path
     device: str
+    cache: Path | None
 
 
 def _compress(
-    job: _Job, workspace: Workspace, cache: Path | None, replace: bool, progress: Progress
-) -> tuple[dict[str, Any], Verdict]:
-    """Compute the forms, write the directory, reload and check it; it gets its name after all of that."""
-    outcome = _outcome(job, cache, workspace, progress)
+    job: _Job,
+    workspace: Workspace,
+    asked: tuple[Criteria, EvalOptions] | None,
+    replace: bool,
+    progress: Progress,
+) -> tuple[dict[str, Any], Verdict, Comparison | None]:
+    """Compute the forms, write the directory, reload, check and judge it; after that it gets its name."""
+    outcome = _outcome(job, workspace, progress)
     layout = plan_layout(job.checkpoint, outcome, job.plan.inventory.base_model_prefix)
     figures = _figures(job, outcome, layout)
     with output_directory(job.out, force=replace, needed_bytes=layout.bytes) as partial:
@@ -181,8 +203,12 @@ def _compress(
         probe, recorded = job.windows.first(1), _recorded(outcome)
         verdict = verify_output(partial, job.plan.inventory, probe, recorded, layout.parameters)
         progress("verify", 1, 1)
-        _finish(partial, job, figures, verdict)
-    return figures, verdict
+        compared = None
+        if asked is not None:
+            source = job.checkpoint.directory
+            compared = judge(source, partial, job.out.name, *asked, cache=job.cache, progress=progress)
+        _finish(partial, job, figures, verdict, compared)
+    return figures, verdict, compared
 
 
 def _plan(checkpoint: Checkpoint, config: LowRankConfig, windows: Windows | None) -> Plan:
@@ -210,11 +236,11 @@ def _random_probe(checkpoint: Checkpoint, config: LowRankConfig) -> Windows:
     return random_windows(vocabulary, length, config.seed)
 
 
-def _outcome(job: _Job, cache: Path | None, workspace: Workspace, progress: Progress) -> Outcome:
+def _outcome(job: _Job, workspace: Workspace, progress: Progress) -> Outcome:
     if job.plan.nothing_to_do:
         ranks: Ranks = {matrix.name: None for matrix in job.plan.selected}
         return Outcome({}, ranks, 1.0, workspace, 0)
-    shared = (cache or cache_directory()) / "statistics"
+    shared = (job.cache or cache_directory()) / "statistics"
     probe, device = job.windows.first(1), torch.device(job.device)
     return execute(
         job.checkpoint, job.plan, job.windows, probe, job.base_hash, shared, workspace, device, progress
@@ -357,9 +383,12 @@ def _figures(job: _Job, outcome: Outcome, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _finish(partial: Path, job: _Job, figures: dict[str, Any], verdict: Verdict) -> None:
+def _finish(
+    partial: Path, job: _Job, figures: dict[str, Any], verdict: Verdict, compared: Comparison | None
+) -> None:
     """Card and lineage."""
-    card.write(partial, _card(job, figures))
+    card.write(partial, _card(job, figures, compared))
+    judged = {} if compared is None else {"comparison": compared.summary()}
     step = lineage.Step(
         method="lowrank",
         config=job.plan.config.model_dump(mode="json"),
@@ -367,12 +396,12 @@ def _finish(partial: Path, job: _Job, figures: dict[str, Any], verdict: Verdict)
         seed=job.plan.config.seed,
         threads=torch.get_num_threads(),
         data_hash=job.windows.digest,
-        scores={**figures, "verdict": verdict.to_dict(), "evaluated": False},
+        scores={**figures, **judged, "verdict": verdict.to_dict(), "evaluated": compared is not None},
     )
     lineage.write(partial, lineage.Base(name=job.checkpoint.name, hash=job.base_hash), (step,))
 
 
-def _card(job: _Job, figures: dict[str, Any]) -> card.Card:
+def _card(job: _Job, figures: dict[str, Any], compared: Comparison | None) -> card.Card:
     config = job.plan.config
     rows = (
         ("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}"),
@@ -383,13 +412,17 @@ def _card(job: _Job, figures: dict[str, Any]) -> card.Card:
     )
     summary = (
         f"Weight matrices of {job.checkpoint.name} replaced by low-rank factors (method {config.method}, "
-        f"{config.allocation} ranks, {config.storage} storage). Not evaluated on a task."
+        f"{config.allocation} ranks, {config.storage} storage). "
+        + ("Not evaluated on a task." if compared is None else f"Verdict: {compared.status}.")
     )
+    tables = [card.Table("Size", ("what", "value"), rows)]
+    if compared is not None:
+        tables.append(card.Table("On its tasks", *comparison_rows(compared)))
     return card.Card(
         title=job.out.name,
         base_model=job.checkpoint.name,
         summary=summary,
-        tables=(card.Table("Size", ("what", "value"), rows),),
+        tables=tables,
         tags=("low-rank",),
         needs_kanna=bool(figures["ranks"]),
         source=job.checkpoint.directory,

@@ -5,6 +5,7 @@ out: models/small
 calibration: text.jsonl
 steps:
   - lowrank: {keep: 0.8}
+tolerance: app.yaml
 """
 
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kanna.errors import InputError
 from kanna.methods.lowrank.plan import Plan
+from kanna.recipe.criteria import read_criteria
 from kanna.recipe.lowrank import LowRankResult, lowrank, parse_config
+from kanna.tasks.evaluate import EvalOptions
 
 Progress = Callable[[str, int, int], None]
 _EXAMPLE = "{model: DIR, out: DIR, calibration: FILE, steps: [{lowrank: {keep: 0.8}}]}"
@@ -31,6 +34,7 @@ class Recipe(BaseModel):
         out: New directory.
         calibration: Text for methods that need it.
         device: Where to compute.
+        tolerance: YAML of tasks and what may be lost on them.
         steps: One mapping each, from the method's name to its settings.
     """
 
@@ -40,6 +44,7 @@ class Recipe(BaseModel):
     out: str
     calibration: str | None = None
     device: str = "cpu"
+    tolerance: str | None = None
     steps: tuple[dict[str, dict[str, Any]], ...] = Field(min_length=1)
 
 
@@ -89,6 +94,8 @@ def run(
         resume=resume,
         dry_run=dry_run,
         device=read.device,
+        criteria=None if read.tolerance is None else read_criteria(read.tolerance),
+        options=EvalOptions(device=read.device),
         announce=announce,
         progress=progress,
     )

@@ -79,7 +79,7 @@ def _row(where: str, line: str) -> Row:
     group, cost = str(fields.get("group", "")), _cost(where, fields)
     extra = {key: value for key, value in fields.items() if key not in _KEYS}
     if isinstance(fields.get("text"), str):
-        return Row(_filled(where, "text", fields["text"]), group=group, cost=cost, extra=extra)
+        return Row(fields["text"], group=group, cost=cost, extra=extra)
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
         raise InputError(f"{where}: expected {SHAPES}, found the keys {sorted(fields)}", "mend that line")
