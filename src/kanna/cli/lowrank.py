@@ -250,9 +250,11 @@ def _render(console: "Console", result: "LowRankResult") -> None:
         f"{figures['matrices_replaced']} of {figures['matrices_selected']} matrices replaced "
         f"in {duration(result.run['seconds'])}, peak memory {size(result.run['peak_memory_bytes'])}"
     )
-    if result.comparison is not None:
+    if result.comparison is None:
+        console.print(f"verdict: {_verdict(result)}")
+    else:
+        console.print(f"written and read back: {_verdict(result)}")
         asking.render_comparison(console, result.comparison)
-    console.print(f"written and read back: {_verdict(result)}")
     console.print(f"written: {result.out}")
 
 

@@ -102,7 +102,11 @@ def test_cache_refuses_other_actions_and_keeps_foreign_files(kanna):
     (root / "spectra" / "one").write_bytes(b"12345")
     (root / "mine.txt").write_text("mine")
     assert kanna("cache", "burn").code == 2
-    assert kanna("cache", "clear", "--json").json["bytes"] == {"statistics": 0, "spectra": 5}
+    assert kanna("cache", "clear", "--json").json["bytes"] == {
+        "statistics": 0,
+        "spectra": 5,
+        "evaluations": 0,
+    }
     assert sorted(path.name for path in root.iterdir()) == ["mine.txt"]
 
 

@@ -136,13 +136,15 @@ def test_eval(kanna, shared_small, text):
     ran = kanna("eval", shared_small, "--text", text, "--context", 32)
     assert ran.code == 0 and "perplexity" in ran.out
     found = kanna("eval", shared_small, "--text", text, "--context", 32, "--tokens", 100, "--json").json
-    assert found["schema_version"] == 1 and found["scored"] == 99 and found["context"] == 32
+    (score,) = found["tasks"]
+    assert found["schema_version"] == 1 and score["metric"] == "perplexity"
+    assert score["settings"]["tokens_scored"] == 99 and score["settings"]["context"] == 32
 
 
-@pytest.mark.parametrize("words", [("--task", "x.jsonl"), ()])
-def test_eval_without_text(kanna, shared_base, words):
+@pytest.mark.parametrize(("words", "said"), [(("--task", "x.jsonl"), "x.jsonl"), ((), "--text FILE")])
+def test_eval_without_anything_to_evaluate_on(kanna, shared_base, words, said):
     ran = kanna("eval", shared_base, *words)
-    assert ran.code == 2 and "--text FILE" in ran.err
+    assert ran.code == 2 and said in ran.err
 
 
 def test_generate_side_by_side(kanna, shared_base, shared_small):

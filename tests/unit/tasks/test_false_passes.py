@@ -18,7 +18,9 @@ def records(values: np.ndarray, size: int) -> list[Record]:
     ]
 
 
-def decided(base: np.ndarray, new: np.ndarray, drop: str, size: int = 1, metric_scale: float = 1.0) -> Decision:
+def decided(
+    base: np.ndarray, new: np.ndarray, drop: str, size: int = 1, metric_scale: float = 1.0
+) -> Decision:
     return decide(
         records(base * metric_scale, size),
         records(new * metric_scale, size),

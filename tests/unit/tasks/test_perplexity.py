@@ -106,8 +106,9 @@ def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: expected an object, found list"),
         ('{"prompt": "a"}', r"line 2: expected .*found the keys \['prompt'\]"),
-        ('{"prompt": "a", "choices": ["b"], "label": 1}', "label 1 of 1 choices"),
-        ('{"prompt": "a", "choices": ["b", "c"], "label": true}', "line 2: expected"),
+        ('{"prompt": "a", "choices": ["b"], "label": 1}', "line 2: choices must be a list of at least 2"),
+        ('{"prompt": "a", "choices": ["b", "c"], "label": 2}', "line 2: label 2 of 2 choices"),
+        ('{"prompt": "a", "choices": ["b", "c"], "label": true}', "line 2: label True is neither"),
     ],
 )
 def test_a_line_that_is_no_row_is_named(line: str, message: str, tmp_path: Path) -> None:
