@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kanna.cli import cache, compare, demo, evaluate, explore, export, generate, inspect, lowrank, run
+from kanna.cli import cache, compare, demo, evaluate, explore, export, generate, inspect, lowrank, run, task
 from kanna.cli.session import Common, Json, LogFile, Quiet, Threads, Verbose
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
@@ -38,6 +38,7 @@ for name, command in {
     "demo": demo.demo,
 }.items():
     app.command(name)(command)
+app.add_typer(task.app)
 
 
 def _version(wanted: bool) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
+from kanna.tasks import tables
 
 SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
 
@@ -39,18 +40,43 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+TEXTS = (".txt", ".md", "")
+
+
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a `.jsonl` file, or a plain text file as one row.
+    """The rows of a .jsonl, .json, .csv, .tsv or .parquet file, or a plain text file as one row.
 
     Raises:
         InputError: Missing, empty or not UTF-8; a line that is no row (its number is given).
     """
     path = Path(path)
+    if path.suffix.lower() not in TABLES:
+        return [Row(_read_text(path))]
+    rows = [read_row(where, fields) for where, fields in read_fields(path)]
+    if not rows:
+        raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
+    return rows
+
+
+def read_fields(path: Path) -> Generator[tuple[str, dict[str, Any]], None, None]:
+    """Place and fields of each row of a table, unchecked; a line that is no object raises InputError."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        if not path.is_file():
+            raise InputError(f"{path} does not exist", "give a readable file")
+        yield from tables.parquet_rows(path)
+        return
     text = _read_text(path)
-    if path.suffix not in (".jsonl", ".json"):
-        return [Row(text)]
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [_row(f"{path}, line {number}", line) for number, line in lines]
+    if suffix in (".csv", ".tsv"):
+        yield from tables.csv_rows(path, text)
+    elif suffix == ".json" and text.lstrip().startswith("["):
+        yield from tables.array_rows(path, text)
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield where, _object(where, line)
 
 
 def _read_text(path: Path) -> str:
@@ -69,13 +95,22 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _row(where: str, line: str) -> Row:
+def _object(where: str, line: str) -> dict[str, Any]:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})", f"each line must be one of {SHAPES}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{where}: expected an object, found {type(fields).__name__}", f"use {SHAPES}")
+    return fields
+
+
+def read_row(where: str, fields: Mapping[str, Any]) -> Row:
+    """A row of what a line holds.
+
+    Raises:
+        InputError: It is none; `where` and what was expected are named.
+    """
     group, cost = str(fields.get("group", "")), _cost(where, fields)
     extra = {key: value for key, value in fields.items() if key not in _KEYS}
     if isinstance(fields.get("text"), str):

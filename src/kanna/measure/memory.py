@@ -1,0 +1,83 @@
+"""Peak memory of one model that loads, reads a prompt and writes a few tokens, in a process of its own.
+
+python -m kanna.measure.memory '{"model": ..., "batch": 1, "context": 128, "new_tokens": 8, ...}'
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import KannaError
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Peaks of one process.
+
+    Args:
+        host_bytes: Resident memory, all libraries included.
+        device_bytes: Allocated on the accelerator; None on the CPU.
+        imported_bytes: Resident before the model was loaded: what Python and its libraries take.
+    """
+
+    host_bytes: int
+    device_bytes: int | None
+    imported_bytes: int
+
+
+def peak_memory(
+    model: Path, batch: int, context: int, new_tokens: int, device: str, dtype: str, threads: int
+) -> PeakMemory:
+    """Run one request in a fresh process and ask what it took.
+
+    Raises:
+        KannaError: The process failed; its last words are quoted.
+    """
+    asked = {
+        "model": str(model),
+        "batch": batch,
+        "context": context,
+        "new_tokens": new_tokens,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+    }
+    command = [sys.executable, "-m", "kanna.measure.memory", json.dumps(asked)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        said = " ".join(ran.stderr.strip().splitlines()[-3:])
+        raise KannaError(f"the process that measures memory failed: {said}")
+    return PeakMemory(**json.loads(ran.stdout.strip().splitlines()[-1]))
+
+
+def _measure(asked: dict[str, Any]) -> PeakMemory:
+    import torch
+
+    from kanna.checkpoint.loader import load
+    from kanna.measure.latency import request
+    from kanna.models.device import dtype_of
+
+    torch.set_num_threads(asked["threads"])
+    before = _resident()
+    device = torch.device(asked["device"])
+    place = None if device.type == "cpu" else asked["device"]
+    # Checking digests would read all files through memory, which serving does not.
+    model: Any = load(asked["model"], dtype=dtype_of(asked["dtype"]), device_map=place, verify=False)[0]
+    ids = torch.ones((asked["batch"], asked["context"]), dtype=torch.int64, device=device)
+    request(model, ids, asked["new_tokens"])
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return PeakMemory(_resident(), on_device, before)
+
+
+def _resident() -> int:
+    """Peak so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_measure(json.loads(sys.argv[1])))))
