@@ -1,7 +1,7 @@
 """kanna's log-likelihoods against those of lm-evaluation-harness, in one process, on the same requests.
 
 Both get the same model object and the same (context, continuation) pairs in float32. The harness runs with
-each batch size given and its best counts. Runs alternate after a warm-up; medians of their times make the ratio.
+each batch size given and its best counts. Runs alternate after a warm-up; the ratio is that of the medians.
 
     python benchmarks/eval_speed.py MODEL --data ../shared/data --rows 60
 """

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from kanna.cli import cache, compare, demo, evaluate, explore, export, generate, inspect, lowrank, run, task
+from kanna.cli import (
+    bench,
+    cache,
+    compare,
+    demo,
+    evaluate,
+    explore,
+    export,
+    generate,
+    inspect,
+    lowrank,
+    run,
+    task,
+)
 from kanna.cli.session import Common, Json, LogFile, Quiet, Threads, Verbose
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
@@ -30,6 +43,7 @@ for name, command in {
     "lowrank": lowrank.lowrank,
     "eval": evaluate.evaluate,
     "compare": compare.compare,
+    "bench": bench.bench,
     "generate": generate.generate,
     "export": export.export,
     "explore": explore.explore,

@@ -1,5 +1,6 @@
 """Seconds of prefill and of each decoded token, and what many such times say together."""
 
+import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -56,17 +57,18 @@ def spread_of(times: Sequence[float]) -> Spread:
 
 def request(model: Any, ids: Tensor, new_tokens: int) -> Request:
     """Prefill `ids` (batch, tokens), then decode `new_tokens` greedily, the first of which prefill gives."""
+    last: dict[str, Any] = {"use_cache": True}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        last["logits_to_keep"] = 1
     with torch.no_grad():
         began = _now(ids.device)
-        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        out = model(input_ids=ids, **last)
         token = out.logits[:, -1:].argmax(-1)
         first = _now(ids.device) - began
         steps = []
         for _ in range(new_tokens - 1):
             began = _now(ids.device)
-            out = model(
-                input_ids=token, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1
-            )
+            out = model(input_ids=token, past_key_values=out.past_key_values, **last)
             token = out.logits[:, -1:].argmax(-1)
             steps.append(_now(ids.device) - began)
     return Request(first, tuple(steps))

@@ -19,8 +19,8 @@ _WORD = re.compile(r"\w+")
 def near_duplicates(texts: Sequence[str], like: float = LIKE) -> list[tuple[int, int]]:
     """Pairs (earlier, later) whose sets of three-word shingles overlap by `like` or more (Jaccard).
 
-    Candidates come from banded MinHash (Broder 1997), each compared exactly with the first and the last few of
-    its bucket, so the time grows with the rows and not with their square. A pair that overlaps by 0.8 is
+    Candidates come from banded MinHash (Broder 1997), each compared exactly with the first and the last few
+    of its bucket, so the time grows with the rows and not with their square. A pair that overlaps by 0.8 is
     missed about twice in ten thousand. Equal texts are pairs too.
     """
     if not texts:

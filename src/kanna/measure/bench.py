@@ -1,0 +1,364 @@
+"""What a model costs to run: latency, memory, size, energy, beside those of another."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from kanna.checkpoint.loader import load
+from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
+from kanna.measure.energy import Meter, Reading, nvml_meter, rapl_meter
+from kanna.measure.latency import Request, Spread, concurrent, paired_ratio, request, spread_of
+from kanna.measure.memory import PeakMemory, peak_memory
+from kanna.measure.price import Cost, Price, cost
+from kanna.models.device import device_of, dtype_of
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure.
+
+    Args:
+        batches: Prompts at once.
+        contexts: Tokens of a prompt.
+        new_tokens: Decoded per request.
+        concurrency: Requests at once, each in a thread of its own; 1 leaves that out.
+        warmup: Rounds that do not count.
+        repeats: Rounds that do; in each, the models take turns, and who begins alternates.
+        device: Where to compute.
+        dtype: To compute in.
+        seed: Of the random prompts.
+        memory: Measure peak memory, each model in a process of its own.
+        watts: Power the user says the machine draws, for an estimate of energy.
+    """
+
+    batches: tuple[int, ...] = (1,)
+    contexts: tuple[int, ...] = (128,)
+    new_tokens: int = 32
+    concurrency: int = 1
+    warmup: int = 1
+    repeats: int = 5
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    memory: bool = True
+    watts: float | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One batch and context of one model. Times in seconds, energy in joules.
+
+    Args:
+        batch: Prompts at once.
+        context: Tokens of a prompt.
+        prefill: Time to first token.
+        decode: Of one step, which gives `batch` tokens.
+        prefill_tokens_per_second: At the median.
+        decode_tokens_per_second: At the median.
+        concurrent_tokens_per_second: All streams together; None where not asked for.
+        joules_per_token: Meter -> prefill and decode over new tokens; None where not measured.
+        bytes_per_token: Weights and keys and values read for a decode step, over its tokens; computed.
+        bandwidth: Bytes read over the median step, per second; computed.
+        estimated_joules_per_token: From the user's watts; None unless asked for.
+    """
+
+    batch: int
+    context: int
+    prefill: Spread
+    decode: Spread
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    concurrent_tokens_per_second: float | None
+    joules_per_token: dict[str, float | None]
+    bytes_per_token: float
+    bandwidth: float
+    estimated_joules_per_token: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        said = asdict(self)
+        computed = {key: said.pop(key) for key in ("bytes_per_token", "bandwidth")}
+        estimated = {"joules_per_token": said.pop("estimated_joules_per_token")}
+        place = {key: said.pop(key) for key in ("batch", "context")}
+        return {**place, "measured": said, "computed": computed, "estimated": estimated}
+
+
+@dataclass(frozen=True)
+class ModelBench:
+    """One model."""
+
+    model: str
+    bytes_on_disk: int
+    memory: PeakMemory | None
+    settings: tuple[Setting, ...]
+    cost: Cost | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "bytes_on_disk": self.bytes_on_disk,
+            "memory": None if self.memory is None else asdict(self.memory),
+            "settings": [one.to_dict() for one in self.settings],
+            "computed_cost": None if self.cost is None else asdict(self.cost),
+        }
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of the base over that of the model, paired by round: above 1 is faster. Interval at 95 %."""
+
+    batch: int
+    context: int
+    prefill: tuple[float, float, float]
+    decode: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One model, or two with their ratios.
+
+    Args:
+        models: The one asked about, then its base.
+        ratios: Per setting; empty for one model.
+        meters: Meter -> why it measures nothing, or empty.
+        settings: What was asked for, with threads and versions.
+    """
+
+    models: tuple[ModelBench, ...]
+    ratios: tuple[Ratio, ...]
+    meters: dict[str, str]
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "kind": "bench",
+            "models": [one.to_dict() for one in self.models],
+            "ratios": [asdict(one) for one in self.ratios],
+            "meters": self.meters,
+            "settings": self.settings,
+        }
+
+
+def bench(
+    model: str | Path,
+    *,
+    against: str | Path | None = None,
+    options: BenchOptions | None = None,
+    price: Price | None = None,
+    meters: Sequence[Meter] | None = None,
+    progress: Progress = lambda *_: None,
+) -> BenchResult:
+    """Measure a model, and `against` in turns with it in the same process.
+
+    Args:
+        meters: Of energy; those of this machine by default.
+
+    Raises:
+        InputError: A model that cannot generate, more tokens than it has positions for, or two models that do
+            not fit in memory together.
+    """
+    chosen = options or BenchOptions()
+    paths = [model] if against is None else [model, against]
+    checkpoints = [Checkpoint.open(one) for one in paths]
+    _check(checkpoints, chosen)
+    used = [rapl_meter(), nvml_meter()] if meters is None else list(meters)
+    peaks = _peaks(checkpoints, chosen, progress)
+    loaded = [_loaded(one, chosen) for one in paths]
+    grid = list(product(chosen.batches, chosen.contexts))
+    rounds = {place: _rounds(loaded, *place, chosen, used, progress) for place in grid}
+    settings = [
+        tuple(_setting(loaded[i], *place, rounds[place][i], chosen) for place in grid)
+        for i in range(len(loaded))
+    ]
+    speeds = [one[0].decode_tokens_per_second for one in settings]
+    costs = [
+        None if price is None else cost(price, speed, speeds[1] if i == 0 and against is not None else None)
+        for i, speed in enumerate(speeds)
+    ]
+    models = [
+        ModelBench(checkpoint.name, checkpoint.bytes, peak, some, one)
+        for checkpoint, peak, some, one in zip(checkpoints, peaks, settings, costs, strict=True)
+    ]
+    ratios = [] if against is None else [_ratio(place, rounds[place]) for place in grid]
+    said = asdict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    return BenchResult(tuple(models), tuple(ratios), {one.name: one.reason for one in used}, said)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One model's turn: a request, its energy, and tokens per second of concurrent streams."""
+
+    request: Request
+    joules: dict[str, float | None]
+    seconds: float
+    streamed: float | None
+
+
+def _rounds(
+    models: Sequence[nn.Module],
+    batch: int,
+    context: int,
+    options: BenchOptions,
+    meters: Sequence[Meter],
+    progress: Progress,
+) -> dict[int, list[_Round]]:
+    """Model -> its rounds that count. Who goes first alternates."""
+    found: dict[int, list[_Round]] = defaultdict(list)
+    ids = _prompt(models, batch, context, options)
+    total = options.warmup + options.repeats
+    for turn in range(total):
+        progress(f"batch {batch}, context {context}", turn, total)
+        order = range(len(models)) if turn % 2 == 0 else reversed(range(len(models)))
+        for i in order:
+            taken = _round(models[i], ids, options, meters)
+            if turn >= options.warmup:
+                found[i].append(taken)
+    progress(f"batch {batch}, context {context}", total, total)
+    return found
+
+
+def _round(model: nn.Module, ids: Tensor, options: BenchOptions, meters: Sequence[Meter]) -> _Round:
+    with Reading(meters) as reading:
+        taken = request(model, ids, options.new_tokens)
+    streamed = None
+    if options.concurrency > 1:
+        _, seconds = concurrent(model, ids, options.new_tokens, options.concurrency)
+        streamed = options.concurrency * ids.shape[0] * options.new_tokens / seconds
+    return _Round(taken, reading.joules, reading.seconds, streamed)
+
+
+def _prompt(models: Sequence[nn.Module], batch: int, context: int, options: BenchOptions) -> Tensor:
+    """Random tokens that all models know."""
+    vocabulary = min(int(one.config.vocab_size) for one in models)  # type: ignore[union-attr, arg-type]
+    generator = torch.Generator().manual_seed(options.seed)
+    drawn = torch.randint(0, vocabulary, (batch, context), generator=generator)
+    return drawn.to(device_of(options.device))
+
+
+def _setting(
+    model: nn.Module, batch: int, context: int, rounds: Sequence[_Round], options: BenchOptions
+) -> Setting:
+    prefill = spread_of([one.request.prefill for one in rounds])
+    decode = spread_of([step for one in rounds for step in one.request.steps])
+    new = batch * options.new_tokens
+    joules = {
+        name: None
+        if any(one.joules[name] is None for one in rounds)
+        else _median([(one.joules[name] or 0.0) / new for one in rounds])
+        for name in rounds[0].joules
+    }
+    streamed = [one.streamed for one in rounds if one.streamed is not None]
+    read = _bytes_read(model, batch, context)
+    return Setting(
+        batch=batch,
+        context=context,
+        prefill=prefill,
+        decode=decode,
+        prefill_tokens_per_second=batch * context / prefill.p50,
+        decode_tokens_per_second=batch / decode.p50,
+        concurrent_tokens_per_second=_median(streamed) if streamed else None,
+        joules_per_token=joules,
+        bytes_per_token=read / batch,
+        bandwidth=read / decode.p50,
+        estimated_joules_per_token=(
+            None if options.watts is None else options.watts * _median([one.seconds for one in rounds]) / new
+        ),
+    )
+
+
+def _ratio(place: tuple[int, int], rounds: dict[int, list[_Round]]) -> Ratio:
+    ours, theirs = rounds[0], rounds[1]
+    prefill = paired_ratio([r.request.prefill for r in ours], [r.request.prefill for r in theirs])
+    decode = paired_ratio([r.request.decode for r in ours], [r.request.decode for r in theirs])
+    return Ratio(*place, prefill, decode)
+
+
+def _bytes_read(model: Any, batch: int, context: int) -> int:
+    """Of a decode step: all parameters but the rows of the embedding that are not looked up, keys and values.
+
+    A head tied to the embedding is read whole. All experts of a mixture are counted.
+    """
+    parameters = {id(one): one for one in model.parameters()}
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    weights = sum(one.numel() * one.element_size() for one in parameters.values())
+    if head is None or getattr(head, "weight", None) is not table:
+        weights -= (table.shape[0] - batch) * table.shape[1] * table.element_size()
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * heads * width * context * batch * table.element_size()
+    return int(weights + cache)
+
+
+def _peaks(
+    checkpoints: Sequence[Checkpoint], options: BenchOptions, progress: Progress
+) -> list[PeakMemory | None]:
+    if not options.memory:
+        return [None for _ in checkpoints]
+    found: list[PeakMemory | None] = []
+    for done, one in enumerate(checkpoints):
+        progress("memory", done, len(checkpoints))
+        found.append(
+            peak_memory(
+                one.directory,
+                batch=max(options.batches),
+                context=max(options.contexts),
+                new_tokens=options.new_tokens,
+                device=options.device,
+                dtype=options.dtype,
+                threads=torch.get_num_threads(),
+            )
+        )
+    progress("memory", len(checkpoints), len(checkpoints))
+    return found
+
+
+def _loaded(model: str | Path, options: BenchOptions) -> nn.Module:
+    place = None if device_of(options.device).type == "cpu" else options.device
+    return load(model, dtype=dtype_of(options.dtype), device_map=place)[0]
+
+
+def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
+    """Before anything is loaded."""
+    from kanna.tasks.tokenizer import context_length, predicts_next_token
+
+    least = min(*options.batches, *options.contexts, options.repeats, options.concurrency, options.new_tokens)
+    if least < 1 or options.new_tokens < 2:
+        raise InputError(
+            "batches, contexts, repeats and concurrency begin at 1, new tokens at 2", "raise what is lower"
+        )
+    for one in checkpoints:
+        if not predicts_next_token(one.config):
+            found = one.config.get("architectures")
+            raise InputError(
+                f"{one.name} does not generate: {found}", "bench measures causal language models"
+            )
+        context_length(one.config, None, max(options.contexts) + options.new_tokens)
+    if device_of(options.device).type == "cpu":
+        size = dtype_of(options.dtype).itemsize
+        need = size * sum(spec_parameters(one) for one in checkpoints)
+        free = psutil.virtual_memory().available
+        if need > free:
+            raise InputError(
+                f"the models need {need / 1e9:.1f} GB together, and {free / 1e9:.1f} GB are free",
+                "measure one at a time, or with --dtype bfloat16",
+            )
+
+
+def spec_parameters(checkpoint: Checkpoint) -> int:
+    """Numbers in all tensors of the files."""
+    return sum(torch.Size(stored.shape).numel() for stored in checkpoint.tensors.values())
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.5))
