@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.errors import InputError
+from kanna.reporting.wording import change, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -236,34 +237,6 @@ def _short(text: str, most: int = 48) -> str:
 def _floors(one: "TaskScore") -> list[str]:
     found = [one.floors.get("constant"), one.floors.get("answer_in_prompt")]
     return ["" if value is None else shown("acc", value) for value in found]
-
-
-SHARES = (
-    "acc",
-    "acc_norm",
-    "greedy",
-    "exact",
-    "exact_normalized",
-    "contains",
-    "numeric",
-    "f1",
-    "consistency",
-)
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share in 0..1, which people read in per cent."""
-    return metric in SHARES or metric.startswith(("top", "regex", "rouge"))
-
-
-def shown(metric: str, value: float) -> str:
-    """A value as people read it."""
-    return f"{100 * value:.2f} %" if is_share(metric) else f"{value:.4g}"
-
-
-def change(metric: str, value: float) -> str:
-    """A signed difference; shares in points."""
-    return f"{100 * value:+.2f} pt" if is_share(metric) else f"{value:+.4g}"
 
 
 def stops(given: Sequence[str] | None) -> tuple[str, ...] | None:

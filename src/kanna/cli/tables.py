@@ -1,23 +1,13 @@
-"""Numbers as people read them, and the plain look of our tables."""
+"""The plain look of our tables."""
 
 from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.table import Table
 
+from kanna.reporting.wording import percent, size
 
-def size(count: int) -> str:
-    """Bytes in decimal units: 812 B, 4.2 MB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+__all__ = ["percent", "size", "table"]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:

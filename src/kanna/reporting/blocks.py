@@ -1,0 +1,160 @@
+"""What a page is made of, whether it becomes HTML or Markdown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MEASURED, COMPUTED, ESTIMATED = "measured", "computed", "estimated"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number on the page, and where in the data it comes from.
+
+    Args:
+        text: As people read it.
+        value: As the data have it.
+        source: Name of the result, "#", and the path in it: "results/bench-m.json#models.0.bytes_on_disk".
+    """
+
+    text: str
+    value: float
+    source: str
+
+
+Cell = str | Figure
+
+
+@dataclass(frozen=True)
+class At:
+    """A place in a result, from which figures are taken.
+
+    Args:
+        name: Of the result.
+        data: What is there.
+        path: How one comes there.
+    """
+
+    name: str
+    data: Any
+    path: tuple[str | int, ...] = ()
+
+    def __getitem__(self, key: str | int) -> "At":
+        return At(self.name, self.data[key], (*self.path, key))
+
+    def get(self, key: str) -> "At | None":
+        """The place below, or None where there is nothing."""
+        return self[key] if self.data.get(key) is not None else None
+
+    def items(self) -> "list[At]":
+        """Places of a list's entries."""
+        return [self[index] for index in range(len(self.data))]
+
+    def figure(self, text: str) -> Figure:
+        """The number here, shown as `text`."""
+        return Figure(text, self.data, f"{self.name}#{'.'.join(map(str, self.path))}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A sentence with a status: pass, fail, undecided or not judged."""
+
+    status: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Cells that follow each other as one sentence."""
+
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Args:
+    title: What it shows.
+    columns: Headings; one that begins with ">" is of numbers.
+    rows: As many cells each.
+    nature: measured, computed or estimated; empty where that is no question.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    nature: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Args:
+    title: What it shows.
+    svg: The drawing; its own text is escaped.
+    caption: How to read it.
+    """
+
+    title: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One flipped example: what was asked and what both models said."""
+
+    heading: str
+    direction: str
+    prompt: str
+    expected: str
+    base: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples side by side.
+
+    Args:
+        title: Of which task.
+        base: Name of the first model.
+        new: Of the second.
+        examples: The worst first.
+    """
+
+    title: str
+    base: str
+    new: str
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Long text that is folded away on screen."""
+
+    title: str
+    text: str
+
+
+Block = Verdict | Paragraph | Table | Chart | Examples | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Args:
+    title: Of the whole.
+    verdicts: What the reader must see first.
+    sections: The rest, in order.
+    data: Result -> what it holds, which all figures come from.
+    """
+
+    title: str
+    verdicts: Sequence[Verdict]
+    sections: Sequence[Section]
+    data: Mapping[str, Any] = field(default_factory=dict)

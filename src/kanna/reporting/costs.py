@@ -1,0 +1,154 @@
+"""A bench's tables: what was measured, what is computed from it, and what was only estimated, apart."""
+
+from collections.abc import Sequence
+
+from kanna.reporting.blocks import (
+    COMPUTED,
+    ESTIMATED,
+    MEASURED,
+    At,
+    Cell,
+    Paragraph,
+    Section,
+    Table,
+)
+from kanna.reporting.wording import seconds, size
+
+_NOT = "not measured"
+
+
+def bench(at: At) -> Section:
+    """Latency, throughput, memory and energy; bandwidth and cost; estimates; ratios."""
+    models = at["models"].items()
+    blocks = [_latency(models), _memory(models), _energy(at, models), _computed(models)]
+    blocks += [found for found in (_cost(models), _estimated(models), _ratios(at)) if found is not None]
+    notes = [
+        Paragraph([f"Energy by {name}: not measured: {why}"])
+        for name, why in at.data["meters"].items()
+        if why
+    ]
+    settings = at.data["settings"]
+    how = ", ".join(
+        f"{name.replace('_', ' ')} {settings[name]}"
+        for name in ("device", "dtype", "threads", "new_tokens", "warmup", "repeats", "torch")
+        if name in settings
+    )
+    return Section(f"Bench of {models[0].data['model']}", [*blocks, *notes, Paragraph([f"Settings: {how}."])])
+
+
+def _settings(models: Sequence[At]) -> list[tuple[str, At]]:
+    """Settings of all models, those of one batch and context below each other."""
+    pairs = [(model.data["model"], one) for model in models for one in model["settings"].items()]
+    return sorted(pairs, key=lambda pair: (pair[1].data["batch"], pair[1].data["context"]))
+
+
+def _placed(name: str, at: At) -> list[Cell]:
+    return [name, f"batch {at.data['batch']}, context {at.data['context']}"]
+
+
+def _latency(models: Sequence[At]) -> Table:
+    columns = ["model", "setting"]
+    columns += [f">prefill {part}" for part in ("p50", "p95", "p99", "spread")]
+    columns += [f">decode step {part}" for part in ("p50", "p95", "p99", "spread")]
+    columns += [">prefill tokens/s", ">decode tokens/s", ">all streams tokens/s"]
+    rows = []
+    for name, one in _settings(models):
+        at = one["measured"]
+        times = [cell for part in ("prefill", "decode") for cell in _spread(at[part])]
+        rates: list[Cell] = [
+            at[key].figure(f"{at.data[key]:,.1f}") if at.data.get(key) is not None else _NOT
+            for key in (
+                "prefill_tokens_per_second",
+                "decode_tokens_per_second",
+                "concurrent_tokens_per_second",
+            )
+        ]
+        rows.append([*_placed(name, one), *times, *rates])
+    return Table("Latency; prefill is the time to the first token", columns, rows, MEASURED)
+
+
+def _spread(at: At) -> list[Cell]:
+    times: list[Cell] = [at[part].figure(seconds(at.data[part])) for part in ("p50", "p95", "p99")]
+    return [*times, at["spread"].figure(f"{100 * at.data['spread']:.0f} %")]
+
+
+def _memory(models: Sequence[At]) -> Table:
+    rows: list[list[Cell]] = []
+    for at in models:
+        cells: list[Cell] = [at.data["model"], at["bytes_on_disk"].figure(size(at.data["bytes_on_disk"]))]
+        memory = at.get("memory")
+        for key in ("host_bytes", "device_bytes", "imported_bytes"):
+            place = None if memory is None else memory.get(key)
+            cells.append(_NOT if place is None else place.figure(size(place.data)))
+        rows.append(cells)
+    columns = ("model", ">on disk", ">peak memory, host", ">device", ">of it libraries alone")
+    return Table("Size and memory, each model in a process of its own", columns, rows, MEASURED)
+
+
+def _energy(at: At, models: Sequence[At]) -> Table:
+    meters = list(at.data["meters"])
+    rows: list[list[Cell]] = []
+    for name, one in _settings(models):
+        joules = one["measured"]["joules_per_token"]
+        found: list[Cell] = [
+            joules[meter].figure(f"{joules.data[meter]:.4f}") if joules.data.get(meter) is not None else _NOT
+            for meter in meters
+        ]
+        rows.append([*_placed(name, one), *found])
+    return Table("Energy", ["model", "setting", *(f">{meter}, J/token" for meter in meters)], rows, MEASURED)
+
+
+def _computed(models: Sequence[At]) -> Table:
+    rows: list[list[Cell]] = []
+    for name, one in _settings(models):
+        at = one["computed"]
+        per_token = at["bytes_per_token"].figure(size(at.data["bytes_per_token"]))
+        bandwidth = at["bandwidth"].figure(f"{size(at.data['bandwidth'])}/s")
+        rows.append([*_placed(name, one), per_token, bandwidth])
+    columns = ("model", "setting", ">bytes read per token", ">reached bandwidth")
+    return Table("Weights and cache read, over the measured time", columns, rows, COMPUTED)
+
+
+def _cost(models: Sequence[At]) -> Table | None:
+    rows: list[list[Cell]] = []
+    for at in models:
+        found = at.get("computed_cost")
+        if found is None:
+            continue
+        even = found.get("break_even_tokens")
+        paid = "" if even is None else even.figure(f"{even.data / 1e6:,.1f} million tokens")
+        per_million = found["per_million_tokens"]
+        price = per_million.figure(f"{per_million.data:.2f} {found.data['currency']}")
+        rows.append([at.data["model"], price, paid])
+    columns = ("model", ">per million decoded tokens", ">paid back after")
+    return Table("Cost at your price", columns, rows, COMPUTED) if rows else None
+
+
+def _estimated(models: Sequence[At]) -> Table | None:
+    rows: list[list[Cell]] = []
+    for name, one in _settings(models):
+        joules = one["estimated"].get("joules_per_token")
+        if joules is not None:
+            rows.append([*_placed(name, one), joules.figure(f"{joules.data:.4f}")])
+    columns = ("model", "setting", ">J/token from the watts you gave")
+    return Table("Energy that no counter measured", columns, rows, ESTIMATED) if rows else None
+
+
+def _ratios(at: At) -> Table | None:
+    rows: list[list[Cell]] = []
+    for one in at["ratios"].items():
+        cells: list[Cell] = [f"batch {one.data['batch']}, context {one.data['context']}"]
+        for part in ("prefill", "decode"):
+            cells += _ratio(one[part])
+        rows.append(cells)
+    if not rows:
+        return None
+    names = [model["model"] for model in at.data["models"]]
+    title = f"Speed of {names[0]} over {names[1]}, paired by round, interval at 95 %"
+    return Table(title, ("setting", ">prefill", "", ">decode", ""), rows, MEASURED)
+
+
+def _ratio(at: At) -> list[Cell]:
+    middle, low, high = at.data
+    word = "faster" if low > 1 else "SLOWER" if high < 1 else "no clear difference"
+    return [at[0].figure(f"{middle:.2f}x"), f"{low:.2f}x to {high:.2f}x: {word}"]

@@ -1,0 +1,56 @@
+"""Numbers as people read them."""
+
+_SHARES = frozenset(
+    {
+        "acc",
+        "acc_norm",
+        "greedy",
+        "exact",
+        "exact_match",
+        "exact_normalized",
+        "contains",
+        "numeric",
+        "f1",
+        "consistency",
+        "constant",
+        "answer_in_prompt",
+    }
+)
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: 812 B, 4.2 MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{round(count)} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share in 0..1, which people read in per cent."""
+    return metric in _SHARES or metric.startswith(("top", "regex", "rouge"))
+
+
+def shown(metric: str, value: float) -> str:
+    """A value of a metric."""
+    return f"{100 * value:.2f} %" if is_share(metric) else f"{value:.4g}"
+
+
+def change(metric: str, value: float) -> str:
+    """A signed difference of a metric; shares in points."""
+    return f"{100 * value:+.2f} pt" if is_share(metric) else f"{value:+.4g}"
+
+
+def seconds(value: float) -> str:
+    """A duration: 10.2 ms, 3.1 s, 4:05 min."""
+    if value < 1:
+        return f"{1e3 * value:,.1f} ms"
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{int(value // 60)}:{int(value % 60):02d} min"
