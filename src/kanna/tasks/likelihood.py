@@ -87,18 +87,61 @@ def likelihoods(
     Raises:
         InputError: Logits that are not finite.
     """
+    plan = plan_batches(model, pieces, batch_tokens, share)
+    found: dict[int, Likelihood] = {}
+    for done, packs_of_batch in enumerate(plan.batches):
+        progress("log-likelihood", done, len(plan.batches))
+        batch = build(packs_of_batch, pieces, plan.packed, model)
+        found |= read(logits_at(model, batch.inputs, batch.places), batch, ranks)
+    progress("log-likelihood", len(plan.batches), len(plan.batches))
+    ordered = tuple(found[i] for i in range(len(pieces)))
+    return Likelihoods(ordered, plan.forward_tokens, plan.naive_tokens, plan.packed)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which packs go together.
+
+    Args:
+        batches: Packs of each forward pass.
+        forward_tokens: Tokens of all passes, padding included.
+        naive_tokens: Tokens of one unpadded row per piece.
+        packed: Whether shared prefixes are there once.
+    """
+
+    batches: tuple[tuple[Pack, ...], ...]
+    forward_tokens: int
+    naive_tokens: int
+    packed: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass, and what is to be read from it.
+
+    Args:
+        inputs: Keyword arguments of the model.
+        places: (p,) places of the flattened batch whose logits are wanted, each once.
+        index: (t,) which of `places` predicts each target.
+        tokens: (t,) the targets.
+        numbers: Piece of each target; targets of one piece lie together.
+    """
+
+    inputs: dict[str, Tensor]
+    places: Tensor
+    index: Tensor
+    tokens: Tensor
+    numbers: tuple[int, ...]
+
+
+def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, share: bool) -> BatchPlan:
+    """Packs of like length together, about `batch_tokens` at a time."""
     sequences = [piece.inputs for piece in pieces]
     packed = share and _takes_packs(model, pieces)
     made = list(packs(sequences, PACK_TOKENS) if packed else singles(sequences))
-    batches = list(_batches(made, pieces, batch_tokens, most_logits(model)))
-    found: dict[int, Likelihood] = {}
-    for done, batch in enumerate(batches):
-        progress("log-likelihood", done, len(batches))
-        found |= _score(model, batch, pieces, packed, ranks)
-    progress("log-likelihood", len(batches), len(batches))
+    batches = tuple(tuple(batch) for batch in _batches(made, pieces, batch_tokens, most_logits(model)))
     computed = sum(len(batch) * max(map(len, batch)) for batch in batches)
-    naive = sum(map(len, sequences))
-    return Likelihoods(tuple(found[i] for i in range(len(pieces))), computed, naive, packed)
+    return BatchPlan(batches, computed, sum(map(len, sequences)), packed)
 
 
 def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
@@ -110,9 +153,9 @@ def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
         return False  # such a mask would have to be as narrow as the window
     few = sorted(pieces, key=lambda piece: len(piece.inputs))[:_CHECKED]
     sequences = [piece.inputs for piece in few]
-    plain = _score(model, list(singles(sequences)), few, False, False)
+    plain = _score(model, list(singles(sequences)), few, False)
     try:
-        shared = _score(model, list(packs(sequences, 2**30)), few, True, False)
+        shared = _score(model, list(packs(sequences, 2**30)), few, True)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return False
     allowed = _AGREE.get(next(model.parameters()).dtype, _AGREE_HALF)
@@ -141,16 +184,35 @@ def _batches(made: Sequence[Pack], pieces: Sequence[Piece], tokens: int, wanted:
 
 
 def _score(
-    model: nn.Module, batch: Sequence[Pack], pieces: Sequence[Piece], packed: bool, ranks: bool
+    model: nn.Module, batch: Sequence[Pack], pieces: Sequence[Piece], packed: bool
 ) -> dict[int, Likelihood]:
     """Piece number -> its likelihood, for the pieces in these packs."""
+    built = build(batch, pieces, packed, model)
+    return read(logits_at(model, built.inputs, built.places), built, ranks=False)
+
+
+def build(batch: Sequence[Pack], pieces: Sequence[Piece], packed: bool, model: nn.Module) -> Batch:
+    """The tensors of one forward pass, on the model's device."""
     width = max(map(len, batch))
     numbers, places, targets = _wanted(batch, pieces, width)
     unique, where = np.unique(places, return_inverse=True)
     device = next(model.parameters()).device
-    logits = logits_at(model, _inputs(batch, width, packed, model), torch.from_numpy(unique).to(device))
-    index = torch.from_numpy(where).to(device)
-    tokens = torch.tensor(targets, device=device)
+    return Batch(
+        inputs=_inputs(batch, width, packed, model),
+        places=torch.from_numpy(unique).to(device),
+        index=torch.from_numpy(where).to(device),
+        tokens=torch.tensor(targets, device=device),
+        numbers=tuple(numbers),
+    )
+
+
+def read(logits: Tensor, batch: Batch, ranks: bool) -> dict[int, Likelihood]:
+    """Piece number -> its likelihood, from logits (places, vocabulary) of a batch.
+
+    Raises:
+        InputError: Logits that are not finite.
+    """
+    index, tokens = batch.index, batch.tokens
     values = logits[index, tokens] - torch.logsumexp(logits, -1)[index]
     greedy = (logits.argmax(-1)[index] == tokens).cpu().numpy()
     if not bool(torch.isfinite(values).all()):
@@ -158,7 +220,7 @@ def _score(
             "the model's logits are not finite", "check the checkpoint, or compute with --dtype float32"
         )
     worst = _ranks(logits, index, tokens).cpu().numpy() if ranks else None
-    return _collect(numbers, values.double().cpu().numpy(), greedy, worst)
+    return _collect(batch.numbers, values.double().cpu().numpy(), greedy, worst)
 
 
 def _wanted(
