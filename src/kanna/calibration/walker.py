@@ -9,7 +9,6 @@ import copy
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from kanna.calibration.stubs import Stub, replaced
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
@@ -36,25 +36,16 @@ class Call:
     kwargs: dict[str, Any]
 
 
-class _Stub(nn.Module):
-    """Stands in for a block: notes its arguments and hands the hidden states on."""
+class _Stub(Stub):
+    """Notes how its block is called."""
 
     def __init__(self, block: nn.Module, as_tuple: bool) -> None:
-        super().__init__()
+        super().__init__(block, as_tuple)
         self.seen: list[tuple[Tensor, Call]] = []
-        self.as_tuple = as_tuple
-        self._copy_plain_attributes(block)
 
-    def _copy_plain_attributes(self, block: nn.Module) -> None:
-        """Models ask blocks for values such as `attention_type`."""
-        plain = (str, int, float, bool)
-        self.__dict__.update(
-            {k: v for k, v in vars(block).items() if isinstance(v, plain) and k != "training"}
-        )
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def output(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         self.seen.append((hidden, Call(args, kwargs)))
-        return (hidden,) if self.as_tuple else hidden
+        return hidden
 
 
 class Walker:
@@ -108,7 +99,7 @@ class Walker:
         with torch.no_grad():
             for as_tuple in (False, True):
                 stubs = [_Stub(model.get_submodule(path), as_tuple) for path in self.inventory.blocks]
-                with _replaced(model, self.inventory.blocks, stubs):
+                with replaced(model, self.inventory.blocks, stubs):
                     if _try_run(model, windows, batch, self.device, stubs, last=as_tuple):
                         break
         hidden = [seen.to(self.dtype) for seen, _ in stubs[0].seen]
@@ -212,23 +203,6 @@ def _move_own(module: nn.Module, device: torch.device) -> None:
     for name, buffer in module.named_buffers(recurse=False):
         if buffer is not None:
             module._buffers[name] = buffer.to(device)
-
-
-@contextmanager
-def _replaced(model: nn.Module, paths: tuple[str, ...], stubs: list[_Stub]) -> Iterator[None]:
-    originals = [model.get_submodule(path) for path in paths]
-    try:
-        for path, stub in zip(paths, stubs, strict=True):
-            _put(model, path, stub)
-        yield
-    finally:
-        for path, original in zip(paths, originals, strict=True):
-            _put(model, path, original)
-
-
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    model.get_submodule(parent)._modules[leaf] = module
 
 
 def _try_run(
