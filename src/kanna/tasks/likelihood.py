@@ -215,12 +215,17 @@ def read(logits: Tensor, batch: Batch, ranks: bool) -> dict[int, Likelihood]:
     index, tokens = batch.index, batch.tokens
     values = logits[index, tokens] - torch.logsumexp(logits, -1)[index]
     greedy = (logits.argmax(-1)[index] == tokens).cpu().numpy()
+    check_finite(values)
+    worst = _ranks(logits, index, tokens).cpu().numpy() if ranks else None
+    return _collect(batch.numbers, values.double().cpu().numpy(), greedy, worst)
+
+
+def check_finite(values: Tensor) -> None:
+    """Raise InputError unless all log-probabilities are finite."""
     if not bool(torch.isfinite(values).all()):
         raise InputError(
             "the model's logits are not finite", "check the checkpoint, or compute with --dtype float32"
         )
-    worst = _ranks(logits, index, tokens).cpu().numpy() if ranks else None
-    return _collect(batch.numbers, values.double().cpu().numpy(), greedy, worst)
 
 
 def _wanted(
@@ -259,13 +264,13 @@ def _inputs(batch: Sequence[Pack], width: int, packed: bool, model: nn.Module) -
 
 def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor) -> Tensor:
     """(places, vocabulary) float32: logits at places of the flattened batch only."""
-    with torch.no_grad(), _only_at(model, places):
+    with torch.no_grad(), only_at(model, places):
         found: Tensor = model(**inputs, use_cache=False).logits
     return found[0].float()
 
 
 @contextmanager
-def _only_at(model: nn.Module, places: Tensor) -> Iterator[None]:
+def only_at(model: nn.Module, places: Tensor) -> Iterator[None]:
     """Within the block, the output layer sees only these places of the flattened batch, as one row.
 
     What models do to logits afterwards (caps, scales) goes element by element, so it still holds.
