@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from kanna.tasks.likelihood import Likelihood
 from kanna.tasks.records import Record
@@ -11,7 +12,9 @@ from kanna.tasks.scorer import Scorer
 Progress = Callable[[str, int, int], None]
 
 
-def score_choices(scorer: Scorer, rows: Sequence[Row], metric: str, progress: Progress) -> list[Record]:
+def score_choices(
+    scorer: Scorer, rows: Sequence[Row], metric: str, progress: Progress, by_length: bool = True
+) -> list[Record]:
     """One record per row.
 
     `acc` takes the choice of the highest log-likelihood, `acc_norm` that of the highest log-likelihood per
@@ -19,9 +22,19 @@ def score_choices(scorer: Scorer, rows: Sequence[Row], metric: str, progress: Pr
 
     Args:
         metric: acc_norm makes that choice the `chosen` one; anything else the choice of `acc`.
+        by_length: Choices are text that was scored token by token; without it there is neither `acc_norm` nor
+            `log_loss_per_token`.
     """
     found = scorer.likelihoods([row.prompt for row in rows], [row.choices for row in rows], False, progress)
-    return [_record(i, row, one, metric) for i, (row, one) in enumerate(zip(rows, found, strict=True))]
+    records = [_record(i, row, one, metric) for i, (row, one) in enumerate(zip(rows, found, strict=True))]
+    return records if by_length else [_without_lengths(record) for record in records]
+
+
+def _without_lengths(record: Record) -> Record:
+    kept = {
+        name: one for name, one in record.values.items() if name not in ("acc_norm", "log_loss_per_token")
+    }
+    return replace(record, values=kept)
 
 
 def _record(number: int, row: Row, found: Sequence[Likelihood], metric: str) -> Record:

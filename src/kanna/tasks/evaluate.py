@@ -18,9 +18,13 @@ from kanna.tasks.answer import (
     needs_writing,
     score_answers,
 )
+from kanna.tasks.architecture import check_model, check_task
 from kanna.tasks.choice import score_choices
+from kanna.tasks.classifier import ClassifierScorer, classifies, labels_of
+from kanna.tasks.cloze import Cloze
 from kanna.tasks.encode import Encoder
 from kanna.tasks.floors import answer_in_prompt, constant_answer
+from kanna.tasks.masked import MaskedScorer, fills_masks
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
 from kanna.tasks.scorer import CausalScorer, Scorer
 from kanna.tasks.summaries import load_costs, summarise
@@ -135,6 +139,7 @@ def prepare(
     for task in files:
         _check(task, checkpoint, options)
     tokenizer = load_tokenizer(checkpoint.directory)
+    check_model(checkpoint.name, checkpoint.config, tokenizer, harness=bool(names), chat=options.chat)
     if options.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{checkpoint.name} has no chat template", "leave out --chat")
     context_length(checkpoint.config, tokenizer, options.context)
@@ -155,11 +160,7 @@ def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
         metric_info(metric, task.kind)
     if options.costs is not None and task.kind != TEXT:
         load_costs(options.costs, task.rows)
-    if task.kind == TEXT and not predicts_next_token(checkpoint.config):
-        found = checkpoint.config.get("architectures")
-        raise InputError(
-            f"{checkpoint.name} is no causal language model: {found}", "perplexity of text needs one"
-        )
+    check_task(checkpoint.name, checkpoint.config, task, metric)
 
 
 def _metric(task: Task, options: EvalOptions) -> str:
@@ -196,7 +197,8 @@ def _questions(plan: Prepared, model: nn.Module, task: Task, progress: Progress)
     scorer = make_scorer(plan, model, context)
     writing = None
     if task.kind == CHOICE:
-        records = score_choices(scorer, task.rows, metric, progress)
+        by_length = not classifies(plan.config)
+        records = score_choices(scorer, task.rows, metric, progress, by_length=by_length)
     else:
         writing = _writing(scorer, task, metric, own, options)
         records = score_answers(scorer, task.rows, metric, writing, progress)
@@ -235,18 +237,16 @@ def _writing(
 
 
 def make_scorer(plan: Prepared, model: nn.Module, context: int) -> Scorer:
-    """The way to ask a model of this architecture.
-
-    Raises:
-        InputError: An architecture that cannot be asked.
-    """
+    """The way to ask a model of this architecture, which `prepare` has found to be one that can be asked."""
     options = plan.options
     if predicts_next_token(plan.config):
         encoder = Encoder(plan.tokenizer, context, options.chat, options.refuse_long)
         return CausalScorer(model, encoder, options.batch_tokens, options.share)
-    found = plan.config.get("architectures")
-    raise InputError(
-        f"{plan.name} is {found}: no architecture that can be evaluated", "give a language model"
+    if fills_masks(plan.config):
+        cloze = Cloze(plan.tokenizer, context, options.refuse_long)
+        return MaskedScorer(model, cloze, options.batch_tokens)
+    return ClassifierScorer(
+        model, plan.tokenizer, labels_of(plan.config), context, options.refuse_long, options.batch_tokens
     )
 
 
@@ -273,6 +273,10 @@ def _floors(task: Task) -> dict[str, float]:
 
 def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tuple[str, ...]:
     notes = list(scorer.work.notes)
+    if isinstance(scorer, MaskedScorer) and task.kind == ANSWER:
+        notes.append(
+            "the masked language model sees one mask for each token of an answer: it is told the length"
+        )
     if scorer.work.cut:
         notes.append(f"{scorer.work.cut} prompts were longer than the context and cut from the left")
     if not scorer.work.packed and options.share:

@@ -7,6 +7,23 @@ from typing import Any
 from kanna.errors import InputError
 
 LONGEST_DEFAULT = 2048
+# Families whose positions are counted from behind the padding index, which is 1 unless the config says else.
+_BEHIND_PADDING = (
+    "roberta",
+    "camembert",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+    "roberta-prelayernorm",
+    "data2vec-text",
+    "longformer",
+    "ibert",
+    "luke",
+    "mpnet",
+    "esm",
+)
+# Their classes are named like those of causal models, but see what comes after a token.
+_NOT_CAUSAL = ("XLMWithLMHeadModel", "FlaubertWithLMHeadModel", "XLNetLMHeadModel")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -33,7 +50,7 @@ def load_tokenizer(directory: Path) -> Any:
 def predicts_next_token(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of a causal language model, by the name of its class."""
     name = str((config.get("architectures") or [""])[0])
-    return name.endswith(("CausalLM", "LMHeadModel"))
+    return name.endswith(("CausalLM", "LMHeadModel")) and name not in _NOT_CAUSAL
 
 
 def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None) -> int:
@@ -44,8 +61,9 @@ def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None
     """
     limits = [config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
     positions = min((int(limit) for limit in limits if limit), default=LONGEST_DEFAULT)
-    if config.get("model_type") in ("roberta", "camembert", "xlm-roberta"):
-        positions -= 2  # positions start behind the padding index
+    if config.get("model_type") in _BEHIND_PADDING:
+        pad = config.get("pad_token_id")
+        positions -= 2 if pad is None else pad + 1
     if wanted is not None:
         if wanted > positions:
             raise InputError(f"--context {wanted} is more than the model's {positions} positions", "lower it")

@@ -1,0 +1,97 @@
+"""What encoders read: whole texts with special tokens, those of like length together, padded on the right."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A text as token ids.
+
+    Args:
+        head: Special tokens before it.
+        body: The text.
+        tail: Special tokens behind it.
+    """
+
+    head: tuple[int, ...]
+    body: tuple[int, ...]
+    tail: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.head + self.body + self.tail
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.body) + len(self.tail)
+
+
+def wrapped(tokenizer: Any, text: str) -> Wrapped:
+    """A text, and the special tokens that the tokenizer puts around it."""
+    whole = tuple(tokenizer(text, verbose=False)["input_ids"])
+    body = tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    for start in range(len(whole) - len(body) + 1):
+        end = start + len(body)
+        if whole[start:end] == body:
+            return Wrapped(whole[:start], body, whole[end:])
+    return Wrapped((), whole, ())
+
+
+def batches(
+    sizes: Sequence[int], wanted: Sequence[int], batch_tokens: int, most_wanted: int, equal: bool
+) -> Iterator[list[int]]:
+    """Numbers of the rows of each forward pass, short rows first.
+
+    Args:
+        sizes: Tokens of each row.
+        wanted: Places of each row that need logits.
+        batch_tokens: Tokens per pass, padding included; a longer row goes alone.
+        most_wanted: Places per pass.
+        equal: Only rows of one length go together.
+    """
+    batch: list[int] = []
+    places = 0
+    for row in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        full = (len(batch) + 1) * sizes[row] > batch_tokens or places + wanted[row] > most_wanted
+        if batch and (full or (equal and sizes[row] != sizes[batch[0]])):
+            yield batch
+            batch, places = [], 0
+        batch.append(row)
+        places += wanted[row]
+    if batch:
+        yield batch
+
+
+def takes_mask(model: nn.Module) -> bool:
+    """Whether the model can be told what is padding; FNet cannot."""
+    forward: Any = model.forward
+    return "attention_mask" in inspect.signature(forward).parameters
+
+
+def inputs(model: nn.Module, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Keyword arguments of the forward pass over rows of token ids.
+
+    What padding is filled with only matters to models that look for their own padding token.
+    """
+    device = next(model.parameters()).device
+    width = max(map(len, rows))
+    fill = pad_token(model) or 0
+    ids = torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
+    if not takes_mask(model):
+        return {"input_ids": ids}
+    sizes = torch.tensor([len(row) for row in rows], device=device)
+    mask = (torch.arange(width, device=device)[None] < sizes[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def pad_token(model: nn.Module) -> int | None:
+    """The model's own padding token, not the tokenizer's, which may lie outside the vocabulary."""
+    config: Any = getattr(model, "config", None)
+    found = getattr(config, "pad_token_id", None)
+    size = getattr(config, "vocab_size", None)
+    return None if found is None or found < 0 or (size and found >= size) else int(found)
