@@ -7,14 +7,16 @@ import typer
 
 from kanna.cli.options import Force
 from kanna.cli.session import Session, verb
+from kanna.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.tasks.check import CheckResult
+    from kanna.tasks.check import CheckResult, Finding
 
 app = typer.Typer(name="task", help="Make, check and split the data of a task.", no_args_is_help=True)
 _BAD_INPUT = 2
+_NAMED = 8
 File = Annotated[Path, typer.Argument(metavar="FILE", help=".jsonl, .json, .csv, .tsv, .parquet or text.")]
 
 
@@ -54,6 +56,8 @@ def check(
     from kanna.tasks.tolerance import parse_tolerance
 
     tokenizer = None
+    if context is not None and model is None:
+        raise InputError("--context says nothing without a model", "add --model, whose tokens it counts")
     if model is not None:
         from kanna.checkpoint.reader import Checkpoint
         from kanna.tasks.tokenizer import context_length, load_tokenizer
@@ -98,15 +102,30 @@ for _name, _command in {"new": new, "check": check, "split": split}.items():
 
 def _render(console: "Console", result: "CheckResult", tolerance: str | None) -> None:
     from kanna.cli.tables import table
+    from kanna.tasks.check import ASSUMED_RIGHT
 
-    console.print(
-        f"{result.file}: {result.rows:,} rows of kind {result.kind or '?'}, {result.groups:,} groups"
-    )
+    kind = f" of kind {result.kind}" if result.kind else ""
+    units = f" in {result.groups:,} groups" if 0 < result.groups < result.rows else ""
+    console.print(f"{result.file}: {result.rows:,} {'row' if result.rows == 1 else 'rows'}{kind}{units}")
     for finding in result.findings:
-        rows = f" (rows {', '.join(map(str, finding.rows))})" if finding.rows else ""
-        console.print(f"{finding.level}: {finding.code}: {finding.message}{rows}")
+        console.print(f"{finding.level}: {finding.code}: {finding.message}{_places(finding)}")
     if result.needed:
         found = [[flips, "none" if count is None else f"{count:,}"] for flips, count in result.needed.items()]
-        console.print(f"rows that {tolerance} needs to pass a model that is as good, four times of five:")
+        console.print(
+            f"rows that {tolerance} needs, to pass a model that is as good four times of five "
+            f"(if {100 * ASSUMED_RIGHT:g} % of its answers are right):"
+        )
         console.print(table(("answers that change", ">rows"), found))
     console.print("sound" if result.passed else "not sound: mend the errors")
+
+
+def _places(finding: "Finding") -> str:
+    """A few rows, and which ones they repeat."""
+    if not finding.rows:
+        return ""
+    if finding.like:
+        named = [f"{row} like {other}" for row, other in zip(finding.rows, finding.like, strict=True)]
+    else:
+        named = [str(row) for row in finding.rows]
+    more = ", ..." if len(named) > _NAMED else ""
+    return f" ({'row' if len(named) == 1 else 'rows'} {', '.join(named[:_NAMED])}{more})"

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,31 +12,55 @@ LIKE = 0.8
 _SHINGLE = 3
 _HASHES, _BANDS = 64, 16
 _PRIME = np.uint64((1 << 61) - 1)
-_COMPARED = 4
-_WORD = re.compile(r"\w+")
+_COMPARED = 16
+# Runs of words in more than half of so many texts or more are the frame of an application's prompts.
+_FRAMED = 20
+# Chinese and Japanese have no spaces: each of their signs counts as a word.
+_SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
 
 
 def near_duplicates(texts: Sequence[str], like: float = LIKE) -> list[tuple[int, int]]:
     """Pairs (earlier, later) whose sets of three-word shingles overlap by `like` or more (Jaccard).
 
+    Of equal texts each is paired with the first only, and the others with that one. What most texts share,
+    such as the instruction in every prompt, is not compared; see `compared`.
+
     Candidates come from banded MinHash (Broder 1997), each compared exactly with the first and the last few
     of its bucket, so the time grows with the rows and not with their square. A pair that overlaps by 0.8 is
-    missed about twice in ten thousand. Equal texts are pairs too.
+    missed about twice in ten thousand.
     """
-    if not texts:
-        return []
-    sets = [shingles(text) for text in texts]
-    found = set()
-    for bucket in _bands(np.stack([_signature(one) for one in sets])):
+    first: dict[str, int] = {}
+    found = {(first[text], i) for i, text in enumerate(texts) if first.setdefault(text, i) != i}
+    places = list(first.values())
+    sets = compared([texts[place] for place in places])
+    checked: set[tuple[int, int]] = set()
+    for bucket in _bands(_signatures(sets)):
         for place, later in enumerate(bucket[1:], 1):
             others = {bucket[0], *bucket[max(0, place - _COMPARED) : place]}
-            found |= {(one, later) for one in others if jaccard(sets[one], sets[later]) >= like}
+            for pair in {(one, later) for one in others} - checked:
+                checked.add(pair)
+                if jaccard(sets[pair[0]], sets[pair[1]]) >= like:
+                    found.add((places[pair[0]], places[pair[1]]))
     return sorted(found)
+
+
+def compared(texts: Sequence[str]) -> list[frozenset[str]]:
+    """Shingles of each of these distinct texts, without those that more than half of twenty or more share.
+
+    A text of nothing else keeps its own.
+    """
+    sets = [shingles(text) for text in texts]
+    if len(sets) < _FRAMED:
+        return sets
+    counts = Counter(one for some in sets for one in some)
+    frame = {one for one, count in counts.items() if count > len(sets) / 2}
+    return [one - frame or one for one in sets]
 
 
 def shingles(text: str) -> frozenset[str]:
     """Runs of three words, without case and punctuation; shorter texts are one run."""
-    words = _WORD.findall(text.lower())
+    words = _WORD.findall(text.lower()) or [text.strip()]
     runs = (" ".join(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1)))
     return frozenset(runs)
 
@@ -46,21 +70,22 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other) if one or other else 1.0
 
 
-def _signature(found: frozenset[str]) -> NDArray[np.uint64]:
-    digests = [int.from_bytes(hashlib.blake2b(one.encode(), digest_size=7).digest()) for one in found]
-    values = np.array(digests or [0], dtype=np.uint64) & np.uint64((1 << 31) - 1)
+def _signatures(sets: Sequence[frozenset[str]]) -> Iterator[NDArray[np.uint64]]:
+    """(hashes,) of each set: the least value of each hash function over its shingles."""
     generator = np.random.default_rng(0)
     factors = generator.integers(1, 1 << 30, (_HASHES, 2), dtype=np.uint64)
-    mixed = (values[None] * factors[:, :1] + factors[:, 1:]) % _PRIME
-    least: NDArray[np.uint64] = mixed.min(1)
-    return least
+    for one in sets:
+        digests = [int.from_bytes(hashlib.blake2b(run.encode(), digest_size=7).digest()) for run in one]
+        values = np.array(digests, dtype=np.uint64) & np.uint64((1 << 31) - 1)
+        mixed = (values[None] * factors[:, :1] + factors[:, 1:]) % _PRIME
+        yield mixed.min(1)
 
 
-def _bands(signatures: NDArray[np.uint64]) -> Iterator[list[int]]:
+def _bands(signatures: Iterator[NDArray[np.uint64]]) -> Iterator[list[int]]:
     """Rows that agree on a band, in order."""
     width = _HASHES // _BANDS
-    for band in range(_BANDS):
-        buckets: dict[bytes, list[int]] = defaultdict(list)
-        for row, signature in enumerate(signatures):
-            buckets[signature[band * width : (band + 1) * width].tobytes()].append(row)
-        yield from (rows for rows in buckets.values() if len(rows) > 1)
+    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for row, signature in enumerate(signatures):
+        for band in range(_BANDS):
+            buckets[band, signature[band * width : (band + 1) * width].tobytes()].append(row)
+    yield from (rows for rows in buckets.values() if len(rows) > 1)

@@ -9,13 +9,14 @@ from kanna.tasks.rows import Row
 def constant_answer(rows: Sequence[Row]) -> tuple[float, str]:
     """Share of rows that the best constant answer gets right, and that answer.
 
-    Where all rows have the same choices it is the commonest right choice; where they differ, the commonest
-    place of the right one.
+    It is the answer accepted by most rows; or, where the choices differ between rows, always the one at the
+    commonest place, if that is right more often.
     """
-    if rows[0].choices and len({row.choices for row in rows}) > 1:
-        place, count = Counter(row.label for row in rows).most_common(1)[0]
-        return count / len(rows), f"choice {place}"
-    answer, count = Counter(row.answer.strip() for row in rows).most_common(1)[0]
+    accepted = Counter(text for row in rows for text in {one.strip() for one in row.answers or (row.answer,)})
+    answer, count = accepted.most_common(1)[0]
+    place, placed = Counter(row.label for row in rows).most_common(1)[0]
+    if len({row.choices for row in rows}) > 1 and place is not None and placed > count:
+        return placed / len(rows), f"choice {place}"
     return count / len(rows), answer
 
 

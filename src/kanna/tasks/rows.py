@@ -1,16 +1,13 @@
 """The user's data: rows of a JSON Lines file, or a plain text file."""
 
-import json
-import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks import tables
-
-SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
+from kanna.tasks.tables import SHAPES, Placed
 
 
 @dataclass(frozen=True)
@@ -40,69 +37,88 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-TEXTS = (".txt", ".md", "")
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a .jsonl, .json, .csv, .tsv or .parquet file, or a plain text file as one row.
+    """The rows of a .jsonl (.ndjson), .json, .csv, .tsv or .parquet file, or a plain text file as one row.
 
     Raises:
         InputError: Missing, empty or not UTF-8; a line that is no row (its number is given).
     """
     path = Path(path)
     if path.suffix.lower() not in TABLES:
-        return [Row(_read_text(path))]
-    rows = [read_row(where, fields) for where, fields in read_fields(path)]
+        return [Row(read_text(path))]
+    rows = [read_row(where, fields) for where, fields in sound(read_fields(path))]
     if not rows:
         raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
     return rows
 
 
-def read_fields(path: Path) -> Generator[tuple[str, dict[str, Any]], None, None]:
-    """Place and fields of each row of a table, unchecked; a line that is no object raises InputError."""
+def read_fields(path: Path) -> Iterator[Placed]:
+    """Place and fields of each row of a table, or the InputError that says why a line is none.
+
+    Raises:
+        InputError: Nothing of the file can be read.
+    """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        if not path.is_file():
-            raise InputError(f"{path} does not exist", "give a readable file")
-        yield from tables.parquet_rows(path)
-        return
-    text = _read_text(path)
+        return tables.parquet_rows(path)
+    text = read_text(path)
     if suffix in (".csv", ".tsv"):
-        yield from tables.csv_rows(path, text)
-    elif suffix == ".json" and text.lstrip().startswith("["):
-        yield from tables.array_rows(path, text)
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                where = f"{path}, line {number}"
-                yield where, _object(where, line)
+        return tables.csv_rows(path, text)
+    if suffix == ".json" and text.lstrip().startswith("["):
+        return tables.array_rows(path, text)
+    return ((where, tables.parsed(where, line)) for where, line in lines_of(path, text))
 
 
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", "give a .jsonl or a plain text file") from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
-    except UnicodeDecodeError as error:
+def sound(placed: Iterable[Placed]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same, with the first error raised."""
+    for where, fields in placed:
+        if isinstance(fields, InputError):
+            raise fields
+        yield where, fields
+
+
+def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Place and text of each line of a JSON Lines file that is not blank."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def read_text(path: Path) -> str:
+    """A text file as it is, without a byte order mark and with line ends as \\n.
+
+    Raises:
+        InputError: Missing, empty, not UTF-8, or a spreadsheet.
+    """
+    if path.suffix.lower() in _SPREADSHEETS:
         raise InputError(
-            f"{path} is not UTF-8: byte {error.start} cannot be decoded", "convert it: iconv -t UTF-8"
+            f"{path} is a spreadsheet", "save its sheet as CSV UTF-8 (one header line), and give that"
+        )
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", "give a .jsonl, a .csv or a plain text file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}, line {line} is not UTF-8: byte {error.start} of the file cannot be decoded",
+            f"save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {_guessed(data)} -t UTF-8",
         ) from error
     if not text.strip():
         raise InputError(f"{path} is empty", f"give lines such as {SHAPES}, or plain text")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _object(where: str, line: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})", f"each line must be one of {SHAPES}") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{where}: expected an object, found {type(fields).__name__}", f"use {SHAPES}")
-    return fields
+def _guessed(data: bytes) -> str:
+    return "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
 
 
 def read_row(where: str, fields: Mapping[str, Any]) -> Row:
@@ -111,10 +127,12 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     Raises:
         InputError: It is none; `where` and what was expected are named.
     """
+    fields = {key: value for key, value in fields.items() if value is not None}
     group, cost = str(fields.get("group", "")), _cost(where, fields)
+    if "text" in fields:
+        beside = {key: value for key, value in fields.items() if key not in ("text", "group", "cost")}
+        return Row(_text(where, fields), group=group, cost=cost, extra=beside)
     extra = {key: value for key, value in fields.items() if key not in _KEYS}
-    if isinstance(fields.get("text"), str):
-        return Row(fields["text"], group=group, cost=cost, extra=extra)
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
         raise InputError(f"{where}: expected {SHAPES}, found the keys {sorted(fields)}", "mend that line")
@@ -129,21 +147,39 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
 
 
 _KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
+_MOST_COST = 1e300
+
+
+def _text(where: str, fields: Mapping[str, Any]) -> str:
+    """A text may be empty; what a model would be asked beside it would go unseen."""
+    other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
+    if other:
+        raise InputError(f"{where}: a row of text, and {', '.join(other)} too", f"use one of {SHAPES}")
+    return _string(where, "text", fields["text"])
+
+
+def _string(where: str, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key} must be a text, found {value!r}", f"use {SHAPES}")
+    if any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise InputError(f"{where}: {key} holds half a character (a lone surrogate)", "write it again")
+    return value
 
 
 def _filled(where: str, key: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {key} must be a text, found {value!r}", f"use {SHAPES}")
-    if not value.strip():
+    text = _string(where, key, value)
+    if not text.strip():
         raise InputError(f"{where}: {key} is empty", "fill it in, or remove the row")
-    return value
+    return text
 
 
 def _cost(where: str, fields: Mapping[str, Any]) -> float:
     cost = fields.get("cost", 1.0)
     number = isinstance(cost, int | float) and not isinstance(cost, bool)
-    if not number or not math.isfinite(cost) or cost < 0:
-        raise InputError(f"{where}: cost {cost!r} is no number of at least 0", "mend that line")
+    if not number or not 0 <= cost <= _MOST_COST:  # not a number compares as false
+        raise InputError(
+            f"{where}: cost {cost!r} is no number of at least 0", "write it as 2.5, or leave it out"
+        )
     return float(cost)
 
 
@@ -165,16 +201,22 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
     if not isinstance(choices, list) or len(choices) < 2:
         raise InputError(f"{where}: choices must be a list of at least 2, found {choices!r}", f"use {SHAPES}")
     found = tuple(_filled(where, "a choice", one) for one in choices)
-    if len(set(found)) < len(found):
+    stripped = [one.strip() for one in found]
+    if len(set(stripped)) < len(found):
         raise InputError(f"{where}: the choices {choices!r} hold one twice", "remove it")
-    if isinstance(label, str) and found.count(label) == 1:
-        return found, found.index(label)
+    if isinstance(label, str) and label.strip() in stripped:
+        return found, stripped.index(label.strip())
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if not isinstance(label, int) or isinstance(label, bool):
         raise InputError(
-            f"{where}: label {label!r} is neither a number nor one of the choices", "labels count from 0"
+            f"{where}: label {label!r} is neither a number nor one of the choices {choices!r}",
+            "give the place of the right choice, counted from 0, or its text",
         )
     if not 0 <= label < len(found):
-        raise InputError(f"{where}: label {label} of {len(found)} choices", "labels count from 0")
+        raise InputError(
+            f"{where}: label {label} of {len(found)} choices", f"labels are 0 to {len(found) - 1} there"
+        )
     return found, label
 
 

@@ -1,5 +1,7 @@
 """Two parts of a task that share no fact: for choosing, and for the final figure."""
 
+import contextlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ import numpy as np
 
 from kanna.errors import InputError
 from kanna.tasks.duplicates import near_duplicates
-from kanna.tasks.rows import Row, read_rows
+from kanna.tasks.rows import TABLES, Row, lines_of, read_fields, read_rows, read_text, sound
 
 VALIDATION = 0.2
 
@@ -43,39 +45,46 @@ class SplitResult:
 
 
 def split_rows(rows: Sequence[Row], share: float = VALIDATION, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Places of the validation rows and of the test rows, each in order.
+    """Places of the validation rows and of the test rows, each in order; neither is empty.
 
     Rows of one group, with the same prompt, or nearly the same one, stay together. Units are drawn with
-    `seed`, among those of one answer at a time where answers repeat, so that both sides have all classes.
+    `seed`, as many of each answer as its share, so that both sides have all classes. Units that would go
+    beyond the share by more than half of themselves are left to the test part.
 
     Raises:
         InputError: A share outside (0, 1), or rows that cannot be parted.
     """
-    if not 0 < share < 1:
-        raise InputError(f"a share of {share} cannot be split off", "give one between 0 and 1")
+    _check_share(share)
     units = _units(rows)
     if len(units) < 2:
         raise InputError(
             f"the {len(rows)} rows belong together, so they cannot be split", "give rows of other groups"
         )
+    wanted, taken = share * len(rows), 0
+    chosen: list[list[int]] = []
+    for unit in _mixed(rows, units, np.random.default_rng(seed)):
+        if taken + len(unit) / 2 <= wanted:
+            chosen.append(unit)
+            taken += len(unit)
+    chosen = chosen or [min(units, key=len)]
+    if len(chosen) == len(units):
+        chosen.remove(min(chosen, key=len))
+    places = {place for unit in chosen for place in unit}
+    return sorted(places), [place for place in range(len(rows)) if place not in places]
+
+
+def _mixed(
+    rows: Sequence[Row], units: Sequence[list[int]], generator: np.random.Generator
+) -> list[list[int]]:
+    """Units in random order, those of each answer spread evenly: any beginning has all classes."""
     strata: dict[str, list[list[int]]] = defaultdict(list)
     for unit in units:
         strata[rows[unit[0]].answer.strip()].append(unit)
-    generator = np.random.default_rng(seed)
-    ordered: list[list[int]] = []
-    rest: list[list[int]] = []
+    keyed = []
     for _, members in sorted(strata.items()):
-        shuffled = [members[i] for i in generator.permutation(len(members))]
-        whole = int(len(shuffled) * share)
-        ordered += shuffled[:whole]
-        rest += shuffled[whole:]
-    wanted = share * len(rows)
-    for i in generator.permutation(len(rest)):  # what rounding down left over
-        if sum(map(len, ordered)) + len(rest[i]) / 2 > wanted and ordered:
-            break
-        ordered.append(rest[i])
-    chosen = {place for unit in ordered for place in unit}
-    return sorted(chosen), [place for place in range(len(rows)) if place not in chosen]
+        places = (generator.permutation(len(members)) + generator.random()) / len(members)
+        keyed += list(zip(places.tolist(), members, strict=True))
+    return [unit for _, unit in sorted(keyed)]
 
 
 def split_task(
@@ -87,7 +96,7 @@ def split_task(
     first: bool = False,
     force: bool = False,
 ) -> SplitResult:
-    """Write OUT/validation and OUT/test with the suffix of the file; JSON lines are copied byte for byte.
+    """Write OUT/validation.jsonl and OUT/test.jsonl; JSON lines are copied as they are.
 
     Args:
         first: The first rows are the validation part, as the code of papers has it, groups or not.
@@ -96,28 +105,55 @@ def split_task(
         InputError: Whatever is wrong with the file, or a part that exists already.
     """
     path, out = Path(path), Path(out)
-    if path.suffix.lower() != ".jsonl":
-        raise InputError(f"{path} is no .jsonl file", "write its rows as JSON lines; only those are split")
+    _check_share(share)
+    if path.suffix.lower() not in TABLES:
+        raise InputError(f"{path} is plain text, which has no rows", f"give rows: {', '.join(TABLES)}")
+    lines = _lines(path)
     rows = read_rows(path)
     parts = (out / "validation.jsonl", out / "test.jsonl")
     existing = [part for part in parts if part.exists()]
     if existing and not force:
         raise InputError(f"{existing[0]} exists already", "choose another folder, or add --force")
-    count = max(1, int(share * len(rows)))
-    places = (list(range(count)), list(range(count, len(rows)))) if first else split_rows(rows, share, seed)
-    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
-    _write(parts, [b"".join(lines[i] + b"\n" for i in some) for some in places])
+    places = _first(len(rows), share) if first else split_rows(rows, share, seed)
+    _write(parts, ["".join(f"{lines[i]}\n" for i in some) for some in places])
     return SplitResult(*parts, (len(places[0]), len(places[1])), len(_units(rows)))
 
 
-def _write(parts: Sequence[Path], contents: Sequence[bytes]) -> None:
+def _check_share(share: float) -> None:
+    if not 0 < share < 1:
+        raise InputError(f"a share of {share} cannot be split off", "give one between 0 and 1")
+
+
+def _first(rows: int, share: float) -> tuple[list[int], list[int]]:
+    if rows < 2:
+        raise InputError("one row cannot be split", "give more rows")
+    count = max(1, int(share * rows))
+    return list(range(count)), list(range(count, rows))
+
+
+def _lines(path: Path) -> list[str]:
+    """Each row of a table as a JSON line."""
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return [line for _, line in lines_of(path, read_text(path))]
+    return [json.dumps(fields, ensure_ascii=False, default=str) for _, fields in sound(read_fields(path))]
+
+
+def _write(parts: Sequence[Path], contents: Sequence[str]) -> None:
     """Both or none, as far as a file system allows: renamed when both are complete."""
-    parts[0].parent.mkdir(parents=True, exist_ok=True)
     partial = [part.with_name(f"{part.name}.partial") for part in parts]
-    for path, content in zip(partial, contents, strict=True):
-        path.write_bytes(content)
-    for path, part in zip(partial, parts, strict=True):
-        path.replace(part)
+    try:
+        parts[0].parent.mkdir(parents=True, exist_ok=True)
+        for path, content in zip(partial, contents, strict=True):
+            path.write_text(content, encoding="utf-8", newline="")
+        for path, part in zip(partial, parts, strict=True):
+            path.replace(part)
+    except OSError as error:
+        for path in partial:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise InputError(
+            f"{parts[0].parent} cannot be written to: {error.strerror}", "give another folder"
+        ) from error
 
 
 def _units(rows: Sequence[Row]) -> list[list[int]]:

@@ -1,60 +1,98 @@
-"""Rows from JSON arrays, CSV and Parquet, as the objects that a JSON line would hold, each with its place."""
+"""Rows from JSON, CSV and Parquet, as the objects that a JSON line would hold, each with its place.
+
+A row that is none comes as the InputError that says why, so that the others can still be looked at.
+"""
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+import re
+import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
 
-Placed = tuple[str, dict[str, Any]]
-_NUMBERS = ("label", "cost")
+Placed = tuple[str, dict[str, Any] | InputError]
+SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
+_COLUMNS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
 _SEPARATORS = ",;\t|"
+_CHOICE = "choice_"
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
+# Of one cell; the csv module stops at 131,072, which a document may exceed.
+_LONGEST_CELL = 2**31 - 1
+
+
+def parsed(where: str, line: str) -> dict[str, Any] | InputError:
+    """The object of one JSON line."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return InputError(f"{where}: not JSON ({error})", f"each line must be one of {SHAPES}")
+    return _object(where, fields)
 
 
 def array_rows(path: Path, text: str) -> Iterator[Placed]:
-    """Objects of a JSON array."""
+    """Objects of a JSON array.
+
+    Raises:
+        InputError: It is no JSON.
+    """
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is no JSON: {error}", "mend it, or write one object a line (.jsonl)"
         ) from error
-    for number, fields in enumerate(found, 1):
-        where = f"{path}, element {number}"
-        if not isinstance(fields, dict):
-            raise InputError(f"{where}: expected an object, found {type(fields).__name__}", "mend it")
-        yield where, fields
+    places = (f"{path}, element {number}" for number in range(1, len(found) + 1))
+    return ((where, _object(where, fields)) for where, fields in zip(places, found, strict=True))
 
 
 def csv_rows(path: Path, text: str) -> Iterator[Placed]:
     """Rows of a table with a header; the separator is the one the header holds most often.
 
     `choices` is a JSON list in one cell, or one cell each in columns choice_0, choice_1, ... (or choice_a,
-    ...). Empty cells are left out.
+    choice_b, ...). Empty cells and empty rows are left out. A place is the line a row begins on.
+
+    Raises:
+        InputError: The header is none.
     """
-    header = text.split("\n", 1)[0]
-    separator = max(_SEPARATORS, key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    names = list(reader.fieldnames or [])
+    csv.field_size_limit(_LONGEST_CELL)
+    separator = max(_SEPARATORS, key=text.split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        names = [_column(name) for name in next(reader)]
+    except csv.Error as error:
+        raise InputError(f"{path}, line 1: {error}", "mend the quotes of the header") from error
     if len(set(names)) < len(names):
         raise InputError(f"{path}: the header names a column twice: {names}", "rename one")
-    try:
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in cells or None in cells.values():
-                raise InputError(
-                    f"{where}: the header has {len(names)} columns, the row more or fewer", "mend that row"
-                )
-            yield where, _fields(where, {name.strip(): cell for name, cell in cells.items()})
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}", "mend its quotes") from error
+    _check_choices(path, names)
+    return _csv_rows(path, reader, names)
+
+
+def _csv_rows(path: Path, reader: Any, names: Sequence[str]) -> Iterator[Placed]:
+    while True:
+        where = f"{path}, line {reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield where, InputError(f"{where}: {error}", "mend its quotes: text that holds one is quoted")
+            return
+        if any(cell.strip() for cell in cells):
+            yield where, _fields(where, names, cells)
 
 
 def parquet_rows(path: Path) -> Iterator[Placed]:
-    """Rows of a Parquet file."""
+    """Rows of a Parquet file.
+
+    Raises:
+        InputError: There is none, or nothing to read it with.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", "give a readable file")
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -62,43 +100,103 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
             "Parquet files need pyarrow, which is not installed", "pip install 'kanna[eval]', or give .jsonl"
         ) from error
     try:
-        table = parquet.read_table(path)
+        rows = parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:
         raise InputError(f"{path} is no Parquet file: {error}", "write it again, or give .jsonl") from error
-    for number, fields in enumerate(table.to_pylist(), 1):
-        yield f"{path}, row {number}", {key: value for key, value in fields.items() if value is not None}
+    return ((f"{path}, row {number}", fields) for number, fields in enumerate(rows, 1))
 
 
-def _fields(where: str, cells: dict[str, str]) -> dict[str, Any]:
+def _object(where: str, fields: Any) -> dict[str, Any] | InputError:
+    if isinstance(fields, dict):
+        return fields
+    return InputError(f"{where}: expected an object, found {type(fields).__name__}", f"use {SHAPES}")
+
+
+def _column(name: str) -> str:
+    """Headers of spreadsheets are often written with a capital."""
+    plain = name.strip()
+    known = plain.lower() in _COLUMNS or plain.lower().startswith(_CHOICE)
+    return plain.lower() if known else plain
+
+
+def _check_choices(path: Path, names: Sequence[str]) -> None:
+    """Columns choice_1, choice_2, ... would put every label, which counts from 0, one choice too far."""
+    found = [name.removeprefix(_CHOICE) for name in names if name.startswith(_CHOICE)]
+    numbers = [str(i) for i in range(len(found))]
+    if set(found) not in (set(numbers), set(string.ascii_lowercase[: len(found)])):
+        shown = ", ".join(_CHOICE + name for name in found)
+        raise InputError(
+            f"{path}: the columns of choices are {shown}",
+            f"name them {_CHOICE}0, {_CHOICE}1, ... without a gap; labels count from 0",
+        )
+
+
+def _fields(where: str, names: Sequence[str], cells: Sequence[str]) -> dict[str, Any] | InputError:
     """Cells as the JSON values they stand for."""
-    fields: dict[str, Any] = {name: cell for name, cell in cells.items() if cell.strip()}
-    single = sorted(name for name in fields if name.startswith("choice_"))
-    if single:
-        fields["choices"] = [fields.pop(name) for name in single]
-    for name in ("choices", "answers"):
-        if isinstance(fields.get(name), str):
-            fields[name] = _listed(where, name, fields[name])
-    for name in _NUMBERS:
-        if name in fields:
-            fields[name] = _number(fields[name])
+    if len(cells) != len(names):
+        return InputError(
+            f"{where}: the header has {len(names)} columns, this row {len(cells)}",
+            "mend that row: text that holds the separator must stand in quotes",
+        )
+    fields: dict[str, Any] = {
+        name: cell for name, cell in zip(names, cells, strict=True) if name and cell.strip()
+    }
+    try:
+        _join_choices(where, names, fields)
+        for name in ("choices", "answers"):
+            if isinstance(fields.get(name), str):
+                fields[name] = _listed(where, name, fields[name])
+        if "cost" in fields:
+            fields["cost"] = _number(fields["cost"])
+        if "label" in fields:
+            fields["label"] = _label(where, fields["label"], fields.get("choices"))
+    except InputError as error:
+        return error
     return fields
 
 
+def _join_choices(where: str, names: Sequence[str], fields: dict[str, Any]) -> None:
+    """Columns choice_0, ... become `choices`; a row may have fewer of them than the header, at the end."""
+    columns = sorted((name for name in names if name.startswith(_CHOICE)), key=lambda name: (len(name), name))
+    filled = [name in fields for name in columns]
+    if not any(filled):
+        return
+    if sorted(filled, reverse=True) != filled:
+        gap = columns[filled.index(False)]
+        raise InputError(f"{where}: {gap} is empty and a later choice is not", "fill choices from the left")
+    if "choices" in fields:
+        raise InputError(f"{where}: choices, and {columns[0]} too", "write them in one way")
+    fields["choices"] = [fields.pop(name) for name in columns if name in fields]
+
+
 def _listed(where: str, name: str, cell: str) -> Any:
+    columns = f", or columns {_CHOICE}0, {_CHOICE}1, ..." if name == "choices" else ""
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(
-            f"{where}: {name} must be a JSON list, found {cell!r}",
-            f'write ["a", "b"], or columns {name[:-1]}_0, ...',
+            f"{where}: {name} must be a JSON list, found {cell!r}", f'write ["a", "b"]{columns}'
         ) from None
+
+
+def _label(where: str, cell: str, choices: Any) -> Any:
+    """A place, or the text of a choice; where choices are numbers themselves, it must not be both."""
+    texts = [one.strip() for one in choices if isinstance(one, str)] if isinstance(choices, list) else []
+    number = _number(cell)
+    if cell.strip() not in texts:
+        return number
+    if isinstance(number, int) and 0 <= number < len(texts) and texts[number] != cell.strip():
+        raise InputError(
+            f"{where}: label {cell.strip()} could be the choice {cell.strip()!r} or the one at that place, "
+            f"{texts[number]!r}",
+            'a .csv cannot tell: write .jsonl, with "label": "3" for the text or 3 for the place',
+        )
+    return cell
 
 
 def _number(cell: str) -> Any:
     """A number where the cell is one; else the text, which a label may be."""
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return cell
+    if _NUMBER.fullmatch(cell) is None:
+        return cell
+    value = float(cell)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

@@ -1,5 +1,6 @@
-"""Small task files to begin with."""
+"""Small task files to begin with; what a key means stands in `note`, which no score depends on."""
 
+import contextlib
 import csv
 import io
 import json
@@ -12,24 +13,77 @@ _MAIL = "Customer: {}\nThe customer wants"
 _WANTS = [" a refund", " help with delivery", " to cancel"]
 TEMPLATES: dict[str, list[dict[str, Any]]] = {
     "choice": [
-        {"prompt": _MAIL.format("My parcel is three days late."), "choices": _WANTS, "label": 1},
-        {"prompt": _MAIL.format("Please end my subscription."), "choices": _WANTS, "label": 2},
-        {"prompt": _MAIL.format("The lamp came broken, I want my money."), "choices": _WANTS, "label": 0},
+        {
+            "prompt": _MAIL.format("My parcel is three days late."),
+            "choices": _WANTS,
+            "label": 1,
+            "note": "label is the place of the right choice, counted from 0, or its text",
+        },
+        {
+            "prompt": _MAIL.format("Please end my subscription."),
+            "choices": _WANTS,
+            "label": 2,
+            "note": "the model reads the prompt; the choice it finds likeliest to follow is its answer",
+        },
+        {
+            "prompt": _MAIL.format("The lamp came broken, I want my money."),
+            "choices": _WANTS,
+            "label": 0,
+            "note": "also possible: group (rows of one fact), cost (of a wrong answer), keys of your own",
+        },
     ],
     "answer": [
-        {"prompt": "The order number in 'Where is parcel A-1042?' is", "answer": " A-1042"},
-        {"prompt": "The capital of France is", "answer": " Paris"},
-        {"prompt": "Question: 12 boxes of 6 eggs. How many eggs?\nAnswer:", "answer": " 72"},
+        {
+            "prompt": "The order number in 'Where is my parcel? I ordered on May 3.' is",
+            "answer": " missing",
+            "note": "answer is what the model should write after the prompt",
+        },
+        {
+            "prompt": "The capital of France is",
+            "answer": " Paris",
+            "note": "scored as greedy unless --metric says otherwise: exact, contains, numeric, f1, ...",
+        },
+        {
+            "prompt": "Question: 12 boxes of 6 eggs. How many eggs?\nAnswer:",
+            "answer": " 72",
+            "note": 'several right answers: the key answers instead, with a list ["72", "seventy-two"]',
+        },
     ],
     "paraphrases": [
-        {"prompt": "The capital of France is", "answer": " Paris", "group": "france"},
-        {"prompt": "France is governed from", "answer": " Paris", "group": "france"},
-        {"prompt": "The capital of Japan is", "answer": " Tokyo", "group": "japan"},
-        {"prompt": "Japan is governed from", "answer": " Tokyo", "group": "japan"},
+        {
+            "prompt": "The capital of France is",
+            "answer": " Paris",
+            "group": "france",
+            "note": "rows of one group ask for the same fact in other words",
+        },
+        {
+            "prompt": "France is governed from",
+            "answer": " Paris",
+            "group": "france",
+            "note": "consistency is the share of groups with every row right",
+        },
+        {
+            "prompt": "The capital of Japan is",
+            "answer": " Tokyo",
+            "group": "japan",
+            "note": "kanna task split keeps a group on one side",
+        },
+        {
+            "prompt": "Japan is governed from",
+            "answer": " Tokyo",
+            "group": "japan",
+            "note": "a group counts as one unit when a verdict is reached",
+        },
     ],
     "text": [
-        {"text": "A passage such as the model reads in your application."},
-        {"text": "Another one. A few thousand words in all make perplexity steady."},
+        {
+            "text": "A passage such as the model reads in your application.",
+            "note": "text is scored by perplexity: how well the model foresees it",
+        },
+        {
+            "text": "Another one. A few thousand words in all make perplexity steady.",
+            "note": "long texts are read in windows of --context tokens",
+        },
     ],
 }
 
@@ -43,16 +97,22 @@ def new_task(path: str | Path, kind: str = "choice", force: bool = False) -> Pat
     path = Path(path)
     if kind not in TEMPLATES:
         raise InputError(f"unknown kind {kind!r}", f"known: {', '.join(TEMPLATES)}")
-    if path.suffix not in (".jsonl", ".csv"):
+    if path.suffix.lower() not in (".jsonl", ".csv"):
         raise InputError(f"a template cannot be written as {path.name}", "name it .jsonl or .csv")
     if path.exists() and not force:
         raise InputError(f"{path} exists already", "choose another name, or add --force")
     rows = TEMPLATES[kind]
-    text = _csv(rows) if path.suffix == ".csv" else "".join(json.dumps(row) + "\n" for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    table = path.suffix.lower() == ".csv"
+    text = _csv(rows) if table else "".join(json.dumps(row) + "\n" for row in rows)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", newline="")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise InputError(f"{path} cannot be written: {error.strerror}", "choose another place") from error
     return path
 
 
