@@ -5,13 +5,10 @@ import errno
 import hashlib
 import json
 import os
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +35,7 @@ from kanna.recipe.criteria import Criteria
 from kanna.recipe.output import Layout, plan_layout, write_model
 from kanna.recipe.places import RUN, cache_directory, work_directory
 from kanna.recipe.probe import Verdict, verify_output
+from kanna.recipe.runs import Stages, run_record
 from kanna.recipe.verdict import comparison_rows, judge
 from kanna.tasks.evaluate import EvalOptions, prepare
 from kanna.tasks.rows import read_rows
@@ -152,18 +150,18 @@ def lowrank(
     target = Path(out).expanduser().absolute()
     calibrated = windows if windows is not None else _random_probe(checkpoint, config)
     replace = force or (resume and _in_place_already(target, plan, calibrated))
-    _refuse_existing(target, replace)
+    refuse_existing(target, replace)
     check_memory(plan)
     _check_space(target, plan)
     announce(plan)
     _check_weights(checkpoint)
     job = _Job(checkpoint, plan, calibrated, lineage.base_hash(checkpoint), target, device, cache)
-    stage = _timed(progress)
+    stage = Stages(progress)
     with _workspace(target, _fingerprint(job), resume, force) as workspace:
         asked = None if criteria is None else (criteria, options or EvalOptions(device=device))
         figures, verdict, compared = _compress(job, workspace, asked, replace, stage.report)
         shutil.rmtree(workspace.directory)
-    run = _run_record(started, stage.seconds, device)
+    run = run_record(started, stage.seconds, device)
     lineage.write_run_record(target, run)
     return LowRankResult(target, plan, verdict, figures, run, compared)
 
@@ -195,10 +193,12 @@ def _compress(
 ) -> tuple[dict[str, Any], Verdict, Comparison | None]:
     """Compute the forms, write the directory, reload, check and judge it; after that it gets its name."""
     outcome = _outcome(job, workspace, progress)
-    layout = plan_layout(job.checkpoint, outcome, job.plan.inventory.base_model_prefix)
+    layout = plan_layout(
+        job.checkpoint, outcome.forms, outcome.shapes(), job.plan.inventory.base_model_prefix
+    )
     figures = _figures(job, outcome, layout)
     with output_directory(job.out, force=replace, needed_bytes=layout.bytes) as partial:
-        write_model(partial, job.checkpoint, outcome, layout)
+        write_model(partial, job.checkpoint, outcome.forms, layout, outcome.pieces())
         progress("verify", 0, 1)
         probe, recorded = job.windows.first(1), _recorded(outcome)
         verdict = verify_output(partial, job.plan.inventory, probe, recorded, layout.parameters)
@@ -252,7 +252,8 @@ def _recorded(outcome: Outcome) -> dict[int, torch.Tensor]:
     return {layer: outcome.workspace.load(name)["probe"] for layer, name in names.items()}
 
 
-def _refuse_existing(out: Path, force: bool) -> None:
+def refuse_existing(out: Path, force: bool) -> None:
+    """Raise InputError where an output is in the way."""
     if os.path.lexists(out) and not force:
         raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
 
@@ -350,22 +351,6 @@ def _empty(directory: Path) -> None:
             path.unlink()
 
 
-class _timed:
-    """Hand progress on, and add up the seconds of each stage."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._stage, self._since = "", time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def report(self, stage: str, done: int, total: int) -> None:
-        now = time.perf_counter()
-        if self._stage:
-            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
-        self._stage, self._since = stage, now
-        self._progress(stage, done, total)
-
-
 def _plan_figures(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     return {"model_bytes": checkpoint.bytes, "selected_parameters": plan.dense_parameters}
 
@@ -427,15 +412,3 @@ def _card(job: _Job, figures: dict[str, Any], compared: Comparison | None) -> ca
         needs_kanna=bool(figures["ranks"]),
         source=job.checkpoint.directory,
     )
-
-
-def _run_record(started: float, stages: dict[str, float], device: str) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - started, 3),
-        "stage_seconds": {name: round(value, 3) for name, value in stages.items()},
-        "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
-        "device": device,
-        "threads": torch.get_num_threads(),
-    }

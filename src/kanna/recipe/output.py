@@ -1,7 +1,8 @@
 """Write the output directory: the source's tensors with the replaced modules in their place."""
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,6 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, write_json, write_tensors
 from kanna.forms import Form
-from kanna.methods.lowrank.execute import Outcome
-from kanna.methods.lowrank.replace import block_file
 from kanna.models.names import tensor_name
 
 
@@ -41,14 +40,24 @@ class Layout:
         return sum(math.prod(spec.shape) for spec in self.specs)
 
 
-def plan_layout(checkpoint: Checkpoint, outcome: Outcome, base_model_prefix: str) -> Layout:
-    """Put every piece where the module's first tensor lay, and drop the module's dense tensors."""
-    pieces = _piece_shapes(outcome)
+Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+def plan_layout(
+    checkpoint: Checkpoint, forms: Mapping[str, Form], pieces: Shapes, base_model_prefix: str
+) -> Layout:
+    """Put every piece where the module's first tensor lay, and drop the module's dense tensors.
+
+    Args:
+        forms: Module path -> its new form.
+        pieces: Full parameter name -> dtype and shape: those of the forms, and parameters that keep their
+            shape but not their values.
+    """
     renamed: dict[str, str] = {}
     owner: dict[str, list[str]] = {}
     dropped: set[str] = set()
     for full in pieces:
-        module = _module_of(full, outcome.forms)
+        module = _module_of(full, forms)
         anchor = f"{module}.weight" if module else full
         at = tensor_name(anchor, checkpoint.tensors, base_model_prefix)
         if at is None:
@@ -67,28 +76,25 @@ def plan_layout(checkpoint: Checkpoint, outcome: Outcome, base_model_prefix: str
     return Layout(tuple(specs), copied, renamed)
 
 
-def write_model(directory: Path, checkpoint: Checkpoint, outcome: Outcome, layout: Layout) -> None:
-    """Weights, config.json, tokenizer and other side files."""
-    write_tensors(directory, layout.specs, _tensors(checkpoint, outcome, layout))
+def write_model(
+    directory: Path,
+    checkpoint: Checkpoint,
+    forms: Mapping[str, Form],
+    layout: Layout,
+    pieces: Iterable[tuple[str, Tensor]],
+) -> None:
+    """Weights, config.json, tokenizer and other side files.
+
+    Args:
+        pieces: (full parameter name, tensor) of all that `plan_layout` was told of.
+    """
+    renamed = ((layout.renamed[full], tensor) for full, tensor in pieces)
+    write_tensors(directory, layout.specs, itertools.chain(checkpoint.stream(layout.copied), renamed))
     config = dict(checkpoint.config)
-    if outcome.forms:
-        config["quantization_config"] = quantization_config(outcome.forms)
+    if forms:
+        config["quantization_config"] = quantization_config(forms)
     write_json(directory / "config.json", config)
     copy_side_files(checkpoint.directory, directory)
-
-
-def _tensors(checkpoint: Checkpoint, outcome: Outcome, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-    yield from checkpoint.stream(layout.copied)
-    for layer in range(outcome.blocks):
-        for full, tensor in outcome.tensors(layer).items():
-            yield layout.renamed[full], tensor
-
-
-def _piece_shapes(outcome: Outcome) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    for layer in range(outcome.blocks):
-        found |= outcome.workspace.shapes(block_file(layer))
-    return found
 
 
 def _module_of(full: str, forms: Mapping[str, Form]) -> str:

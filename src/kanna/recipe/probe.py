@@ -10,9 +10,10 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.windows import Windows
+from kanna.calibration.windows import Windows, random_windows
 from kanna.checkpoint.loader import load
 from kanna.models.inventory import Inventory
+from kanna.tasks.tokenizer import context_length
 
 # Reloaded in float32 like the run itself, on the same windows; other batch shapes reorder sums.
 TOLERANCE = 1e-3
@@ -63,6 +64,23 @@ def verify_output(
     if worst is not None and not worst <= TOLERANCE:
         return Verdict(False, True, worst, f"block outputs differ by {worst:.1e}, more than {TOLERANCE:.0e}")
     return Verdict(True, True, worst)
+
+
+def verify_finite(directory: Path, parameters: int, length: int = 32) -> Verdict:
+    """Reload `directory` as a user would; its logits on random tokens must be finite.
+
+    Args:
+        parameters: Of the written model: where they do not fit in memory, nothing is reloaded.
+    """
+    if 5 * parameters > psutil.virtual_memory().available:
+        return Verdict(False, None, None, "too large to be reloaded in float32 with the memory that is free")
+    model, _ = load(directory, dtype=torch.float32, verify=False)
+    vocabulary = int(getattr(model.config.get_text_config(), "vocab_size", 2))
+    probe = random_windows(vocabulary, min(length, context_length(model.config.to_dict(), None, None)), 0)
+    with torch.no_grad():
+        result = model(probe.ids)
+    finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
+    return Verdict(finite, finite, None, "" if finite else "the reloaded model's logits are not finite")
 
 
 @contextmanager

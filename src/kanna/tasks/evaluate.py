@@ -155,7 +155,7 @@ def prepare(
 
 
 def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
-    metric = _metric(task, options)
+    metric = headline(task, options)
     if parse_user_metric(metric) is None:
         metric_info(metric, task.kind)
     if options.costs is not None and task.kind != TEXT:
@@ -163,7 +163,7 @@ def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
     check_task(checkpoint.name, checkpoint.config, task, metric)
 
 
-def _metric(task: Task, options: EvalOptions) -> str:
+def headline(task: Task, options: EvalOptions) -> str:
     """The metric asked for; text takes part with its perplexity beside tasks scored otherwise."""
     if options.metric is None or (task.kind == TEXT and options.metric not in METRICS[TEXT]):
         return _DEFAULT_METRIC[task.kind]
@@ -173,7 +173,7 @@ def _metric(task: Task, options: EvalOptions) -> str:
 def _score(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
     if task.kind == TEXT:
         return _text(plan, model, task, progress)
-    return _questions(plan, model, task, progress)
+    return score_questions(plan, make_scorer(plan, model), task, progress)
 
 
 def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
@@ -181,7 +181,7 @@ def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> T
     context = context_length(plan.config, plan.tokenizer, options.context)
     stride = options.stride or max(1, context // 2)
     records, size = score_text(model, plan.tokenizer, task.rows, context, stride, options.tokens, progress)
-    metric = _metric(task, options)
+    metric = headline(task, options)
     settings = {"data_sha256": task.digest, "context": context, "stride": stride, "dtype": options.dtype}
     scored = {"tokens_scored": int(sum(record.values["tokens"] for record in records))}
     return TaskScore(
@@ -189,12 +189,12 @@ def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> T
     )
 
 
-def _questions(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
+def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progress) -> TaskScore:
+    """Score rows with answers or choices by whoever can be asked."""
     options = plan.options
-    metric = _metric(task, options)
+    metric = headline(task, options)
     own = parse_user_metric(metric)
     context = context_length(plan.config, plan.tokenizer, options.context)
-    scorer = make_scorer(plan, model, context)
     writing = None
     if task.kind == CHOICE:
         by_length = not classifies(plan.config)
@@ -236,9 +236,10 @@ def _writing(
     return Writing(new, stop, options.legacy_contains, own is None)
 
 
-def make_scorer(plan: Prepared, model: nn.Module, context: int) -> Scorer:
+def make_scorer(plan: Prepared, model: nn.Module) -> Scorer:
     """The way to ask a model of this architecture, which `prepare` has found to be one that can be asked."""
     options = plan.options
+    context = context_length(plan.config, plan.tokenizer, options.context)
     if predicts_next_token(plan.config):
         encoder = Encoder(plan.tokenizer, context, options.chat, options.refuse_long)
         return CausalScorer(model, encoder, options.batch_tokens, options.share)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.tasks.cloze import Cloze, Masked
-from kanna.tasks.likelihood import Batch, Likelihood, most_logits, only_at, read
+from kanna.tasks.likelihood import Batch, Likelihood, most_logits, only_at
 from kanna.tasks.padded import batches, inputs, takes_mask
-from kanna.tasks.scorer import Progress, Work
+from kanna.tasks.scorer import Passes, Progress, Work
 
 
 def fills_masks(config: Mapping[str, Any]) -> bool:
@@ -49,22 +50,20 @@ class MaskedScorer:
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
     ) -> list[list[Likelihood]]:
+        return self.passes(prompts, continuations).run(self.model, ranks, progress)
+
+    def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
+        """What `likelihoods` runs."""
         rows = [self._asked(p, some) for p, some in zip(prompts, continuations, strict=True)]
         flat = [one for row in rows for one in row]
         texts = list(dict.fromkeys(one.text for one in flat))
         askers: dict[Masked, list[int]] = {text: [] for text in texts}
         for number, one in enumerate(flat):
             askers[one.text].append(number)
-        passes = list(self._passes(texts))
-        found: dict[int, Likelihood] = {}
-        for done, some in enumerate(passes):
-            progress("log-likelihood", done, len(passes))
-            batch = _batch(self.model, some, askers, flat)
-            found |= read(logits_at_masks(self.model, batch.inputs, batch.places), batch, ranks)
-        progress("log-likelihood", len(passes), len(passes))
-        self._count(rows, passes)
-        ordered = iter(range(len(flat)))
-        return [[found[next(ordered)] for _ in row] for row in rows]
+        groups = list(self._passes(texts))
+        self._count(rows, groups)
+        batches = tuple(partial(_batch, self.model, some, askers, flat) for some in groups)
+        return Passes(batches, tuple(map(len, rows)), logits_at_masks)
 
     def write(
         self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from kanna.calibration.states import States
 from kanna.calibration.stubs import Stub, replaced
 from kanna.models.inventory import Inventory
-from kanna.tasks.likelihood import Batch, Likelihood, logits_at, read
+from kanna.tasks.likelihood import Batch, Likelihood, read
+from kanna.tasks.scorer import Passes
 
 Progress = Callable[[str, int, int], None]
 # Rounding stays below; a norm between the feed-forward part and the sum does not.
 _SEPARABLE = 1e-3
+Rows = list[list[Likelihood]]
 
 
 @dataclass(frozen=True)
@@ -82,40 +84,42 @@ class Resumed:
     Args:
         model: In evaluation mode; edits are put in for a moment and taken back exactly.
         found: Its inventory.
-        batches: Each makes one forward pass' tensors when called.
-        pieces: How many pieces the batches hold together.
+        passes: What scoring the rows takes.
         ranks: Also find each target's rank.
         states: Where hidden states are kept.
     """
 
     model: nn.Module
     found: Inventory
-    batches: Sequence[Callable[[], Batch]]
-    pieces: int
+    passes: Passes
     ranks: bool = False
     states: States = field(default_factory=States)
     effort: Effort = field(default_factory=Effort)
     _parts: dict[int, _Part | None] = field(default_factory=dict)
-    _as_tuple: bool = False
+    as_tuple: bool = False
 
-    def base(self, progress: Progress = lambda *_: None) -> list[Likelihood]:
+    @property
+    def batches(self) -> Sequence[Callable[[], Batch]]:
+        return self.passes.batches
+
+    def base(self, progress: Progress = lambda *_: None) -> Rows:
         """Score the model as it is, and keep the hidden states before every block."""
         scored: dict[int, Likelihood] = {}
         for number, make in enumerate(self.batches):
             progress("base", number, len(self.batches))
             batch = make()
             with _watched(self.model, self.found.blocks) as seen:
-                logits = logits_at(self.model, batch.inputs, batch.places)
-            self._as_tuple = seen.as_tuple
+                logits = self.passes.logits(self.model, batch.inputs, batch.places)
+            self.as_tuple = seen.as_tuple
             for layer, hidden in enumerate(seen.inputs):
                 self.states.put(layer, number, hidden)
             self._count(len(self.found.blocks) * _tokens(batch))
             scored |= read(logits, batch, self.ranks)
         progress("base", len(self.batches), len(self.batches))
-        return [scored[piece] for piece in range(self.pieces)]
+        return self._rows(scored)
 
-    def edited(self, edits: Sequence[Edit], progress: Progress = lambda *_: None) -> list[list[Likelihood]]:
-        """For each edit alone the likelihoods of all pieces; all edits lie in one block.
+    def edited(self, edits: Sequence[Edit], progress: Progress = lambda *_: None) -> list[Rows]:
+        """For each edit alone the likelihoods of all rows; all edits lie in one block.
 
         `base` must have run.
         """
@@ -131,7 +135,10 @@ class Resumed:
                     logits = self._logits(layer, batch, hidden, split if self._in_part(edit) else None)
                 one |= read(logits, batch, self.ranks)
         progress(f"layer {layer}", len(self.batches), len(self.batches))
-        return [[one[piece] for piece in range(self.pieces)] for one in scored]
+        return [self._rows(one) for one in scored]
+
+    def _rows(self, scored: dict[int, Likelihood]) -> Rows:
+        return self.passes.rows([scored[piece] for piece in range(len(scored))])
 
     def _logits(self, layer: int, batch: Batch, hidden: Tensor, split: _Split | None) -> Tensor:
         """Logits at the batch's places with the model as it is now, from `layer` on."""
@@ -141,12 +148,12 @@ class Resumed:
         given = hidden if split is None else self._after(layer, batch, split)
         whole = max(0, last + 1 - resume)
         self._count(whole * _tokens(batch))
-        stubs = [_Given(self.model.get_submodule(path), self._as_tuple, given) for path in blocks[:resume]]
+        stubs = [_Given(self.model.get_submodule(path), self.as_tuple, given) for path in blocks[:resume]]
         part = self._part(last) if resume <= last else None
         with replaced(self.model, blocks[:resume], stubs), _only_scored(self.model, part, batch.places):
             if part is not None:
                 self._count(-part.share * (_tokens(batch) - len(batch.places)), passes=0)
-            return logits_at(self.model, batch.inputs, batch.places)
+            return self.passes.logits(self.model, batch.inputs, batch.places)
 
     def _after(self, layer: int, batch: Batch, split: _Split) -> Tensor:
         """The hidden states after `layer`, of which only the feed-forward part is computed anew."""
@@ -170,7 +177,8 @@ class Resumed:
         part = self._part(layer)
         assert part is not None
         self._count(_tokens(batch))
-        return _run_split(self.model, self.found.blocks, layer, part.path, batch, hidden, self._as_tuple)
+        run = _run_block(self, _Block(layer, part.path, batch, hidden))
+        return _Split(run.inputs, run.output - run.part)
 
     def _in_part(self, edit: Edit) -> bool:
         part = self._part(edit.layer)
@@ -188,8 +196,7 @@ class Resumed:
             return None
         batch = self.batches[0]()
         hidden = self.states.get(layer, 0, batch.places.device)
-        arguments = (self.model, self.found.blocks, layer, path, batch, hidden, self._as_tuple)
-        if not _is_separable(*arguments):
+        if not _is_separable(self, _Block(layer, path, batch, hidden)):
             return None
         own = _weights(self.model.get_submodule(path))
         return _Part(path, own / _weights(self.model.get_submodule(self.found.blocks[layer])))
@@ -303,18 +310,26 @@ class _Run:
     part: Any = None
 
 
-def _run_block(
-    model: nn.Module,
-    blocks: Sequence[str],
-    layer: int,
-    path: str,
-    batch: Batch,
-    hidden: Tensor,
-    as_tuple: bool,
-    added: Tensor | None = None,
-) -> _Run:
-    """Run one block on given hidden states, with `added` added to its feed-forward part's output."""
+@dataclass(frozen=True)
+class _Block:
+    """One block on the hidden states of one batch.
+
+    Args:
+        layer: Which block.
+        path: Of its feed-forward part.
+        hidden: (b, t, d) before the block.
+    """
+
+    layer: int
+    path: str
+    batch: Batch
+    hidden: Tensor
+
+
+def _run_block(work: Resumed, block: _Block, added: Tensor | None = None) -> _Run:
+    """Run one block, with `added` added to its feed-forward part's output."""
     run = _Run()
+    model, paths = work.model, work.found.blocks
 
     def part(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         run.inputs, run.part = (args[0] if args else None), output
@@ -324,14 +339,15 @@ def _run_block(
         run.output = output[0] if isinstance(output, tuple) else output
         raise _Reached
 
-    stubs = [_Given(model.get_submodule(one), as_tuple, hidden) for one in blocks[:layer]]
+    before = paths[: block.layer]
+    stubs = [_Given(model.get_submodule(one), work.as_tuple, block.hidden) for one in before]
     handles = [
-        model.get_submodule(path).register_forward_hook(part),
-        model.get_submodule(blocks[layer]).register_forward_hook(whole),
+        model.get_submodule(block.path).register_forward_hook(part),
+        model.get_submodule(paths[block.layer]).register_forward_hook(whole),
     ]
     try:
-        with torch.no_grad(), replaced(model, blocks[:layer], stubs):
-            model(**batch.inputs, use_cache=False)
+        with replaced(model, before, stubs):
+            work.passes.logits(model, block.batch.inputs, block.batch.places)
     except _Reached:
         pass
     finally:
@@ -340,40 +356,20 @@ def _run_block(
     return run
 
 
-def _run_split(
-    model: nn.Module,
-    blocks: Sequence[str],
-    layer: int,
-    path: str,
-    batch: Batch,
-    hidden: Tensor,
-    as_tuple: bool,
-) -> _Split:
-    run = _run_block(model, blocks, layer, path, batch, hidden, as_tuple)
-    return _Split(run.inputs, run.output - run.part)
-
-
-def _is_separable(
-    model: nn.Module,
-    blocks: Sequence[str],
-    layer: int,
-    path: str,
-    batch: Batch,
-    hidden: Tensor,
-    as_tuple: bool,
-) -> bool:
+def _is_separable(work: Resumed, block: _Block) -> bool:
     """Whether the part reads tokens one by one, and its output is added to the rest as it is."""
-    run = _run_block(model, blocks, layer, path, batch, hidden, as_tuple)
+    run = _run_block(work, block)
     tensors = (run.output, run.inputs, run.part)
     if not all(isinstance(one, Tensor) for one in tensors) or run.part.shape != run.output.shape:
         return False
-    noise = torch.randn(run.part.shape, generator=torch.Generator().manual_seed(layer))
-    added = (noise * float(run.part.float().std())).to(run.part)
-    moved = _run_block(model, blocks, layer, path, batch, hidden, as_tuple, added)
+    noise = torch.randn(run.part.shape, generator=torch.Generator().manual_seed(block.layer))
+    added = noise.to(run.part) * run.part.std()
+    moved = _run_block(work, block, added)
+    places = block.batch.places
     with torch.no_grad():
-        inputs = run.inputs.reshape(-1, run.inputs.shape[-1])[batch.places]
-        alone = model.get_submodule(path)(inputs[None])[0]
-    together = run.part.reshape(-1, run.part.shape[-1])[batch.places]
+        inputs = run.inputs.reshape(-1, run.inputs.shape[-1])[places]
+        alone = work.model.get_submodule(block.path)(inputs[None])[0]
+    together = run.part.reshape(-1, run.part.shape[-1])[places]
     return _alike(moved.output - run.output, added) and _alike(alone, together)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.tasks.encode import Encoder, Piece
-from kanna.tasks.likelihood import Likelihood, likelihoods
+from kanna.tasks.likelihood import Batch, Likelihood, build, logits_at, plan_batches, read
 from kanna.tasks.written import write
 
 Progress = Callable[[str, int, int], None]
@@ -33,10 +34,43 @@ class Work:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Passes:
+    """The forward passes that likelihoods need, to be run once or, with an edited model, many times.
+
+    Args:
+        batches: Each makes one pass' tensors when called.
+        counts: Continuations of each prompt; the batches' pieces are all of them in order.
+        logits: (model, inputs, places) -> logits (places, vocabulary).
+    """
+
+    batches: tuple[Callable[[], Batch], ...]
+    counts: tuple[int, ...]
+    logits: Callable[[nn.Module, dict[str, Tensor], Tensor], Tensor]
+
+    def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
+        """Likelihoods of each continuation of each prompt."""
+        found: dict[int, Likelihood] = {}
+        for done, make in enumerate(self.batches):
+            progress("log-likelihood", done, len(self.batches))
+            batch = make()
+            found |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
+        progress("log-likelihood", len(self.batches), len(self.batches))
+        return self.rows([found[piece] for piece in range(sum(self.counts))])
+
+    def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:
+        """What belongs to each prompt."""
+        ordered = iter(pieces)
+        return [[next(ordered) for _ in range(count)] for count in self.counts]
+
+
 class Scorer(Protocol):
     """A model that can be asked."""
 
-    work: Work
+    @property
+    def work(self) -> Work:
+        """What asking took so far."""
+        ...
 
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
@@ -75,22 +109,19 @@ class CausalScorer:
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
     ) -> list[list[Likelihood]]:
-        pieces = [self.encoder.pieces(p, c) for p, c in zip(prompts, continuations, strict=True)]
-        flat: list[Piece] = [piece for row in pieces for piece in row]
-        result = likelihoods(
-            self.model,
-            flat,
-            batch_tokens=self.batch_tokens,
-            ranks=ranks,
-            share=self.share,
-            progress=progress,
-        )
-        self.work.cut += sum(any(piece.cut for piece in row) for row in pieces)
-        self.work.forward_tokens += result.forward_tokens
-        self.work.naive_tokens += result.naive_tokens
-        self.work.packed &= result.packed
-        found = iter(result.found)
-        return [[next(found) for _ in row] for row in pieces]
+        return self.passes(prompts, continuations).run(self.model, ranks, progress)
+
+    def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
+        """What `likelihoods` runs."""
+        rows = [self.encoder.pieces(p, c) for p, c in zip(prompts, continuations, strict=True)]
+        pieces: list[Piece] = [piece for row in rows for piece in row]
+        plan = plan_batches(self.model, pieces, self.batch_tokens, self.share)
+        self.work.cut += sum(any(piece.cut for piece in row) for row in rows)
+        self.work.forward_tokens += plan.forward_tokens
+        self.work.naive_tokens += plan.naive_tokens
+        self.work.packed &= plan.packed
+        batches = tuple(partial(build, some, pieces, plan.packed, self.model) for some in plan.batches)
+        return Passes(batches, tuple(map(len, rows)), logits_at)
 
     def write(
         self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
@@ -124,3 +155,35 @@ class CausalScorer:
 
     def length(self, text: str) -> int:
         return len(self.encoder.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Likelihoods that are known already; text is written by `scorer`, with its model as it is then.
+
+    Args:
+        known: As `Scorer.likelihoods` gives them, for the rows that will be asked.
+        scorer: For everything else.
+    """
+
+    known: list[list[Likelihood]]
+    scorer: Scorer
+
+    @property
+    def work(self) -> Work:
+        return self.scorer.work
+
+    def likelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
+    ) -> list[list[Likelihood]]:
+        if [len(one) for one in continuations] != [len(row) for row in self.known]:
+            raise ValueError("other rows are asked than those whose likelihoods are known")
+        return self.known
+
+    def write(
+        self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
+    ) -> list[str]:
+        return self.scorer.write(prompts, new_tokens, stop, progress)
+
+    def length(self, text: str) -> int:
+        return self.scorer.length(text)

@@ -48,9 +48,17 @@ class Outcome:
     workspace: Workspace
     blocks: int
 
-    def tensors(self, layer: int) -> dict[str, Tensor]:
-        """Full parameter name -> tensor of one block."""
-        return self.workspace.load(block_file(layer))
+    def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Full parameter name -> dtype and shape, of all blocks."""
+        found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        for layer in range(self.blocks):
+            found |= self.workspace.shapes(block_file(layer))
+        return found
+
+    def pieces(self) -> Iterator[tuple[str, Tensor]]:
+        """Full parameter name and tensor, one block in memory at a time."""
+        for layer in range(self.blocks):
+            yield from self.workspace.load(block_file(layer)).items()
 
 
 def execute(

@@ -18,7 +18,7 @@ from kanna.calibration.walker import Call, Walker, run_block
 from kanna.calibration.windows import Windows
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import anchored_target, basis, factors, with_ridge
-from kanna.methods.lowrank.assemble import Factors, Piece, assemble, install_piece
+from kanna.methods.assemble import Factors, Piece, assemble, install_piece
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import corrects_bias, output_metric, ridge_for

@@ -1,0 +1,58 @@
+"""What the user can say about rank reductions."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from kanna.errors import InputError
+from kanna.methods.laser.edits import Edit, parse_edit
+
+Mode = Literal["top", "bottom", "random", "magnitude", "zero", "noise", "none"]
+
+
+class LaserConfig(BaseModel):
+    """Configuration of the step `laser`.
+
+    Args:
+        edits: Such as ``mlp_in:27:0.01``; see `kanna.methods.laser.edits`. None: nothing is changed.
+        mode: Which components stay. ``top`` is LASER; ``bottom`` the others alone (section 5.2 of the paper);
+            ``random`` components, pruning by ``magnitude``, ``zero`` and ``noise`` of the same size are
+            controls; ``none`` changes nothing.
+        blocks: Truncate so many blocks of rows each on its own (the clustering of arXiv 2510.20800).
+        factored: Store two factors where they are smaller than the matrix.
+        keep_originals: Store the original matrices beside the model, so that it can be restored alone.
+        seed: Of the controls.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    edits: tuple[str, ...] = ()
+    mode: Mode = "top"
+    blocks: int = Field(default=1, ge=1)
+    factored: bool = False
+    keep_originals: bool = False
+    seed: int = 0
+
+    @field_validator("edits")
+    @classmethod
+    def _readable(cls, edits: tuple[str, ...]) -> tuple[str, ...]:
+        for text in edits:
+            _parsed(text)
+        return edits
+
+    @model_validator(mode="after")
+    def _factorable(self) -> Self:
+        if self.factored and (self.mode != "top" or self.blocks != 1):
+            raise ValueError("factored goes with mode top and one block only")
+        return self
+
+    @property
+    def parsed(self) -> tuple[Edit, ...]:
+        return tuple(parse_edit(text) for text in self.edits)
+
+
+def _parsed(text: str) -> Edit:
+    try:
+        return parse_edit(text)
+    except InputError as error:
+        raise ValueError(str(error)) from error

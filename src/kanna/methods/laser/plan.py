@@ -1,0 +1,185 @@
+"""What an application of edits is going to do, before any matrix is changed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kanna.checkpoint.fits import check_shapes
+from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_quantized
+from kanna.errors import InputError
+from kanna.linalg.laser_ranks import automatic_rank, rank_of
+from kanna.linalg.spectra import energy_rank, singular_values
+from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.edits import Rank, resolve
+from kanna.models.inventory import Inventory, inventory
+from kanna.models.matrix import Matrix
+from kanna.models.names import tensor_name
+from kanna.models.skeleton import skeleton
+from kanna.models.views import read
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One matrix and what becomes of it.
+
+    Args:
+        matrix: Which.
+        tensor: Name of its parameter in the files.
+        rank: Components that stay (with mode bottom: that go).
+        said: The rank as the user gave it.
+        factored: Stored as two factors.
+    """
+
+    matrix: Matrix
+    tensor: str
+    rank: int
+    said: str
+    factored: bool
+
+    @property
+    def full(self) -> int:
+        return min(self.matrix.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        rows, columns = self.matrix.shape
+        return {
+            "matrix": self.matrix.name,
+            "tensor": self.tensor,
+            "layer": self.matrix.layer,
+            "role": self.matrix.role,
+            "shape": [rows, columns],
+            "rank": self.rank,
+            "full_rank": self.full,
+            "asked": self.said,
+            "stored": "factors" if self.factored else "dense",
+            "parameters_before": rows * columns,
+            "parameters_after": self.rank * (rows + columns) if self.factored else rows * columns,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All reductions, in the order of the matrices.
+
+    Args:
+        config: As given.
+        inventory: Of the whole model.
+        reductions: One per matrix that changes.
+        memory: Predicted peak bytes beside what Python and torch take.
+        notes: What the user should know.
+    """
+
+    config: LaserConfig
+    inventory: Inventory
+    reductions: tuple[Reduction, ...]
+    memory: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "reductions": [one.to_dict() for one in self.reductions],
+            "predicted_peak_memory_bytes": self.memory,
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(checkpoint: Checkpoint, config: LaserConfig) -> Plan:
+    """Resolve the edits on a model. Weights are read only for ranks that depend on the spectrum.
+
+    Two edits of one matrix mean the smaller rank; a rank that is full means that nothing is done.
+
+    Raises:
+        InputError: A model that is already quantised or compressed, a role or layer that does not exist, a
+            rank larger than the matrix has.
+    """
+    refuse_quantized(checkpoint.config, checkpoint.name)
+    meta = skeleton(checkpoint.directory)
+    found = inventory(meta)
+    check_shapes(checkpoint, meta, {matrix.tensor for matrix in found.refused})
+    notes: list[str] = []
+    ranks: dict[str, Reduction] = {}
+    for matrix, rank in resolve(config.parsed, found.matrices):
+        one = _reduction(checkpoint, found, matrix, rank, config, notes)
+        known = ranks.get(matrix.name)
+        if known is None or one.rank < known.rank:
+            ranks[matrix.name] = one
+    changed = [ranks[m.name] for m in found.matrices if m.name in ranks and _changes(ranks[m.name], config)]
+    largest = max((checkpoint.tensors[one.tensor].bytes for one in changed), default=0)
+    return Plan(config, found, tuple(changed), 12 * largest, tuple(notes))
+
+
+def weight_of(checkpoint: Checkpoint, matrix: Matrix, tensor: str) -> Tensor:
+    """The matrix (m, n) as stored.
+
+    Raises:
+        InputError: It holds NaN or infinity.
+    """
+    return check_finite(read(checkpoint.tensor(tensor), matrix.view), matrix.name)
+
+
+def tensor_of(checkpoint: Checkpoint, found: Inventory, matrix: Matrix) -> str:
+    """Name of the matrix' parameter in the files.
+
+    Raises:
+        InputError: The files lack it.
+    """
+    name = tensor_name(matrix.tensor, checkpoint.tensors, found.base_model_prefix)
+    if name is None:
+        raise InputError(
+            f"{checkpoint.directory} lacks the tensor {matrix.tensor}, which {found.architecture} needs",
+            "fetch the model again",
+        )
+    return name
+
+
+def _reduction(
+    checkpoint: Checkpoint,
+    found: Inventory,
+    matrix: Matrix,
+    rank: Rank,
+    config: LaserConfig,
+    notes: list[str],
+) -> Reduction:
+    tensor = tensor_of(checkpoint, found, matrix)
+    number = _number(checkpoint, matrix, tensor, rank)
+    if rank.rule == "rho" and number == 0 and float(rank.amount) > 0:
+        notes.append(f"{matrix.name}: rho {rank.amount} of rank {min(matrix.shape)} is rank 0, all zeros")
+    factored = config.factored and 0 < number <= matrix.break_even_rank
+    if config.factored and number > matrix.break_even_rank:
+        limit = matrix.break_even_rank
+        notes.append(f"{matrix.name} stays dense: rank {number} is above the break-even rank {limit}")
+    return Reduction(matrix, tensor, number, str(rank), factored)
+
+
+def _number(checkpoint: Checkpoint, matrix: Matrix, tensor: str, rank: Rank) -> int:
+    rows, columns = matrix.shape
+    if rank.rule == "rho":
+        return rank_of(rank.amount, rows, columns)
+    if rank.rule == "k":
+        if int(rank.amount) > min(rows, columns):
+            raise InputError(
+                f"{matrix.name} is {rows} x {columns} and has no rank {rank.amount}",
+                f"ask for at most {min(rows, columns)}",
+            )
+        return int(rank.amount)
+    values = singular_values(weight_of(checkpoint, matrix, tensor))
+    if rank.rule == "energy":
+        return energy_rank(values, float(rank.amount))
+    return automatic_rank(values, rows, columns, rank.rule)
+
+
+def _changes(one: Reduction, config: LaserConfig) -> bool:
+    """Whether the matrix will differ at all."""
+    if config.mode == "none":
+        return False
+    if config.mode == "zero":
+        return True
+    return one.rank < one.full
+
+
+def reductions_of(plan: Plan, tensor: str) -> Sequence[Reduction]:
+    """Those whose matrices lie in one stored tensor."""
+    return [one for one in plan.reductions if one.tensor == tensor]
