@@ -25,6 +25,7 @@ _LAZY = {
     "load": "kanna.checkpoint.loader:load",
     "lora_targets": "kanna.checkpoint.loader:lora_targets",
     "lowrank": "kanna.recipe.lowrank:lowrank",
+    "report": "kanna.reporting.report:report",
     "run": "kanna.recipe.recipe:run",
 }
 
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "lora_targets",
     "lowrank",
+    "report",
     "run",
 ]
 

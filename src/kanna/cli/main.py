@@ -18,6 +18,7 @@ from kanna.cli import (
     generate,
     inspect,
     lowrank,
+    report,
     run,
     task,
 )
@@ -44,6 +45,7 @@ for name, command in {
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "bench": bench.bench,
+    "report": report.report,
     "generate": generate.generate,
     "export": export.export,
     "explore": explore.explore,

@@ -14,7 +14,8 @@ class Figure:
     Args:
         text: As people read it.
         value: As the data have it.
-        source: Name of the result, "#", and the path in it: "results/bench-m.json#models.0.bytes_on_disk".
+        source: Name of the result, "#", and the JSON pointer in it: "R/bench-m.json#/models/0/bytes_on_disk".
+            For a ratio or a difference two of these with " / " or " - " between them.
     """
 
     text: str
@@ -22,7 +23,7 @@ class Figure:
     source: str
 
 
-Cell = str | Figure
+Cell = str | Figure | tuple[str | Figure, ...]
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,65 @@ class At:
         """Places of a list's entries."""
         return [self[index] for index in range(len(self.data))]
 
+    @property
+    def source(self) -> str:
+        steps = (str(key).replace("~", "~0").replace("/", "~1") for key in self.path)
+        return f"{self.name}#{''.join(f'/{step}' for step in steps)}"
+
     def figure(self, text: str) -> Figure:
         """The number here, shown as `text`."""
-        return Figure(text, self.data, f"{self.name}#{'.'.join(map(str, self.path))}")
+        return Figure(text, self.data, self.source)
+
+    def over(self, other: "At", text: str) -> Figure:
+        """The ratio of this number to another, shown as `text`."""
+        return Figure(text, self.data / other.data, f"{self.source} / {other.source}")
+
+    def minus(self, other: "At", text: str) -> Figure:
+        """The difference of this number and another, shown as `text`."""
+        return Figure(text, self.data - other.data, f"{self.source} - {other.source}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one task says.
+
+    Args:
+        status: pass, fail, undecided or not judged.
+        task: Its name.
+        cells: The scores and what was allowed, as one sentence.
+    """
+
+    status: str
+    task: str
+    cells: Cell
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence with a status: pass, fail, undecided or not judged."""
+    """What the reader must see first, of one model.
+
+    Args:
+        status: pass, fail, undecided or not judged.
+        title: Of whom.
+        headline: The one thing to remember: how much smaller.
+        weights: Before and after.
+        text: Why this status.
+        evidence: One per task.
+    """
 
     status: str
     title: str
+    headline: Cell
+    weights: Cell
     text: str
+    evidence: Sequence[Evidence] = ()
 
 
 @dataclass(frozen=True)
 class Paragraph:
     """Cells that follow each other as one sentence."""
 
-    cells: Sequence[Cell]
+    cells: Sequence[str | Figure]
 
 
 @dataclass(frozen=True)
@@ -92,11 +133,13 @@ class Chart:
     title: What it shows.
     svg: The drawing; its own text is escaped.
     caption: How to read it.
+    marks: The same in words, one sentence per mark.
     """
 
     title: str
     svg: str
     caption: str
+    marks: Sequence[str]
 
 
 @dataclass(frozen=True)

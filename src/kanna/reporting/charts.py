@@ -4,12 +4,17 @@ Lengths are in units of the drawing, which is 360 wide so that its text stays re
 """
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 _WIDTH = 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
+# About the width of a letter and the height of a line of a label.
+_CHARACTER, _LINE = 6.4, 13
+# A forest plot shows no more than this of what is better than the base, and of what is worse than allowed.
+_FAR_LEFT, _FAR_RIGHT = -2.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -72,37 +77,55 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def forest(bars: Sequence[Bar]) -> str:
-    """One line per task: 0 is "as the base", 1 the whole allowed drop, further right is worse."""
-    row, top = 40, 22
+    """One line per task: 0 is "as the base", 1 the whole allowed drop, further right is worse.
+
+    What lies far outside is drawn as an arrow at the edge, so that the limit stays in sight.
+    """
+    row, top = 40, 24
     height = top + row * len(bars) + 34
-    ends = [value for bar in bars for value in (bar.low, bar.high) if math.isfinite(value)]
-    low, high = min([-0.2, *ends]), max([1.2, *ends])
-    pad = 0.05 * (high - low)
-    scale = _Scale(low - pad, high + pad, 14, _WIDTH - 14)
+    ends = [min(max(value, _FAR_LEFT), _FAR_RIGHT) for bar in bars for value in (bar.low, bar.high)]
+    low, high = min([-0.3, *ends]), max([1.3, *ends])
+    pad = 0.06 * (high - low)
+    scale = _Scale(low - pad, high + pad, 24, _WIDTH - 24)
     bottom = height - 30
     parts = [
-        _line("limit", scale(1), top - 6, scale(1), bottom),
-        _line("zero", scale(0), top - 6, scale(0), bottom),
-        _text("end", scale(1) - 3, 10, "all of it used", "limit-label"),
-        _text("middle", scale(0), bottom + 13, "as the base"),
+        _line("limit", scale(1), top - 8, scale(1), bottom),
+        _line("zero", scale(0), top - 8, scale(0), bottom),
+        _text("middle", scale(1), 11, "all of it used", "limit-label"),
     ]
-    marks = [value for value in ticks(scale.low, scale.high, 6) if abs(value) > 1e-9]
-    parts += [_text("middle", scale(value), bottom + 13, f"{100 * value:.0f} %") for value in marks
-              if abs(scale(value) - scale(0)) > 44]  # fmt: skip
+    marks = ticks(scale.low, scale.high, 6)
+    parts += [_text("middle", scale(value), bottom + 13, f"{100 * value:.0f} %") for value in marks]
     parts.append(_text("middle", _WIDTH / 2, height - 3, "share of the allowed drop that was used", "axis"))
-    for index, bar in enumerate(bars):
-        parts.append(_bar(bar, scale, top + row * index))
+    parts += [_bar(bar, scale, top + row * index) for index, bar in enumerate(bars)]
     return _svg(height, "Share of the allowed drop used, per task", parts)
 
 
 def _bar(bar: Bar, scale: "_Scale", top: float) -> str:
     y = top + 26
     inner = [
+        f'<rect class="hit" x="0" y="{top:.1f}" width="{_WIDTH}" height="38"/>',
         _text("start", 14, top + 14, _cut(bar.label, 52), "label"),
         _line("interval", scale(bar.low), y, scale(bar.high), y),
+        *(_arrow(scale(end), y, end) for end in (bar.low, bar.high) if not _FAR_LEFT <= end <= _FAR_RIGHT),
+        *_outside(bar.middle, scale, y),
         f'<circle cx="{scale(bar.middle):.1f}" cy="{y:.1f}" r="5"/>',
     ]
     return _marked(bar.status, bar.tip, inner)
+
+
+def _arrow(x: float, y: float, end: float) -> str:
+    """Points to where the bar goes on."""
+    side = 1 if end > 0 else -1
+    foot, tip = x + 7 * side, x + 15 * side
+    return f'<path class="arrow" d="M{foot:.1f} {y - 5:.1f} L{tip:.1f} {y:.1f} L{foot:.1f} {y + 5:.1f} Z"/>'
+
+
+def _outside(middle: float, scale: "_Scale", y: float) -> list[str]:
+    """The number of a mark that would lie outside, in words beside it."""
+    if _FAR_LEFT <= middle <= _FAR_RIGHT:
+        return []
+    anchor, away = ("end", -10) if middle > 0 else ("start", 10)
+    return [_text(anchor, scale(middle) + away, y + 4, f"{100 * middle:,.0f} %", "label")]
 
 
 def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) -> str:
@@ -111,7 +134,7 @@ def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) ->
     x = _Scale.around([dot.x for dot in dots], _LEFT, _WIDTH - _RIGHT)
     y = _Scale.around([value for dot in dots for value in (dot.low, dot.y, dot.high)], height - _BOTTOM, _TOP)
     parts = []
-    for value in ticks(y.low, y.high):
+    for value in ticks(y.low, min(y.high, 1.0) if percent else y.high):
         parts.append(_line("grid", _LEFT, y(value), _WIDTH - _RIGHT, y(value)))
         shown = f"{100 * value:.6g} %" if percent else f"{value:.6g}"
         parts.append(_text("end", _LEFT - 5, y(value) + 4, shown))
@@ -119,19 +142,60 @@ def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) ->
         parts.append(_line("grid", x(value), _TOP, x(value), height - _BOTTOM))
         parts.append(_text("middle", x(value), height - _BOTTOM + 14, f"{value:.6g}"))
     parts.append(_text("middle", (_LEFT + _WIDTH - _RIGHT) / 2, height - 6, across, "axis"))
-    parts += [_dot(dot, x, y) for dot in dots]
+    parts += [_dot(dot, x, y, label) for dot, label in zip(dots, _labels(dots, x, y), strict=True)]
     return _svg(height, f"{up} against {across}", parts)
 
 
-def _dot(dot: Dot, x: "_Scale", y: "_Scale") -> str:
+def _dot(dot: Dot, x: "_Scale", y: "_Scale", label: "_Label | None") -> str:
     across, up = x(dot.x), y(dot.y)
-    side = "end" if across > _WIDTH * 0.62 else "start"
     inner = [
+        f'<circle class="hit" cx="{across:.1f}" cy="{up:.1f}" r="16"/>',
         *([_line("interval", across, y(dot.low), across, y(dot.high))] if dot.high > dot.low else []),
         f'<circle cx="{across:.1f}" cy="{up:.1f}" r="6"/>',
-        _text(side, across + (-9 if side == "end" else 9), up - 7, _cut(dot.label, 24), "label"),
+        *([] if label is None else [_text("start", label.x, label.y, label.text, "label")]),
     ]
     return _marked(dot.status, dot.tip, inner)
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A text that begins at x, y."""
+
+    x: float
+    y: float
+    text: str
+
+    @property
+    def end(self) -> float:
+        return self.x + _CHARACTER * _columns(self.text)
+
+    def hits(self, other: "_Label") -> bool:
+        return self.x < other.end and other.x < self.end and abs(self.y - other.y) < _LINE
+
+    def covers(self, across: float, up: float) -> bool:
+        """Whether a dot lies under it."""
+        return self.x - 6 < across < self.end + 6 and self.y - _LINE - 3 < up < self.y + 8
+
+
+def _labels(dots: Sequence[Dot], x: "_Scale", y: "_Scale") -> list[_Label | None]:
+    """Names beside their dots, where they cover neither a dot nor another name; else only the tip has it."""
+    points = [(x(dot.x), y(dot.y)) for dot in dots]
+    placed: list[_Label | None] = []
+    for dot, (across, up) in zip(dots, points, strict=True):
+        text = _cut(dot.label, 24)
+        wide = _CHARACTER * _columns(text)
+        corners = [(left, up + down) for down in (-8, 17) for left in (across + 8, across - 8 - wide)]
+        fitting = [
+            _Label(*corner, text) for corner in corners if corner[0] >= 0 and corner[0] + wide <= _WIDTH
+        ]
+        free = (
+            label
+            for label in fitting
+            if not any(label.hits(other) for other in placed if other is not None)
+            and not any(label.covers(*point) for point in points)
+        )
+        placed.append(next(free, None))
+    return placed
 
 
 @dataclass(frozen=True)
@@ -159,7 +223,7 @@ def _svg(height: float, name: str, parts: Sequence[str]) -> str:
     inside = "".join(parts)
     said = escape(name)
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{said}" '
+        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="group" aria-label="{said}" '
         f'xmlns="http://www.w3.org/2000/svg">{inside}</svg>'
     )
 
@@ -167,7 +231,8 @@ def _svg(height: float, name: str, parts: Sequence[str]) -> str:
 def _marked(status: str, tip: str, inner: Sequence[str]) -> str:
     kind = escape(status.replace(" ", "-") or "plain")
     said = escape(tip)
-    return f'<g class="mark {kind}" tabindex="0" data-tip="{said}" aria-label="{said}">{"".join(inner)}</g>'
+    names = f'class="mark {kind}" tabindex="0" role="img" data-tip="{said}" aria-label="{said}"'
+    return f"<g {names}>{''.join(inner)}</g>"
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
@@ -179,4 +244,16 @@ def _text(anchor: str, x: float, y: float, text: str, kind: str = "tick") -> str
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """At most so many columns, of which a Chinese or Japanese character takes two."""
+    if _columns(text) <= most:
+        return text
+    kept = ""
+    for character in text:
+        if _columns(kept + character) >= most:
+            break
+        kept += character
+    return kept + "…"
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -20,10 +20,11 @@ _NOT = "not measured"
 def bench(at: At) -> Section:
     """Latency, throughput, memory and energy; bandwidth and cost; estimates; ratios."""
     models = at["models"].items()
-    blocks = [_latency(models), _memory(models), _energy(at, models), _computed(models)]
-    blocks += [found for found in (_cost(models), _estimated(models), _ratios(at)) if found is not None]
+    found = (_ratios(at), _prefill(models), _decode(models), _memory(models), _energy(at, models), _computed(models),
+             _cost(models), _estimated(models))  # fmt: skip
+    blocks = [one for one in found if one is not None]
     notes = [
-        Paragraph([f"Energy by {name}: not measured: {why}"])
+        Paragraph([f"Energy by {name}: not measured: {why}."])
         for name, why in at.data["meters"].items()
         if why
     ]
@@ -43,28 +44,39 @@ def _settings(models: Sequence[At]) -> list[tuple[str, At]]:
 
 
 def _placed(name: str, at: At) -> list[Cell]:
-    return [name, f"batch {at.data['batch']}, context {at.data['context']}"]
+    return [name, _named(at)]
 
 
-def _latency(models: Sequence[At]) -> Table:
-    columns = ["model", "setting"]
-    columns += [f">prefill {part}" for part in ("p50", "p95", "p99", "spread")]
-    columns += [f">decode step {part}" for part in ("p50", "p95", "p99", "spread")]
-    columns += [">prefill tokens/s", ">decode tokens/s", ">all streams tokens/s"]
+def _named(at: At) -> str:
+    """A setting, which breaks only after its comma."""
+    return f"batch\u00a0{at.data['batch']}, context\u00a0{at.data['context']}"
+
+
+def _prefill(models: Sequence[At]) -> Table:
+    columns = ["model", "setting", ">p50", ">p95", ">p99", ">spread", ">tokens/s"]
     rows = []
     for name, one in _settings(models):
         at = one["measured"]
-        times = [cell for part in ("prefill", "decode") for cell in _spread(at[part])]
-        rates: list[Cell] = [
-            at[key].figure(f"{at.data[key]:,.1f}") if at.data.get(key) is not None else _NOT
-            for key in (
-                "prefill_tokens_per_second",
-                "decode_tokens_per_second",
-                "concurrent_tokens_per_second",
-            )
+        rate = at["prefill_tokens_per_second"]
+        rows.append([*_placed(name, one), *_spread(at["prefill"]), rate.figure(f"{rate.data:,.1f}")])
+    return Table("Prefill, which is the time to the first token", columns, rows, MEASURED)
+
+
+def _decode(models: Sequence[At]) -> Table:
+    """Concurrent streams have a column where they were asked for."""
+    rates = ["decode_tokens_per_second"]
+    columns = ["model", "setting", ">p50", ">p95", ">p99", ">spread", ">tokens/s"]
+    if any(one.data["measured"]["concurrent_tokens_per_second"] is not None for _, one in _settings(models)):
+        rates.append("concurrent_tokens_per_second")
+        columns.append(">all streams, tokens/s")
+    rows = []
+    for name, one in _settings(models):
+        at = one["measured"]
+        found: list[Cell] = [
+            _NOT if at.data[key] is None else at[key].figure(f"{at.data[key]:,.1f}") for key in rates
         ]
-        rows.append([*_placed(name, one), *times, *rates])
-    return Table("Latency; prefill is the time to the first token", columns, rows, MEASURED)
+        rows.append([*_placed(name, one), *_spread(at["decode"]), *found])
+    return Table("Decode, one step", columns, rows, MEASURED)
 
 
 def _spread(at: At) -> list[Cell]:
@@ -85,8 +97,11 @@ def _memory(models: Sequence[At]) -> Table:
     return Table("Size and memory, each model in a process of its own", columns, rows, MEASURED)
 
 
-def _energy(at: At, models: Sequence[At]) -> Table:
-    meters = list(at.data["meters"])
+def _energy(at: At, models: Sequence[At]) -> Table | None:
+    """None where no meter measured anything; the notes say why."""
+    meters = [name for name, why in at.data["meters"].items() if not why]
+    if not meters:
+        return None
     rows: list[list[Cell]] = []
     for name, one in _settings(models):
         joules = one["measured"]["joules_per_token"]
@@ -137,7 +152,7 @@ def _estimated(models: Sequence[At]) -> Table | None:
 def _ratios(at: At) -> Table | None:
     rows: list[list[Cell]] = []
     for one in at["ratios"].items():
-        cells: list[Cell] = [f"batch {one.data['batch']}, context {one.data['context']}"]
+        cells: list[Cell] = [_named(one)]
         for part in ("prefill", "decode"):
             cells += _ratio(one[part])
         rows.append(cells)
@@ -151,4 +166,5 @@ def _ratios(at: At) -> Table | None:
 def _ratio(at: At) -> list[Cell]:
     middle, low, high = at.data
     word = "faster" if low > 1 else "SLOWER" if high < 1 else "no clear difference"
-    return [at[0].figure(f"{middle:.2f}x"), f"{low:.2f}x to {high:.2f}x: {word}"]
+    between = (at[1].figure(f"{low:.2f}x"), " to ", at[2].figure(f"{high:.2f}x"), f": {word}")
+    return [at[0].figure(f"{middle:.2f}x"), between]

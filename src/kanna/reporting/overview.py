@@ -1,33 +1,55 @@
-"""All models on one table and one picture: what each costs and how right it is."""
+"""All models on one table and in one picture: what each costs and how right it is."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kanna.reporting import charts
-from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Figure, Section, Table
+from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Section, Table
 from kanna.reporting.wording import is_share, percent, seconds, shown, size
 
+# Batch and context of a bench.
 Setting = tuple[int, int]
+# Name and bytes: what tells two models apart whose directories are called alike.
+Key = tuple[str, int]
+# The worst judgement on a model is the one that its mark shows.
+_WORST_FIRST = ("fail", "undecided", "pass", "base", "")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A column: a task scored by a metric on so many rows."""
+
+    task: str
+    metric: str
+    rows: int
+    higher_is_better: bool
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A model on a task, from one comparison."""
+    """A model on a task, from one comparison.
+
+    Args:
+        base: Bytes of the model it was compared with; None for that one itself.
+        low: Lower end of the score's interval.
+        high: Upper end.
+        status: pass, fail, undecided, "base", or empty for what was not judged.
+    """
 
     model: str
-    task: str
-    metric: str
+    asked: Asked
     bytes: At
     value: At
-    base: str
+    base: At | None
     low: float
     high: float
     status: str
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> Key:
         return self.model, self.bytes.data
 
 
@@ -39,28 +61,32 @@ def overview(compared: Sequence[At], benches: Sequence[At]) -> list[Section]:
     setting = _common_setting(benches)
     latency = _latencies(benches, setting) if setting else {}
     blocks: list[Block] = [_table(found, latency, setting)]
-    for task, metric in dict.fromkeys((one.task, one.metric) for one in found):
-        of_task = [one for one in found if (one.task, one.metric) == (task, metric)]
-        blocks += _charts(task, metric, of_task, latency, setting)
+    for asked in dict.fromkeys(one.asked for one in found):
+        blocks += _charts(asked, [one for one in found if one.asked == asked], latency, setting)
     return [Section("Size, score and speed", blocks)]
 
 
 def _scored(at: At) -> list[Scored]:
     found = []
+    base, new = at["base"], at["model"]
     for task in at["tasks"].items():
-        data = task.data
-        decision = data["decision"]
-        low, high = (0.0, 0.0) if decision is None else decision["interval"]
-        ends = (data["base"] + low, data["base"] + high) if decision else (data["new"], data["new"])
-        base, new = at.data["base"]["model"], at.data["model"]["model"]
-        status = "" if decision is None else decision["status"]
-        name, metric = data["task"], data["metric"]
-        before = data["base"]
+        data, decision = task.data, task.data["decision"]
+        asked = Asked(data["task"], data["metric"], data["rows"], data["higher_is_better"])
+        before, ends = data["base"], _ends(data)
+        status = decision["status"] if decision else ""
         found += [
-            Scored(base, name, metric, at["base"]["bytes"], task["base"], "", before, before, "base"),
-            Scored(new, name, metric, at["model"]["bytes"], task["new"], base, *ends, status),
+            Scored(base.data["model"], asked, base["bytes"], task["base"], None, before, before, "base"),
+            Scored(new.data["model"], asked, new["bytes"], task["new"], base["bytes"], *ends, status),
         ]
     return found
+
+
+def _ends(task: Mapping[str, Any]) -> tuple[float, float]:
+    """Interval of the new score: the base's plus that of the change; a share ends at 0 and 1."""
+    if task["decision"] is None:
+        return task["new"], task["new"]
+    low, high = (task["base"] + end for end in task["decision"]["interval"])
+    return (max(0.0, low), min(1.0, high)) if is_share(task["metric"]) else (low, high)
 
 
 def _common_setting(benches: Sequence[At]) -> Setting | None:
@@ -74,78 +100,87 @@ def _common_setting(benches: Sequence[At]) -> Setting | None:
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _latencies(benches: Sequence[At], setting: Setting) -> dict[str, At]:
+def _latencies(benches: Sequence[At], setting: Setting) -> dict[Key, At]:
     """Model -> the median of its decode step; the last bench counts."""
     found = {}
     for at in benches:
         for model in at["models"].items():
             for one in model["settings"].items():
                 if (one.data["batch"], one.data["context"]) == setting:
-                    found[model.data["model"]] = one["measured"]["decode"]["p50"]
+                    key = (model.data["model"], model.data["bytes_on_disk"])
+                    found[key] = one["measured"]["decode"]["p50"]
     return found
 
 
-def _table(found: Sequence[Scored], latency: Mapping[str, At], setting: Setting | None) -> Table:
-    tasks = list(dict.fromkeys((one.task, one.metric) for one in found))
-    models = list(dict.fromkeys(one.key for one in found))
-    columns = ["model", ">weights", ">of its base", *(f">{task} ({metric})" for task, metric in tasks)]
+def _table(found: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None) -> Table:
+    asked = list(dict.fromkeys(one.asked for one in found))
+    keys = list(dict.fromkeys(one.key for one in found))
+    columns = ["model", ">weights", ">of its base", *(f">{_heading(one)}" for one in asked)]
     if setting is not None:
         columns.append(f">decode step, batch {setting[0]}, context {setting[1]}")
-    rows = [_row([one for one in found if one.key == key], tasks, latency, setting, found) for key in models]
+    rows = [_row([one for one in found if one.key == key], asked, latency, setting) for key in keys]
     return Table("All models", columns, rows, MEASURED)
+
+
+def _heading(asked: Asked) -> str:
+    direction = "" if asked.higher_is_better else ", lower is better"
+    return f"{asked.task} ({asked.metric}{direction}; {asked.rows:,} rows)"
 
 
 def _row(
     of_model: Sequence[Scored],
-    tasks: Sequence[tuple[str, str]],
-    latency: Mapping[str, At],
+    asked: Sequence[Asked],
+    latency: Mapping[Key, At],
     setting: Setting | None,
-    found: Sequence[Scored],
 ) -> list[Cell]:
-    first = of_model[-1]
-    base = next((one.bytes.data for one in found if one.model == first.base), None)
+    first = next((one for one in of_model if one.base is not None), of_model[0])
     cells: list[Cell] = [first.model, first.bytes.figure(size(first.bytes.data))]
-    cells.append(percent(first.bytes.data / base) if base else "")
-    for task, metric in tasks:
-        values = [one.value for one in of_model if (one.task, one.metric) == (task, metric)]
-        cells.append(values[0].figure(shown(metric, values[0].data)) if values else "")
+    kept = None if first.base is None else first.bytes.data / first.base.data
+    cells.append("" if first.base is None or kept is None else first.bytes.over(first.base, percent(kept)))
+    for column in asked:
+        value = next((one.value for one in of_model if one.asked == column), None)
+        cells.append("" if value is None else value.figure(shown(column.metric, value.data)))
     if setting is not None:
-        at = latency.get(first.model)
-        cells.append("not measured" if at is None else _time(at))
+        at = latency.get(first.key)
+        cells.append("not measured" if at is None else at.figure(seconds(at.data)))
     return cells
 
 
-def _time(at: At) -> Figure:
-    return at.figure(seconds(at.data))
-
-
 def _charts(
-    task: str, metric: str, found: Sequence[Scored], latency: Mapping[str, At], setting: Setting | None
+    asked: Asked, found: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None
 ) -> list[Block]:
-    unique = list({one.key: one for one in found}.values())
-    share = is_share(metric)
+    unique = [one for one in _worst(found) if math.isfinite(one.low + one.value.data + one.high)]
+    if len(unique) < 2:
+        return []
+    better = "Up and to the left is better." if asked.higher_is_better else "Down and to the left is better."
+    caption = f"{better} Whiskers: the base's score plus the interval of the change."
+    name, share = f"{asked.task}: {asked.metric}", is_share(asked.metric)
     dots = [_dot(one, one.bytes.data / 1e6, latency) for one in unique]
-    caption = "Whiskers are the interval of the change from the base, which itself is drawn without one."
-    name = f"{task}: {metric}"
-    drawn: list[Block] = [
-        Chart(f"{name} against size", charts.scatter(dots, "weights on disk (MB)", name, share), caption)
-    ]
-    timed = [_dot(one, 1e3 * latency[one.model].data, latency) for one in unique if one.model in latency]
+    drawn: list[Block] = [_chart(f"{name} against size", dots, "weights on disk (MB)", name, share, caption)]
+    timed = [_dot(one, 1e3 * latency[one.key].data, latency) for one in unique if one.key in latency]
     if len(timed) < 2 or setting is None:
         return drawn
     across = f"decode step, batch {setting[0]}, context {setting[1]} (ms, median)"
     missing = len(unique) - len(timed)
     left = f" {missing} without a measured latency are left out." if missing else ""
-    return [
-        *drawn,
-        Chart(f"{name} against latency", charts.scatter(timed, across, name, share), caption + left),
-    ]
+    return [*drawn, _chart(f"{name} against latency", timed, across, name, share, caption + left)]
 
 
-def _dot(one: Scored, x: float, latency: Mapping[str, At]) -> charts.Dot:
-    tip: list[Any] = [one.model, f"{one.metric} {shown(one.metric, one.value.data)}", size(one.bytes.data)]
-    if one.model in latency:
-        tip.append(f"{seconds(latency[one.model].data)} a decode step")
-    if one.status:
-        tip.append(one.status)
+def _worst(found: Sequence[Scored]) -> list[Scored]:
+    """One mark per model, that of its worst judgement."""
+    kept: dict[Key, Scored] = {}
+    for one in sorted(found, key=lambda one: _WORST_FIRST.index(one.status)):
+        kept.setdefault(one.key, one)
+    return list(kept.values())
+
+
+def _chart(title: str, dots: Sequence[charts.Dot], across: str, up: str, share: bool, caption: str) -> Chart:
+    return Chart(title, charts.scatter(dots, across, up, share), caption, [dot.tip for dot in dots])
+
+
+def _dot(one: Scored, x: float, latency: Mapping[Key, At]) -> charts.Dot:
+    tip = [f"{one.model}: {one.asked.metric} {shown(one.asked.metric, one.value.data)}", size(one.bytes.data)]
+    if one.key in latency:
+        tip.append(f"{seconds(latency[one.key].data)} a decode step")
+    tip += [one.status] if one.status else []
     return charts.Dot(one.model, x, one.value.data, one.low, one.high, one.status, ", ".join(tip))

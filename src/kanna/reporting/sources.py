@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from kanna.errors import InputError
+from kanna.reporting.schema import KINDS
 
 _SCHEMA = 1
 _LINEAGE = "kanna.json"
-_KINDS = ("eval", "compare", "bench")
+_WRITTEN = ("eval", "compare", "bench")
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,13 @@ def read_sources(directories: Sequence[str | Path], examples: bool = True) -> li
         examples: Keep the texts of flipped examples; records of single rows are always left out.
 
     Raises:
-        InputError: A directory that is missing or holds nothing of kanna's, a file that cannot be read or
-            that a newer kanna wrote.
+        InputError: A directory that is missing or holds nothing of kanna's, a file that cannot be read, lacks
+            something, or was written by a newer kanna.
     """
     if not directories:
         raise InputError("there is nothing to report", "give a folder of results or a model directory")
     found: list[Source] = []
-    for directory in dict.fromkeys(Path(one) for one in directories):
+    for directory in dict.fromkeys(Path(one).expanduser().resolve() for one in directories):
         here = _of(directory, examples)
         if not here:
             raise InputError(
@@ -60,8 +63,9 @@ def _of(directory: Path, examples: bool) -> list[Source]:
     found = []
     for path in sorted(directory.glob("*.json")):
         data = _read(path)
-        if isinstance(data, dict) and data.get("kind") in _KINDS:
+        if isinstance(data, dict) and data.get("kind") in _WRITTEN:
             _check(path, data, "schema_version")
+            _check_fields(path, data["kind"], data)
             found.append(Source(f"{directory.name}/{path.name}", data["kind"], _lean(data, examples)))
     return found
 
@@ -69,24 +73,34 @@ def _of(directory: Path, examples: bool) -> list[Source]:
 def _model(directory: Path) -> Source:
     lineage = _read(directory / _LINEAGE)
     _check(directory / _LINEAGE, lineage, "format_version")
-    run = directory.with_name(f"{directory.resolve().name}.run.json")
+    run = directory.with_name(f"{directory.name}.run.json")
     said = {"lineage": lineage, "run": _read(run) if run.is_file() else None}
-    return Source(directory.resolve().name, "model", said)
+    _check_fields(directory / _LINEAGE, "model", said)
+    return Source(directory.name, "model", said)
 
 
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}", "write it again, or leave it out") from error
 
 
-def _check(path: Path, data: Mapping[str, Any], key: str) -> None:
-    version = data.get(key)
+def _check(path: Path, data: Any, key: str) -> None:
+    version = data.get(key) if isinstance(data, dict) else None
     if not isinstance(version, int):
         raise InputError(f"{path} has no {key}", "write it again with kanna")
     if version > _SCHEMA:
         raise InputError(f"{path} has {key} {version}, this kanna knows {_SCHEMA}", "upgrade kanna")
+
+
+def _check_fields(path: Path, kind: str, data: Mapping[str, Any]) -> None:
+    try:
+        KINDS[kind].model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}", "write it again with kanna") from error
 
 
 def _lean(data: Mapping[str, Any], examples: bool) -> dict[str, Any]:

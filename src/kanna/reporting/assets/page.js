@@ -1,0 +1,39 @@
+"use strict";
+// What a mark of a drawing says, on hover, keyboard focus and tap; and everything unfolded on paper.
+const tip = document.getElementById("tip");
+
+function show(mark) {
+  tip.textContent = mark.dataset.tip;
+  tip.hidden = false;
+  const at = mark.querySelector("circle:not(.hit)").getBoundingClientRect();
+  const room = document.documentElement.clientWidth;
+  const left = Math.min(Math.max(8, at.left + at.width / 2 - tip.offsetWidth / 2), room - tip.offsetWidth - 8);
+  const above = at.top - tip.offsetHeight - 8;
+  tip.style.left = `${Math.max(8, left)}px`;
+  tip.style.top = `${above < 8 ? at.bottom + 8 : above}px`;
+}
+
+function hide() {
+  tip.hidden = true;
+}
+
+for (const mark of document.querySelectorAll("[data-tip]")) {
+  mark.addEventListener("pointerenter", () => show(mark));
+  mark.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") hide();
+  });
+  mark.addEventListener("click", () => show(mark));
+  mark.addEventListener("focus", () => show(mark));
+  mark.addEventListener("blur", hide);
+}
+document.addEventListener("pointerdown", (event) => {
+  if (!event.target.closest("[data-tip]")) hide();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") hide();
+});
+window.addEventListener("scroll", hide, { passive: true });
+window.addEventListener("beforeprint", () => {
+  hide();
+  for (const one of document.querySelectorAll("details")) one.open = true;
+});

@@ -1,0 +1,179 @@
+"""The section of one comparison: scores, the allowed drop, what flipped, and why."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kanna.reporting import charts
+from kanna.reporting.blocks import (
+    MEASURED,
+    At,
+    Block,
+    Cell,
+    Chart,
+    Example,
+    Examples,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
+)
+from kanna.reporting.wording import change, percent, shown
+
+# A longer list says no more: harm is concentrated, or it is everywhere.
+_MOST_BLAMED = 10
+_JUDGED = {"pass": "within", "fail": "BEYOND", "undecided": "undecided"}
+
+
+def comparison(at: At, title: str) -> Section:
+    """Tables, drawing and examples of what `kanna compare` found."""
+    blocks: list[Block] = [_tasks(at), *_how(at), *_forest(at), *_distribution(at), *_blame(at)]
+    blocks += [Paragraph([f"Note: {note}"]) for note in _all_notes(at.data)]
+    blocks += [found for task in at["tasks"].items() if (found := _examples(at, task)) is not None]
+    return Section(title, blocks)
+
+
+def named(task: Mapping[str, Any]) -> str:
+    """A task's metric, and the direction where it is not the usual one."""
+    metric = str(task["metric"])
+    return metric if task["higher_is_better"] else f"{metric} (lower is better)"
+
+
+def floors(at: At) -> list[Cell]:
+    """What an answer that ignores the question, and one copied from it, would score."""
+    known = at["floors"]
+    return [
+        known[key].figure(shown(key, known.data[key])) if key in known.data else ""
+        for key in ("constant", "answer_in_prompt")
+    ]
+
+
+def _tasks(at: At) -> Table:
+    columns = ("task", ">rows", "metric", f">{at.data['base']['model']}", f">{at.data['model']['model']}",
+               ">change", ">interval", ">allowed", "verdict", ">lost, gained",
+               ">constant answer", ">answer in prompt")  # fmt: skip
+    return Table("Scores", columns, [_task(one) for one in at["tasks"].items()], MEASURED)
+
+
+def _task(at: At) -> list[Cell]:
+    data, metric = at.data, at.data["metric"]
+    name = f"{data['task']} (guard)" if data["guard"] else data["task"]
+    scores = [at[key].figure(shown(metric, data[key])) for key in ("base", "new")]
+    rows = at["rows"].figure(f"{data['rows']:,}")
+    return [name, rows, named(data), *scores, *_decided(at, metric), *floors(at)]
+
+
+def _decided(at: At, metric: str) -> list[Cell]:
+    decision = at.get("decision")
+    lost, gained = (at[key].figure(f"{at.data[key]:,}") for key in ("lost", "gained"))
+    if decision is None:
+        moved = at["new"].minus(at["base"], change(metric, at.data["new"] - at.data["base"]))
+        return [moved, "", "", "not judged", (lost, ", ", gained)]
+    found = decision.data
+    low, high = decision["interval"].items()
+    allowed = decision["allowed"].figure(change(metric, found["allowed"]))
+    return [
+        decision["difference"].figure(change(metric, found["difference"])),
+        (low.figure(change(metric, low.data)), " to ", high.figure(change(metric, high.data))),
+        (allowed, f" ({found['tolerance']})"),
+        _JUDGED[found["status"]],
+        "" if found["lost"] is None else (lost, ", ", gained),
+    ]
+
+
+def _how(at: At) -> list[Block]:
+    """How the intervals came about."""
+    methods = {
+        task["decision"]["method"]: task["task"] for task in at.data["tasks"] if task["decision"] is not None
+    }
+    if not methods:
+        return []
+    how = (
+        next(iter(methods))
+        if len(methods) == 1
+        else "; ".join(f"{task}: {method}" for method, task in methods.items())
+    )
+    sure = at["confidence"].figure(percent(at.data["confidence"]))
+    return [Paragraph(["Each end of an interval holds at ", sure, f" confidence ({how})."])]
+
+
+def _forest(at: At) -> list[Block]:
+    bars = [bar for task in at.data["tasks"] if (bar := _bar(task)) is not None]
+    if not bars:
+        return []
+    sure = percent(at.data["confidence"])
+    caption = (
+        "0 % is as good as the base, 100 % the whole drop that is allowed; further right is worse. A task "
+        f"passes when its whole bar lies left of the dashed line; each end of a bar holds at {sure}. An "
+        "arrow goes on beyond the drawing."
+    )
+    title = "How much of the allowed drop was used"
+    return [Chart(title, charts.forest(bars), caption, [bar.tip for bar in bars])]
+
+
+def _bar(task: Mapping[str, Any]) -> charts.Bar | None:
+    """None where no drop is allowed at all, so that there is no share of it, or a score is not finite."""
+    decision = task["decision"]
+    if decision is None or not decision["allowed"]:
+        return None
+    allowed, metric = decision["allowed"], task["metric"]
+    middle = decision["difference"] / allowed
+    low, high = sorted(end / allowed for end in decision["interval"])
+    if not all(map(math.isfinite, (low, middle, high))):
+        return None
+    ends = " to ".join(change(metric, end) for end in decision["interval"])
+    tip = (
+        f"{task['task']}: {change(metric, decision['difference'])}, interval {ends}, "
+        f"allowed {change(metric, allowed)}"
+    )
+    return charts.Bar(f"{task['task']} ({metric})", middle, low, high, decision["status"], tip)
+
+
+def _distribution(at: At) -> list[Block]:
+    found = at.get("distribution")
+    if found is None:
+        return []
+    data = found.data
+    cells: list[str | Figure] = [
+        "Next-token distributions, no task needed: KL divergence ",
+        found["kl_mean"].figure(f"{data['kl_mean']:.4f}"),
+        " nats per token (99th percentile ",
+        found["kl_p99"].figure(f"{data['kl_p99']:.3f}"),
+        "); the same first choice after ",
+        found["top1_agreement"].figure(percent(data["top1_agreement"])),
+        " of ",
+        found["tokens"].figure(f"{data['tokens']:,}"),
+        " tokens.",
+    ]
+    return [Paragraph(cells)]
+
+
+def _blame(at: At) -> list[Block]:
+    if not at.data.get("blame"):
+        return []
+    rows: list[list[Cell]] = [
+        [one.data["matrix"], *(one[key].figure(str(one.data[key])) for key in ("repaired", "undone"))]
+        for one in at["blame"].items()[:_MOST_BLAMED]
+    ]
+    columns = ("matrix put back alone", ">flips repaired", ">gains undone")
+    return [Table("Which matrix does the harm", columns, rows, MEASURED)]
+
+
+def _all_notes(data: Mapping[str, Any]) -> list[str]:
+    of_tasks = [f"{task['task']}: {note}" for task in data["tasks"] for note in task["notes"]]
+    return [*data["notes"], *of_tasks]
+
+
+def _examples(at: At, task: At) -> Examples | None:
+    flips = task.data.get("flips")
+    if not flips:
+        return None
+    answers = ("expected", "base", "new")
+    found = [
+        Example(
+            f"row {flip['row']}", flip["direction"], flip["prompt"], *(flip[one].strip() for one in answers)
+        )
+        for flip in flips
+    ]
+    title = f"{task.data['task']}: what flipped, the worst first"
+    return Examples(title, at.data["base"]["model"], at.data["model"]["model"], found)

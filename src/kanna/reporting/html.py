@@ -1,0 +1,95 @@
+"""A page as one HTML file that needs nothing else: styles, script, drawings and data are inside."""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import kanna
+from kanna.reporting.blocks import Block, Chart, Page
+
+_STATUS = {
+    "pass": ("✓", "Pass", "still right, within the allowed drop"),
+    "fail": ("✕", "Fail", "beyond the allowed drop"),
+    "undecided": ("?", "Undecided", "too few rows to tell"),
+    "not judged": ("~", "Not judged", "no tolerance was asked for"),
+}
+
+
+def render(page: Page) -> str:
+    """The whole document. Everything that came from results is escaped."""
+    style, script = _asset("page.css"), _asset("page.js")
+    return _environment().get_template("page.html").render(
+        page=page,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        data=Markup(_data(page.data)),
+        version=kanna.__version__,
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("kanna.reporting", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {"statuses": _STATUS}
+    made.filters |= {"kind": _kind, "drawing": _drawing, "word": lambda status: status.replace(" ", "-")}
+    made.tests |= {
+        "text": lambda cell: isinstance(cell, str),
+        "several": lambda cell: isinstance(cell, tuple),
+    }
+    return made
+
+
+def _asset(name: str) -> str:
+    return (files("kanna.reporting") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _kind(block: Block) -> str:
+    """The macro that draws a block."""
+    return type(block).__name__.lower()
+
+
+def _drawing(chart: Chart) -> Markup:
+    """charts.py escapes what it draws."""
+    return Markup(chart.svg)
+
+
+def _policy(style: str, script: str) -> str:
+    """Only our own style and script may act, and nothing may be fetched, whatever a text smuggles in."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    """JSON that can stand inside a script element: no "<", which could end it, and no NaN."""
+    text = json.dumps(_finite(dict(data)), sort_keys=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _finite(data: Any) -> Any:
+    """Numbers that are not finite as text."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data

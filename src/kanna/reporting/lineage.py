@@ -1,0 +1,51 @@
+"""The section of one model directory: what it was made from, how, and with what."""
+
+import yaml
+
+from kanna.reporting.blocks import MEASURED, At, Block, Cell, Details, Figure, Paragraph, Section, Table
+from kanna.reporting.wording import seconds, size
+
+_COLUMNS = (">step", "method", ">weights before", ">after", ">seed", "versions")
+
+
+def lineage(at: At) -> Section:
+    """Base, steps with their full configuration, and hashes of the files."""
+    made = at["lineage"]
+    data = made.data
+    base, steps = data["base"], data["steps"]
+    chain = " → ".join([base["name"], *(step["method"] for step in steps), at.name])
+    rows = [_step(number, step) for number, step in enumerate(made["steps"].items(), 1)]
+    blocks: list[Block] = [
+        Paragraph([f"{chain}. The weights of {base['name']} hash to {base['hash'][:16]}."]),
+        Table("Steps", _COLUMNS, rows, MEASURED),
+    ]
+    if at.data["run"] is not None:
+        blocks += _took(at["run"])
+    for number, step in enumerate(steps, 1):
+        said = yaml.safe_dump(step["config"], allow_unicode=True).strip()
+        blocks.append(Details(f"Step {number}, full configuration", said))
+    files = "\n".join(f"{digest}  {name}" for name, digest in data.get("files", {}).items())
+    blocks += [Details("sha256 of the files", files)] if files else []
+    return Section(f"Lineage of {at.name}", blocks)
+
+
+def _step(number: int, at: At) -> list[Cell]:
+    scores = at.get("scores")
+    weights: list[Cell] = []
+    for key in ("model_bytes_before", "model_bytes_after"):
+        place = None if scores is None else scores.get(key)
+        weights.append("" if place is None else place.figure(size(place.data)))
+    seed = at.get("seed")
+    versions = ", ".join(f"{name} {found}" for name, found in (at.data.get("versions") or {}).items())
+    seeded = "" if seed is None else seed.figure(str(seed.data))
+    return [str(number), at.data["method"], *weights, seeded, versions]
+
+
+def _took(at: At) -> list[Block]:
+    said: list[str | Figure] = []
+    took, peak = at.get("seconds"), at.get("peak_memory_bytes")
+    if took is not None:
+        said += ["The run took ", took.figure(seconds(took.data)), ". "]
+    if peak is not None:
+        said += ["Its peak memory was ", peak.figure(size(peak.data)), "."]
+    return [Paragraph(said)] if said else []

@@ -1,0 +1,118 @@
+"""A page as Markdown (GitHub's flavour, or any with tables)."""
+
+import re
+from collections.abc import Sequence
+
+from kanna.reporting.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Details,
+    Example,
+    Examples,
+    Figure,
+    Page,
+    Paragraph,
+    Section,
+    Table,
+    Verdict,
+)
+
+_MARKS = re.compile(r"([\\`*_\[\]!|~$@])")
+# What would begin a list, a heading or a rule at the start of a line.
+_STARTS = re.compile(r"^(?=[-+#]+(\s|$))|^(\d{1,9})(?=[.)](\s|$))")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+# What GitHub would make a link of without any marks, and what it would take for one's scheme.
+_LINKS = re.compile(r"(?i)\b(www)\.|(https?|ftp|mailto|xmpp):")
+_TICKS = re.compile(r"`+|~+")
+
+
+def render(page: Page) -> str:
+    """The whole document. No text of a result can end a table, open a fence, make a link, or become HTML."""
+    parts = [f"# {escaped(page.title)}"]
+    parts += [_verdict(one) for one in page.verdicts]
+    parts += [_section(section) for section in page.sections]
+    names = ", ".join(escaped(name) for name in page.data)
+    return "\n\n".join([*parts, f"Made by kanna from {names}."]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text on one line that stands for itself."""
+    line = " ".join(text.replace("\0", "�").split())
+    line = _MARKS.sub(r"\\\1", "".join(_ENTITIES.get(character, character) for character in line))
+    return _LINKS.sub(_broken, _STARTS.sub(r"\2\\", line))
+
+
+def _broken(found: re.Match[str]) -> str:
+    """The beginning of a link with its point or colon as an entity."""
+    return f"{found[1]}&#46;" if found[1] else f"{found[2]}&#58;"
+
+
+def fenced(text: str) -> str:
+    """Text as it is, between fences longer than any in it."""
+    longest = max((len(run) for run in _TICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text.replace(chr(0), '�')}\n{fence}"
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, tuple):
+        return "".join(_part(part) for part in cell)
+    return _part(cell).strip()
+
+
+def _part(part: str | Figure) -> str:
+    """Spaces at the ends join a sentence and stay."""
+    text = part.text if isinstance(part, Figure) else part
+    before = " " if text[:1].isspace() else ""
+    after = " " if text[-1:].isspace() else ""
+    return f"{before}{escaped(text)}{after}"
+
+
+def _verdict(one: Verdict) -> str:
+    headline = f"**{_cell(one.headline)}** ({_cell(one.weights)}). " if one.headline else ""
+    parts = [f"**{one.status.upper()}: {escaped(one.title)}.** {headline}{escaped(one.text)}"]
+    parts += [f"- {piece.status}: {escaped(piece.task)}: {_cell(piece.cells)}" for piece in one.evidence]
+    return "\n".join(parts[:1]) + ("\n\n" + "\n".join(parts[1:]) if parts[1:] else "")
+
+
+def _section(section: Section) -> str:
+    return "\n\n".join([f"## {escaped(section.title)}", *(_block(block) for block in section.blocks)])
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Paragraph():
+            return _cell(tuple(block.cells)).strip()
+        case Table():
+            return _table(block)
+        case Chart():
+            marks = "\n".join(f"- {escaped(mark)}" for mark in block.marks)
+            return f"### {escaped(block.title)}\n\n{marks}\n\n{escaped(block.caption)}"
+        case Examples():
+            parts = [_example(block, example) for example in block.examples]
+            return "\n\n".join([f"### {escaped(block.title)}", *parts])
+        case Details():
+            return f"### {escaped(block.title)}\n\n{fenced(block.text)}"
+        case Verdict():
+            return _verdict(block)
+
+
+def _table(table: Table) -> str:
+    nature = f" ({table.nature})" if table.nature else ""
+    heads = [escaped(column.removeprefix(">")) for column in table.columns]
+    rules = ["---:" if column.startswith(">") else "---" for column in table.columns]
+    rows = [_row([_cell(cell) for cell in row]) for row in table.rows]
+    return "\n".join([f"### {escaped(table.title)}{nature}", "", _row(heads), _row(rules), *rows])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _example(of: Examples, one: Example) -> str:
+    answers = (("expected", one.expected), (of.base, one.base), (of.new, one.new))
+    table = [_row(["", "answer"]), _row(["---", "---"])]
+    table += [_row([escaped(who), escaped(said)]) for who, said in answers]
+    head = f"#### {escaped(one.direction)}, {escaped(one.heading)}"
+    return "\n\n".join([head, fenced(one.prompt), "\n".join(table)])
