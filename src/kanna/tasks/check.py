@@ -158,7 +158,8 @@ def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
         )
     groups = Counter(row.group for row in rows if row.group)
     if groups:
-        sizes = f"{min(groups.values())} to {max(groups.values())}"
+        low, high = min(groups.values()), max(groups.values())
+        sizes = f"{low}" if low == high else f"{low} to {high}"
         yield Finding(
             NOTE, "groups", f"{len(groups):,} groups of {sizes} rows: each counts as one unit in verdicts"
         )
@@ -179,7 +180,8 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
     repeated = [places for places in same.values() if len(places) > 1]
     if repeated:
         pairs = [(one, places[0]) for places in repeated for one in places[1:]]
-        yield _pairs("duplicates", f"{_rows(len(pairs), 'repeats', 'repeat')} the prompt of another", pairs)
+        what = "prompt" if rows[0].prompt else "text"
+        yield _pairs("duplicates", f"{_rows(len(pairs), 'repeats', 'repeat')} the {what} of another", pairs)
     opposed = [
         (other, places[0])
         for places in repeated
@@ -195,7 +197,9 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
     ]
     if near:
         count = len({later for later, _ in near})
-        said = f"{_rows(count, 'is', 'are')} nearly another (80 % of all runs of three words): "
+        said = (
+            f"{_rows(count, 'nearly repeats', 'nearly repeat')} another (80 % of the runs of three words): "
+        )
         yield _pairs("near-duplicates", said + "kanna task split keeps such rows on one side", near)
 
 

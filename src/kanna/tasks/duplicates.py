@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 LIKE = 0.8
 _SHINGLE = 3
 _HASHES, _BANDS = 64, 16
-_PRIME = np.uint64((1 << 61) - 1)
 _COMPARED = 16
 # Runs of words in more than half of so many texts or more are the frame of an application's prompts.
 _FRAMED = 20
@@ -71,13 +70,17 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def _signatures(sets: Sequence[frozenset[str]]) -> Iterator[NDArray[np.uint64]]:
-    """(hashes,) of each set: the least value of each hash function over its shingles."""
+    """(hashes,) of each set: the least value of each hash function over its shingles.
+
+    The functions are the upper half of a x + b modulo 2^64 for 32-bit x (Dietzfelbinger 1996). The modulus
+    matters: without it all of them would order the shingles alike.
+    """
     generator = np.random.default_rng(0)
-    factors = generator.integers(1, 1 << 30, (_HASHES, 2), dtype=np.uint64)
+    factors = generator.integers(0, 1 << 64, (_HASHES, 2), dtype=np.uint64)
     for one in sets:
-        digests = [int.from_bytes(hashlib.blake2b(run.encode(), digest_size=7).digest()) for run in one]
-        values = np.array(digests, dtype=np.uint64) & np.uint64((1 << 31) - 1)
-        mixed = (values[None] * factors[:, :1] + factors[:, 1:]) % _PRIME
+        digests = [int.from_bytes(hashlib.blake2b(run.encode(), digest_size=4).digest()) for run in one]
+        values = np.array(digests, dtype=np.uint64)
+        mixed = (values[None] * factors[:, :1] + factors[:, 1:]) >> np.uint64(32)
         yield mixed.min(1)
 
 

@@ -55,7 +55,12 @@ def split_rows(rows: Sequence[Row], share: float = VALIDATION, seed: int = 0) ->
         InputError: A share outside (0, 1), or rows that cannot be parted.
     """
     _check_share(share)
-    units = _units(rows)
+    return _drawn(rows, units_of(rows), share, seed)
+
+
+def _drawn(
+    rows: Sequence[Row], units: Sequence[list[int]], share: float, seed: int
+) -> tuple[list[int], list[int]]:
     if len(units) < 2:
         raise InputError(
             f"the {len(rows)} rows belong together, so they cannot be split", "give rows of other groups"
@@ -114,9 +119,10 @@ def split_task(
     existing = [part for part in parts if part.exists()]
     if existing and not force:
         raise InputError(f"{existing[0]} exists already", "choose another folder, or add --force")
-    places = _first(len(rows), share) if first else split_rows(rows, share, seed)
+    units = units_of(rows)
+    places = _first(len(rows), share) if first else _drawn(rows, units, share, seed)
     _write(parts, ["".join(f"{lines[i]}\n" for i in some) for some in places])
-    return SplitResult(*parts, (len(places[0]), len(places[1])), len(_units(rows)))
+    return SplitResult(*parts, (len(places[0]), len(places[1])), len(units))
 
 
 def _check_share(share: float) -> None:
@@ -156,7 +162,7 @@ def _write(parts: Sequence[Path], contents: Sequence[str]) -> None:
         ) from error
 
 
-def _units(rows: Sequence[Row]) -> list[list[int]]:
+def units_of(rows: Sequence[Row]) -> list[list[int]]:
     """Places of rows that must stay together, by joining what shares a group or nearly a prompt."""
     parent = list(range(len(rows)))
 
