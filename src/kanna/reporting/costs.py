@@ -20,8 +20,12 @@ _NOT = "not measured"
 def bench(at: At) -> Section:
     """Latency, throughput, memory and energy; bandwidth and cost; estimates; ratios."""
     models = at["models"].items()
-    found = (_ratios(at), _prefill(models), _decode(models), _memory(models), _energy(at, models), _computed(models),
-             _cost(models), _estimated(models))  # fmt: skip
+    found = (
+        _ratios(at),
+        *(table(models) for table in (_prefill, _decode, _memory)),
+        _energy(at, models),
+        *(table(models) for table in (_computed, _cost, _estimated)),
+    )
     blocks = [one for one in found if one is not None]
     notes = [
         Paragraph([f"Energy by {name}: not measured: {why}."])

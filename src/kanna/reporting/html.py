@@ -24,9 +24,9 @@ _STATUS = {
 
 
 def render(page: Page) -> str:
-    """The whole document. Everything that came from results is escaped."""
+    """The whole document. Everything that came from results is escaped; NUL, which HTML drops, is shown."""
     style, script = _asset("page.css"), _asset("page.js")
-    return _environment().get_template("page.html").render(
+    text = _environment().get_template("page.html").render(
         page=page,
         style=Markup(style),
         script=Markup(script),
@@ -34,6 +34,7 @@ def render(page: Page) -> str:
         data=Markup(_data(page.data)),
         version=kanna.__version__,
     )  # fmt: skip
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 @cache
