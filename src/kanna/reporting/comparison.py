@@ -107,6 +107,8 @@ def _forest(at: At) -> list[Block]:
         f"passes when its whole bar lies left of the dashed line; each end of a bar holds at {sure}. An "
         "arrow goes on beyond the drawing."
     )
+    if len(bars) < sum(task["decision"] is not None for task in at.data["tasks"]):
+        caption += " Tasks that allow no drop at all have no share of it and are left out."
     title = "How much of the allowed drop was used"
     return [Chart(title, charts.forest(bars), caption, [bar.tip for bar in bars])]
 

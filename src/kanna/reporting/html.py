@@ -18,7 +18,7 @@ from kanna.reporting.blocks import Block, Chart, Page
 _STATUS = {
     "pass": ("✓", "Pass", "still right, within the allowed drop"),
     "fail": ("✕", "Fail", "beyond the allowed drop"),
-    "undecided": ("?", "Undecided", "too few rows to tell"),
+    "undecided": ("?", "Undecided", "not enough data to tell"),
     "not judged": ("~", "Not judged", "no tolerance was asked for"),
 }
 

@@ -24,7 +24,7 @@ _STARTS = re.compile(r"^(?=[-+#]+(\s|$))|^(\d{1,9})(?=[.)](\s|$))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # What GitHub would make a link of without any marks, and what it would take for one's scheme.
 _LINKS = re.compile(r"(?i)\b(www)\.|(https?|ftp|mailto|xmpp):")
-_TICKS = re.compile(r"`+|~+")
+_TICKS = re.compile(r"`+")
 
 
 def render(page: Page) -> str:
@@ -49,10 +49,11 @@ def _broken(found: re.Match[str]) -> str:
 
 
 def fenced(text: str) -> str:
-    """Text as it is, between fences longer than any in it."""
-    longest = max((len(run) for run in _TICKS.findall(text)), default=0)
+    """Text as it is, between fences longer than any in it; line ends are made alike."""
+    plain = text.replace("\0", "�").replace("\r\n", "\n").replace("\r", "\n")
+    longest = max((len(run) for run in _TICKS.findall(plain)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text.replace(chr(0), '�')}\n{fence}"
+    return f"{fence}text\n{plain}\n{fence}"
 
 
 def _cell(cell: Cell) -> str:

@@ -43,8 +43,8 @@ def shown(metric: str, value: float) -> str:
 
 
 def change(metric: str, value: float) -> str:
-    """A signed difference of a metric; shares in points."""
-    return f"{100 * value:+.2f} pt" if is_share(metric) else f"{value:+.4g}"
+    """A signed difference of a metric; shares in points. Nothing lost is +0, not -0."""
+    return f"{100 * value + 0.0:+.2f} pt" if is_share(metric) else f"{value + 0.0:+.4g}"
 
 
 def seconds(value: float) -> str:

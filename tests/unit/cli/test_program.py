@@ -17,7 +17,7 @@ from kanna.cli.main import main
 from kanna.cli.progress import Lines, duration, progress_on, remaining
 from kanna.errors import KannaError
 
-VERBS = ("inspect", "lowrank", "eval", "generate", "export", "explore", "run", "cache", "demo")
+VERBS = ("inspect", "lowrank", "eval", "generate", "export", "explore", "run", "report", "cache", "demo")
 HEAVY = ("torch", "transformers", "matplotlib")
 
 
