@@ -22,7 +22,9 @@ from kanna.tasks.task import Task
 from kanna.tasks.user_metric import parse_user_metric
 
 Progress = Callable[[str, int, int], None]
-_FORMAT = 1
+_FORMAT = 2
+# Beside the weights, what the text that goes in and the text that comes out depend on.
+_TEXT_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "generation_config.json")
 
 
 def evaluate(
@@ -72,9 +74,9 @@ def load_for(model: str | Path, options: EvalOptions) -> nn.Module:
 
 
 def _identity(model: str | Path) -> str:
-    """Of the weights, and of the tokenizer, which scores depend on too."""
+    """Of the weights, and of the tokenizer and its template, which scores depend on too."""
     checkpoint = Checkpoint.open(model)
-    files = sorted(checkpoint.directory.glob("*token*")) + sorted(checkpoint.directory.glob("vocab*"))
+    files = sorted({path for pattern in _TEXT_FILES for path in checkpoint.directory.glob(pattern)})
     digests = [(path.name, lineage.file_digest(path)) for path in files if path.is_file()]
     return json.dumps([lineage.base_hash(checkpoint), digests])
 

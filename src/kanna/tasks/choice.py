@@ -18,7 +18,8 @@ def score_choices(
     """One record per row.
 
     `acc` takes the choice of the highest log-likelihood, `acc_norm` that of the highest log-likelihood per
-    character of the choice, as lm-evaluation-harness does; the first wins where two are equal.
+    character of the choice, as lm-evaluation-harness does; the first wins where two are equal. Spaces
+    around a choice do not count: with or without them, the model reads the same.
 
     Args:
         metric: acc_norm makes that choice the `chosen` one; anything else the choice of `acc`.
@@ -40,7 +41,7 @@ def _without_lengths(record: Record) -> Record:
 def _record(number: int, row: Row, found: Sequence[Likelihood], metric: str) -> Record:
     assert row.label is not None
     sums = [one.sum for one in found]
-    lengths = [max(1, len(choice)) for choice in row.choices]
+    lengths = [len(choice.strip()) for choice in row.choices]
     best = _argmax(sums)
     best_norm = _argmax([total / n for total, n in zip(sums, lengths, strict=True)])
     chosen = best_norm if metric == "acc_norm" else best

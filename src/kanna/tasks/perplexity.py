@@ -119,8 +119,6 @@ def perplexity(
     """
     if len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens; at least 2 are needed", "give more text")
-    if not 1 <= stride <= context:
-        raise InputError(f"stride {stride} must be from 1 to the context of {context}", "lower --stride")
     found = window_scores(model, ids, context, stride, batch, progress)
     total, scored = sum(one.log_likelihood for one in found), sum(one.scored for one in found)
     mean = -total / scored
@@ -157,7 +155,13 @@ def window_scores(
     batch: int = 8,
     progress: Progress = lambda *_: None,
 ) -> list[Window]:
-    """The log-likelihood of each window of `ids` (tokens,); raises as `perplexity` does."""
+    """The log-likelihood of each window of `ids` (tokens,).
+
+    Raises:
+        InputError: A stride beyond the context, or logits that are not finite.
+    """
+    if not 1 <= stride <= context:
+        raise InputError(f"stride {stride} must be from 1 to the context of {context}", "lower --stride")
     spans = list(windows(len(ids), context, stride))
     found: list[Window] = []
     groups = list(_groups(spans, max(1, min(batch, most_logits(model) // stride))))

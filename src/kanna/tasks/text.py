@@ -29,7 +29,7 @@ def score_text(
     """Records of the windows over the joined rows, and bytes per token.
 
     Raises:
-        InputError: Fewer than two tokens, or logits that are not finite.
+        InputError: Fewer than two tokens, a stride beyond the context, or logits that are not finite.
     """
     joined = BETWEEN.join(row.text for row in rows)
     ids = torch.tensor(tokenizer(joined, verbose=False)["input_ids"])
