@@ -6,7 +6,7 @@ Lengths are in units of the drawing, which is 360 wide so that its text stays re
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 _WIDTH = 360
@@ -133,8 +133,10 @@ def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) ->
     height = 250
     x = _Scale.around([dot.x for dot in dots], _LEFT, _WIDTH - _RIGHT)
     y = _Scale.around([value for dot in dots for value in (dot.low, dot.y, dot.high)], height - _BOTTOM, _TOP)
+    if percent:
+        y = replace(y, high=max(min(y.high, 1.0), max(dot.high for dot in dots)))
     parts = []
-    for value in ticks(y.low, min(y.high, 1.0) if percent else y.high):
+    for value in ticks(y.low, y.high):
         parts.append(_line("grid", _LEFT, y(value), _WIDTH - _RIGHT, y(value)))
         shown = f"{100 * value:.6g} %" if percent else f"{value:.6g}"
         parts.append(_text("end", _LEFT - 5, y(value) + 4, shown))

@@ -89,16 +89,24 @@ def _spread(at: At) -> list[Cell]:
 
 
 def _memory(models: Sequence[At]) -> Table:
-    rows: list[list[Cell]] = []
-    for at in models:
-        cells: list[Cell] = [at.data["model"], at["bytes_on_disk"].figure(size(at.data["bytes_on_disk"]))]
-        memory = at.get("memory")
-        for key in ("host_bytes", "device_bytes", "imported_bytes"):
-            place = None if memory is None else memory.get(key)
-            cells.append(_NOT if place is None else place.figure(size(place.data)))
-        rows.append(cells)
-    columns = ("model", ">on disk", ">peak memory, host", ">device", ">of it libraries alone")
-    return Table("Size and memory, each model in a process of its own", columns, rows, MEASURED)
+    """What no model has (memory that was not asked for, a device there is none of) has no column."""
+    headings = {
+        "host_bytes": ">peak memory, host",
+        "device_bytes": ">device",
+        "imported_bytes": ">of it libraries alone",
+    }
+    memories = [model.data["memory"] or {} for model in models]
+    keys = [key for key in headings if any(one.get(key) is not None for one in memories)]
+    rows = [_held(model, keys) for model in models]
+    title = "Size and memory, each model in a process of its own" if keys else "Size; memory was not measured"
+    return Table(title, ("model", ">on disk", *(headings[key] for key in keys)), rows, MEASURED)
+
+
+def _held(at: At, keys: Sequence[str]) -> list[Cell]:
+    memory = at.get("memory")
+    places = [None if memory is None else memory.get(key) for key in keys]
+    held = [_NOT if place is None else place.figure(size(place.data)) for place in places]
+    return [at.data["model"], at["bytes_on_disk"].figure(size(at.data["bytes_on_disk"])), *held]
 
 
 def _energy(at: At, models: Sequence[At]) -> Table | None:

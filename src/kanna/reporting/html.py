@@ -19,7 +19,7 @@ _STATUS = {
     "pass": ("✓", "Pass", "still right, within the allowed drop"),
     "fail": ("✕", "Fail", "beyond the allowed drop"),
     "undecided": ("?", "Undecided", "not enough data to tell"),
-    "not judged": ("~", "Not judged", "no tolerance was asked for"),
+    "not judged": ("~", "Not judged", "not held against a tolerance"),
 }
 
 

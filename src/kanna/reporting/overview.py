@@ -153,7 +153,8 @@ def _charts(
     if len(unique) < 2:
         return []
     better = "Up and to the left is better." if asked.higher_is_better else "Down and to the left is better."
-    caption = f"{better} Whiskers: the base's score plus the interval of the change."
+    rows = f"{asked.rows:,} rows."
+    caption = f"{rows} {better} Whiskers: the base's score plus the interval of the change."
     name, share = f"{asked.task}: {asked.metric}", is_share(asked.metric)
     dots = [_dot(one, one.bytes.data / 1e6, latency) for one in unique]
     drawn: list[Block] = [_chart(f"{name} against size", dots, "weights on disk (MB)", name, share, caption)]

@@ -218,3 +218,18 @@ def test_data_hold_what_was_read(tmp_path):
     page = report([source], tmp_path / "p.html").html.read_text(encoding="utf-8")
     inside = page.split('id="data">')[1].split("</script>")[0]
     assert json.loads(inside) == {"R/good.json": GOOD}
+
+
+def test_memory_that_nobody_measured_is_said(tmp_path):
+    unasked = bench()
+    for model in unasked["models"]:
+        model["memory"] = None
+    text = report([write(tmp_path / "R", b=unasked)], tmp_path / "p.html").markdown.read_text()
+    assert "### Size; memory was not measured (measured)" in text
+    assert "| model | on disk |\n" in text
+    half = bench()
+    half["models"][0]["memory"] = None
+    half["models"][1]["memory"]["device_bytes"] = 1_000_000
+    text = report([write(tmp_path / "H", b=half)], tmp_path / "h.html").markdown.read_text()
+    assert "| small | 1.7 MB | not measured | not measured | not measured |" in text
+    assert "| base | 2.1 MB | 421.8 MB | 1.0 MB | 400.1 MB |" in text

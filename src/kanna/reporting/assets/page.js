@@ -1,8 +1,10 @@
 "use strict";
 // What a mark of a drawing says, on hover, keyboard focus and tap; and everything unfolded on paper.
 const tip = document.getElementById("tip");
+let spoken = null;
 
 function show(mark) {
+  spoken = mark;
   tip.textContent = mark.dataset.tip;
   tip.hidden = false;
   const at = mark.querySelector("circle:not(.hit)").getBoundingClientRect();
@@ -14,6 +16,7 @@ function show(mark) {
 }
 
 function hide() {
+  spoken = null;
   tip.hidden = true;
 }
 
@@ -32,7 +35,10 @@ document.addEventListener("pointerdown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hide();
 });
-window.addEventListener("scroll", hide, { passive: true });
+// Focus by keyboard scrolls a mark into view: what it says goes with it.
+for (const event of ["scroll", "resize"]) {
+  window.addEventListener(event, () => spoken && show(spoken), { passive: true });
+}
 window.addEventListener("beforeprint", () => {
   hide();
   for (const one of document.querySelectorAll("details")) one.open = true;
