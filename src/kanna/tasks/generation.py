@@ -12,6 +12,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
 from kanna.tasks.tokenizer import context_length, load_tokenizer
+from kanna.tasks.written import plain_settings
 
 Progress = Callable[[str, int, int], None]
 
@@ -113,18 +114,14 @@ def _encode(tokenizer: Any, prompt: str, chat: bool) -> torch.Tensor:
 
 
 def _greedy(loaded: Any, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any) -> torch.Tensor:
-    """(new,) token ids. Sampling settings that came with the model do not apply."""
+    """(new,) token ids."""
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    with torch.no_grad():
+    with torch.no_grad(), plain_settings(loaded, tokenizer):
         written: torch.Tensor = loaded.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
             pad_token_id=0 if fill is None else fill,
         )
     return written[0, ids.shape[1] :].cpu()

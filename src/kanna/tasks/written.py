@@ -1,12 +1,13 @@
 """What a model writes after each of many prompts, greedily, and only what is new."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 Progress = Callable[[str, int, int], None]
 
@@ -65,27 +66,41 @@ def _batches(prompts: Sequence[tuple[int, ...]], new: int, tokens: int) -> Itera
 def _continue(
     model: Any, tokenizer: Any, batch: Sequence[tuple[int, ...]], new: int, stop: Sequence[str]
 ) -> list[list[int]]:
-    """New ids of each prompt; sampling settings that came with the model do not apply."""
+    """New ids of each prompt."""
     width = max(map(len, batch))
     fill = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     ids = torch.tensor([[fill] * (width - len(prompt)) + list(prompt) for prompt in batch])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
     ends = [_Ends(tokenizer, width, stop)] if stop else []
-    with torch.no_grad():
+    with torch.no_grad(), plain_settings(model, tokenizer):
         written = model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=new,
             do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
             pad_token_id=fill,
             stopping_criteria=StoppingCriteriaList(ends),
         )
     found: list[list[int]] = written[:, width:].tolist()
     return found
+
+
+@contextmanager
+def plain_settings(model: Any, tokenizer: Any) -> Iterator[None]:
+    """Within the block, of the generation settings that came with a model only the tokens that end a text hold.
+
+    Others, such as a repetition penalty, make greedy decoding write something else than the likeliest token.
+    """
+    before = model.generation_config
+    ends = before.eos_token_id if isinstance(before.eos_token_id, list) else [before.eos_token_id]
+    known = dict.fromkeys(one for one in (*ends, tokenizer.eos_token_id) if one is not None)
+    model.generation_config = GenerationConfig(
+        bos_token_id=before.bos_token_id, eos_token_id=list(known) or None, pad_token_id=before.pad_token_id
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _cut(tokenizer: Any, ids: list[int], stop: Sequence[str]) -> Written:
