@@ -1,5 +1,6 @@
 """From records to the figures of a task."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,15 +32,17 @@ def summarise(
         found["bleu_sentence"] = found["bleu"]
         accepted = [row.answers or (row.answer,) for row in rows]
         found["bleu"] = corpus_bleu([record.predicted for record in records], accepted)
-    if records[0].right is None:
+    if costs is not None:
+        found["expected_cost"] = confusion_cost(records, rows, load_costs(costs, rows))
+    if any(record.right is None for record in records):
         return found
     shared = consistency(records)
     found |= {} if shared is None else {"consistency": shared}
     if records[0].confidence is not None:
         found |= calibration(records)
     if costs is not None:
-        found["expected_cost"] = confusion_cost(records, load_costs(costs, rows))
-    elif any(record.cost != 1.0 for record in records):
+        return found
+    if any(record.cost != 1.0 for record in records):
         found["expected_cost"] = _mean([0.0 if record.right else record.cost for record in records])
     return found
 
@@ -68,14 +71,16 @@ def calibration(records: Sequence[Record]) -> dict[str, float]:
 def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
     """Costs of answering one thing where another is right: YAML {expected: {predicted: cost}}.
 
-    Pairs that are not named cost 1, right answers 0.
+    Whatever stands in the file is text, true and 1 too. Pairs that are not named cost what the row says, 1 by
+    default; right answers 0.
 
     Raises:
         InputError: The file cannot be read, an answer that no row has, or a cost that is no number from 0.
     """
     example = "{spam: {ham: 1}, ham: {spam: 20}}"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Read as text: else answers such as true, no and 007 would be something else.
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read: {said}", f"give YAML such as {example}") from error
@@ -85,15 +90,24 @@ def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
     found = {}
     for expected, line in data.items():
         for predicted, cost in line.items():
-            pair = (str(expected).strip(), str(predicted).strip())
+            pair = (expected.strip(), predicted.strip())
             found[pair] = _cost(path, pair, cost, known)
     return found
 
 
-def confusion_cost(records: Sequence[Record], costs: Costs) -> float:
-    """Mean cost of an answer."""
-    pairs = [(record.expected.strip(), record.predicted.strip()) for record in records]
-    return _mean([costs.get(pair, 0.0 if pair[0] == pair[1] else 1.0) for pair in pairs])
+def confusion_cost(records: Sequence[Record], rows: Sequence[Row], costs: Costs) -> float:
+    """Mean cost of an answer; with several accepted ones, by the cheapest of them."""
+    return _mean([_cost_of(record, row, costs) for record, row in zip(records, rows, strict=True)])
+
+
+def _cost_of(record: Record, row: Row, costs: Costs) -> float:
+    predicted = record.predicted.strip()
+    accepted = [one.strip() for one in row.answers or (row.answer,)]
+    named = [costs[one, predicted] for one in accepted if (one, predicted) in costs]
+    if named:
+        return min(named)
+    right = predicted in accepted if record.right is None else record.right
+    return 0.0 if right else record.cost
 
 
 def _cost(path: Path, pair: tuple[str, str], cost: Any, known: set[str]) -> float:
@@ -101,9 +115,13 @@ def _cost(path: Path, pair: tuple[str, str], cost: Any, known: set[str]) -> floa
         if answer not in known:
             some = ", ".join(sorted(known)[:8])
             raise InputError(f"{path}: no row of the task has the answer {answer!r}", f"there are: {some}")
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < float("inf"):
+    try:
+        number = float(cost)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
         raise InputError(f"{path}: the cost {cost!r} of {pair} is no number of at least 0", "mend it")
-    return float(cost)
+    return number
 
 
 def _mean(values: Sequence[float]) -> float:
