@@ -262,9 +262,9 @@ def _inputs(batch: Sequence[Pack], width: int, packed: bool, model: nn.Module) -
     return {name: tensor.to(first.device) for name, tensor in arguments.items()}
 
 
-def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor) -> Tensor:
+def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False) -> Tensor:
     """(places, vocabulary) float32: logits at places of the flattened batch only."""
-    with torch.no_grad(), only_at(model, places):
+    with torch.set_grad_enabled(gradients), only_at(model, places):
         found: Tensor = model(**inputs, use_cache=False).logits
     return found[0].float()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kanna.errors import InputError
 from kanna.tasks.cloze import Cloze, Masked
 from kanna.tasks.likelihood import Batch, Likelihood, most_logits, only_at
-from kanna.tasks.padded import batches, inputs, takes_mask
+from kanna.tasks.padded import batches, inputs, takes_padding
 from kanna.tasks.scorer import Passes, Progress, Work
 
 
@@ -82,8 +82,15 @@ class MaskedScorer:
         return [_Asked(texts[len(target)], target) for target in targets]
 
     def _passes(self, texts: Sequence[Masked]) -> Iterator[list[Masked]]:
+        if not texts:
+            return
         sizes, wanted = [len(one.ids) for one in texts], [len(one.places) for one in texts]
-        equal = not takes_mask(self.model)
+        places = torch.tensor(min(texts, key=lambda one: len(one.ids)).places)
+        equal = not takes_padding(
+            self.model,
+            [one.ids for one in texts],
+            lambda given: logits_at_masks(self.model, given, places.to(given["input_ids"].device)),
+        )
         for some in batches(sizes, wanted, self.batch_tokens, most_logits(self.model), equal):
             yield [texts[i] for i in some]
 
@@ -126,13 +133,15 @@ def _batch(
     return Batch(inputs=given, places=whole, index=which, tokens=wanted, numbers=tuple(numbers))
 
 
-def logits_at_masks(model: nn.Module, given: dict[str, Tensor], places: Tensor) -> Tensor:
+def logits_at_masks(
+    model: nn.Module, given: dict[str, Tensor], places: Tensor, gradients: bool = False
+) -> Tensor:
     """(places, vocabulary) float32: logits at places of the flattened batch.
 
     The output layer sees these places only, unless the model multiplies with its weight by itself, as
     MobileBERT does: then logits of all places are computed, and the rest is thrown away.
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         if model.get_output_embeddings() is None:  # type: ignore[operator]
             found: Tensor = model(**given).logits
         else:

@@ -6,7 +6,7 @@ and the blocks after l. In the last block the feed-forward part is computed wher
 Whether a block is built that way is not assumed from its name but tried out on the first batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,8 +102,12 @@ class Resumed:
     def batches(self) -> Sequence[Callable[[], Batch]]:
         return self.passes.batches
 
-    def base(self, progress: Progress = lambda *_: None) -> Rows:
-        """Score the model as it is, and keep the hidden states before every block."""
+    def base(self, progress: Progress = lambda *_: None, layers: Collection[int] | None = None) -> Rows:
+        """Score the model as it is, and keep the hidden states before every block.
+
+        Args:
+            layers: Of these blocks only; None for all.
+        """
         scored: dict[int, Likelihood] = {}
         for number, make in enumerate(self.batches):
             progress("base", number, len(self.batches))
@@ -112,27 +116,30 @@ class Resumed:
                 logits = self.passes.logits(self.model, batch.inputs, batch.places)
             self.as_tuple = seen.as_tuple
             for layer, hidden in enumerate(seen.inputs):
-                self.states.put(layer, number, hidden)
+                last = layer == len(seen.inputs) - 1 and number == 0  # on which its parts are tried out
+                if layers is None or layer in layers or last:
+                    self.states.put(layer, number, hidden)
             self._count(len(self.found.blocks) * _tokens(batch))
             scored |= read(logits, batch, self.ranks)
         progress("base", len(self.batches), len(self.batches))
         return self._rows(scored)
 
-    def edited(self, edits: Sequence[Edit], progress: Progress = lambda *_: None) -> list[Rows]:
-        """For each edit alone the likelihoods of all rows; all edits lie in one block.
+    def edited(self, variants: Sequence[Sequence[Edit]], progress: Progress = lambda *_: None) -> list[Rows]:
+        """For each variant, a set of edits put in together, the likelihoods of all rows.
 
-        `base` must have run.
+        The first block that is edited is the same in all variants, and `base` kept the states before it.
         """
-        layer = _one_layer(edits)
-        scored: list[dict[int, Likelihood]] = [{} for _ in edits]
+        layer = first_layer(variants)
+        scored: list[dict[int, Likelihood]] = [{} for _ in variants]
         for number, make in enumerate(self.batches):
             progress(f"layer {layer}", number, len(self.batches))
             batch = make()
             hidden = self.states.get(layer, number, batch.places.device)
-            split = self._split(layer, batch, hidden, edits)
-            for one, edit in zip(scored, edits, strict=True):
-                with applied(self.model, [edit]):
-                    logits = self._logits(layer, batch, hidden, split if self._in_part(edit) else None)
+            split = self._split(layer, batch, hidden, variants)
+            for one, edits in zip(scored, variants, strict=True):
+                with applied(self.model, edits):
+                    given = split if self._in_part(layer, edits) else None
+                    logits = self._logits(layer, batch, hidden, given)
                 one |= read(logits, batch, self.ranks)
         progress(f"layer {layer}", len(self.batches), len(self.batches))
         return [self._rows(one) for one in scored]
@@ -170,9 +177,11 @@ class Resumed:
             flat[batch.places] += module(inputs[batch.places][None])[0]
             return flat.reshape(split.rest.shape)
 
-    def _split(self, layer: int, batch: Batch, hidden: Tensor, edits: Sequence[Edit]) -> _Split | None:
-        """Run the unedited block once, if any edit can use that."""
-        if not any(self._in_part(edit) for edit in edits):
+    def _split(
+        self, layer: int, batch: Batch, hidden: Tensor, variants: Sequence[Sequence[Edit]]
+    ) -> _Split | None:
+        """Run the unedited block once, if any variant can use that."""
+        if not any(self._in_part(layer, edits) for edits in variants):
             return None
         part = self._part(layer)
         assert part is not None
@@ -180,9 +189,11 @@ class Resumed:
         run = _run_block(self, _Block(layer, part.path, batch, hidden))
         return _Split(run.inputs, run.output - run.part)
 
-    def _in_part(self, edit: Edit) -> bool:
-        part = self._part(edit.layer)
-        return part is not None and edit.module.startswith(f"{part.path}.")
+    def _in_part(self, layer: int, edits: Sequence[Edit]) -> bool:
+        """Whether all that changes in the block is its feed-forward part."""
+        part = self._part(layer)
+        here = [edit.module for edit in edits if edit.layer == layer]
+        return part is not None and all(module.startswith(f"{part.path}.") for module in here)
 
     def _part(self, layer: int) -> _Part | None:
         """The block's feed-forward part if its output is simply added; found out on the first batch."""
@@ -377,10 +388,11 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return float((one - other).norm()) <= _SEPARABLE * float(other.norm())
 
 
-def _one_layer(edits: Sequence[Edit]) -> int:
-    layers = {edit.layer for edit in edits}
+def first_layer(variants: Sequence[Sequence[Edit]]) -> int:
+    """The first block that is edited, the same in all variants."""
+    layers = {min(edit.layer for edit in edits) for edits in variants}
     if len(layers) != 1:
-        raise ValueError(f"edits of one block are wanted, found blocks {sorted(layers)}")
+        raise ValueError(f"variants that begin in one block are wanted, found blocks {sorted(layers)}")
     return layers.pop()
 
 

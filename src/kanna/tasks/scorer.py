@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from kanna.tasks.likelihood import Batch, Likelihood, build, logits_at, plan_bat
 from kanna.tasks.written import write
 
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 
 @dataclass
@@ -34,6 +35,14 @@ class Work:
     notes: list[str] = field(default_factory=list)
 
 
+class Logits(Protocol):
+    """Logits (places, vocabulary) at places of a flattened batch."""
+
+    def __call__(
+        self, model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False, /
+    ) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Passes:
     """The forward passes that likelihoods need, to be run once or, with an edited model, many times.
@@ -41,12 +50,12 @@ class Passes:
     Args:
         batches: Each makes one pass' tensors when called.
         counts: Continuations of each prompt; the batches' pieces are all of them in order.
-        logits: (model, inputs, places) -> logits (places, vocabulary).
+        logits: How to run the model on them.
     """
 
     batches: tuple[Callable[[], Batch], ...]
     counts: tuple[int, ...]
-    logits: Callable[[nn.Module, dict[str, Tensor], Tensor], Tensor]
+    logits: Logits
 
     def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
         """Likelihoods of each continuation of each prompt."""
@@ -62,6 +71,17 @@ class Passes:
         """What belongs to each prompt."""
         ordered = iter(pieces)
         return [[next(ordered) for _ in range(count)] for count in self.counts]
+
+
+def by_row(ask: Callable[..., T], prompts: Sequence[str], *beside: Sequence[Any]) -> list[T]:
+    """What `ask` says of each row; its InputErrors are told which row it was, from 1."""
+    found = []
+    for number, given in enumerate(zip(prompts, *beside, strict=True), 1):
+        try:
+            found.append(ask(*given))
+        except InputError as error:
+            raise InputError(f"row {number}: {error.problem}", error.remedy) from error
+    return found
 
 
 class Scorer(Protocol):
@@ -113,7 +133,7 @@ class CausalScorer:
 
     def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
         """What `likelihoods` runs."""
-        rows = [self.encoder.pieces(p, c) for p, c in zip(prompts, continuations, strict=True)]
+        rows = by_row(self.encoder.pieces, prompts, continuations)
         pieces: list[Piece] = [piece for row in rows for piece in row]
         plan = plan_batches(self.model, pieces, self.batch_tokens, self.share)
         self.work.cut += sum(any(piece.cut for piece in row) for row in rows)
@@ -133,13 +153,15 @@ class CausalScorer:
                 "lower --max-new-tokens",
             )
         ids = [encoder.start_of(prompt) for prompt in prompts]
-        long = sum(len(one) > room for one in ids)
+        long = [number for number, one in enumerate(ids, 1) if len(one) > room]
         if long and encoder.refuse_long:
             raise InputError(
-                f"{long} prompts with {new_tokens} new tokens are longer than the context of {encoder.limit}",
-                "shorten them, or allow cutting from the left (no --refuse-long)",
+                f"row {long[0]}: a prompt of {len(ids[long[0] - 1])} tokens with {new_tokens} new ones is "
+                f"longer than the context of {encoder.limit}",
+                "shorten it, or allow cutting from the left (no --refuse-long)",
             )
-        self.work.cut += long
+        # Mostly the same prompts as those cut for likelihoods.
+        self.work.cut = max(self.work.cut, len(long))
         cut = [one[-room:] for one in ids]
         tokenizer: Any = encoder.tokenizer
         found = write(

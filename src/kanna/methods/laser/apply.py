@@ -129,11 +129,11 @@ def reduced(
 ) -> Tensor:
     """The matrix (m, n) after its reduction, in its dtype."""
     config = plan.config
-    if config.mode in ("top", "bottom") and config.blocks == 1 and one.rank > 0:
+    parts = None
+    if config.mode in ("top", "bottom", "random", "noise") and config.blocks == 1 and 0 < one.rank < one.full:
         parts = decompose(weight)
         note(_spectrum(one, parts.values))
-        return (parts.top(one.rank) if config.mode == "top" else parts.bottom(one.rank)).to(weight.dtype)
-    return reduce(weight, one.rank, config.mode, seed=config.seed, blocks=config.blocks)
+    return reduce(weight, one.rank, config.mode, seed=config.seed, blocks=config.blocks, parts=parts)
 
 
 def _spectrum(one: Reduction, values: Tensor) -> Spectrum:

@@ -24,6 +24,7 @@ class Trial:
         rho: As given.
         rank: What it means.
         blocks: Row blocks that were truncated each on its own.
+        rows: Validation rows it was scored on.
         accuracy: The headline metric, where more is better.
         log_loss: Of the right answers, nats per row.
         consistency: Share of facts of which all wordings are right; None without groups.
@@ -37,6 +38,7 @@ class Trial:
     rho: str
     rank: int
     blocks: int
+    rows: int
     accuracy: float
     log_loss: float
     consistency: float | None = None

@@ -11,7 +11,7 @@ An edit is written ``WHERE:RANK``, where ``WHERE`` is ``ROLE:LAYERS``, a selecti
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,9 +80,16 @@ def resolve(edits: Sequence[Edit], matrices: Sequence[Matrix]) -> list[tuple[Mat
     return [(matrix, edit.rank) for edit in edits for matrix in select(matrices, edit.where)]
 
 
-def spelled(items: Iterable[tuple[Matrix, str]]) -> tuple[str, ...]:
-    """Edits of single matrices, as `parse_edit` reads them."""
-    return tuple(f"{matrix.role}@{matrix.layer}:{rank}" for matrix, rank in items)
+def spell(matrix: Matrix, every: Sequence[Matrix], rank: str) -> str:
+    """The edit of one matrix, as `parse_edit` reads it.
+
+    Args:
+        every: All matrices of the model: where two have the role in the layer, the name is written instead.
+    """
+    alike = sum(one.layer == matrix.layer and one.role == matrix.role for one in every)
+    if alike == 1:
+        return f"{matrix.role}:{matrix.layer}:{rank}"
+    return f"re:^{re.escape(matrix.name)}$:{rank}"
 
 
 def _selection(where: str) -> str:

@@ -10,6 +10,7 @@ from kanna.checkpoint.fits import check_shapes
 from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_quantized
 from kanna.errors import InputError
 from kanna.linalg.laser_ranks import automatic_rank, rank_of
+from kanna.linalg.reduction import row_blocks
 from kanna.linalg.spectra import energy_rank, singular_values
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.edits import Rank, resolve
@@ -27,7 +28,8 @@ class Reduction:
     Args:
         matrix: Which.
         tensor: Name of its parameter in the files.
-        rank: Components that stay (with mode bottom: that go).
+        rank: Components that stay (with mode bottom: that go), of each block of rows.
+        full: The largest rank that it could be.
         said: The rank as the user gave it.
         factored: Stored as two factors.
     """
@@ -35,12 +37,9 @@ class Reduction:
     matrix: Matrix
     tensor: str
     rank: int
+    full: int
     said: str
     factored: bool
-
-    @property
-    def full(self) -> int:
-        return min(self.matrix.shape)
 
     def to_dict(self) -> dict[str, Any]:
         rows, columns = self.matrix.shape
@@ -144,31 +143,45 @@ def _reduction(
     notes: list[str],
 ) -> Reduction:
     tensor = tensor_of(checkpoint, found, matrix)
-    number = _number(checkpoint, matrix, tensor, rank)
+    shape = (_block_rows(matrix, config.blocks), matrix.in_features)
+    number = _number(checkpoint, matrix, tensor, rank, shape)
     if rank.rule == "rho" and number == 0 and float(rank.amount) > 0:
-        notes.append(f"{matrix.name}: rho {rank.amount} of rank {min(matrix.shape)} is rank 0, all zeros")
+        notes.append(f"{matrix.name}: rho {rank.amount} of rank {min(shape)} is rank 0, all zeros")
     factored = config.factored and 0 < number <= matrix.break_even_rank
     if config.factored and number > matrix.break_even_rank:
         limit = matrix.break_even_rank
         notes.append(f"{matrix.name} stays dense: rank {number} is above the break-even rank {limit}")
-    return Reduction(matrix, tensor, number, str(rank), factored)
+    return Reduction(matrix, tensor, number, min(shape), str(rank), factored)
 
 
-def _number(checkpoint: Checkpoint, matrix: Matrix, tensor: str, rank: Rank) -> int:
-    rows, columns = matrix.shape
+def _block_rows(matrix: Matrix, blocks: int) -> int:
+    """Rows of the smallest block.
+
+    Raises:
+        InputError: More blocks than rows.
+    """
+    return min(one.stop - one.start for one in row_blocks(matrix.out_features, blocks))
+
+
+def _number(checkpoint: Checkpoint, matrix: Matrix, tensor: str, rank: Rank, shape: tuple[int, int]) -> int:
     if rank.rule == "rho":
-        return rank_of(rank.amount, rows, columns)
+        return rank_of(rank.amount, *shape)
     if rank.rule == "k":
-        if int(rank.amount) > min(rows, columns):
+        if int(rank.amount) > min(shape):
             raise InputError(
-                f"{matrix.name} is {rows} x {columns} and has no rank {rank.amount}",
-                f"ask for at most {min(rows, columns)}",
+                f"{matrix.name} is {shape[0]} x {shape[1]} and has no rank {rank.amount}",
+                f"ask for at most {min(shape)}",
             )
         return int(rank.amount)
+    if shape != matrix.shape:
+        raise InputError(
+            f"the rank {rank} looks at the spectrum of a whole matrix",
+            "give rho or k=, or leave out --blocks",
+        )
     values = singular_values(weight_of(checkpoint, matrix, tensor))
     if rank.rule == "energy":
         return energy_rank(values, float(rank.amount))
-    return automatic_rank(values, rows, columns, rank.rule)
+    return automatic_rank(values, *shape, rank.rule)
 
 
 def _changes(one: Reduction, config: LaserConfig) -> bool:

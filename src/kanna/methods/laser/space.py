@@ -1,0 +1,59 @@
+"""Which edits a search may try, and in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kanna.linalg.laser_ranks import block_ranks
+from kanna.methods.laser.edits import spell
+from kanna.models.matrix import ROLE_ORDER, Matrix
+
+# The published code's grid: rates 1, 2, 4, 6, 8, 9, 9.5, 9.9, 9.95.
+RHOS = ("0.9", "0.8", "0.6", "0.4", "0.2", "0.1", "0.05", "0.01", "0.005")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One edit of one matrix.
+
+    Args:
+        matrix: Which.
+        rho: Share of its largest rank, as given.
+        rank: What that means; with blocks, of each block.
+        blocks: Row blocks truncated each on its own.
+        edit: As `parse_edit` reads it.
+    """
+
+    matrix: Matrix
+    rho: str
+    rank: int
+    blocks: int
+    edit: str
+
+    @property
+    def key(self) -> str:
+        """Unique within a search."""
+        return self.edit if self.blocks == 1 else f"{self.edit}/{self.blocks}"
+
+
+def space(
+    matrices: Sequence[Matrix], every: Sequence[Matrix], rhos: Sequence[str], blocks: Sequence[int]
+) -> list[Candidate]:
+    """All candidates: feed-forward matrices first, the last layers first, then roles and rho in order.
+
+    That order is the one in which a budget is spent: most gains of the paper lie in late feed-forward layers.
+
+    Args:
+        matrices: Those to be reduced.
+        every: All of the model, to spell edits without ambiguity.
+    """
+    ordered = sorted(matrices, key=lambda one: (one.group != "mlp", -one.layer, _role(one.role), one.name))
+    return [
+        Candidate(one, rho, min(block_ranks(rho, *one.shape, count)), count, spell(one, every, rho))
+        for one in ordered
+        for rho in rhos
+        for count in blocks
+    ]
+
+
+def _role(role: str) -> int:
+    return ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER)

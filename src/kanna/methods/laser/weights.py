@@ -1,0 +1,71 @@
+"""New weights for matrices of a loaded model, each matrix decomposed once."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kanna.linalg.decomposition import Decomposition, decompose
+from kanna.linalg.reduction import reduce
+from kanna.methods.laser.space import Candidate
+from kanna.models.matrix import Matrix
+from kanna.models.views import read, write
+from kanna.tasks.resumed import Edit
+
+
+class Weights:
+    """Reduced weights, rounded as the files would hold them.
+
+    Args:
+        model: Whose parameters are as loaded.
+        stored: Dtype of a matrix in the files; what is tried is what would be saved.
+        limit: Bytes of decompositions kept; the least recently used go first.
+    """
+
+    def __init__(self, model: nn.Module, stored: Callable[[Matrix], torch.dtype], limit: int = 2**30) -> None:
+        self._model, self._stored, self._limit = model, stored, limit
+        self._kept: OrderedDict[str, Decomposition] = OrderedDict()
+        self.decompositions = 0
+
+    def weight(self, matrix: Matrix) -> Tensor:
+        """The matrix (m, n) as it is."""
+        return read(self._model.get_parameter(matrix.tensor).detach(), matrix.view)
+
+    def decomposition(self, matrix: Matrix) -> Decomposition:
+        """Of the matrix as it is."""
+        if matrix.name in self._kept:
+            self._kept.move_to_end(matrix.name)
+            return self._kept[matrix.name]
+        found = decompose(self.weight(matrix))
+        self.decompositions += 1
+        self._kept[matrix.name] = found
+        while len(self._kept) > 1 and sum(_bytes(one) for one in self._kept.values()) > self._limit:
+            self._kept.popitem(last=False)
+        return found
+
+    def edits(self, candidates: Sequence[Candidate], mode: str = "top", seed: int = 0) -> list[Edit]:
+        """Edits of these candidates put in together; matrices that share a parameter become one edit."""
+        values: dict[str, Tensor] = {}
+        matrices: dict[str, Matrix] = {}
+        for one in candidates:
+            matrix = one.matrix
+            old = values.get(matrix.tensor)
+            parameter = self._model.get_parameter(matrix.tensor).detach() if old is None else old
+            values[matrix.tensor] = write(parameter, matrix.view, self._reduced(one, mode, seed))
+            matrices[matrix.tensor] = matrix
+        return [
+            Edit(matrix.module, matrix.parameter, values[name], matrix.layer)
+            for name, matrix in matrices.items()
+        ]
+
+    def _reduced(self, one: Candidate, mode: str, seed: int) -> Tensor:
+        weight = self.weight(one.matrix)
+        needed = mode != "magnitude" and one.blocks == 1 and 0 < one.rank < min(one.matrix.shape)
+        parts = self.decomposition(one.matrix) if needed else None
+        found = reduce(weight, one.rank, mode, seed=seed, blocks=one.blocks, parts=parts)
+        return found.to(self._stored(one.matrix)).to(weight.dtype)
+
+
+def _bytes(one: Decomposition) -> int:
+    return 8 * (one.left.numel() + one.values.numel() + one.right.numel())
