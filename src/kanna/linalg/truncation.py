@@ -36,11 +36,11 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 def randomized_svd(
     matrix: Tensor, rank: int, seed: int = 0, oversample: int = 16, sweeps: int = 4
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Approximate leading triplets as `truncated_svd` gives: the error is at most a percent above the optimum.
+    """Approximate leading triplets as `truncated_svd` gives, the error within a percent of the optimum.
 
     A random block, `sweeps` power iterations, and an exact SVD inside the block it spans (Halko, Martinsson
-    and Tropp 2011, algorithm 4.4). Above a tenth of the matrix, where the error would be 2 % above the
-    optimum and nothing would be gained in time, the exact triplets.
+    and Tropp 2011, algorithm 4.4). Above a tenth of the matrix, where errors of 2 % above the optimum were
+    measured and nothing would be gained in time, the exact triplets.
     """
     _check_rank(matrix, rank)
     if rank > RANDOMIZED_UP_TO * min(matrix.shape):
