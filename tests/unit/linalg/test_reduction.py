@@ -221,7 +221,7 @@ def test_half_precision_is_rounded_once_at_the_end(
         exact = components(weight, slice(0, rank))
         found = reduce(weight, rank)
         assert float((found.double() - exact).norm() / exact.norm()) <= bound
-        # What the file holds has `rank` only at a tolerance of its digits; at 1e-6 rounding looks like signal.
+        # In the file the rank shows at a tolerance of its digits only; at 1e-6 rounding looks like signal.
         values = np.linalg.svd(found.double().numpy(), compute_uv=False)
         assert values[rank] <= values[0] * max(shape) * torch.finfo(dtype).eps
         assert (values > 1e-6 * values[0]).sum() > rank
