@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.tasks.likelihood import Likelihood, check_finite
-from kanna.tasks.padded import Wrapped, batches, inputs, pad_token, takes_mask, wrapped
+from kanna.tasks.padded import Wrapped, batches, inputs, pad_token, takes_padding, wrapped
 from kanna.tasks.scorer import Progress, Work
 
 _UNNAMED = re.compile(r"label_\d+")
@@ -155,20 +155,26 @@ class ClassifierScorer:
     def _logits(self, texts: Sequence[tuple[int, ...]], progress: Progress) -> dict[tuple[int, ...], Tensor]:
         """Text -> its logits (labels,), float64."""
         # Heads on decoders look for the last token that is no padding; without one they take single rows.
-        tokens = self.batch_tokens if pad_token(self.model) is not None else 1
-        sizes, equal = list(map(len, texts)), not takes_mask(self.model)
-        passes = list(batches(sizes, [1] * len(texts), tokens, len(texts), equal))
+        single = pad_token(self.model) is None
+        equal = single or not takes_padding(self.model, texts, self._heads)
+        tokens = 1 if single else self.batch_tokens
+        passes = list(batches(list(map(len, texts)), [1] * len(texts), tokens, len(texts), equal))
         found: dict[tuple[int, ...], Tensor] = {}
         for done, some in enumerate(passes):
             progress("labels", done, len(passes))
             rows = [texts[i] for i in some]
-            with torch.no_grad():
-                logits: Tensor = self.model(**inputs(self.model, rows)).logits
+            logits = self._heads(inputs(self.model, rows))
             check_finite(logits)
             found |= dict(zip(rows, logits.double().cpu(), strict=True))
             self.work.forward_tokens += len(rows) * max(map(len, rows))
         progress("labels", len(passes), len(passes))
         return found
+
+    def _heads(self, given: dict[str, Tensor]) -> Tensor:
+        """(rows, labels)"""
+        with torch.no_grad():
+            logits: Tensor = self.model(**given).logits
+        return logits
 
 
 def _row(logits: Tensor, columns: Sequence[int], ranks: bool) -> list[Likelihood]:

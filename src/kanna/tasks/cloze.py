@@ -28,10 +28,10 @@ class Blank:
     marked: bool
 
     def answer(self, answer: str) -> str:
-        """The answer with the spaces that precede it there."""
+        """The answer with the spaces that precede it: those of the marker, or one after a prompt."""
         if self.marked:
             return self.space + answer.strip(" ")
-        return joined(self.before + self.space, answer)[len(self.before) :]
+        return joined(self.before, answer)[len(self.before) :]
 
 
 @dataclass(frozen=True)

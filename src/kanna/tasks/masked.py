@@ -101,11 +101,11 @@ class MaskedScorer:
         work.naive_tokens += sum(len(one.text.ids) for row in rows for one in row)
         right = sum(any(one.text.cut_right for one in row) for row in rows)
         if right:
-            notes.append(f"{right} prompts were cut on the right, too: little text stands before the answer")
+            notes.append(f"cut on the right, too, since little text stands before the answer: {right:,} prompts")
         unknown = getattr(self.cloze.tokenizer, "unk_token_id", None)
         strange = sum(unknown in one.target for row in rows for one in row)
         if strange:
-            notes.append(f"{strange} answers have tokens that the vocabulary does not know")
+            notes.append(f"answers with tokens that the vocabulary does not know: {strange:,}")
 
 
 def _batch(

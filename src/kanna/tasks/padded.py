@@ -1,12 +1,16 @@
 """What encoders read: whole texts with special tokens, those of like length together, padded on the right."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# Of a log-probability.
+_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
+_ROUNDING_HALF = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,22 +71,46 @@ def batches(
         yield batch
 
 
-def takes_mask(model: nn.Module) -> bool:
+def takes_padding(
+    model: nn.Module, rows: Sequence[Sequence[int]], logits: Callable[[dict[str, Tensor]], Tensor]
+) -> bool:
+    """Whether padding leaves a row's results as they are, seen on the shortest row.
+
+    Convolutions (ConvBERT), pooling (Funnel) and landmarks (Nystromformer) reach into it, mask or not.
+
+    Args:
+        rows: All token ids; at least one row.
+        logits: From keyword arguments to what is scored, classes last.
+    """
+    if not _takes_mask(model):
+        return False
+    short, width = min(rows, key=len), max(map(len, rows))
+    if len(short) == width:
+        return True
+    plain, padded = (torch.log_softmax(logits(inputs(model, [short], n)).double(), -1) for n in (0, width))
+    allowed = _ROUNDING.get(next(model.parameters()).dtype, _ROUNDING_HALF)
+    return float((plain - padded).abs().max()) <= allowed
+
+
+def _takes_mask(model: nn.Module) -> bool:
     """Whether the model can be told what is padding; FNet cannot."""
     forward: Any = model.forward
     return "attention_mask" in inspect.signature(forward).parameters
 
 
-def inputs(model: nn.Module, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+def inputs(model: nn.Module, rows: Sequence[Sequence[int]], width: int = 0) -> dict[str, Tensor]:
     """Keyword arguments of the forward pass over rows of token ids.
 
     What padding is filled with only matters to models that look for their own padding token.
+
+    Args:
+        width: Tokens of a row with its padding; at least those of the longest.
     """
     device = next(model.parameters()).device
-    width = max(map(len, rows))
+    width = max(width, *map(len, rows))
     fill = pad_token(model) or 0
     ids = torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
-    if not takes_mask(model):
+    if not _takes_mask(model):
         return {"input_ids": ids}
     sizes = torch.tensor([len(row) for row in rows], device=device)
     mask = (torch.arange(width, device=device)[None] < sizes[:, None]).long()
