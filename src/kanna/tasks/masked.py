@@ -101,7 +101,7 @@ class MaskedScorer:
         work.naive_tokens += sum(len(one.text.ids) for row in rows for one in row)
         right = sum(any(one.text.cut_right for one in row) for row in rows)
         if right:
-            notes.append(f"cut on the right, too, since little text stands before the answer: {right:,} prompts")
+            notes.append(f"cut on the right, too, for want of text before the answer: {right:,} prompts")
         unknown = getattr(self.cloze.tokenizer, "unk_token_id", None)
         strange = sum(unknown in one.target for row in rows for one in row)
         if strange:
