@@ -17,6 +17,7 @@ from kanna.cli import (
     export,
     generate,
     inspect,
+    laser,
     lowrank,
     report,
     run,
@@ -55,6 +56,7 @@ for name, command in {
 }.items():
     app.command(name)(command)
 app.add_typer(task.app)
+app.add_typer(laser.app)
 
 
 def _version(wanted: bool) -> None:

@@ -338,7 +338,7 @@ def restore(
     refuse_existing(target, force)
     if manifest["originals"] and base is None:
         return _restore_from_originals(checkpoint, manifest, target, force)
-    source = _find_base(checkpoint, manifest, base)
+    source = find_base(checkpoint, manifest, base)
     with output_directory(target, force=force, needed_bytes=source.bytes) as partial:
         for place, path in enumerate(files := sorted(p for p in source.directory.rglob("*") if p.is_file())):
             progress("restore", place, len(files))
@@ -365,8 +365,15 @@ def read_manifest(checkpoint: Checkpoint) -> dict[str, Any]:
     return data
 
 
-def _find_base(checkpoint: Checkpoint, manifest: dict[str, Any], base: str | Path | None) -> Checkpoint:
-    """The model with the recorded hash."""
+def find_base(checkpoint: Checkpoint, manifest: dict[str, Any], base: str | Path | None) -> Checkpoint:
+    """The model that edits were applied to, known by its hash.
+
+    Args:
+        base: Where it is; None looks for its recorded name beside the checkpoint and in the cache.
+
+    Raises:
+        InputError: It is another model, or there is none.
+    """
     name, wanted = manifest["made_from"]["name"], manifest["made_from"]["hash"]
     beside = checkpoint.directory.resolve().parent / name
     for candidate in [base] if base is not None else [beside, name]:

@@ -49,7 +49,7 @@ from kanna.tasks.user_metric import metric_info, parse_user_metric
 
 Progress = Callable[[str, int, int], None]
 RESULT = "laser-search.json"
-_JOURNAL = "tallies.jsonl"
+JOURNAL = "tallies.jsonl"
 # Fewer validation rows cannot tell one edit from another.
 FEWEST_VALIDATION_ROWS = 20
 _TEXT_TOKENS = 8192
@@ -224,8 +224,8 @@ def laser_search(
         refuse_existing(target, force)
     arena = open_arena(model, task, chosen, asked)
     stages = Stages(progress)
-    with workspace(target, _fingerprint(arena), resume, force) as directory:
-        journal = Journal.open(None if directory is None else directory / _JOURNAL)
+    with workspace(target, fingerprint(arena), resume, force) as directory:
+        journal = Journal.open(None if directory is None else directory / JOURNAL)
         validation = arena.validation(journal, directory)
         try:
             result, best = _search(arena, validation, stages.report)
@@ -363,28 +363,27 @@ def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[d
             measured = [*measured, best]
         best = best if best.edit else base
     shown = best if best.edit else next(iter(by_accuracy(whole)), None)
-    tested = None if shown is None else _test(arena, by_edit[shown.edit, shown.blocks], progress)
+    tested = None if shown is None else test_edits(arena, [by_edit[shown.edit, shown.blocks]], progress)
     known = {(one.edit, one.blocks): one for one in measured}
     trials = [known.get((one.edit, one.blocks), one) for one in found.trials]
     result = _result(arena, found, base, best, trials, tested)
     return result, best if best.edit else None
 
 
-def _test(arena: Arena, one: Candidate, progress: Progress) -> dict[str, Any]:
-    """The model as it is, the edit, and two controls of the same size, on rows that chose nothing."""
+def test_edits(arena: Arena, candidates: Sequence[Candidate], progress: Progress) -> dict[str, Any]:
+    """The model as it is, with these edits, and two controls of the same size, on rows that chose nothing."""
     task = EditedTask(arena.plan, arena.test, arena.model, arena.found, arena.options.memory)
     try:
-        base = task.base(progress, {one.matrix.layer})
+        base = task.base(progress, {min(one.matrix.layer for one in candidates)})
         modes = ("top", "magnitude", "random")
-        variants = [arena.weights.edits([one], mode, arena.options.seed) for mode in modes]
+        variants = [arena.weights.edits(candidates, mode, arena.options.seed) for mode in modes]
         edit, magnitude, random = task.edited(variants, progress)
     finally:
         task.close()
     decision = decide(base, edit, tolerance=parse_tolerance("0"))
     rows = {"base": base, "edit": edit, "magnitude": magnitude, "random": random}
     found: dict[str, Any] = {
-        "edit": one.edit,
-        "blocks": one.blocks,
+        "edits": [one.edit for one in candidates],
         "rows": len(base.records),
         "metric": base.metric,
         "floors": dict(base.floors),
@@ -452,7 +451,8 @@ def _facts(result: dict[str, Any]) -> dict[str, Any]:
     return {"search": {key: result[key] for key in ("task", "base", "chosen", "base_wins", "test")}}
 
 
-def _fingerprint(arena: Arena) -> str:
+def fingerprint(arena: Arena, more: object = None) -> str:
+    """sha256 of all that a search on this arena depends on."""
     options = arena.plan.options
     facts = {
         "base": lineage.base_hash(arena.checkpoint),
@@ -462,6 +462,7 @@ def _fingerprint(arena: Arena) -> str:
         "evaluation": {key: str(value) for key, value in vars(options).items()},
         "versions": lineage.versions(),
         "threads": torch.get_num_threads(),
+        "more": more,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from kanna.linalg.decomposition import decompose
 from kanna.linalg.reduction import reduce
 from kanna.methods.assemble import Factors, assemble
 from kanna.methods.laser.plan import Plan, Reduction, reductions_of, tensor_of, weight_of
+from kanna.methods.laser.weights import seed_of
 from kanna.models.matrix import Matrix
 from kanna.models.names import tensor_name
 from kanna.models.views import read, write
@@ -133,7 +134,8 @@ def reduced(
     if config.mode in ("top", "bottom", "random", "noise") and config.blocks == 1 and 0 < one.rank < one.full:
         parts = decompose(weight)
         note(_spectrum(one, parts.values))
-    return reduce(weight, one.rank, config.mode, seed=config.seed, blocks=config.blocks, parts=parts)
+    seed = seed_of(config.seed, one.matrix)
+    return reduce(weight, one.rank, config.mode, seed=seed, blocks=config.blocks, parts=parts)
 
 
 def _spectrum(one: Reduction, values: Tensor) -> Spectrum:

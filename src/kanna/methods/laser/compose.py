@@ -59,32 +59,25 @@ def compose(
     base: Score,
     candidates: Sequence[Trial],
     score: Callable[[Sequence[Trial]], Score],
-    known: Sequence[Stage] = (),
-    keep: Callable[[Stage], None] = lambda _: None,
+    allowed: Callable[[Sequence[Trial]], bool] = lambda _: True,
 ) -> list[Stage]:
     """Try the candidates in their order on top of those accepted before.
 
     Args:
         base: Score of the model as it is.
         score: Of the model with these edits.
-        known: Stages tried before an interruption, which are not tried again.
-        keep: Called with each stage when it is decided.
+        allowed: Whether these edits keep within other limits; asked only where the score is good.
     """
     accepted: list[Trial] = []
-    best, number = base, 0
+    best = base
     stages: list[Stage] = []
-    for place, one in enumerate(candidates):
-        if place < len(known):
-            stage = known[place]
-        else:
-            found = score([*accepted, one])
-            good = _better(found, best) and not _less_consistent(found, best)
-            stage = Stage(one.edit, *found, good, number + 1 if good else 0)
-            keep(stage)
-        if stage.accepted:
+    for one in candidates:
+        found = score([*accepted, one])
+        good = _better(found, best) and not _less_consistent(found, best) and allowed([*accepted, one])
+        if good:
             accepted.append(one)
-            best, number = (stage.accuracy, stage.log_loss, stage.consistency), stage.number
-        stages.append(stage)
+            best = found
+        stages.append(Stage(one.edit, *found, good, len(accepted) if good else 0))
     return stages
 
 

@@ -20,6 +20,9 @@ from kanna.models.names import tensor_name
 from kanna.models.skeleton import skeleton
 from kanna.models.views import read
 
+# Of the largest matrix in float64: its decomposition, the product, and what is between.
+_COPIES = 8
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -106,8 +109,8 @@ def make_plan(checkpoint: Checkpoint, config: LaserConfig) -> Plan:
         if known is None or one.rank < known.rank:
             ranks[matrix.name] = one
     changed = [ranks[m.name] for m in found.matrices if m.name in ranks and _changes(ranks[m.name], config)]
-    largest = max((checkpoint.tensors[one.tensor].bytes for one in changed), default=0)
-    return Plan(config, found, tuple(changed), 12 * largest, tuple(notes))
+    largest = max((one.matrix.parameters for one in changed), default=0)
+    return Plan(config, found, tuple(changed), _COPIES * 8 * largest, tuple(notes))
 
 
 def weight_of(checkpoint: Checkpoint, matrix: Matrix, tensor: str) -> Tensor:
@@ -186,11 +189,9 @@ def _number(checkpoint: Checkpoint, matrix: Matrix, tensor: str, rank: Rank, sha
 
 def _changes(one: Reduction, config: LaserConfig) -> bool:
     """Whether the matrix will differ at all."""
-    if config.mode == "none":
-        return False
-    if config.mode == "zero":
-        return True
-    return one.rank < one.full
+    if config.mode in ("none", "zero"):
+        return config.mode == "zero"
+    return one.rank != (0 if config.mode == "bottom" else one.full)
 
 
 def reductions_of(plan: Plan, tensor: str) -> Sequence[Reduction]:

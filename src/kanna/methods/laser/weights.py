@@ -1,5 +1,6 @@
 """New weights for matrices of a loaded model, each matrix decomposed once."""
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -63,8 +64,13 @@ class Weights:
         weight = self.weight(one.matrix)
         needed = mode != "magnitude" and one.blocks == 1 and 0 < one.rank < min(one.matrix.shape)
         parts = self.decomposition(one.matrix) if needed else None
-        found = reduce(weight, one.rank, mode, seed=seed, blocks=one.blocks, parts=parts)
+        found = reduce(weight, one.rank, mode, seed=seed_of(seed, one.matrix), blocks=one.blocks, parts=parts)
         return found.to(self._stored(one.matrix)).to(weight.dtype)
+
+
+def seed_of(seed: int, matrix: Matrix) -> int:
+    """A seed of its own for each matrix: equal shapes must not draw equal components."""
+    return seed + zlib.crc32(matrix.name.encode())
 
 
 def _bytes(one: Decomposition) -> int:

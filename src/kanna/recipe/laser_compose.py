@@ -1,0 +1,297 @@
+"""Several edits together: greedily, from the last layer to the first, in stages that can be undone."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.reader import Checkpoint, read_json
+from kanna.errors import InputError
+from kanna.methods.laser.choose import Trial
+from kanna.methods.laser.compose import Score, Stage, compose, order
+from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.search import Budget
+from kanna.methods.laser.space import Candidate
+from kanna.methods.laser.validation import Journal, Tally
+from kanna.recipe.criteria import Criteria
+from kanna.recipe.laser_apply import (
+    LaserResult,
+    Origin,
+    find_base,
+    laser_apply,
+    read_manifest,
+)
+from kanna.recipe.laser_search import (
+    JOURNAL,
+    RESULT,
+    Arena,
+    SearchOptions,
+    fingerprint,
+    open_arena,
+    test_edits,
+    workspace,
+)
+from kanna.recipe.lowrank import refuse_existing
+from kanna.recipe.runs import Stages, run_record
+from kanna.tasks.evaluate import EvalOptions
+
+Progress = Callable[[str, int, int], None]
+STAGES = "laser-stages.json"
+
+
+@dataclass(frozen=True)
+class ComposeResult:
+    """What composing found.
+
+    Args:
+        result: All that `laser-stages.json` holds.
+        applied: The written model.
+        run: Times of this run.
+    """
+
+    result: dict[str, Any]
+    applied: LaserResult
+    run: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return self.applied.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.result, "applied": self.applied.to_dict(), "run": self.run}
+
+
+def laser_compose(
+    model: str | Path,
+    task: str | Path,
+    search: str | Path,
+    out: str | Path,
+    *,
+    max_steps: int = 10,
+    blocks: int = 1,
+    text: Path | None = None,
+    max_ppl_rise: float | None = 0.02,
+    test: Path | None = None,
+    evaluation: EvalOptions | None = None,
+    config: LaserConfig | None = None,
+    criteria: Criteria | None = None,
+    force: bool = False,
+    resume: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> ComposeResult:
+    """Put edits of a search together, each accepted only if the validation score does not fall.
+
+    The rows are split as in the search. The output is the model with all accepted edits; `laser-stages.json`
+    in it lists the steps, and `restore` with a stage gives the model of any of them.
+
+    Args:
+        model: The one that was searched.
+        task: The file that was searched on.
+        search: Output directory of `laser_search`, or its result file.
+        max_steps: Steps tried.
+        blocks: Only edits of so many row blocks take part.
+        text: Perplexity on it may rise by `max_ppl_rise` in all.
+        test: As in the search.
+
+    Raises:
+        InputError: Another model or task than those of the search, or whatever else is wrong.
+    """
+    started = time.perf_counter()
+    found = read_search(search)
+    asked = evaluation or EvalOptions()
+    target = Path(out).expanduser().absolute()
+    refuse_existing(target, force)
+    options = _options(found, text, max_ppl_rise, test)
+    arena = open_arena(model, task, options, asked)
+    _check_same(found, arena, search)
+    stages = Stages(progress)
+    key = fingerprint(arena, [found, max_steps, blocks])
+    with workspace(target, key, resume, force) as directory:
+        assert directory is not None
+        result, edits = _compose(arena, found, max_steps, blocks, directory, stages.report)
+        origin = Origin(
+            "laser compose", {"compose": {"test": result["test"]}}, {STAGES: result}, arena.task.digest
+        )
+        settings = (config or LaserConfig()).model_copy(update={"edits": tuple(edits), "blocks": blocks})
+        written = laser_apply(
+            model, target, settings, force=force, device=asked.device, cache=cache, criteria=criteria,
+            options=asked, origin=origin, progress=stages.report,
+        )  # fmt: skip
+        shutil.rmtree(directory)
+    run = run_record(started, stages.seconds, asked.device)
+    lineage.write_run_record(target, run)
+    return ComposeResult(result, written, run)
+
+
+def read_search(path: str | Path) -> dict[str, Any]:
+    """The result of a search: the file, or the directory that holds it.
+
+    Raises:
+        InputError: There is none, or it is of a newer kanna.
+    """
+    given = Path(path)
+    file = given / RESULT if given.is_dir() else given
+    if not file.is_file():
+        raise InputError(
+            f"{path} holds no {RESULT}", "give the output of kanna laser search, or its result file"
+        )
+    data = read_json(file)
+    if data.get("kind") != "laser-search":
+        raise InputError(f"{file} is not the result of a search", f"give a {RESULT}")
+    lineage.check_format_version(data.get("schema_version"), file)
+    return data
+
+
+def stage_edits(directory: str | Path, stage: int) -> tuple[str, ...]:
+    """The edits of the first `stage` accepted steps of a composed model.
+
+    Raises:
+        InputError: It is no composed model, or has no such stage.
+    """
+    path = Path(directory) / STAGES
+    if not path.is_file():
+        raise InputError(f"{directory} holds no {STAGES}", "give the output of kanna laser compose")
+    accepted = [one["edit"] for one in read_json(path)["stages"] if one["accepted"]]
+    if not 0 <= stage <= len(accepted):
+        raise InputError(f"{directory} has no stage {stage}", f"stages are 0 (the base) to {len(accepted)}")
+    return tuple(accepted[:stage])
+
+
+def restore_stage(
+    directory: str | Path,
+    stage: int,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> LaserResult:
+    """Write the model of one stage of a composed model: fewer edits than it has, or all again.
+
+    The stages stay recorded in the output, so it can be advanced again.
+
+    Args:
+        directory: A composed model, or what this function wrote.
+        stage: How many accepted edits; 0 is the base.
+        base: The model that was edited; None looks for it by its recorded name and hash.
+    """
+    edits = stage_edits(directory, stage)
+    checkpoint = Checkpoint.open(directory)
+    manifest = read_manifest(checkpoint)
+    source = find_base(checkpoint, manifest, base)
+    result = read_json(Path(directory) / STAGES)
+    recorded = lineage.read(checkpoint.directory)
+    known = {} if recorded is None else recorded.steps[-1].config
+    config = LaserConfig(**known).model_copy(update={"edits": edits})
+    origin = Origin("laser compose", {"stage": stage}, {STAGES: result})
+    return laser_apply(source.directory, out, config, force=force, origin=origin, progress=progress)
+
+
+def _options(
+    found: dict[str, Any], text: Path | None, max_ppl_rise: float | None, test: Path | None
+) -> SearchOptions:
+    """Those of the search, all rows in one part."""
+    settings = dict(found["settings"])
+    if settings["test"] is not None and test is None:
+        raise InputError(
+            f"the search had a test file of its own, {settings['test']}", "give it again with --test"
+        )
+    changed = {
+        "rhos": tuple(settings["rhos"]),
+        "blocks": tuple(settings["blocks"]),
+        "budget": Budget(fast=None),
+        "text": text,
+        "max_ppl_rise": max_ppl_rise if text is not None else SearchOptions.max_ppl_rise,
+        "test": test,
+    }
+    return SearchOptions(**{**settings, **changed})
+
+
+def _check_same(found: dict[str, Any], arena: Arena, search: str | Path) -> None:
+    if lineage.base_hash(arena.checkpoint) != found["model"]["hash"]:
+        raise InputError(
+            f"{arena.checkpoint.name} is not the model that {search} searched ({found['model']['name']})",
+            "give that model",
+        )
+    if arena.task.digest != found["task"]["sha256"]:
+        raise InputError(
+            f"{arena.task.name} is not the task that {search} was made on ({found['task']['name']})",
+            "give that file",
+        )
+
+
+def _compose(
+    arena: Arena,
+    found: dict[str, Any],
+    max_steps: int,
+    blocks: int,
+    directory: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], list[str]]:
+    """What goes into the stages file, and the accepted edits."""
+    trials = [Trial(**one) for one in found["trials"]]
+    base = Trial(**found["base"])
+    usable = [one for one in trials if one.rows == base.rows and one.blocks == blocks]
+    wanted = order(usable, base, max_steps)
+    by_edit = {one.edit: one for one in arena.candidates() if one.blocks == blocks}
+    validation = arena.validation(Journal.open(directory / JOURNAL), directory)
+    try:
+        start = _score(validation.base(len(arena.parts), progress))
+        limit = _limit(arena, progress)
+
+        def score(some: Sequence[Trial]) -> Score:
+            progress("compose", len(some), len(wanted))
+            candidates = [by_edit[one.edit] for one in some]
+            return _score(validation.together(candidates, " + ".join(one.edit for one in some)))
+
+        def allowed(some: Sequence[Trial]) -> bool:
+            candidates = [by_edit[one.edit] for one in some]
+            return limit is None or arena.perplexity(candidates) <= limit
+
+        stages = compose(start, wanted, score, allowed)
+    finally:
+        validation.close()
+    accepted = [one.edit for one in stages if one.accepted]
+    chosen = [by_edit[edit] for edit in accepted]
+    tested = test_edits(arena, chosen, progress) if chosen else None
+    return _result(arena, found, start, stages, chosen, limit is not None, tested), accepted
+
+
+def _limit(arena: Arena, progress: Progress) -> float | None:
+    """The highest perplexity allowed."""
+    if arena.options.text is None or arena.options.max_ppl_rise is None:
+        return None
+    progress("perplexity", 0, 1)
+    return arena.perplexity([]) * (1 + arena.options.max_ppl_rise)
+
+
+def _score(found: Tally) -> Score:
+    return found.accuracy, found.mean_log_loss, found.consistency
+
+
+def _result(
+    arena: Arena,
+    found: dict[str, Any],
+    start: Score,
+    stages: Sequence[Stage],
+    chosen: Sequence[Candidate],
+    measured: bool,
+    tested: dict[str, Any] | None,
+) -> dict[str, Any]:
+    before = arena.perplexity([]) if measured else None
+    after = arena.perplexity(chosen) if measured else None
+    return {
+        "schema_version": 1,
+        "kind": "laser-compose",
+        "model": found["model"],
+        "task": found["task"],
+        "base": dict(zip(("accuracy", "log_loss", "consistency"), start, strict=True)),
+        "stages": [one.to_dict() for one in stages],
+        "accepted": len(chosen),
+        "perplexity": {"base": before, "edited": after},
+        "test": tested,
+    }
