@@ -37,15 +37,22 @@ def load(
         The model in evaluation mode, and its tokenizer, or None where the directory has none.
 
     Raises:
-        InputError: Whatever is wrong with the directory; see `Checkpoint.open` and `lineage.verify`.
+        InputError: Whatever is wrong with the directory; see `Checkpoint.open` and `lineage.verify`. Weights
+            that its files do not hold: transformers itself would only warn, and initialise them at random.
     """
     directory = Checkpoint.open(model).directory
     if verify:
         lineage.verify(directory)
     architecture = type(skeleton(directory))
-    loaded = architecture.from_pretrained(  # type: ignore[attr-defined]
-        directory, dtype=dtype, device_map=device_map, local_files_only=True
+    loaded, found = architecture.from_pretrained(  # type: ignore[attr-defined]
+        directory, dtype=dtype, device_map=device_map, local_files_only=True, output_loading_info=True
     )
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise InputError(
+            f"{directory} is a {architecture.__name__}, and its files do not hold {missing[0]}{more}",
+            "fetch the whole model, or name the class that was saved in architectures of config.json",
+        )
     return loaded, _tokenizer(directory)
 
 

@@ -287,6 +287,14 @@ def test_without_kanna_it_fails_loudly(llama: Path) -> None:
 UP = "model.layers.0.mlp.up_proj"
 
 
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.o_proj.weight", "model.norm.weight"])
+def test_a_missing_weight_that_no_form_declares(llama: Path, name: str) -> None:
+    """Left to itself transformers takes random ones."""
+    edit_tensors(llama, lambda tensors: tensors.pop(name))
+    with pytest.raises(InputError, match=rf"LlamaForCausalLM, and its files do not hold {name}\n"):
+        kanna.load(llama, verify=False)
+
+
 def test_a_missing_factor(llama: Path) -> None:
     edit_tensors(llama, lambda tensors: tensors.pop(f"{UP}.expand.weight"))
     with pytest.raises(InputError, match=rf"no tensor '{UP}\.expand\.weight' of shape \[64, 8\]"):

@@ -196,3 +196,13 @@ def test_other_heads_are_refused(kanna, rows, tmp_path):
     refused(kanna("eval", several, "--task", path), "multi_label_classification")
     tagger = save_encoder(tmp_path / "tagger", "Bert", "ForTokenClassification")
     refused(kanna("eval", tagger, "--task", path), "no architecture that can be evaluated", "ForMaskedLM")
+
+
+@pytest.mark.parametrize(("head", "part"), [("ForMaskedLM", "vocab_"), (CLASSIFIER, "classifier")])
+def test_a_model_without_the_weights_of_its_head(kanna, rows, tmp_path, head, part):
+    directory = save_encoder(tmp_path / "model", "DistilBert", head, id2label=NAMES)
+    path = directory / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if part not in name}
+    save_file(kept, path, {"format": "pt"})
+    ran = kanna("eval", directory, "--task", rows(opinion(1), opinion(2)))
+    refused(ran, f"DistilBert{head}, and its files do not hold", part)
