@@ -342,8 +342,9 @@ def _run_block(work: Resumed, block: _Block, added: Tensor | None = None) -> _Ru
     run = _Run()
     model, paths = work.model, work.found.blocks
 
-    def part(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        run.inputs, run.part = (args[0] if args else None), output
+    def part(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if len(args) == 1 and not kwargs:  # a part that is given the residual, too, adds it itself
+            run.inputs, run.part = _copied(args[0]), _copied(output)
         return output if added is None else output + added
 
     def whole(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
@@ -353,7 +354,7 @@ def _run_block(work: Resumed, block: _Block, added: Tensor | None = None) -> _Ru
     before = paths[: block.layer]
     stubs = [_Given(model.get_submodule(one), work.as_tuple, block.hidden) for one in before]
     handles = [
-        model.get_submodule(block.path).register_forward_hook(part),
+        model.get_submodule(block.path).register_forward_hook(part, with_kwargs=True),
         model.get_submodule(paths[block.layer]).register_forward_hook(whole),
     ]
     try:
@@ -367,14 +368,23 @@ def _run_block(work: Resumed, block: _Block, added: Tensor | None = None) -> _Ru
     return run
 
 
+def _copied(value: Any) -> Any:
+    """Some blocks add to the tensor that their part returned, in place."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 def _is_separable(work: Resumed, block: _Block) -> bool:
-    """Whether the part reads tokens one by one, and its output is added to the rest as it is."""
+    """Whether the part reads tokens one by one, and its output is added to the rest as it is.
+
+    What is added on trial is as large as the block's output: a part of zeros must not pass for one that is
+    added, whatever is behind it.
+    """
     run = _run_block(work, block)
     tensors = (run.output, run.inputs, run.part)
     if not all(isinstance(one, Tensor) for one in tensors) or run.part.shape != run.output.shape:
         return False
     noise = torch.randn(run.part.shape, generator=torch.Generator().manual_seed(block.layer))
-    added = noise.to(run.part) * run.part.std()
+    added = noise.to(run.part) * run.output.std()
     moved = _run_block(work, block, added)
     places = block.batch.places
     with torch.no_grad():
