@@ -38,7 +38,7 @@ class Budget:
 
     fast: int | None = 100
     shortlist: int = 16
-    finalists: int = 2
+    finalists: int = 4
     max_evaluations: int | None = None
     max_seconds: float | None = None
 
