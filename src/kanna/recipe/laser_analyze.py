@@ -12,7 +12,7 @@ from kanna.linalg.spectra import effective_rank, signal_rank
 from kanna.methods.laser.edits import Edit, parse_edit, resolve, spell
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import EditedTask
-from kanna.recipe.laser_search import Arena, SearchOptions, open_arena
+from kanna.recipe.laser_arena import Arena, SearchOptions, open_arena
 from kanna.tasks.breakdown import breakdown
 from kanna.tasks.evaluate import EvalOptions, make_scorer
 from kanna.tasks.records import TaskScore
@@ -70,8 +70,7 @@ def laser_analyze(
         raise InputError("there is nothing to analyse", "add --edit, such as --edit mlp_in:-1:0.01")
     parsed = [parse_edit(one) for one in edits]
     asked = evaluation or EvalOptions()
-    # All rows are looked at, none chooses: the task stands on both sides.
-    arena = open_arena(model, task, SearchOptions(test=Path(task), text=text, roles="all", by=by), asked)
+    arena = open_arena(model, task, SearchOptions(text=text, roles="all", by=by), asked, whole=True)
     candidates = _candidates(arena, parsed)
     scored = EditedTask(arena.plan, arena.task, arena.model, arena.found, arena.options.memory)
     try:

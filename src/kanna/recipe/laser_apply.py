@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
 
 from kanna.checkpoint import card, lineage
-from kanna.checkpoint.reader import Checkpoint, read_headers, read_json
+from kanna.checkpoint.reader import Checkpoint, read_headers, read_json, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
 from kanna.errors import InputError
@@ -31,7 +30,8 @@ from kanna.recipe.verdict import comparison_rows, judge
 from kanna.tasks.evaluate import EvalOptions, prepare
 
 Progress = Callable[[str, int, int], None]
-ORIGINALS = "kanna-originals.safetensors"
+# A folder of its own: loaders that take every safetensors file beside config.json must not see it.
+ORIGINALS = "kanna-originals"
 MANIFEST = "kanna-laser.json"
 
 
@@ -193,8 +193,7 @@ def _write(
         changed = pieces(job.checkpoint, job.plan, modules, job.device, note)
         write_model(partial, job.checkpoint, forms, layout, changed)
         if originals:
-            kept = {name: job.checkpoint.tensor(name) for name in _changed(job)}
-            save_file(kept, partial / ORIGINALS, metadata={"format": "pt"})
+            _keep_originals(partial / ORIGINALS, job)
         figures = _figures(job, layout.bytes, layout.parameters, forms)
         progress("verify", 0, 1)
         verdict = verify_finite(partial, layout.parameters)
@@ -205,6 +204,14 @@ def _write(
             compared = judge(source, partial, job.out.name, *asked, cache=job.cache, progress=progress)
         _finish(partial, job, spectra, figures, verdict, compared)
     return tuple(spectra), figures, verdict, compared
+
+
+def _keep_originals(directory: Path, job: _Job) -> None:
+    """The tensors that change, as they were; one in memory at a time."""
+    directory.mkdir()
+    names, source = _changed(job), job.checkpoint
+    specs = [TensorSpec(name, source.dtype(name), source.shape(name)) for name in names]
+    write_tensors(directory, specs, source.stream(names))
 
 
 def _changed(job: _Job) -> list[str]:
@@ -404,11 +411,12 @@ def _restore_from_originals(
     factored = [_stored_module(one["tensor"]) for one in manifest["edits"] if one["stored"] == "factors"]
     here = [name for name in checkpoint.tensors if not name.startswith(tuple(f"{one}." for one in factored))]
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    kept = read_headers([checkpoint.directory / ORIGINALS])
-    originals = Checkpoint(checkpoint.directory, checkpoint.name, config, kept)
+    folder = checkpoint.directory / ORIGINALS
+    kept = read_headers(weight_files(folder)) if manifest["edits"] else {}
+    originals = Checkpoint(folder, checkpoint.name, config, kept)
     sources = {name: originals if name in kept else checkpoint for name in dict.fromkeys([*here, *kept])}
     specs = [TensorSpec(name, source.dtype(name), source.shape(name)) for name, source in sources.items()]
-    with output_directory(target, force=force, needed_bytes=checkpoint.bytes) as partial:
+    with output_directory(target, force=force, needed_bytes=sum(spec.bytes for spec in specs)) as partial:
         write_tensors(partial, specs, ((name, source.tensor(name)) for name, source in sources.items()))
         write_json(partial / "config.json", config)
         copy_side_files(checkpoint.directory, partial)
@@ -417,4 +425,7 @@ def _restore_from_originals(
                 f"what {checkpoint.directory} keeps does not give back the model it was made from",
                 "restore from the original model with --base",
             )
+        recorded = lineage.read(checkpoint.directory)
+        if recorded is not None and len(recorded.steps) > 1:
+            lineage.write(partial, recorded.base, recorded.steps[:-1])
     return target

@@ -1,9 +1,10 @@
 """Several edits together: greedily, from the last layer to the first, in stages that can be undone."""
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from kanna.errors import InputError
 from kanna.methods.laser.choose import Trial
 from kanna.methods.laser.compose import Score, Stage, compose, order
 from kanna.methods.laser.config import LaserConfig
-from kanna.methods.laser.search import Budget
+from kanna.methods.laser.search import Budget, trial
 from kanna.methods.laser.space import Candidate
-from kanna.methods.laser.validation import Journal, Tally
+from kanna.methods.laser.validation import Journal, Tally, Validation
 from kanna.recipe.criteria import Criteria
 from kanna.recipe.laser_apply import (
     LaserResult,
@@ -23,20 +24,21 @@ from kanna.recipe.laser_apply import (
     find_base,
     laser_apply,
     read_manifest,
+    restore,
 )
-from kanna.recipe.laser_search import (
+from kanna.recipe.laser_arena import (
     JOURNAL,
-    RESULT,
     Arena,
     SearchOptions,
     fingerprint,
+    in_place_already,
     open_arena,
-    test_edits,
     workspace,
 )
+from kanna.recipe.laser_search import RESULT, test_edits
 from kanna.recipe.lowrank import refuse_existing
 from kanna.recipe.runs import Stages, run_record
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.evaluate import EvalOptions, headline
 
 Progress = Callable[[str, int, int], None]
 STAGES = "laser-stages.json"
@@ -102,12 +104,17 @@ def laser_compose(
     """
     started = time.perf_counter()
     found = read_search(search)
+    stored = config or LaserConfig()
+    _check_blocks(found, stored, blocks)
     asked = evaluation or EvalOptions()
+    asked = replace(asked, metric=asked.metric or found["task"]["metric"])
     target = Path(out).expanduser().absolute()
-    refuse_existing(target, force)
+    refuse_existing(target, force or resume)
     options = _options(found, text, max_ppl_rise, test)
-    arena = open_arena(model, task, options, asked)
+    arena = open_arena(model, task, options, asked, criteria)
     _check_same(found, arena, search)
+    replacing = force or (resume and in_place_already(target, STAGES, arena))
+    refuse_existing(target, replacing)
     stages = Stages(progress)
     key = fingerprint(arena, [found, max_steps, blocks])
     with workspace(target, key, resume, force) as directory:
@@ -116,9 +123,9 @@ def laser_compose(
         origin = Origin(
             "laser compose", {"compose": {"test": result["test"]}}, {STAGES: result}, arena.task.digest
         )
-        settings = (config or LaserConfig()).model_copy(update={"edits": tuple(edits), "blocks": blocks})
+        settings = stored.model_copy(update={"edits": tuple(edits), "blocks": blocks})
         written = laser_apply(
-            model, target, settings, force=force, device=asked.device, cache=cache, criteria=criteria,
+            model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
             options=asked, origin=origin, progress=stages.report,
         )  # fmt: skip
         shutil.rmtree(directory)
@@ -177,18 +184,27 @@ def restore_stage(
     Args:
         directory: A composed model, or what this function wrote.
         stage: How many accepted edits; 0 is the base.
-        base: The model that was edited; None looks for it by its recorded name and hash.
+        base: The model that was edited; None takes the originals that the directory keeps, or looks for it
+            by its recorded name and hash.
     """
     edits = stage_edits(directory, stage)
     checkpoint = Checkpoint.open(directory)
     manifest = read_manifest(checkpoint)
-    source = find_base(checkpoint, manifest, base)
     result = read_json(Path(directory) / STAGES)
-    recorded = lineage.read(checkpoint.directory)
-    known = {} if recorded is None else recorded.steps[-1].config
-    config = LaserConfig(**known).model_copy(update={"edits": edits})
-    origin = Origin("laser compose", {"stage": stage}, {STAGES: result})
-    return laser_apply(source.directory, out, config, force=force, origin=origin, progress=progress)
+    recorded = lineage.verify(checkpoint.directory)
+    if recorded is None:
+        raise InputError(f"{directory} has no {lineage.FILE}", "give what kanna laser compose wrote")
+    last = recorded.steps[-1]
+    config = LaserConfig(**last.config).model_copy(update={"edits": edits})
+    origin = Origin("laser compose", {"stage": stage}, {STAGES: result}, last.data_hash)
+    target = Path(out).expanduser().absolute()
+    refuse_existing(target, force)
+    if base is not None or not manifest["originals"]:
+        source = find_base(checkpoint, manifest, base).directory
+        return laser_apply(source, target, config, force=force, origin=origin, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="kanna-base-") as folder:
+        source = restore(directory, Path(folder) / Path(manifest["made_from"]["name"]).name)
+        return laser_apply(source, target, config, force=force, origin=origin, progress=progress)
 
 
 def _options(
@@ -211,16 +227,37 @@ def _options(
     return SearchOptions(**{**settings, **changed})
 
 
+def _check_blocks(found: dict[str, Any], config: LaserConfig, blocks: int) -> None:
+    tried = found["settings"]["blocks"]
+    if blocks not in tried:
+        raise InputError(
+            f"the search tried no edits of {blocks} row blocks",
+            f"choose --blocks {' or '.join(map(str, tried))}",
+        )
+    if config.factored and blocks != 1:
+        raise InputError("factors hold one block of rows only", "leave out --blocks, or --factored")
+
+
 def _check_same(found: dict[str, Any], arena: Arena, search: str | Path) -> None:
     if lineage.base_hash(arena.checkpoint) != found["model"]["hash"]:
         raise InputError(
             f"{arena.checkpoint.name} is not the model that {search} searched ({found['model']['name']})",
             "give that model",
         )
-    if arena.task.digest != found["task"]["sha256"]:
+    same_rows = (len(arena.task.rows), len(arena.choosing)) == (
+        found["task"]["rows"],
+        found["task"]["validation_rows"],
+    )
+    if arena.task.digest != found["task"]["sha256"] or not same_rows:
         raise InputError(
-            f"{arena.task.name} is not the task that {search} was made on ({found['task']['name']})",
-            "give that file",
+            f"{arena.task.name} is not the task that {search} was made on ({found['task']['name']}, "
+            f"{found['task']['validation_rows']} of {found['task']['rows']} rows for validation)",
+            "give that file, with the same --limit",
+        )
+    metric = headline(arena.task, arena.plan.options)
+    if metric != found["task"]["metric"]:
+        raise InputError(
+            f"{search} chose by {found['task']['metric']}, not by {metric}", "leave out --metric"
         )
 
 
@@ -235,12 +272,12 @@ def _compose(
     """What goes into the stages file, and the accepted edits."""
     trials = [Trial(**one) for one in found["trials"]]
     base = Trial(**found["base"])
-    usable = [one for one in trials if one.rows == base.rows and one.blocks == blocks]
-    wanted = order(usable, base, max_steps)
     by_edit = {one.edit: one for one in arena.candidates() if one.blocks == blocks}
     validation = arena.validation(Journal.open(directory / JOURNAL), directory)
     try:
         start = _score(validation.base(len(arena.parts), progress))
+        usable = _usable([one for one in trials if one.blocks == blocks], base, by_edit, validation, progress)
+        wanted = order(usable, base, max_steps)
         limit = _limit(arena, progress)
 
         def score(some: Sequence[Trial]) -> Score:
@@ -259,6 +296,20 @@ def _compose(
     chosen = [by_edit[edit] for edit in accepted]
     tested = test_edits(arena, chosen, progress) if chosen else None
     return _result(arena, found, start, stages, chosen, limit is not None, tested), accepted
+
+
+def _usable(
+    trials: Sequence[Trial],
+    base: Trial,
+    by_edit: dict[str, Candidate],
+    validation: Validation,
+    progress: Progress,
+) -> list[Trial]:
+    """The trials on all validation rows; those of a fast search that saw some of them only now see all."""
+    partial = [by_edit[one.edit] for one in trials if one.rows < base.rows]
+    scores = validation.score(partial, len(validation.sizes), progress)
+    whole = [trial(one, score) for one, score in zip(partial, scores, strict=True)]
+    return [*(one for one in trials if one.rows == base.rows), *whole]
 
 
 def _limit(arena: Arena, progress: Progress) -> float | None:

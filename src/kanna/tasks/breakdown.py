@@ -19,9 +19,7 @@ def breakdown(score: TaskScore, rows: Sequence[Row], key: str) -> dict[str, dict
     for record, row in zip(score.records, rows, strict=True):
         if key in row.extra:
             groups[row.extra[key]].append(record)
-    if not groups:
-        known = ", ".join(sorted({name for row in rows for name in row.extra})) or "none"
-        raise InputError(f"no row of {score.task} has the key {key!r}", f"keys of its rows: {known}")
+    check_key(score.task, rows, key)
     return {
         str(value): {
             "rows": len(records),
@@ -29,3 +27,10 @@ def breakdown(score: TaskScore, rows: Sequence[Row], key: str) -> dict[str, dict
         }
         for value, records in sorted(groups.items(), key=lambda item: (str(type(item[0])), item[0]))
     }
+
+
+def check_key(task: str, rows: Sequence[Row], key: str) -> None:
+    """Raise InputError unless some row of the task has the key; says which keys there are."""
+    if not any(key in row.extra for row in rows):
+        known = ", ".join(sorted({name for row in rows for name in row.extra})) or "none"
+        raise InputError(f"no row of {task} has the key {key!r}", f"keys of its rows: {known}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.reader import Checkpoint, check_finite
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, LowRank, Rows
 from kanna.linalg.decomposition import decompose
@@ -118,9 +118,13 @@ def reduced_parameter(
     device: torch.device,
     note: Callable[[Spectrum], None] = lambda _: None,
 ) -> Tensor:
-    """A copy of a stored parameter in which the matrices of `reductions` are reduced, in its dtype."""
+    """A copy of a stored parameter in which the matrices of `reductions` are reduced, in its dtype.
+
+    Raises:
+        InputError: One of them holds NaN or infinity; it is named.
+    """
     for one in reductions:
-        weight = read(parameter, one.matrix.view).to(device)
+        weight = check_finite(read(parameter, one.matrix.view), one.matrix.name).to(device)
         parameter = write(parameter, one.matrix.view, reduced(weight, one, plan, note).cpu())
     return parameter
 

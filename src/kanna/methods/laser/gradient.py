@@ -67,7 +67,7 @@ def weight_gradients(
 def _backward(model: nn.Module, passes: Passes, batch: Batch, weights: Sequence[float]) -> None:
     logits = passes.logits(model, batch.inputs, batch.places, True)
     values = logits[batch.index, batch.tokens] - torch.logsumexp(logits, -1)[batch.index]
-    scale = torch.tensor([weights[piece] for piece in batch.numbers], device=values.device)
+    scale = values.new_tensor([weights[piece] for piece in batch.numbers])
     (values * scale).sum().backward()
 
 

@@ -148,10 +148,11 @@ def _reduction(
     tensor = tensor_of(checkpoint, found, matrix)
     shape = (_block_rows(matrix, config.blocks), matrix.in_features)
     number = _number(checkpoint, matrix, tensor, rank, shape)
-    if rank.rule == "rho" and number == 0 and float(rank.amount) > 0:
+    keeps_first = config.mode not in ("bottom", "zero", "none")
+    if keeps_first and rank.rule == "rho" and number == 0 and float(rank.amount) > 0:
         notes.append(f"{matrix.name}: rho {rank.amount} of rank {min(shape)} is rank 0, all zeros")
     factored = config.factored and 0 < number <= matrix.break_even_rank
-    if config.factored and number > matrix.break_even_rank:
+    if config.factored and matrix.break_even_rank < number < min(shape):
         limit = matrix.break_even_rank
         notes.append(f"{matrix.name} stays dense: rank {number} is above the break-even rank {limit}")
     return Reduction(matrix, tensor, number, min(shape), str(rank), factored)

@@ -61,11 +61,10 @@ class Weights:
         ]
 
     def _reduced(self, one: Candidate, mode: str, seed: int) -> Tensor:
-        weight = self.weight(one.matrix)
+        weight = self.weight(one.matrix).to(self._stored(one.matrix))  # exact, where it was loaded from there
         needed = mode != "magnitude" and one.blocks == 1 and 0 < one.rank < min(one.matrix.shape)
         parts = self.decomposition(one.matrix) if needed else None
-        found = reduce(weight, one.rank, mode, seed=seed_of(seed, one.matrix), blocks=one.blocks, parts=parts)
-        return found.to(self._stored(one.matrix)).to(weight.dtype)
+        return reduce(weight, one.rank, mode, seed=seed_of(seed, one.matrix), blocks=one.blocks, parts=parts)
 
 
 def seed_of(seed: int, matrix: Matrix) -> int:
