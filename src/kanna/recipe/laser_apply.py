@@ -1,5 +1,6 @@
 """Run the step `laser`: reduce the matrices that edits name, write the model, reload and judge it."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -194,7 +195,7 @@ def _write(
         write_model(partial, job.checkpoint, forms, layout, changed)
         if originals:
             _keep_originals(partial / ORIGINALS, job)
-        figures = _figures(job, layout.bytes, layout.parameters, forms)
+        figures = _figures(job, layout.bytes, forms)
         progress("verify", 0, 1)
         verdict = verify_finite(partial, layout.parameters)
         progress("verify", 1, 1)
@@ -226,12 +227,15 @@ def _stored_module(tensor: str) -> str:
     return tensor.rpartition(".")[0]
 
 
-def _figures(job: _Job, size: int, parameters: int, forms: dict[str, Form]) -> dict[str, Any]:
+def _figures(job: _Job, size: int, forms: dict[str, Form]) -> dict[str, Any]:
+    parameters = sum(math.prod(job.checkpoint.shape(name)) for name in job.checkpoint.tensors)
+    saved = sum(one.matrix.parameters - one.parameters_after for one in job.plan.reductions)
     return {
         "model_bytes_before": job.checkpoint.bytes,
         "model_bytes_after": size,
         "keep_model_bytes": size / job.checkpoint.bytes,
-        "parameters_after": parameters,
+        "parameters_before": parameters,
+        "parameters_after": parameters - saved,
         "matrices_changed": len(job.plan.reductions),
         "modules_factored": len(forms),
     }

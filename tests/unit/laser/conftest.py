@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-for folder in ("models", "cli"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
 
 import laser_tiny
 from tiny_model import TEXT, save_model

@@ -1,4 +1,4 @@
-"""A model of three layers that has learned facts, the same with one damaged matrix, and rows that ask for them."""
+"""A model of three layers that has learned facts, the same with a damaged matrix, and rows that ask."""
 
 import json
 import random

@@ -251,7 +251,9 @@ def test_variants_begin_in_one_block():
     work = Resumed(model, inventory(model), causal_passes(model))
     work.base()
     with pytest.raises(ValueError, match=r"blocks \[0, 2\]"):
-        work.edited([[halved(model, one)] for one in work.found.matrices if one.role == "q" and one.layer != 1])
+        work.edited(
+            [[halved(model, one)] for one in work.found.matrices if one.role == "q" and one.layer != 1]
+        )
 
 
 def test_feed_forward_part_needs_a_module_of_its_own():

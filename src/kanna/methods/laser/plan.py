@@ -44,20 +44,24 @@ class Reduction:
     said: str
     factored: bool
 
+    @property
+    def parameters_after(self) -> int:
+        """Numbers stored for the matrix; it had `matrix.parameters`."""
+        return self.rank * sum(self.matrix.shape) if self.factored else self.matrix.parameters
+
     def to_dict(self) -> dict[str, Any]:
-        rows, columns = self.matrix.shape
         return {
             "matrix": self.matrix.name,
             "tensor": self.tensor,
             "layer": self.matrix.layer,
             "role": self.matrix.role,
-            "shape": [rows, columns],
+            "shape": list(self.matrix.shape),
             "rank": self.rank,
             "full_rank": self.full,
             "asked": self.said,
             "stored": "factors" if self.factored else "dense",
-            "parameters_before": rows * columns,
-            "parameters_after": self.rank * (rows + columns) if self.factored else rows * columns,
+            "parameters_before": self.matrix.parameters,
+            "parameters_after": self.parameters_after,
         }
 
 
