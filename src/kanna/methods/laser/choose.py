@@ -99,7 +99,8 @@ def pareto(trials: Iterable[Trial]) -> list[Trial]:
     The most accurate first; of equals the first one stays.
     """
     kept: list[Trial] = []
-    for one in by_accuracy(trials):
+    # Whoever dominates another comes before it in this order.
+    for one in sorted(trials, key=lambda one: (-one.accuracy, one.log_loss, -(one.consistency or 0.0))):
         if not any(_dominates(other, one) for other in kept):
             kept.append(one)
     return kept

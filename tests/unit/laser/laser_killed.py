@@ -1,0 +1,123 @@
+"""Search and compose in processes that kill themselves at chosen points, then resume; says what came of it.
+
+Started as a program: JSON on stdin, JSON on stdout. It computes only in forked children, so that each starts
+from the same state and the libraries are imported once.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kanna.methods.laser.search import Budget
+from kanna.methods.laser.validation import Journal, Tally
+from kanna.recipe.laser_arena import SearchOptions
+from kanna.recipe.laser_compose import laser_compose
+from kanna.recipe.laser_search import laser_search
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_tally(number: int, torn: bool) -> None:
+    """In this process, be killed after the `number`-th tally is on disk, or halfway through its line."""
+    original, count = Journal.add, 0
+
+    def add(self: Journal, candidate: str, part: int, found: Tally) -> None:
+        nonlocal count
+        original(self, candidate, part, found)
+        count += 1
+        if count == number:
+            if torn:
+                assert self.path is not None
+                self.path.write_bytes(self.path.read_bytes()[:-9])
+            kill()
+
+    Journal.add = add  # type: ignore[method-assign]
+
+
+def die_at_rename(late: bool) -> None:
+    """In this process, be killed right before, or after, the output gets its name."""
+    original = pathlib.Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if late:
+            original(self, target)
+        kill()
+        return target
+
+    pathlib.Path.rename = rename  # type: ignore[method-assign, assignment]
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Exit status of `action` in a process of its own; negative where a signal ended it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def run(order: dict[str, Any], out: Path, resume: bool) -> None:
+    if order["verb"] == "compose":
+        laser_compose(order["base"], order["task"], order["search"], out, max_steps=6, resume=resume)
+        return
+    options = SearchOptions(
+        rhos=tuple(order["rhos"]),
+        share=0.4,
+        memory=order.get("memory", 2**30),
+        budget=Budget(fast=order["fast"]),
+    )
+    laser_search(order["base"], order["task"], out, options, resume=resume)
+
+
+def trial(order: dict[str, Any], root: Path, point: dict[str, Any] | None) -> dict[str, Any]:
+    """Run once whole, or kill a run at a point and resume it; and hash the result."""
+    out = root / "out"
+
+    def killed() -> None:
+        if point is not None and "tally" in point:
+            die_at_tally(point["tally"], point["torn"])
+        elif point is not None:
+            die_at_rename(point["late"])
+        run(order, out, False)
+
+    root.mkdir()
+    status = in_child(killed)
+    there = sorted(path.name for path in root.iterdir())
+    resumed = in_child(lambda: run(order, out, True)) if status else None
+    left = sorted(path.name for path in root.iterdir())
+    found = {"status": status, "there": there, "resumed": resumed, "left": left, "hashes": hashes(out)}
+    shutil.rmtree(root)
+    return found
+
+
+def main() -> None:
+    order = json.load(sys.stdin)
+    torch.set_num_threads(1)
+    points = [None, *order["points"]]
+    results = [trial(order, Path(order["root"]) / str(n), point) for n, point in enumerate(points)]
+    json.dump(results, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
