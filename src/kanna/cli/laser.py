@@ -201,6 +201,8 @@ def search(
     from kanna.recipe.laser_search import SearchOptions, laser_search
     from kanna.tasks.evaluate import EvalOptions
 
+    if max_minutes is not None and not exhaustive:
+        raise InputError("--max-minutes limits an exhaustive search", "add --exhaustive, or leave it out")
     options = SearchOptions(
         roles=roles,
         layers=layers,

@@ -157,12 +157,13 @@ class Journal:
         journal = Journal(path)
         if path is None or not path.is_file():
             return journal
-        whole, _, cut = path.read_text(encoding="utf-8").rpartition("\n")
-        if cut:
-            path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+        written = path.read_bytes()
+        whole = written[: written.rfind(b"\n") + 1]
+        os.truncate(path, len(whole))
         for line in whole.splitlines():
             data: dict[str, Any] = json.loads(line)
-            journal.known[data.pop("candidate"), data.pop("part")] = Tally(**data)
+            key = data.pop("candidate"), data.pop("part")
+            journal.known[key] = Tally(**data)
         return journal
 
     def add(self, candidate: str, part: int, found: Tally) -> None:
