@@ -82,7 +82,7 @@ def hashes(directory: Path) -> dict[str, str]:
 
 def run(order: dict[str, Any], out: Path, resume: bool) -> None:
     if order["verb"] == "compose":
-        laser_compose(order["base"], order["task"], order["search"], out, max_steps=6, resume=resume)
+        laser_compose(order["base"], order["task"], order["search"], out, max_steps=8, resume=resume)
         return
     options = SearchOptions(
         rhos=tuple(order["rhos"]),
@@ -115,10 +115,14 @@ def trial(order: dict[str, Any], root: Path, point: dict[str, Any] | None) -> di
 
 
 def main() -> None:
-    order = json.load(sys.stdin)
+    orders = json.load(sys.stdin)
     torch.set_num_threads(1)
-    points = [None, *order["points"]]
-    results = [trial(order, Path(order["root"]) / str(n), point) for n, point in enumerate(points)]
+    results = []
+    for number, order in enumerate(orders):
+        root = Path(order["root"]) / str(number)
+        root.mkdir()
+        points = [None, *order["points"]]
+        results.append([trial(order, root / str(n), point) for n, point in enumerate(points)])
     json.dump(results, sys.stdout)
 
 

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from kanna.tasks.perplexity import evaluate_text
 RHOS = ("0.9", "0.75", "0.5", "0.25", "0.12", "0.06")
 WHERE, BEST = "down:2", "0.25"
 EXHAUSTIVE = Budget(fast=None)
-KILLED = -9
 
 
 def search(model: Path, task: Path, out: Path | None = None, /, **given: Any) -> SearchResult:
@@ -238,50 +235,6 @@ def test_states_on_disk_change_nothing(planted, task, searched, tmp_path):
     found = search(planted, task, tmp_path / "out", memory=0)
     assert found.result == searched[0].result
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.run.json"]
-
-
-POINTS: dict[str, list[dict[str, Any]]] = {
-    "exhaustive": [
-        {"tally": 1, "torn": False},
-        {"tally": 20, "torn": True},
-        {"tally": 37, "torn": False},
-        {"late": False},
-        {"late": True},
-    ],
-    "fast": [{"tally": 2, "torn": True}, {"tally": 21, "torn": False}],
-    "disk": [{"tally": 9, "torn": True}],
-}
-
-
-@pytest.mark.parametrize("way", POINTS)
-def test_killed_and_resumed_gives_the_same_bytes(planted, task, tmp_path, way):
-    order = {
-        "verb": "search",
-        "root": str(tmp_path),
-        "base": str(planted),
-        "task": str(task),
-        "rhos": ["0.5", "0.25"] if way == "disk" else ["0.9", "0.5", "0.25", "0.12"],
-        "fast": 30 if way == "fast" else None,
-        "memory": 0 if way == "disk" else 2**30,
-        "points": POINTS[way],
-    }
-    done = run_killed(order)
-    reference = done[0]
-    assert reference["status"] == 0 and RESULT in reference["hashes"]
-    for point, result in zip(POINTS[way], done[1:], strict=True):
-        assert result["status"] == KILLED and "out.kanna-work" in result["there"], point
-        assert result["resumed"] == 0, point
-        assert result["hashes"] == reference["hashes"], point
-        assert result["left"] == ["out", "out.run.json"], point
-
-
-def run_killed(order: dict[str, Any]) -> list[dict[str, Any]]:
-    program = Path(__file__).with_name("laser_killed.py")
-    done = subprocess.run(
-        [sys.executable, str(program)], input=json.dumps(order), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Interrupted(Exception):
