@@ -7,9 +7,10 @@ from typing import Any
 
 from kanna.checkpoint import lineage
 from kanna.errors import InputError
-from kanna.linalg.laser_ranks import laserrmt_threshold, rank_of, signal_to_noise
+from kanna.linalg.laser_ranks import laserrmt_threshold, signal_to_noise
 from kanna.linalg.spectra import effective_rank, signal_rank
 from kanna.methods.laser.edits import Edit, parse_edit, resolve, spell
+from kanna.methods.laser.plan import stated_rank
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import EditedTask
 from kanna.recipe.laser_arena import Arena, SearchOptions, open_arena
@@ -19,7 +20,7 @@ from kanna.tasks.records import TaskScore
 from kanna.tasks.resumed import applied
 from kanna.tasks.rows import Row
 from kanna.tasks.samples import Samples, write_samples
-from kanna.tasks.tokenizer import predicts_next_token
+from kanna.tasks.tokenizer import context_length, predicts_next_token
 from kanna.tasks.tolerance import decide, parse_tolerance
 
 Progress = Callable[[str, int, int], None]
@@ -114,8 +115,7 @@ def _candidates(arena: Arena, edits: Sequence[Edit]) -> list[Candidate]:
     for matrix, rank in resolve(edits, arena.found.matrices):
         if rank.rule not in ("rho", "k"):
             raise InputError(f"the rank {rank} depends on the spectrum", "give rho or k= to be analysed")
-        full = min(matrix.shape)
-        number = rank_of(rank.amount, *matrix.shape) if rank.rule == "rho" else min(full, int(rank.amount))
+        number = stated_rank(rank, matrix.name, matrix.shape)
         known = found.get(matrix.name)
         if known is None or number < known.rank:
             edit = spell(matrix, arena.found.matrices, str(rank))
@@ -134,7 +134,7 @@ def _spectrum(arena: Arena, one: Candidate) -> dict[str, Any]:
         "rank": one.rank,
         "full_rank": len(values),
         "effective_rank": effective_rank(values),
-        "kept_energy": float(squares[: one.rank].sum() / squares.sum()) if one.rank else 0.0,
+        "kept_energy": float(squares[: one.rank].sum() / total) if (total := squares.sum()) > 0 else 1.0,
         "rank_marchenko_pastur": signal_rank(values, rows, columns, rule="marchenko-pastur"),
         "rank_gavish_donoho": signal_rank(values, rows, columns),
         "laserrmt_signal_to_noise": _finite(signal_to_noise(values, threshold)),
@@ -185,8 +185,9 @@ def _samples(arena: Arena, candidates: Sequence[Candidate], count: int) -> dict[
     """Free continuations of the task's first distinct prompts."""
     prompts = list(dict.fromkeys(row.prompt for row in arena.task.rows))[:count]
     scorer = make_scorer(arena.plan, arena.model)
+    room = context_length(arena.plan.config, arena.plan.tokenizer, arena.plan.options.context) // 2
     found: dict[str, Samples] = {}
     for name, edits in (("base", []), ("edited", arena.weights.edits(candidates))):
         with applied(arena.model, edits):
-            found[name] = write_samples(scorer, prompts, _SAMPLE_TOKENS)
+            found[name] = write_samples(scorer, prompts, min(_SAMPLE_TOKENS, room))
     return {"prompts": prompts, **{name: one.to_dict() for name, one in found.items()}}

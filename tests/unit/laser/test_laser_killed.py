@@ -1,4 +1,4 @@
-"""A search or composition that is killed at whatever point and resumed gives the bytes of one that was not."""
+"""A search or composition that is killed anywhere and resumed gives the bytes of one that was not."""
 
 import json
 import subprocess

@@ -172,15 +172,8 @@ def _block_rows(matrix: Matrix, blocks: int) -> int:
 
 
 def _number(checkpoint: Checkpoint, matrix: Matrix, tensor: str, rank: Rank, shape: tuple[int, int]) -> int:
-    if rank.rule == "rho":
-        return rank_of(rank.amount, *shape)
-    if rank.rule == "k":
-        if int(rank.amount) > min(shape):
-            raise InputError(
-                f"{matrix.name} is {shape[0]} x {shape[1]} and has no rank {rank.amount}",
-                f"ask for at most {min(shape)}",
-            )
-        return int(rank.amount)
+    if not rank.needs_spectrum:
+        return stated_rank(rank, matrix.name, shape)
     if shape != matrix.shape:
         raise InputError(
             f"the rank {rank} looks at the spectrum of a whole matrix",
@@ -190,6 +183,22 @@ def _number(checkpoint: Checkpoint, matrix: Matrix, tensor: str, rank: Rank, sha
     if rank.rule == "energy":
         return energy_rank(values, float(rank.amount))
     return automatic_rank(values, *shape, rank.rule)
+
+
+def stated_rank(rank: Rank, name: str, shape: tuple[int, int]) -> int:
+    """The number that rho or k means for a matrix of that shape.
+
+    Raises:
+        InputError: A larger rank than the matrix, called `name`, can have.
+    """
+    if rank.rule == "rho":
+        return rank_of(rank.amount, *shape)
+    if int(rank.amount) > min(shape):
+        raise InputError(
+            f"{name} is {shape[0]} x {shape[1]} and has no rank {rank.amount}",
+            f"ask for at most {min(shape)}",
+        )
+    return int(rank.amount)
 
 
 def _changes(one: Reduction, config: LaserConfig) -> bool:
