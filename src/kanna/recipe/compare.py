@@ -207,10 +207,8 @@ def _task(
     decision = None
     if rule.tolerance is not None:
         decision = decide(
-            base.records,
-            new.records,
-            metric=base.metric,
-            higher_is_better=base.higher_is_better,
+            base,
+            new,
             tolerance=rule.tolerance,
             confidence=criteria.confidence,
             identical=identical,

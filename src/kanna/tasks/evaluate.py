@@ -30,7 +30,7 @@ from kanna.tasks.scorer import CausalScorer, Scorer
 from kanna.tasks.summaries import load_costs, summarise
 from kanna.tasks.task import HARNESS, Task, load_tasks
 from kanna.tasks.text import score_text, text_metrics
-from kanna.tasks.text_metrics import segmentation_note
+from kanna.tasks.text_metrics import CONTAINS, check_answers, segmentation_note
 from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 from kanna.tasks.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
 
@@ -112,7 +112,10 @@ class Prepared:
         started = time.perf_counter()
         scores = []
         for task in self.tasks:
-            scores.append(_score(self, model, task, progress))
+            try:
+                scores.append(_score(self, model, task, progress))
+            except InputError as error:
+                raise InputError(f"{task.name}: {error.problem}", error.remedy) from error
             keep(task, scores[-1])
         scores += _harness(self, model, progress)
         seconds = round(time.perf_counter() - started, 3)
@@ -140,6 +143,7 @@ def prepare(
         _check(task, checkpoint, options)
     tokenizer = load_tokenizer(checkpoint.directory)
     check_model(checkpoint.name, checkpoint.config, tokenizer, harness=bool(names), chat=options.chat)
+    _check_harness(names, options)
     if options.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{checkpoint.name} has no chat template", "leave out --chat")
     context_length(checkpoint.config, tokenizer, options.context)
@@ -154,13 +158,41 @@ def prepare(
     )
 
 
+def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise InputError(f"{HARNESS}{double} is given twice", "name every task once")
+    if names:
+        from kanna.tasks.harness import check_names
+
+        check_names(names, options.include)
+
+
 def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
     metric = headline(task, options)
-    if parse_user_metric(metric) is None:
+    own = parse_user_metric(metric)
+    if own is None:
         metric_info(metric, task.kind)
+        check_answers(metric, task.rows)
+    else:
+        own.check()
     if options.costs is not None and task.kind != TEXT:
-        load_costs(options.costs, task.rows)
+        _check_costs(task, metric, options.costs)
+    if options.legacy_contains and task.kind == ANSWER and metric != CONTAINS:
+        raise InputError(
+            f"{task.name}: --legacy-contains says how contains is scored, and the metric is {metric}",
+            f"add --metric {CONTAINS}",
+        )
     check_task(checkpoint.name, checkpoint.config, task, metric)
+
+
+def _check_costs(task: Task, metric: str, costs: Path) -> None:
+    load_costs(costs, task.rows)
+    if task.kind == ANSWER and parse_user_metric(metric) is None and not needs_writing(metric):
+        raise InputError(
+            f"{task.name}: costs are of what is written in place of an answer, and {metric} writes nothing",
+            "add --metric exact_normalized, or give rows with choices",
+        )
 
 
 def headline(task: Task, options: EvalOptions) -> str:
@@ -278,13 +310,17 @@ def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tup
         notes.append(
             "the masked language model sees one mask for each token of an answer: it is told the length"
         )
+    share, answer = constant_answer(task.rows)
+    if share == 1.0 and len(task.rows) > 1:
+        notes.append(f"{answer!r} is right in every row: a model that always says so is perfect")
     if scorer.work.cut:
-        notes.append(f"{scorer.work.cut} prompts were longer than the context and cut from the left")
+        prompts = "1 prompt was" if scorer.work.cut == 1 else f"{scorer.work.cut:,} prompts were"
+        notes.append(f"{prompts} longer than the context and cut from the left")
     if not scorer.work.packed and options.share:
         notes.append("this model takes no packed rows: shared prefixes were computed again for every row")
     if metric in ("f1", "bleu", "rouge1", "rouge2", "rougeL"):
         notes.append(segmentation_note(task.rows))
-    if options.legacy_contains:
+    if options.legacy_contains and metric == CONTAINS:
         notes.append("legacy rule: the prompt counts as part of the answer")
     return tuple(notes)
 

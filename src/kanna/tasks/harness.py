@@ -5,9 +5,10 @@ import difflib
 import io
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ Progress = Callable[[str, int, int], None]
 _INSTALL = "pip install 'kanna[eval]'"
 _HEADLINES = ("acc", "exact_match", "em", "f1", "perplexity", "word_perplexity", "byte_perplexity")
 _NEW_TOKENS = 256
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_TRUST_REMOTE_CODE": "0"}
+# What lm_eval takes for the most new tokens, the first first; all that greedy decoding heeds or can ignore;
+# and values that ask for nothing.
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_GENERATION = {*_LENGTHS, "until", "do_sample", "temperature", "top_p", "top_k", "min_p", "use_cache"}
+_IDLE = (None, False, 1)
+_MUTUAL = "acc_mutual_info"
+_OFFLINE = "HF_HUB_OFFLINE"
 
 
 def run_harness(
@@ -51,15 +58,31 @@ def run_harness(
         InputError: lm_eval is not installed, a task is unknown, or its data are not on this machine.
     """
     library = _library()
-    folders = [str(one) for one in (include, *(Path(name).parent for name in names if _is_file(name))) if one]
-    wanted = [_name_in(Path(name)) if _is_file(name) else name for name in names]
+    wanted = _wanted_names(names)
     with _quiet(), _offline():
-        manager = library.tasks.TaskManager(include_path=folders or None)
+        manager = _manager(library, names, include)
         _check_names(wanted, manager)
         asked = _model(model, tokenizer, context, batch_tokens, progress)
         found = _evaluated(library, asked, wanted, manager, limit, shots)
     settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": _version()}
     return [_score(name, found, settings) for name in found["samples"]]
+
+
+def check_names(names: Sequence[str], include: Path | None = None) -> None:
+    """Raise InputError where `run_harness` would not know a task."""
+    library = _library()
+    wanted = _wanted_names(names)
+    with _quiet(), _offline():
+        _check_names(wanted, _manager(library, names, include))
+
+
+def _wanted_names(names: Sequence[str]) -> list[str]:
+    return [_name_in(Path(name)) if _is_file(name) else name for name in names]
+
+
+def _manager(library: Any, names: Sequence[str], include: Path | None) -> Any:
+    folders = [str(one) for one in (include, *(Path(name).parent for name in names if _is_file(name))) if one]
+    return library.tasks.TaskManager(include_path=folders or None)
 
 
 def _evaluated(
@@ -89,21 +112,21 @@ def _evaluated(
 
 def _score(name: str, found: dict[str, Any], settings: dict[str, Any]) -> TaskScore:
     """One task from lm_eval's results, which name metrics as `acc,none`."""
-    samples = sorted(_first_filter(found["samples"][name]), key=lambda sample: int(sample["doc_id"]))
+    samples, kept = _first_filter(found["samples"][name])
     config = found["configs"][name]
     chooses = config.get("output_type") == "multiple_choice"
     rolling = config.get("output_type") == "loglikelihood_rolling"
     higher = found["higher_is_better"].get(name, {})
-    own = {
-        key.partition(",")[0]: float(value)
-        for key, value in found["results"][name].items()
-        if "," in key and "_stderr" not in key and isinstance(value, int | float)
-    }
+    own = _metrics(found["results"][name], kept)
+    if not own:
+        raise InputError(f"lm_eval found no metric that is a number for {name}", "give another task")
     metric = next((one for one in _HEADLINES if one in own), next(iter(own)))
     records = [_record(i, sample, metric, chooses, rolling) for i, sample in enumerate(samples)]
+    if any(record.right is None for record in records):
+        records = [replace(record, right=None) for record in records]
     kind = TEXT if rolling else CHOICE if chooses else ANSWER
     data = {"task": name, "version": found["versions"].get(name), **settings}
-    floors = {"constant": _constant(records)} if chooses else {}
+    floors = {"constant": _constant(records)} if all(one.label is not None for one in records) else {}
     shots = found.get("n-shot", {}).get(name)
     better = bool(higher.get(metric, metric not in ("perplexity", "word_perplexity", "byte_perplexity")))
     return TaskScore(
@@ -118,10 +141,21 @@ def _score(name: str, found: dict[str, Any], settings: dict[str, Any]) -> TaskSc
     )
 
 
-def _first_filter(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A task may filter its answers in several ways; lm_eval logs a sample for each."""
-    first = samples[0]["filter"]
-    return [sample for sample in samples if sample["filter"] == first]
+def _first_filter(samples: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """A task may filter its answers in several ways; lm_eval logs a sample for each. The first way counts."""
+    first = str(samples[0]["filter"])
+    kept = [sample for sample in samples if sample["filter"] == first]
+    return sorted(kept, key=lambda sample: int(sample["doc_id"])), first
+
+
+def _metrics(results: dict[str, Any], kept: str) -> dict[str, float]:
+    """Metric -> value, of the records' filter; those of other filters have its name behind theirs."""
+    found: dict[str, float] = {}
+    for key, value in results.items():
+        name, comma, way = key.partition(",")
+        if comma and not name.endswith("_stderr") and isinstance(value, int | float):
+            found[name if way == kept else f"{name} ({way})"] = float(value)
+    return found
 
 
 def _record(number: int, sample: dict[str, Any], metric: str, chooses: bool, rolling: bool) -> Record:
@@ -149,6 +183,8 @@ def _choice(
     right: bool | None,
 ) -> Record:
     sums = [float(one[0]) for one in sample["filtered_resps"]]
+    if _MUTUAL in sample["metrics"]:  # the second half are the choices after nothing
+        sums = sums[: len(sums) // 2]
     chosen = max(range(len(sums)), key=lambda i: sums[i])
     target = sample["target"]
     label = int(target) if isinstance(target, int) and 0 <= target < len(sums) else None
@@ -221,24 +257,33 @@ def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress
             return [(one.sum, one.greedy) for one in found]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            return [self._rolling(str(request.args[0])) for request in requests]
-
-        def _rolling(self, text: str) -> float:
-            ids = self.tok_encode(text, add_special_tokens=False)
-            windows = get_rolling_token_windows(ids, self.prefix_token_id, context, 1)
-            pieces = []
-            for inputs, targets in windows:
-                before = inputs[: len(inputs) - len(targets) + 1]
-                pieces.append(Piece(tuple(before), tuple(targets), len(text)))
+            rows = [self._windows(str(request.args[0])) for request in requests]
+            pieces = [piece for row in rows for piece in row]
             found = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
-            return sum(one.sum for one in found)
+            sums = iter([one.sum for one in found])
+            return [float(sum(next(sums) for _ in row)) for row in rows]
+
+        def _windows(self, text: str) -> list[Piece]:
+            """Windows that do not overlap but for one token, which the next one begins with."""
+            windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, context, 1)
+            return [
+                Piece(tuple(inputs[: len(inputs) - len(targets) + 1]), tuple(targets), len(text))
+                for inputs, targets in windows
+            ]
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             asked = [_wanted(*request.args) for request in requests]
             found: dict[tuple[str, int, tuple[str, ...]], str] = {}
             for new, stop in dict.fromkeys((new, stop) for _, new, stop in asked):
+                room = context - new
+                if room < 1:
+                    raise InputError(
+                        f"this task asks for {new} new tokens, which leave no room for a prompt in a context "
+                        f"of {context}",
+                        "set max_gen_toks in a task file of your own, or use a model with a longer context",
+                    )
                 prompts = [prompt for prompt, *rest in asked if rest == [new, stop]]
-                ids = [self.tok_encode(prompt)[-max(1, context - new) :] for prompt in prompts]
+                ids = [self.tok_encode(prompt)[-room:] or [self.prefix_token_id] for prompt in prompts]
                 texts = write(
                     model, tokenizer, ids, new, stop=stop, batch_tokens=batch_tokens, progress=progress
                 )
@@ -251,15 +296,28 @@ def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress
 
 def _wanted(prompt: str, how: dict[str, Any]) -> tuple[str, int, tuple[str, ...]]:
     """Prompt, most new tokens, stop texts of a request to generate."""
-    if how.get("do_sample") or float(how.get("temperature") or 0) > 0:
+    sampled = how.get("do_sample")
+    if sampled or (sampled is None and float(how.get("temperature") or 0) > 0):
         raise InputError("this task samples its answers", "kanna generates greedily; use lm_eval itself")
+    other = sorted(key for key in how.keys() - _GENERATION if how[key] not in _IDLE)
+    if other:
+        raise InputError(
+            f"this task asks for {', '.join(other)} when it generates",
+            "kanna generates greedily; use lm_eval itself",
+        )
     until = how.get("until") or []
     stop = (until,) if isinstance(until, str) else tuple(until)
-    return prompt, int(how.get("max_gen_toks", _NEW_TOKENS)), stop
+    new = next((int(how[key]) for key in _LENGTHS if how.get(key) is not None), _NEW_TOKENS)
+    return prompt, new, tuple(one for one in stop if one)
 
 
 def _fitting(before: Sequence[int], target: Sequence[int], context: int) -> Piece:
     """Cut from the left as lm_eval does: context + 1 tokens, of which the last is never read."""
+    if not 1 <= len(target) <= context:
+        raise InputError(
+            f"a continuation has {len(target)} tokens; from 1 to the context of {context} can be scored",
+            "mend the task's choices, or use a model with a longer context",
+        )
     whole = [*before, *target][-(context + 1) :]
     start = max(1, len(whole) - len(target))
     return Piece(tuple(whole[:start]), tuple(whole[start:]), 1, len(before) + len(target) - len(whole))
@@ -312,17 +370,16 @@ def _check_names(names: Sequence[str], manager: Any) -> None:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Nothing is fetched: the libraries are told so for this long."""
-    before = {name: os.environ.get(name) for name in _OFFLINE}
-    os.environ |= _OFFLINE
+    """Nothing is fetched: the libraries, which look at their environment only when imported, are told so."""
+    places = [import_module(name) for name in ("huggingface_hub.constants", "datasets.config")]
+    before = [getattr(place, _OFFLINE) for place in places]
+    for place in places:
+        setattr(place, _OFFLINE, True)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for place, value in zip(places, before, strict=True):
+            setattr(place, _OFFLINE, value)
 
 
 @contextlib.contextmanager

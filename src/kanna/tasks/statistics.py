@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+# Probabilities that differ by rounding alone count as equal.
+SLACK = 1e-9
 _DRAWS_AT_A_TIME = 2**22
+# The studentised deviation of a draw without any spread.
+_BEYOND = 1e9
+_HIGHEST_RATIO = 1e6
 _FEWEST_FLIPPED_GROUPS = 10
 
 
@@ -100,8 +105,8 @@ def difference_bound(pairs: Pairs, z: float) -> float:
 
 
 def ratio_bound(pairs: Pairs, z: float) -> float:
-    """The ratio at which `ratio_score` is z, from 0 to 10."""
-    return _solve(lambda r: ratio_score(pairs, r), z, 1e-9, 10.0)
+    """The ratio at which `ratio_score` is z, from 0 to a million."""
+    return _solve(lambda r: ratio_score(pairs, r), z, 1e-9, _HIGHEST_RATIO)
 
 
 def design_effect(differences: Floats, groups: NDArray[np.int64]) -> float:
@@ -142,12 +147,17 @@ class Bootstrap:
     draws: Floats
 
     def bound(self, confidence: float) -> float:
-        """Lower bound at a one-sided confidence."""
-        return self.estimate - float(np.quantile(self.draws, confidence)) * self.error
+        """Lower bound at a one-sided confidence; above a value just where `p_above` of it is small enough."""
+        return self.estimate - self.far(confidence)[1] * self.error
 
     def upper(self, confidence: float) -> float:
         """Upper bound at a one-sided confidence."""
-        return self.estimate - float(np.quantile(self.draws, 1 - confidence)) * self.error
+        return self.estimate - self.far(confidence)[0] * self.error
+
+    def far(self, confidence: float) -> tuple[float, float]:
+        """The lowest and highest studentised deviations that are not yet surprising."""
+        place = max(1, math.floor((1 - confidence) * (len(self.draws) + 1) + SLACK))
+        return float(self.draws[place - 1]), float(self.draws[-place])
 
     def p_above(self, value: float) -> float:
         """One-sided p-value that the mean is no larger than `value`."""
@@ -183,9 +193,18 @@ def bootstrap(
         drawn = generator.integers(0, len(tops), (min(chunk, draws - start), len(tops)))
         mean, spread = _mean(tops[drawn], bottoms[drawn])
         away = mean - estimate[0]
-        found.append(np.where(spread > 0, away / np.where(spread > 0, spread, 1), np.sign(away) * np.inf))
-    steady = np.nan_to_num(np.concatenate(found), nan=0.0, posinf=1e9, neginf=-1e9)
-    return Bootstrap(float(estimate[0]), float(error[0]), np.sort(steady))
+        found.append(np.where(spread > 0, away / np.where(spread > 0, spread, 1), np.sign(away) * _BEYOND))
+    return Bootstrap(float(estimate[0]), float(error[0]), np.sort(np.concatenate(found)))
+
+
+def draws_for(confidence: float) -> int:
+    """Draws of a bootstrap that put at least twenty beyond a one-sided bound."""
+    return max(4999, math.ceil(20 / (1 - confidence)))
+
+
+def unseen(units: float, confidence: float) -> float:
+    """Upper bound of the share of units that change, where none of so many did ("rule of three")."""
+    return -math.expm1(math.log(1 - confidence) / units)
 
 
 def group_numbers(names: list[str]) -> NDArray[np.int64]:

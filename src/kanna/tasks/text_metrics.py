@@ -23,7 +23,7 @@ _CJK = re.compile(f"{_KANA.pattern}|{_HAN.pattern}")
 _CJK_SHARE = 0.2
 # Of two numbers that are equal but for rounding in float64.
 _ROUNDING = 1e-12
-REGEX, NUMERIC, BLEU = "regex:", "numeric", "bleu"
+REGEX, CONTAINS, NUMERIC, BLEU = "regex:", "contains", "numeric", "bleu"
 
 
 def score(metric: str, written: str, answers: Sequence[str]) -> float:
@@ -219,7 +219,7 @@ class _Words:
 _SCORES: dict[str, Any] = {
     "exact": _exact,
     "exact_normalized": _exact_normalized,
-    "contains": _contains,
+    CONTAINS: _contains,
     NUMERIC: _numeric,
     "f1": _f1,
     BLEU: _bleu,

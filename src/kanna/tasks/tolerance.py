@@ -6,21 +6,18 @@ large if they show as surely that it does not; else nothing is decided, and the 
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from kanna.errors import InputError
-from kanna.tasks import statistics
-from kanna.tasks.records import Record
-from kanna.tasks.statistics import Floats, Pairs
+from kanna.tasks import paired, statistics
+from kanna.tasks.paired import Outcome, Values
+from kanna.tasks.records import TaskScore
+from kanna.tasks.statistics import Pairs
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|pt|pts|)\s*")
-# Rows are scaled a little past the point where the test turns, which rounding could miss.
-_PAST = 1.001
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,11 @@ class Decision:
     Args:
         status: pass, fail or undecided.
         difference: New minus base, in units of the metric.
-        interval: Two-sided, at twice the error of the one-sided bound.
-        bound: One-sided bound of the difference on the worse side; passing means it lies within `allowed`.
+        interval: Of the difference, two-sided, at twice the error of the one-sided bound. It shows what was
+            tested: for a relative tolerance new / base of rights and wrongs, otherwise
+            new - (1 - tolerance) * base, put on the base's score as seen.
+        bound: The interval's end on the worse side; passing means that it lies within `allowed`, and failing
+            that the other end lies beyond.
         allowed: The difference just allowed.
         confidence: Of the bound.
         p_pass: One-sided p-value against "the drop exceeds the tolerance".
@@ -108,17 +108,15 @@ class Decision:
 
 
 def decide(
-    base: Sequence[Record],
-    new: Sequence[Record],
+    base: TaskScore,
+    new: TaskScore,
     *,
-    metric: str,
-    higher_is_better: bool,
     tolerance: Tolerance,
     confidence: float = 0.95,
     identical: bool = False,
     seed: int = 0,
 ) -> Decision:
-    """Compare two models' records of one task.
+    """Compare two models' records of one task by its headline metric.
 
     Values that are all 0 or 1 are compared by score tests, perplexity by its logarithm, other values by their
     mean, the latter two with a bootstrap. Where rows have groups, groups count, not rows.
@@ -127,173 +125,54 @@ def decide(
         identical: The weights are bit-identical: it passes outright.
 
     Raises:
-        InputError: The records are not of the same rows.
+        InputError: The records are not of the same rows, or the metric has no value per row.
     """
-    if [one.row for one in base] != [one.row for one in new]:
+    if [one.row for one in base.records] != [one.row for one in new.records]:
         raise InputError(
-            f"the models were not scored on the same rows ({len(base)} and {len(new)})", "evaluate both again"
+            f"{base.task}: the models were not scored on the same rows ({len(base.records)} and "
+            f"{len(new.records)})",
+            "evaluate both again",
         )
-    pairs = _Values.of(base, new, metric)
+    values = paired.values_of(base, new)
+    target = _target(values, tolerance)
     if identical:
-        found = _unchanged(pairs, tolerance, confidence, higher_is_better)
-    elif pairs.binary and higher_is_better:
-        found = _by_score(pairs, tolerance, confidence)
-    else:
-        found = _by_bootstrap(pairs, tolerance, confidence, higher_is_better, seed)
-    return _with_flips(found, pairs)
+        return _decision(values, paired.unchanged(), PASS, tolerance, confidence)
+    test = paired.compared(values, target, tolerance.relative, confidence, seed)
+    status = PASS if test.low > target else FAIL if test.high < target else UNDECIDED
+    return _decision(values, test, status, tolerance, confidence)
 
 
-@dataclass(frozen=True)
-class _Values:
-    """Paired (rows,) values and weights; for perplexity nats and tokens of windows."""
-
-    base: Floats
-    new: Floats
-    weights: Floats
-    groups: Any
-    logarithmic: bool
-
-    @staticmethod
-    def of(base: Sequence[Record], new: Sequence[Record], metric: str) -> "_Values":
-        groups = statistics.group_numbers([one.group for one in base])
-        text = "nll" in base[0].values and metric not in base[0].values
-        key = "nll" if text else metric
-        weights = np.array([one.values["tokens"] if text else 1.0 for one in base])
-        first, second = (np.array([one.values[key] for one in some]) for some in (base, new))
-        return _Values(first, second, weights, groups, text and metric == "perplexity")
-
-    @property
-    def binary(self) -> bool:
-        both = np.concatenate([self.base, self.new])
-        return bool(np.isin(both, (0.0, 1.0)).all())
-
-    def score(self, values: Floats) -> float:
-        mean = float(values.sum() / self.weights.sum())
-        return math.exp(mean) if self.logarithmic else mean
-
-
-def _by_score(values: _Values, tolerance: Tolerance, confidence: float) -> Decision:
-    counts = statistics.pairs_of(values.base, values.new)
-    effect = statistics.design_effect(values.new - values.base, values.groups)
-    pairs, z = counts.divided(effect), statistics.normal_quantile(confidence)
-    allowed = tolerance.allowed(counts.base, True)
-    if tolerance.relative:
-        score = statistics.ratio_score(pairs, 1 - tolerance.amount)
-        bound = (statistics.ratio_bound(pairs, z) - 1) * counts.base
-        method = "score test of the ratio of paired proportions"
-    else:
-        score = statistics.difference_score(pairs, max(-1.0, allowed))
-        bound = statistics.difference_bound(pairs, z)
-        method = "score test of paired proportions"
-    between = (statistics.difference_bound(pairs, z), statistics.difference_bound(pairs, -z))
-    return Decision(
-        status=PASS if score >= z else FAIL if score <= -z else UNDECIDED,
-        difference=counts.difference,
-        interval=between,
-        bound=bound,
-        allowed=allowed,
-        confidence=confidence,
-        p_pass=statistics.normal_tail(score),
-        p_fail=statistics.normal_tail(-score),
-        p_flips=None,
-        lost=None,
-        gained=None,
-        rows=len(values.base),
-        groups=int(values.groups.max()) + 1,
-        more_rows=_more(len(values.base), score, z),
-        method=method if effect == 1 else f"{method}, {effect:.2f} rows of a group counting as one",
-        tolerance=tolerance.text,
-    )
-
-
-def _by_bootstrap(
-    values: _Values, tolerance: Tolerance, confidence: float, higher: bool, seed: int
-) -> Decision:
-    """On a scale where more is better and the tolerance is a shift of the mean."""
-    sign = 1.0 if higher else -1.0
-    base, new = values.score(values.base), values.score(values.new)
-    allowed = tolerance.allowed(base, higher)
-    factor = 1 + sign * allowed / base if tolerance.relative and not values.logarithmic and base else 1.0
-    shift = 0.0
-    if values.logarithmic:
-        shift = math.log(max(1e-12, 1 + allowed / base))
-    elif factor == 1.0:
-        shift = allowed
-    factor = 1.0 - sign * tolerance.amount if factor != 1.0 else 1.0
-    contrast = statistics.bootstrap(
-        sign * (values.new - factor * values.base), values.weights, values.groups, seed
-    )
-    plain = statistics.bootstrap(sign * (values.new - values.base), values.weights, values.groups, seed)
-    target = sign * shift
-    p_pass, p_fail = contrast.p_above(target), contrast.p_below(target)
-    alpha = 1 - confidence
-    low, high = plain.bound(confidence), plain.upper(confidence)
-    bound = contrast.bound(confidence) + sign * (factor - 1.0) * base
-    ends = [_back(sign * one, base, values.logarithmic) for one in (low, high)]
-    away = contrast.estimate - target
-    score = 0.0 if contrast.error == 0 else away / contrast.error
-    return Decision(
-        status=PASS if p_pass <= alpha else FAIL if p_fail <= alpha else UNDECIDED,
-        difference=new - base,
-        interval=(min(ends), max(ends)),
-        bound=_back(sign * bound, base, values.logarithmic),
-        allowed=allowed,
-        confidence=confidence,
-        p_pass=p_pass,
-        p_fail=p_fail,
-        p_flips=None,
-        lost=None,
-        gained=None,
-        rows=len(values.base),
-        groups=int(values.groups.max()) + 1,
-        more_rows=_more(len(values.base), score, statistics.normal_quantile(confidence)),
-        method="paired bootstrap of the studentised mean"
-        + (", by groups" if values.groups.max() + 1 < len(values.base) else "")
-        + (", of log perplexity" if values.logarithmic else ""),
-        tolerance=tolerance.text,
-    )
-
-
-def _back(change: float, base: float, logarithmic: bool) -> float:
-    """A change of the logarithm as a change of perplexity."""
-    return base * math.expm1(change) if logarithmic else change
-
-
-def _more(rows: int, score: float, z: float) -> int | None:
-    """Rows beyond these at which a score that grows as their root would reach z."""
-    if abs(score) >= z or abs(score) < 1e-3 or not math.isfinite(score):
-        return None
-    return max(1, math.ceil(rows * (_PAST * (z / score) ** 2 - 1)))
-
-
-def _unchanged(values: _Values, tolerance: Tolerance, confidence: float, higher: bool) -> Decision:
+def _target(values: Values, tolerance: Tolerance) -> float:
+    """The change just allowed, of the mean or its logarithm, where more is better: at most 0."""
     base = values.score(values.base)
+    allowed = tolerance.allowed(base, values.higher)
+    return values.sign * (math.log(max(1e-12, 1 + allowed / base)) if values.logarithmic else allowed)
+
+
+def _decision(
+    values: Values, test: Outcome, status: str, tolerance: Tolerance, confidence: float
+) -> Decision:
+    base, ends = values.score(values.base), [values.change(end) for end in (test.low, test.high)]
+    flips = statistics.pairs_of(values.base, values.new) if values.binary else None
+    lost, gained = (None, None) if flips is None else (int(flips.lost), int(flips.gained))
     return Decision(
-        status=PASS,
-        difference=0.0,
-        interval=(0.0, 0.0),
-        bound=0.0,
-        allowed=tolerance.allowed(base, higher),
+        status=status,
+        difference=values.score(values.new) - base,
+        interval=(min(ends), max(ends)),
+        bound=ends[0],
+        allowed=tolerance.allowed(base, values.higher),
         confidence=confidence,
-        p_pass=0.0,
-        p_fail=1.0,
-        p_flips=None,
-        lost=None,
-        gained=None,
+        p_pass=test.p_pass,
+        p_fail=test.p_fail,
+        p_flips=None if lost is None or gained is None else statistics.mcnemar_exact(lost, gained),
+        lost=lost,
+        gained=gained,
         rows=len(values.base),
-        groups=int(values.groups.max()) + 1,
-        more_rows=None,
-        method="identical weights",
+        groups=values.clusters,
+        more_rows=test.more if status == UNDECIDED else None,
+        method=test.method,
         tolerance=tolerance.text,
     )
-
-
-def _with_flips(found: Decision, values: _Values) -> Decision:
-    if not values.binary:
-        return found
-    counts = statistics.pairs_of(values.base, values.new)
-    lost, gained = int(counts.lost), int(counts.gained)
-    return replace(found, lost=lost, gained=gained, p_flips=statistics.mcnemar_exact(lost, gained))
 
 
 @dataclass(frozen=True)
@@ -312,7 +191,9 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
     with Bonferroni's correction, since one of many fails by chance more often than one alone.
     """
     alpha = 1 - min(one.confidence for one in decisions.values())
-    failed = [name for name, one in decisions.items() if one.p_fail * len(decisions) <= alpha]
+    failed = [
+        name for name, one in decisions.items() if one.p_fail * len(decisions) <= alpha + statistics.SLACK
+    ]
     if failed:
         said = "; ".join(f"{name} {_beyond(decisions[name])}" for name in failed)
         return JointDecision(FAIL, said)
@@ -321,7 +202,7 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
         return JointDecision(UNDECIDED, "; ".join(f"{name}: {_needed(decisions[name])}" for name in open_))
     tested = "the task" if len(decisions) == 1 else f"all {len(decisions)} tasks"
     sure = f"{100 * (1 - alpha):.4g} %"
-    if all(one.method == "identical weights" for one in decisions.values()):
+    if all(one.method == paired.IDENTICAL for one in decisions.values()):
         return JointDecision(PASS, "the weights are bit-identical")
     return JointDecision(PASS, f"{tested} within the tolerance, at {sure} confidence")
 
@@ -336,6 +217,9 @@ def _beyond(decision: Decision) -> str:
 def _needed(decision: Decision) -> str:
     if decision.status == FAIL:
         return "beyond its tolerance, but not surely so among several tasks; give more rows"
+    if decision.method == paired.TOO_FEW:
+        least = paired.FEWEST_GROUPS
+        return f"{decision.groups} examples, groups or windows say too little; give {least} at least"
     if decision.more_rows is None:
         return "not enough data, and the change seen is just the one allowed: more rows alone may not decide"
     return f"not enough data: about {decision.more_rows:,} more examples would decide"

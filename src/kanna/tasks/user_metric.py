@@ -1,12 +1,15 @@
 """Metrics by name: kanna's own, and the user's function or command."""
 
+import contextlib
 import importlib.util
 import json
 import math
 import shlex
+import shutil
 import subprocess
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from kanna.tasks.rows import Row
 from kanna.tasks.text_metrics import NAMES, REGEX, check_metric
 
 COMMAND = "cmd:"
-_WAIT_SECONDS = 600
+_MODULE = "kanna_user_metric"
+# Long enough for a judge that asks another model about every row; a function is not interrupted, Ctrl-C is.
+_WAIT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ class UserMetric:
     """A function of the user's, or a command.
 
     A function is called once with a list of dicts {row, prompt, expected, predicted, group, cost, ...the
-    row's other keys} and returns one number each. A command gets the same as JSON lines on standard input
-    and writes one number a line.
+    row's other keys} and returns one number each; what it prints goes to standard error. A command gets the
+    same as JSON lines on standard input, writes one number a line, and ends within an hour.
 
     Args:
         name: As results name it.
@@ -83,6 +88,19 @@ class UserMetric:
     source: str
     lower_is_better: bool
 
+    def check(self) -> None:
+        """Find the function, or the command, before any model is asked.
+
+        Raises:
+            InputError: There is none, or its file cannot be imported.
+        """
+        if not self.source.startswith(COMMAND):
+            _imported(self.source)
+            return
+        program = _words(self.source.removeprefix(COMMAND))[0]
+        if shutil.which(program) is None:
+            raise InputError(f"the metric's command {program!r} is not found", "give the path of a program")
+
     def score(self, records: Sequence[Record], rows: Sequence[Row]) -> list[float]:
         """One finite number per record.
 
@@ -93,7 +111,7 @@ class UserMetric:
         if self.source.startswith(COMMAND):
             found = _command(self.source.removeprefix(COMMAND), examples)
         else:
-            found = _function(self.source, examples)
+            found = _called(self.source, examples)
         return _checked(self.name, found, len(records))
 
 
@@ -127,24 +145,40 @@ def _example(record: Record, row: Row) -> dict[str, Any]:
     return {**row.extra, **own}
 
 
-def _function(source: str, examples: list[dict[str, Any]]) -> Any:
+def _imported(source: str) -> Callable[[list[dict[str, Any]]], Any]:
     path, _, name = source.rpartition(":")
-    try:
-        specification = importlib.util.spec_from_file_location("kanna_user_metric", path)
+    with _blamed(source):
+        specification = importlib.util.spec_from_file_location(_MODULE, path)
         assert specification is not None and specification.loader is not None
         module = importlib.util.module_from_spec(specification)
+        sys.modules[_MODULE] = module  # dataclasses look their module up
         specification.loader.exec_module(module)
-        function = getattr(module, name, None)
-        if not callable(function):
-            raise InputError(f"{path} has no function {name!r}", "give file.py:function")
-        return function(examples)
-    except InputError:
-        raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InputError(f"{path} has no function {name!r}", "give file.py:function")
+    return function
+
+
+def _called(source: str, examples: list[dict[str, Any]]) -> Any:
+    function = _imported(source)
+    with _blamed(source):
+        found = function(examples)
+        return found if found is None or isinstance(found, str | bytes | dict | float) else list(found)
+
+
+@contextlib.contextmanager
+def _blamed(source: str) -> Iterator[None]:
+    """Whatever the user's code raises, even a wish to exit, is an InputError that names its line."""
+    path, _, name = source.rpartition(":")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == path), None)
+        where = "" if line is None else f" ({Path(path).name}, line {line})"
         raise InputError(
-            f"the metric {name} in {path} raised {type(error).__name__}: {error} "
-            f"({Path(last.filename).name}, line {last.lineno})",
+            f"the metric {name} in {path} raised {type(error).__name__}: {error}{where}",
             "mend it; it gets a list of dicts with prompt, expected and predicted, and returns numbers",
         ) from error
 
@@ -163,9 +197,20 @@ def _command(command: str, examples: list[dict[str, Any]]) -> list[str]:
     lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
     try:
         ran = subprocess.run(
-            _words(command), input=lines, capture_output=True, text=True, timeout=_WAIT_SECONDS, check=False
+            _words(command),
+            input=lines,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_WAIT_SECONDS,
+            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"the metric's command {command!r} did not end within {_WAIT_SECONDS} s",
+            "let it end when its standard input ends, or give it fewer rows (--limit)",
+        ) from error
+    except OSError as error:
         raise InputError(f"the metric's command did not run: {error}", "run it by hand once") from error
     if ran.returncode:
         said = " ".join(ran.stderr.strip().splitlines()[-3:])
@@ -175,6 +220,8 @@ def _command(command: str, examples: list[dict[str, Any]]) -> list[str]:
 
 def _checked(name: str, found: Any, wanted: int) -> list[float]:
     remedy = f"return one finite number for each of the {wanted} examples, in their order"
+    if not isinstance(found, list):
+        raise InputError(f"the metric {name} returned {found!r}, which is no list of numbers", remedy)
     try:
         values = [float(one) for one in found]
     except (TypeError, ValueError) as error:
@@ -183,5 +230,5 @@ def _checked(name: str, found: Any, wanted: int) -> list[float]:
         raise InputError(f"the metric {name} returned {len(values)} scores for {wanted} examples", remedy)
     wrong = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
     if wrong is not None:
-        raise InputError(f"the metric {name} returned {values[wrong]} for example {wrong}", remedy)
+        raise InputError(f"the metric {name} returned {values[wrong]} for row {wrong + 1}", remedy)
     return values

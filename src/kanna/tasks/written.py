@@ -87,7 +87,7 @@ def _continue(
 
 @contextmanager
 def plain_settings(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Within the block, of the generation settings that came with a model only the tokens that end a text hold.
+    """Within the block, of the generation settings that came with a model only the ends of texts hold.
 
     Others, such as a repetition penalty, make greedy decoding write something else than the likeliest token.
     """
