@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kanna.cli.lowrank import announce, show
+from kanna.cli import laser_tables, lowrank
 from kanna.cli.options import Force
 from kanna.cli.session import Session, verb
 
@@ -19,17 +19,28 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> int:
     """Carry out a recipe: {model, out, calibration, steps: [{lowrank: {keep: 0.8}}]}."""
-    from kanna.recipe.recipe import read_recipe
+    from kanna.methods.laser.plan import Plan as LaserPlan
+    from kanna.recipe.laser_apply import LaserResult
+    from kanna.recipe.recipe import AnyPlan, read_recipe
     from kanna.recipe.recipe import run as carry_out
 
     read = read_recipe(recipe)
+
+    def announce(plan: AnyPlan) -> None:
+        if isinstance(plan, LaserPlan):
+            laser_tables.announce(session, plan)
+        else:
+            lowrank.announce(session, plan, Path(read.out))
+
     with session.resumable(read.out), session.progress() as progress:
         result = carry_out(
             read,
             force=force,
             resume=resume,
             dry_run=dry_run,
-            announce=lambda plan: announce(session, plan, Path(read.out)),
+            announce=announce,
             progress=progress,
         )
-    return show(session, result)
+    if isinstance(result, LaserResult):
+        return laser_tables.show(session, result)
+    return lowrank.show(session, result)

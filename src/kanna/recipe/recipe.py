@@ -16,14 +16,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kanna.errors import InputError
+from kanna.methods.laser.plan import Plan as LaserPlan
 from kanna.methods.lowrank.plan import Plan
 from kanna.recipe.criteria import read_criteria
+from kanna.recipe.laser_apply import LaserResult, laser_apply, laser_config
 from kanna.recipe.lowrank import LowRankResult, lowrank, parse_config
 from kanna.tasks.evaluate import EvalOptions
 
 Progress = Callable[[str, int, int], None]
 _EXAMPLE = "{model: DIR, out: DIR, calibration: FILE, steps: [{lowrank: {keep: 0.8}}]}"
-_METHODS = ("lowrank",)
+_METHODS = ("lowrank", "laser")
+AnyPlan = Plan | LaserPlan
 
 
 class Recipe(BaseModel):
@@ -76,29 +79,52 @@ def run(
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
-    announce: Callable[[Plan], None] = lambda _: None,
+    announce: Callable[[AnyPlan], None] = lambda _: None,
     progress: Progress = lambda *_: None,
-) -> LowRankResult:
+) -> LowRankResult | LaserResult:
     """Carry a recipe out; the arguments are those of `lowrank`.
 
     Raises:
         InputError: Whatever is wrong with the recipe or the request, before anything is written.
     """
     read = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    [(method, settings)] = read.steps[0].items()
+    criteria = None if read.tolerance is None else read_criteria(read.tolerance)
+    if method == "laser":
+        _check_laser(read, resume)
+        return laser_apply(
+            read.model,
+            read.out,
+            laser_config(settings),
+            force=force,
+            dry_run=dry_run,
+            device=read.device,
+            criteria=criteria,
+            options=EvalOptions(device=read.device),
+            announce=announce,
+            progress=progress,
+        )
     return lowrank(
         read.model,
         read.out,
-        parse_config(read.steps[0]["lowrank"]),
+        parse_config(settings),
         calibration=read.calibration,
         force=force,
         resume=resume,
         dry_run=dry_run,
         device=read.device,
-        criteria=None if read.tolerance is None else read_criteria(read.tolerance),
+        criteria=criteria,
         options=EvalOptions(device=read.device),
         announce=announce,
         progress=progress,
     )
+
+
+def _check_laser(recipe: Recipe, resume: bool) -> None:
+    if recipe.calibration is not None:
+        raise InputError("the step laser reads no calibration text", "leave calibration out of the recipe")
+    if resume:
+        raise InputError(f"there is no unfinished run for {recipe.out}", "leave out --resume")
 
 
 def _check_steps(path: Path, recipe: Recipe) -> None:

@@ -17,20 +17,34 @@ from kanna.cli.main import main
 from kanna.cli.progress import Lines, duration, progress_on, remaining
 from kanna.errors import KannaError
 
-VERBS = ("inspect", "lowrank", "eval", "generate", "export", "explore", "run", "report", "cache", "demo")
+VERBS = (
+    "inspect",
+    "lowrank",
+    "laser",
+    "eval",
+    "generate",
+    "export",
+    "explore",
+    "run",
+    "report",
+    "cache",
+    "demo",
+)
+LASER = ("apply", "search", "compose", "analyze", "restore")
 HEAVY = ("torch", "transformers", "matplotlib")
 
 
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from kanna.cli.main import main\n"
-        f"lines = [[], ['--help'], ['--version'], *([verb, '--help'] for verb in {VERBS})]\n"
+        f"lines = [[], ['--help'], ['--version'], *([verb, '--help'] for verb in {VERBS}),"
+        f" *(['laser', verb, '--help'] for verb in {LASER})]\n"
         "codes = [main(words) for words in lines]\n"
         f"print([m for m in {HEAVY} if m in sys.modules], codes[1:], file=sys.stderr)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stderr.strip().endswith(f"[] {[0] * (len(VERBS) + 2)}")
-    assert all(verb in ran.stdout for verb in VERBS)
+    assert ran.stderr.strip().endswith(f"[] {[0] * (len(VERBS) + len(LASER) + 2)}")
+    assert all(verb in ran.stdout for verb in (*VERBS, *LASER))
 
 
 def test_importing_kanna_imports_nothing_heavy():
@@ -46,7 +60,17 @@ def test_version(kanna):
 
 
 @pytest.mark.parametrize(
-    "words", [("unknown",), ("inspect",), ("inspect", "M", "--unknown"), ("generate", "M"), ("export", "D")]
+    "words",
+    [
+        ("unknown",),
+        ("inspect",),
+        ("inspect", "M", "--unknown"),
+        ("generate", "M"),
+        ("export", "D"),
+        ("laser", "unknown"),
+        ("laser", "search", "M"),
+        ("laser", "compose", "M", "--task", "T"),
+    ],
 )
 def test_usage_errors_exit_2(kanna, words):
     ran = kanna(*words)
