@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,8 +46,16 @@ class _Compressed:
             yield f"{self.prefix}.bias", loaded[self.declared.form.bias_suffix]
 
 
+Judge = Callable[[Path], Mapping[str, Any]]
+
+
 def dense(
-    model: str | Path, out: str | Path, *, force: bool = False, max_shard_bytes: int = SHARD_BYTES
+    model: str | Path,
+    out: str | Path,
+    *,
+    force: bool = False,
+    max_shard_bytes: int = SHARD_BYTES,
+    judge: Judge = lambda _: {},
 ) -> Path:
     """Write `model` with every form multiplied out, under the tensor names of its source.
 
@@ -58,6 +67,8 @@ def dense(
         out: The new directory.
         force: Replace an `out` that is a checkpoint.
         max_shard_bytes: Largest safetensors file.
+        judge: Called with the directory while it has a provisional name; what it returns is recorded as
+            the step's scores.
 
     Returns:
         `out` as an absolute path.
@@ -75,18 +86,20 @@ def dense(
         config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
         write_json(partial / "config.json", config)
         copy_side_files(checkpoint.directory, partial)
-        _write_history(checkpoint, partial, target.name)
+        _write_history(checkpoint, partial, target.name, judge)
     return target
 
 
-def _write_history(checkpoint: Checkpoint, directory: Path, name: str) -> None:
+def _write_history(checkpoint: Checkpoint, directory: Path, name: str, judge: Judge) -> None:
     """The model card, and the lineage with this step added where the source has one."""
     history = lineage.read(checkpoint.directory)
     base = checkpoint.name if history is None else history.base.name
     summary = "The layers that kanna had compressed, multiplied out again: any tool reads this checkpoint."
     card.write(directory, card.Card(name, base, summary, needs_kanna=False, source=checkpoint.directory))
+    scores = dict(judge(directory))
     if history is not None:
-        step = lineage.Step(method="export", config={"format": "dense"}, versions=lineage.versions())
+        config = {"format": "dense"}
+        step = lineage.Step(method="export", config=config, versions=lineage.versions(), scores=scores)
         lineage.write(directory, history.base, (*history.steps, step))
 
 
