@@ -15,18 +15,17 @@ from kanna.recipe.laser_search import laser_search
 KILLED = -9
 SEARCH: dict[str, Any] = {"verb": "search", "rhos": ["0.5", "0.25"], "fast": None}
 WAYS: dict[str, dict[str, Any]] = {
-    "exhaustive": SEARCH
-    | {"points": [{"tally": 1, "torn": False}, {"tally": 8, "torn": True}, {"late": False}, {"late": True}]},
+    "exhaustive": SEARCH | {"points": [{"tally": 8, "torn": True}, {"late": False}, {"late": True}]},
     "fast": SEARCH
     | {
         "rhos": ["0.9", "0.5", "0.25", "0.12"],
         "fast": 30,
-        "points": [{"tally": 1, "torn": True}, {"tally": 21, "torn": False}],
+        "points": [{"tally": 21, "torn": False}],
     },
     "states on disk": SEARCH | {"memory": 0, "points": [{"tally": 9, "torn": True}]},
     "compose": {
         "verb": "compose",
-        "points": [{"tally": 1, "torn": True}, {"tally": 3, "torn": False}, {"late": True}],
+        "points": [{"tally": 1, "torn": False}, {"tally": 3, "torn": True}, {"late": True}],
     },
 }
 

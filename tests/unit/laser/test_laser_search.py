@@ -139,12 +139,12 @@ def test_test_answers_choose_nothing(planted, rows, tmp_path, fast, apart):
     count = int(0.4 * len(rows))
     choosing, rest = rows[:count], rows[count:]
     found = []
-    for seed in (None, 1, 2):
+    for seed in (None, 1):
         said = [row["answer"] for row in rest]
         if seed is not None:
             random.Random(seed).shuffle(said)
         shuffled = [row | {"answer": one} for row, one in zip(rest, said, strict=True)]
-        given: dict[str, Any] = {"budget": Budget(fast=fast), "first": True}
+        given: dict[str, Any] = {"budget": Budget(fast=fast), "first": True, "roles": "mlp"}
         if apart:
             given["test"] = laser_tiny.write_rows(tmp_path / "test.jsonl", shuffled)
             file = laser_tiny.write_rows(tmp_path / "choosing.jsonl", choosing)
