@@ -395,3 +395,32 @@ def test_what_is_printed(planted, task, tmp_path, kanna):
     found = json.loads(out)
     assert code == 0 and found["kind"] == "laser-search" and found["applied"] is None
     assert found["test"]["by"]["base"].keys() == {"frequent", "rare"}
+
+
+def test_full_rank_changes_no_figure(planted, task, text):
+    options = SearchOptions(share=0.4, rhos=("1",), roles="mlp", text=text)
+    arena = open_arena(planted, task, options, EvalOptions())
+    base = arena.perplexity([])
+    assert all(arena.perplexity([one]) == base for one in arena.candidates())
+    assert arena.weights.decompositions == 0
+
+
+def test_log_loss_and_consistency_by_hand(planted, rows, tmp_path):
+    """Log loss of a row is that of its whole answer; of a group all wordings must be right."""
+    said = [str(row["answer"]) for row in rows]
+    longer = [f"{one} {said[i - 2]}" if i % 3 == 0 else one for i, one in enumerate(said)]
+    rows = [row | {"answer": one} for row, one in zip(rows, longer, strict=True)]
+    file = laser_tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    found = search(planted, file, first=True, roles="down", layers="2", rhos=("0.25",)).result["base"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(planted).eval()
+    number = {word: laser_tiny.FIRST_WORD + i for i, word in enumerate(laser_tiny.WORDS)}
+    losses, right = [], {}
+    for row in rows[:96]:
+        prompt, answer = ([number[word] for word in str(row[key]).split()] for key in ("prompt", "answer"))
+        with torch.no_grad():
+            chances = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)[1:-1]
+        losses.append(-sum(float(chances[i, token]) for i, token in enumerate(answer)))
+        right.setdefault(row["group"], []).append(chances.argmax(-1).tolist() == answer)
+    assert found["log_loss"] == pytest.approx(sum(losses) / 96, abs=1e-5)
+    assert found["accuracy"] == sum(map(sum, right.values())) / 96
+    assert found["consistency"] == sum(map(all, right.values())) / len(right)
