@@ -81,7 +81,15 @@ def _wanted_names(names: Sequence[str]) -> list[str]:
 
 
 def _manager(library: Any, names: Sequence[str], include: Path | None) -> Any:
+    """lm_eval's index of tasks; of the user's folders alone where they have all, since its own takes seconds.
+
+    A group may name tasks that lie elsewhere.
+    """
     folders = [str(one) for one in (include, *(Path(name).parent for name in names if _is_file(name))) if one]
+    if folders:
+        own = library.tasks.TaskManager(include_path=folders, include_defaults=False)
+        if set(_wanted_names(names)) <= set(own.all_subtasks):
+            return own
     return library.tasks.TaskManager(include_path=folders or None)
 
 

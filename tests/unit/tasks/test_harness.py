@@ -148,7 +148,7 @@ def theirs(asked: tuple[Any, Any], folder: Path) -> dict[str, Any]:
     return lm_eval.simple_evaluate(  # type: ignore[no-any-return]
         harness,
         tasks=list(TASKS),
-        task_manager=TaskManager(include_path=str(folder)),
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         bootstrap_iters=0,
         log_samples=True,
     )
@@ -250,7 +250,9 @@ def test_what_kanna_does_not_do_is_refused(
         run_harness(*asked, [str(path)], context=CONTEXT)
 
 
-def test_nothing_is_fetched(asked: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fetched(
+    asked: tuple[Any, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets.config
 
     called = []
@@ -263,8 +265,10 @@ def test_nothing_is_fetched(asked: tuple[Any, Any], monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    with pytest.raises(InputError, match="lm_eval could not run arc_easy"):
-        run_harness(*asked, ["arc_easy"], context=CONTEXT)
+    elsewhere = {"dataset_path": "nobody/nothing", "dataset_kwargs": {}}
+    path = save_task(tmp_path, "far", TASKS["tiny_choice"] | elsewhere, folder / "rows.jsonl")
+    with pytest.raises(InputError, match="lm_eval could not run far"):
+        run_harness(*asked, [str(path)], context=CONTEXT)
     assert not called
     assert not huggingface_hub.constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
 
