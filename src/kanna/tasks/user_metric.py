@@ -126,7 +126,7 @@ def parse_user_metric(text: str) -> UserMetric | None:
         words = _words(source.removeprefix(COMMAND))
         return UserMetric(f"{COMMAND}{Path(words[0]).name}", source, text.startswith("-"))
     path, found, function = source.rpartition(":")
-    if not found or not path.endswith(".py"):
+    if not found or not path.endswith(".py") or source.startswith(REGEX):
         return None
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist", "give file.py:function")
@@ -194,7 +194,7 @@ def _words(command: str) -> list[str]:
 
 
 def _command(command: str, examples: list[dict[str, Any]]) -> list[str]:
-    lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
+    lines = "".join(json.dumps(example, ensure_ascii=False, default=str) + "\n" for example in examples)
     try:
         ran = subprocess.run(
             _words(command),
