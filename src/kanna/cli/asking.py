@@ -47,7 +47,8 @@ Guards = Annotated[
     ),
 ]
 Confidence = Annotated[
-    float, typer.Option("--confidence", help="Of the verdict, one-sided.", rich_help_panel=_TASK)
+    float | None,
+    typer.Option("--confidence", help="Of the verdict, one-sided (0.95).", rich_help_panel=_TASK),
 ]
 Metric = Annotated[
     str | None,
@@ -122,26 +123,28 @@ def criteria_from(
     max_drop: str | None,
     tolerance: Path | None,
     guards: list[str] | None,
-    confidence: float,
+    confidence: float | None,
 ) -> "Criteria | None":
     """What the options ask for; None where they name no task.
 
     Raises:
         InputError: Both ways of saying it at once, or either is wrong.
     """
-    from kanna.recipe.criteria import criteria_of, read_criteria
+    from kanna.recipe.criteria import CONFIDENCE, criteria_of, read_criteria
 
     if tolerance is not None:
-        if tasks or max_drop or guards:
+        if tasks or max_drop or guards or confidence is not None:
             raise InputError(
-                "--tolerance goes without --task, --max-drop and --guard", "say it all in the file"
+                "--tolerance goes without --task, --max-drop, --guard and --confidence",
+                "say it all in the file",
             )
         return read_criteria(tolerance)
+    if not tasks and max_drop is not None:
+        raise InputError("--max-drop says nothing without a task", "add --task FILE")
     if not tasks and not guards:
-        if max_drop is not None:
-            raise InputError("--max-drop says nothing without a task", "add --task FILE")
         return None
-    return criteria_of(tasks or (), max_drop, guards or (), confidence)
+    sure = CONFIDENCE if confidence is None else confidence
+    return criteria_of(tasks or (), max_drop, guards or (), sure)
 
 
 def render_evaluation(console: "Console", result: "Evaluation") -> None:

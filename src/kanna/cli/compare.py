@@ -19,7 +19,7 @@ def compare(
     max_drop: asking.MaxDrop = None,
     tolerance: asking.ToleranceFile = None,
     guard: asking.Guards = None,
-    confidence: asking.Confidence = 0.95,
+    confidence: asking.Confidence = None,
     examples: Annotated[int, typer.Option(min=0, help="Changed answers to show per task.")] = 10,
     distribution: Annotated[
         bool, typer.Option("--distribution/--no-distribution", help="Compare next-token distributions.")

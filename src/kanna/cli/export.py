@@ -24,7 +24,7 @@ def export(
     max_drop: asking.MaxDrop = None,
     tolerance: asking.ToleranceFile = None,
     guard: asking.Guards = None,
-    confidence: asking.Confidence = 0.95,
+    confidence: asking.Confidence = None,
     metric: asking.Metric = None,
     context: asking.Context = None,
     limit: asking.Limit = None,

@@ -49,7 +49,10 @@ def lowrank(
         int | None, typer.Option(help="Calibration tokens at most (32768).", rich_help_panel=_DATA)
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Length of calibration windows.", rich_help_panel=_DATA)
+        int | None,
+        typer.Option(
+            help="Length of calibration windows, and most tokens read on --task.", rich_help_panel=_DATA
+        ),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Windows computed at a time (8).", rich_help_panel=_DATA)
@@ -108,7 +111,7 @@ def lowrank(
     max_drop: asking.MaxDrop = None,
     tolerance: asking.ToleranceFile = None,
     guard: asking.Guards = None,
-    confidence: asking.Confidence = 0.95,
+    confidence: asking.Confidence = None,
     metric: asking.Metric = None,
     limit: asking.Limit = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn (0).", rich_help_panel=_RUN)] = None,

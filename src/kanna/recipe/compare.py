@@ -8,15 +8,15 @@ from typing import Any
 
 import psutil
 
-from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
 from kanna.recipe.blame import Blame
 from kanna.recipe.blame import blame as find_blame
-from kanna.recipe.criteria import Criteria
-from kanna.recipe.evaluations import evaluate, load_for
+from kanna.recipe.criteria import Criteria, prepare_for
+from kanna.recipe.evaluations import evaluate, identity, load_for
 from kanna.tasks.divergence import Divergence, divergence
-from kanna.tasks.evaluate import EvalOptions, Prepared, prepare
-from kanna.tasks.records import Evaluation, Record, TaskScore
+from kanna.tasks.evaluate import EvalOptions, Prepared
+from kanna.tasks.records import TEXT, Evaluation, Record, TaskScore
 from kanna.tasks.task import Task
 from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 from kanna.tasks.tolerance import Decision, JointDecision, decide, decide_jointly
@@ -24,6 +24,8 @@ from kanna.tasks.tolerance import Decision, JointDecision, decide, decide_jointl
 Progress = Callable[[str, int, int], None]
 PASS, FAIL, UNDECIDED, NOT_JUDGED = "pass", "fail", "undecided", "not judged"
 _DIVERGENCE_TOKENS = 4096
+# Per token; text beyond is not looked at.
+_MOST_CHARACTERS = 20
 # Flipped examples that --blame asks again for each matrix.
 _MOST_BLAMED = 64
 _LOST, _GAINED = "lost", "gained"
@@ -157,7 +159,8 @@ def compare(
 ) -> Comparison:
     """Evaluate both models on the tasks of `criteria`, one in memory at a time, and decide.
 
-    Bit-identical weights pass outright. `distribution` and `blame` hold both models in memory.
+    Bit-identical weights (with the same tokenizer) pass outright. `distribution` and `blame` hold both models
+    in memory.
 
     Args:
         examples: Flips to show per task.
@@ -168,8 +171,10 @@ def compare(
         InputError: Whatever is wrong with a model, a task or the request.
     """
     chosen = _common_context(base, model, options or EvalOptions())
-    plans = [prepare(one, criteria.files, chosen) for one in (base, model)]
-    identical = lineage.base_hash(Checkpoint.open(base)) == lineage.base_hash(Checkpoint.open(model))
+    plans = [prepare_for(one, criteria, chosen) for one in (base, model)]
+    identical = identity(base) == identity(model)
+    sequences = [_sequences(plan, chosen) for plan in plans]
+    _check_texts(plans, sequences[0] == sequences[1])
     first = evaluate(base, criteria.files, chosen, fresh=fresh, cache=cache, progress=progress)
     second = (
         replace(first, model=plans[1].name, bytes=plans[1].bytes)
@@ -182,10 +187,11 @@ def compare(
     )
     joint = _joint(tasks)
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
-    found = Comparison(first, second, criteria.confidence, status, explanation, tasks)
+    notes = tuple(note for one in tasks for note in _unlike(one))
+    found = Comparison(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
     if identical:
-        return replace(found, notes=("the weights are bit-identical",))
-    return _with_both(found, base, model, plans, chosen, distribution, blame, progress)
+        return replace(found, notes=(*notes, "the weights are bit-identical"))
+    return _with_both(found, base, model, plans, sequences, distribution, blame, progress)
 
 
 _UNJUDGED = "no tolerance was given, so nothing is decided"
@@ -198,6 +204,17 @@ def _common_context(base: str | Path, model: str | Path, options: EvalOptions) -
     configs = [Checkpoint.open(one) for one in (base, model)]
     lengths = [context_length(one.config, load_tokenizer(one.directory), None) for one in configs]
     return replace(options, context=min(lengths))
+
+
+def _check_texts(plans: Sequence[Prepared], same_tokens: bool) -> None:
+    """Raise InputError where two models would be compared on different windows of a text."""
+    texts = [task.name for task in plans[0].tasks if task.kind == TEXT]
+    if texts and not same_tokens:
+        raise InputError(
+            f"{texts[0]} cannot be compared: the tokenizers of {plans[0].name} and {plans[1].name} cut text "
+            "differently, and perplexity is per token",
+            "compare them on questions, or with a metric of answers",
+        )
 
 
 def _task(
@@ -222,7 +239,8 @@ def _task(
 def _flips(base: TaskScore, new: TaskScore) -> list[Flip]:
     """Lost before gained, those whose log-likelihood fell most first."""
     pairs = zip(base.records, new.records, strict=True)
-    flipped = [_flip(one, two) for one, two in pairs if one.right is not None and one.right != two.right]
+    known = [(one, two) for one, two in pairs if one.right is not None and two.right is not None]
+    flipped = [_flip(one, two) for one, two in known if one.right != two.right]
     return sorted(flipped, key=lambda flip: (flip.direction != _LOST, -flip.change))
 
 
@@ -244,24 +262,31 @@ def _joint(tasks: Sequence[TaskComparison]) -> JointDecision | None:
     return decide_jointly(decided) if decided else None
 
 
+def _unlike(one: TaskComparison) -> list[str]:
+    """A note where the score of a task is not the mean of its rows, which is what is judged."""
+    change, decision = one.new.value - one.base.value, one.decision
+    if decision is None or math.isclose(change, decision.difference, rel_tol=1e-4, abs_tol=1e-6):
+        return []
+    return [
+        f"{one.base.task}: the change and its interval are of the mean over rows; base and new show "
+        f"{one.base.metric} of all rows together"
+    ]
+
+
 def _with_both(
     found: Comparison,
     base: str | Path,
     model: str | Path,
     plans: Sequence[Prepared],
-    options: EvalOptions,
+    sequences: Sequence[Sequence[Sequence[int]]],
     distribution: bool,
     blame: bool,
     progress: Progress,
 ) -> Comparison:
     """What needs both models in memory at once."""
-    causal = all(predicts_next_token(plan.config) for plan in plans)
-    vocabularies = {plan.config.get("vocab_size") for plan in plans}
-    notes = []
-    if distribution and (not causal or len(vocabularies) > 1 or not plans[0].tasks):
-        notes.append(
-            "next-token distributions were not compared: two causal models of one vocabulary are needed"
-        )
+    notes = list(found.notes)
+    if distribution and (reason := _no_distribution(plans, sequences)) is not None:
+        notes.append(f"next-token distributions were not compared: {reason}")
         distribution = False
     need = sum(_float32_bytes(one) for one in (base, model))
     if (distribution or blame) and need > psutil.virtual_memory().available:
@@ -269,10 +294,28 @@ def _with_both(
         distribution = blame = False
     if not (distribution or blame):
         return replace(found, notes=tuple(notes))
-    first, second = load_for(base, options), load_for(model, options)
-    apart = divergence(first, second, _sequences(plans[0], options), progress) if distribution else None
-    blamed = _blamed(found, plans[1], first, second, options, progress) if blame else None
+    first, second = (load_for(one, plans[0].options) for one in (base, model))
+    apart = divergence(first, second, sequences[0], progress) if distribution else None
+    blamed = None
+    if blame:
+        try:
+            blamed = _blamed(found, plans[1], first, second, progress)
+        except InputError as error:
+            notes.append(f"nothing was put back: {error.problem}")
     return replace(found, divergence=apart, blame=blamed, notes=tuple(notes))
+
+
+def _no_distribution(plans: Sequence[Prepared], sequences: Sequence[Sequence[Sequence[int]]]) -> str | None:
+    """Why next-token distributions of these two models cannot be compared; None where they can."""
+    if not all(predicts_next_token(plan.config) for plan in plans):
+        return "that takes two causal models"
+    if not sequences[0]:
+        return "there is no task file whose text could be read"
+    if sequences[0] != sequences[1]:
+        return "the tokenizers cut text differently"
+    if len({plan.config.get("vocab_size") for plan in plans}) > 1:
+        return "the vocabularies differ in size"
+    return None
 
 
 def _float32_bytes(model: str | Path) -> int:
@@ -288,29 +331,35 @@ def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:
         for row in task.rows:
             if room <= 0:
                 break
-            ids = list(plan.tokenizer(row.text, verbose=False)["input_ids"])[: min(context, room)]
+            text = row.text[: _MOST_CHARACTERS * room]
+            ids = list(plan.tokenizer(text, verbose=False)["input_ids"])[: min(context, room)]
             found += [ids] if ids else []
             room -= len(ids)
     return found
 
 
-def _blamed(
-    found: Comparison, plan: Prepared, base: Any, new: Any, options: EvalOptions, progress: Progress
-) -> tuple[Blame, ...]:
+def _blamed(found: Comparison, plan: Prepared, base: Any, new: Any, progress: Progress) -> tuple[Blame, ...]:
     """Ask the flipped rows of all task files again with each changed matrix put back."""
-    rows: list[tuple[Task, list[int]]] = []
+    parts: list[Prepared] = []
     lost: list[bool] = []
     for task, one in zip(plan.tasks, found.tasks, strict=False):
         flips = _flips(one.base, one.new)[:_MOST_BLAMED]
-        rows.append((task, [flip.row for flip in flips]))
+        if flips:
+            rows = tuple(task.rows[flip.row] for flip in flips)
+            parts.append(_asked_again(plan, replace(task, rows=rows), one.new))
         lost += [flip.direction == _LOST for flip in flips]
     if not lost:
         return ()
-    parts = [(replace(task, rows=tuple(task.rows[i] for i in some))) for task, some in rows if some]
-    asked = replace(plan, tasks=tuple(parts), harness=())
 
     def ask() -> list[bool]:
-        scores = asked.evaluate(new).scores
+        scores = [score for part in parts for score in part.evaluate(new).scores]
         return [bool(record.right) for score in scores for record in score.records]
 
     return tuple(find_blame(base, new, lost, ask, progress))
+
+
+def _asked_again(plan: Prepared, task: Task, scored: TaskScore) -> Prepared:
+    """A few rows of a task, asked as all of them were; costs are of no account."""
+    new_tokens = plan.options.new_tokens or scored.settings.get("new_tokens")
+    options = replace(plan.options, new_tokens=new_tokens, costs=None)
+    return replace(plan, tasks=(task,), harness=(), options=options)

@@ -15,10 +15,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kanna.errors import InputError
-from kanna.tasks.task import HARNESS
+from kanna.tasks.evaluate import EvalOptions, Prepared, headline, prepare
+from kanna.tasks.records import TEXT
+from kanna.tasks.task import HARNESS, Task, names_of
 from kanna.tasks.tolerance import Tolerance, parse_tolerance
+from kanna.tasks.user_metric import metric_info, parse_user_metric
 
 CONFIDENCE = 0.95
+# A bootstrap would need millions of draws for more.
+_HIGHEST_CONFIDENCE = 0.9999
 _EXAMPLE = "{confidence: 0.95, tasks: [{task: FILE, max_drop: 1%}], guards: [{task: FILE, max_drop: 3%}]}"
 
 
@@ -50,16 +55,15 @@ class Criteria:
 
     def rule(self, name: str) -> Rule:
         """The rule of a task by the name that its score carries."""
-        for rule in self.rules:
-            if name in (rule.task, rule.task.removeprefix(HARNESS), f"{HARNESS}{rule.task}"):
-                return rule
-            path = Path(rule.task)
-            if name in (path.name, f"{path.absolute().parent.name}/{path.name}"):
-                return rule
-        # A group of lm_eval tasks comes back as its members.
-        groups = [rule for rule in self.rules if rule.task.startswith(HARNESS)]
-        if len(groups) == 1:
-            return groups[0]
+        files = [rule for rule in self.rules if not rule.task.startswith(HARNESS)]
+        harness = [rule for rule in self.rules if rule.task.startswith(HARNESS)]
+        known = dict(zip(names_of([Path(rule.task) for rule in files]), files, strict=True))
+        known |= {rule.task: rule for rule in harness}
+        if name in known:
+            return known[name]
+        # A group of lm_eval tasks, or a file of one, comes back under the names of its members.
+        if name.startswith(HARNESS) and len(harness) == 1:
+            return harness[0]
         raise InputError(f"no tolerance is given for {name}", "name single lm_eval tasks, not groups")
 
 
@@ -69,7 +73,7 @@ def criteria_of(
     """Criteria as given on the command line: one drop for all tasks, and `FILE=3%` for guards.
 
     Raises:
-        InputError: No task, a confidence outside (0.5, 1), a tolerance or guard that cannot be read.
+        InputError: No task, a confidence outside (0.5, 0.9999], a tolerance or guard that cannot be read.
     """
     tolerance = None if max_drop is None else parse_tolerance(max_drop)
     rules = [Rule(task, tolerance) for task in tasks]
@@ -99,6 +103,21 @@ def read_criteria(path: str | Path) -> Criteria:
     return _checked(Criteria(tuple(rules), read.confidence))
 
 
+def prepare_for(model: str | Path, criteria: Criteria, options: EvalOptions) -> Prepared:
+    """`prepare`, and a check that what is allowed makes sense for the tasks' metrics.
+
+    Raises:
+        InputError: As `prepare`, or a tolerance that allows everything.
+    """
+    plan = prepare(model, criteria.files, options)
+    for task in plan.tasks:
+        _check_units(task, criteria.rule(task.name).tolerance, options)
+    for rule in criteria.rules:
+        if rule.task.startswith(HARNESS):
+            _check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
+    return plan
+
+
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -124,6 +143,26 @@ def _guard(text: str) -> Rule:
 def _checked(criteria: Criteria) -> Criteria:
     if not criteria.rules:
         raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
-    if not 0.5 < criteria.confidence < 1:
-        raise InputError(f"confidence {criteria.confidence} must lie between 0.5 and 1", "0.95 is usual")
+    if not 0.5 < criteria.confidence <= _HIGHEST_CONFIDENCE:
+        raise InputError(
+            f"confidence {criteria.confidence} must lie between 0.5 and {_HIGHEST_CONFIDENCE}",
+            "0.95 is usual",
+        )
     return criteria
+
+
+def _check_units(task: Task, tolerance: Tolerance | None, options: EvalOptions) -> None:
+    metric = headline(task, options)
+    if task.kind == TEXT or parse_user_metric(metric) is not None:
+        return
+    if metric_info(metric, task.kind).higher_is_better:
+        _check_below_1(task.name, tolerance, metric)
+
+
+def _check_below_1(name: str, tolerance: Tolerance | None, metric: str) -> None:
+    """A bare 5 would be five units of something that has only one."""
+    if tolerance is not None and not tolerance.relative and tolerance.amount >= 1:
+        raise InputError(
+            f"{name}: a drop of {tolerance.text} allows everything, since {metric} lies between 0 and 1",
+            "write 5% (of the base's score) or 5pt (points)",
+        )

@@ -52,7 +52,7 @@ def evaluate(
         InputError: Whatever is wrong with the model, a task or the request.
     """
     plan = prepare(model, tasks, options or EvalOptions(), texts)
-    store = _Store((cache or cache_directory()) / "evaluations", _identity(model), plan, fresh)
+    store = _Store((cache or cache_directory()) / "evaluations", identity(model), plan, fresh)
     known = {task.name: store.find(task) for task in plan.tasks}
     left = tuple(task for task in plan.tasks if known[task.name] is None)
     if not left and not plan.harness:
@@ -73,7 +73,7 @@ def load_for(model: str | Path, options: EvalOptions) -> nn.Module:
     return load(model, dtype=dtype_of(options.dtype), device_map=place)[0]
 
 
-def _identity(model: str | Path) -> str:
+def identity(model: str | Path) -> str:
     """Of the weights, and of the tokenizer and its template, which scores depend on too."""
     checkpoint = Checkpoint.open(model)
     files = sorted({path for pattern in _TEXT_FILES for path in checkpoint.directory.glob(pattern)})
@@ -91,7 +91,10 @@ class _Store:
         path = self._path(task)
         if self._fresh or not self._keepable() or not path.is_file():
             return None
-        return replace(from_json(json.loads(path.read_text(encoding="utf-8"))), task=task.name)
+        try:
+            return replace(from_json(json.loads(path.read_text(encoding="utf-8"))), task=task.name)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # damaged: it is computed and written again
 
     def keep(self, task: Task, score: TaskScore) -> None:
         if self._keepable():

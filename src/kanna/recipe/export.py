@@ -8,9 +8,9 @@ from typing import Any
 from kanna.checkpoint.reader import Checkpoint
 from kanna.exporters.dense import dense
 from kanna.recipe.compare import Comparison
-from kanna.recipe.criteria import Criteria
+from kanna.recipe.criteria import Criteria, prepare_for
 from kanna.recipe.verdict import judge
-from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.evaluate import EvalOptions
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,7 +59,7 @@ def export_dense(
     """
     asked = options or EvalOptions()
     if criteria is not None:
-        prepare(model, criteria.files, asked)
+        prepare_for(model, criteria, asked)
     compared: list[Comparison] = []
 
     def judged(partial: Path) -> Mapping[str, Any]:

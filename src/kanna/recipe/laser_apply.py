@@ -22,13 +22,13 @@ from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.plan import Plan, make_plan
 from kanna.models.device import device_of
 from kanna.recipe.compare import Comparison
-from kanna.recipe.criteria import Criteria
+from kanna.recipe.criteria import Criteria, prepare_for
 from kanna.recipe.lowrank import refuse_existing
 from kanna.recipe.output import plan_layout, write_model
 from kanna.recipe.probe import Verdict, verify_finite
 from kanna.recipe.runs import Stages, run_record
 from kanna.recipe.verdict import comparison_rows, judge
-from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.evaluate import EvalOptions
 
 Progress = Callable[[str, int, int], None]
 # A folder of its own: loaders that take every safetensors file beside config.json must not see it.
@@ -142,7 +142,7 @@ def laser_apply(
     checkpoint = Checkpoint.open(model)
     lineage.verify(checkpoint.directory)
     if criteria is not None:
-        prepare(checkpoint.directory, criteria.files, options or EvalOptions())
+        prepare_for(checkpoint.directory, criteria, options or EvalOptions())
     plan = make_plan(checkpoint, config)
     if dry_run:
         return LaserResult(None, plan)

@@ -31,13 +31,13 @@ from kanna.methods.lowrank.replace import probe_file
 from kanna.methods.lowrank.workspace import Workspace, write_json_whole
 from kanna.models.device import device_of
 from kanna.recipe.compare import Comparison
-from kanna.recipe.criteria import Criteria
+from kanna.recipe.criteria import Criteria, prepare_for
 from kanna.recipe.output import Layout, plan_layout, write_model
 from kanna.recipe.places import RUN, cache_directory, work_directory
 from kanna.recipe.probe import Verdict, verify_output
 from kanna.recipe.runs import Stages, run_record
 from kanna.recipe.verdict import comparison_rows, judge
-from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.evaluate import EvalOptions
 from kanna.tasks.rows import read_rows
 from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
 
@@ -141,7 +141,7 @@ def lowrank(
     lineage.verify(checkpoint.directory)
     windows = _windows(checkpoint, config, calibration)
     if criteria is not None:
-        prepare(checkpoint.directory, criteria.files, options or EvalOptions())
+        prepare_for(checkpoint.directory, criteria, options or EvalOptions())
     plan = _plan(checkpoint, config, windows)
     if dry_run:
         return LowRankResult(None, plan, None, _plan_figures(checkpoint, plan), {})

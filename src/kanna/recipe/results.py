@@ -1,5 +1,6 @@
 """Folders of results: one JSON file per evaluation, comparison or bench, for `kanna report`."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ def check_free(out: Path | None, kind: str, model: str | Path, force: bool) -> N
         return
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file", "give a folder to --out")
+    place = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"nothing can be written into {place}", "give another folder to --out")
     if result_path(out, kind, model).exists() and not force:
         raise InputError(
             f"{result_path(out, kind, model)} exists already", "choose another folder, or add --force"

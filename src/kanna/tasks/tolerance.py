@@ -17,7 +17,7 @@ from kanna.tasks.records import TaskScore
 from kanna.tasks.statistics import Pairs
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
-_PATTERN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|pt|pts|)\s*")
+_PATTERN = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(%|pt|pts|)\s*")
 
 
 @dataclass(frozen=True)
