@@ -1,20 +1,25 @@
 """kanna's log-likelihoods against those of lm-evaluation-harness, in one process, on the same requests.
 
-Both get the same model object and the same (context, continuation) pairs in float32. The harness runs with
-each batch size given and its best counts. Runs alternate after a warm-up; the ratio is that of the medians.
+Both get the same model object and the same (context, continuation) pairs in float32, and tokenise them within
+the time that is measured. kanna's batches hold about --batch-tokens tokens. The harness, whose batches hold rows,
+runs with the rows that fill as many tokens and with each number of --batches; its best median counts. After a
+warm-up all take turns, in one order and then in the other; the ratio is that of the medians. Ends with code 1 if
+a log-likelihood differs by more than 1e-4, or a prediction where the two best choices are 2e-4 apart or more.
 
     python benchmarks/eval_speed.py MODEL --data ../shared/data --rows 60
 """
 
 import argparse
 import json
+import logging
 import os
 import random
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +28,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from kanna.checkpoint.loader import load
-from kanna.tasks.encode import Encoder
-from kanna.tasks.likelihood import likelihoods
+from kanna.tasks.encode import Encoder, Piece
+from kanna.tasks.likelihood import Likelihoods, likelihoods
 
 Row = tuple[str, list[str]]
+KANNA = "kanna"
+CLOSE, TIE = 1e-4, 2e-4
 
 
 def facts(data: Path, rows: int) -> list[Row]:
@@ -69,68 +76,115 @@ SETS = {
 }
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Ways to find the log-likelihoods of the same requests.
+
+    Args:
+        run: Name of a side -> what finds them; KANNA, and the harness by rows of a batch.
+        pieces: What is asked, in tokens.
+        ours: kanna's result, with what it computed.
+    """
+
+    run: dict[str, Callable[[], list[float]]]
+    pieces: Sequence[Piece]
+    ours: Likelihoods
+
+
 def main() -> int:
     arguments = _arguments()
-    torch.manual_seed(0)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says for each row that it was cut
     model, tokenizer = load(arguments.model, dtype=torch.float32)
     print(
-        f"{arguments.model.name}, {torch.get_num_threads()} threads, float32, medians of {arguments.repeats}"
+        f"{arguments.model.name}, {torch.get_num_threads()} threads, float32, context {arguments.context}, "
+        f"medians of {arguments.repeats}"
     )
-    for title, make in SETS.items():
+    equal = [
         _compare(title, make(arguments.data, arguments.rows), model, tokenizer, arguments)
-    return 0
+        for title, make in SETS.items()
+    ]
+    return 0 if all(equal) else 1
 
 
-def _compare(title: str, rows: list[Row], model: Any, tokenizer: Any, arguments: argparse.Namespace) -> None:
+def _compare(title: str, rows: list[Row], model: Any, tokenizer: Any, arguments: argparse.Namespace) -> bool:
+    """Print one comparison; whether both sides found the same."""
+    sides = _sides(rows, model, tokenizer, arguments)
+    times, found = _timed(sides.run, arguments.repeats)
+    medians = {side: statistics.median(values) for side, values in times.items()}
+    best = min((side for side in medians if side != KANNA), key=lambda side: medians[side])
+    targets = [len(piece.target) for piece in sides.pieces]
+    print(f"\n{title}: {len(rows)} rows, {len(targets)} choices of {statistics.mean(targets):.1f} tokens")
+    for side, values in times.items():
+        print(f"  {side:<20} {medians[side]:7.2f} s   ({min(values):.2f} to {max(values):.2f})")
+    print(f"  {medians[best] / medians[KANNA]:.2f} times as fast as the harness at its best")
+    ours = sides.ours
+    saved = ours.naive_tokens / ours.forward_tokens
+    print(
+        f"  {ours.forward_tokens:,} tokens computed for {ours.naive_tokens:,} of single rows ({saved:.2f}x)"
+    )
+    return _agree(rows, found)
+
+
+def _sides(rows: list[Row], model: Any, tokenizer: Any, arguments: argparse.Namespace) -> Sides:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     encoder = Encoder(tokenizer, arguments.context)
-    peers = {
-        size: HFLM(
-            pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=arguments.context, device="cpu"
-        )
-        for size in arguments.batches
-    }
     requests = [
         Instance("loglikelihood", {}, (prompt, one if one[:1].isspace() else f" {one}"), i)
         for i, (prompt, choices) in enumerate(rows)
         for one in choices
     ]
 
-    def ours() -> list[float]:
-        pieces = [piece for prompt, choices in rows for piece in encoder.pieces(prompt, choices)]
-        return [one.sum for one in likelihoods(model, pieces).found]
+    def asked() -> list[Piece]:
+        return [piece for prompt, choices in rows for piece in encoder.pieces(prompt, choices)]
 
-    def theirs(size: int) -> list[float]:
-        return [float(total) for total, _ in peers[size].loglikelihood(requests, disable_tqdm=True)]
+    def ours() -> Likelihoods:
+        return likelihoods(model, asked(), batch_tokens=arguments.batch_tokens)
 
-    times: dict[Any, list[float]] = defaultdict(list)
-    found: dict[Any, list[float]] = {}
-    for repeat in range(arguments.repeats + 1):
-        for side in ["kanna", *peers]:
+    def harness(size: int) -> Callable[[], list[float]]:
+        peer = HFLM(
+            pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=arguments.context, device="cpu"
+        )
+        return lambda: [float(total) for total, _ in peer.loglikelihood(requests, disable_tqdm=True)]
+
+    longest = max(len(piece.inputs) for piece in asked())
+    sizes = sorted({max(1, arguments.batch_tokens // longest), *arguments.batches})
+    run: dict[str, Callable[[], list[float]]] = {KANNA: lambda: [one.sum for one in ours().found]}
+    run |= {f"lm_eval, batches of {size}": harness(size) for size in sizes}
+    return Sides(run, asked(), ours())
+
+
+def _timed(
+    run: dict[str, Callable[[], list[float]]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of each side's runs, and what it found."""
+    times: dict[str, list[float]] = {side: [] for side in run}
+    found: dict[str, list[float]] = {}
+    for repeat in range(repeats + 1):
+        for side in list(run) if repeat % 2 else reversed(run):
             started = time.perf_counter()
-            found[side] = ours() if side == "kanna" else theirs(side)
+            found[side] = run[side]()
             if repeat:  # the first round warms up
                 times[side].append(time.perf_counter() - started)
-    medians = {side: statistics.median(values) for side, values in times.items()}
-    best = min(peers, key=lambda size: medians[size])
-    apart = max(abs(a - b) for a, b in zip(found["kanna"], found[best], strict=True))
-    print(f"\n{title}: {len(rows)} rows, {len(requests)} requests")
+    return times, found
+
+
+def _agree(rows: list[Row], found: dict[str, list[float]]) -> bool:
+    ours, agree = found[KANNA], True
+    others = [values for side, values in found.items() if side != KANNA]
+    apart = max(abs(a - b) for other in others for a, b in zip(ours, other, strict=True))
+    for other in others:
+        differing, ties = _differing(rows, ours, other)
+        agree &= differing == ties
     print(
-        f"  kanna {medians['kanna']:.2f} s; lm_eval "
-        + ", ".join(f"batch {s} {medians[s]:.2f} s" for s in peers)
+        f"  largest difference of a log-likelihood {apart:.1e}; predictions "
+        + ("the same" if agree else "NOT THE SAME")
     )
-    print(f"  ratio to its best: {medians[best] / medians['kanna']:.2f}x; spread {_spread(times['kanna'])}")
-    same, close = _agreement(rows, found["kanna"], found[best])
-    print(f"  largest difference {apart:.1e}; predictions differ in {same} rows ({close} ties)")
+    return agree and apart <= CLOSE
 
 
-def _spread(times: list[float]) -> str:
-    return f"{min(times):.2f} to {max(times):.2f} s"
-
-
-def _agreement(rows: list[Row], ours: list[float], theirs: list[float]) -> tuple[int, int]:
+def _differing(rows: list[Row], ours: list[float], theirs: list[float]) -> tuple[int, int]:
     """Rows with another prediction, and how many of them are ties."""
     start = differing = ties = 0
     for _, choices in rows:
@@ -139,7 +193,7 @@ def _agreement(rows: list[Row], ours: list[float], theirs: list[float]) -> tuple
         if mine.index(max(mine)) != other.index(max(other)):
             first, second = sorted(mine, reverse=True)[:2]
             differing += 1
-            ties += first - second < 2e-4
+            ties += first - second < TIE
     return differing, ties
 
 
@@ -150,8 +204,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--rows", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32])
     return parser.parse_args()
 

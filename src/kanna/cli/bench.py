@@ -27,7 +27,7 @@ def bench(
     new_tokens: Annotated[int, typer.Option(help="Tokens decoded per request.")] = 32,
     concurrency: Annotated[int, typer.Option(help="Requests at once, in threads.")] = 1,
     warmup: Annotated[int, typer.Option(min=0, help="Rounds that do not count.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Rounds that count.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Rounds that count.")] = 6,
     dtype: Annotated[str, typer.Option(metavar="NAME", help="float32, bfloat16, float16.")] = "float32",
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="Of the random prompts.")] = 0,
@@ -101,10 +101,11 @@ def _render(console: "Console", result: "BenchResult") -> None:
             console.print(_computed(setting))
         if one.cost is not None:
             console.print(_cost(one.cost.per_million_tokens, one.cost.break_even_tokens, one.cost.currency))
+    rounds = int(result.settings["repeats"])
     for ratio in result.ratios:
         console.print(
-            f"batch {ratio.batch}, context {ratio.context}: prefill {_ratio(ratio.prefill)}, "
-            f"decode {_ratio(ratio.decode)}"
+            f"batch {ratio.batch}, context {ratio.context}: prefill {_ratio(ratio.prefill, rounds)}, "
+            f"decode {_ratio(ratio.decode, rounds)}"
         )
     for name, reason in result.meters.items():
         if reason:
@@ -142,9 +143,13 @@ def _cost(per_million: float, break_even: float | None, currency: str) -> str:
     return f"computed from your price: {per_million:.2f} {currency} per million decoded tokens{after}"
 
 
-def _ratio(found: tuple[float, float, float]) -> str:
+def _ratio(found: tuple[float, float, float], rounds: int) -> str:
+    from kanna.measure.latency import FEWEST_PAIRS
+
     middle, low, high = found
     word = "faster" if low > 1 else "SLOWER" if high < 1 else "no clear difference"
+    if rounds < FEWEST_PAIRS:
+        word = f"fewer than {FEWEST_PAIRS} rounds say nothing at 95 %"
     return f"{middle:.2f}x ({low:.2f} to {high:.2f}: {word})"
 
 

@@ -1,5 +1,6 @@
 """What a model costs to run: latency, memory, size, energy, beside those of another."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -46,7 +47,7 @@ class BenchOptions:
     new_tokens: int = 32
     concurrency: int = 1
     warmup: int = 1
-    repeats: int = 5
+    repeats: int = 6
     device: str = "cpu"
     dtype: str = "float32"
     seed: int = 0
@@ -114,7 +115,10 @@ class ModelBench:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of the base over that of the model, paired by round: above 1 is faster. Interval at 95 %."""
+    """Time of the base over that of the model, paired by round: above 1 is faster.
+
+    Interval at 95 %, or all that was seen where there are fewer rounds than `FEWEST_PAIRS`.
+    """
 
     batch: int
     context: int
@@ -186,12 +190,22 @@ def bench(
         for i, speed in enumerate(speeds)
     ]
     models = [
-        ModelBench(checkpoint.name, checkpoint.bytes, peak, some, one)
-        for checkpoint, peak, some, one in zip(checkpoints, peaks, settings, costs, strict=True)
+        ModelBench(name, checkpoint.bytes, peak, some, one)
+        for name, checkpoint, peak, some, one in zip(
+            _names(checkpoints), checkpoints, peaks, settings, costs, strict=True
+        )
     ]
     ratios = [] if against is None else [_ratio(place, rounds[place]) for place in grid]
     said = asdict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     return BenchResult(tuple(models), tuple(ratios), {one.name: one.reason for one in used}, said)
+
+
+def _names(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Names of the models; two alike are told apart by the folder they lie in."""
+    names = [one.name for one in checkpoints]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{one.directory.resolve().parent.name}/{one.name}" for one in checkpoints]
 
 
 @dataclass(frozen=True)
@@ -294,10 +308,18 @@ def _bytes_read(model: Any, batch: int, context: int) -> int:
     if head is None or getattr(head, "weight", None) is not table:
         weights -= (table.shape[0] - batch) * table.shape[1] * table.element_size()
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = _cached_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * width * context * batch * table.element_size()
     return int(weights + cache)
+
+
+def _cached_heads(config: Any) -> int:
+    """Heads of keys and values that a cache holds."""
+    if config.model_type == "falcon" and config.multi_query and not config.new_decoder_architecture:
+        return 1  # its config still says one per head
+    grouped = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
+    return int(grouped or config.num_attention_heads)
 
 
 def _peaks(
@@ -337,15 +359,20 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
         raise InputError(
             "batches, contexts, repeats and concurrency begin at 1, new tokens at 2", "raise what is lower"
         )
+    if options.warmup < 0:
+        raise InputError(f"{options.warmup} rounds of warm-up", "choose 0 or more")
+    if options.watts is not None and not 0 < options.watts < math.inf:
+        raise InputError(f"{options.watts} watts are no power of a machine", "give what it draws, such as 65")
     for one in checkpoints:
         if not predicts_next_token(one.config):
             found = one.config.get("architectures")
             raise InputError(
                 f"{one.name} does not generate: {found}", "bench measures causal language models"
             )
-        context_length(one.config, None, max(options.contexts) + options.new_tokens)
+        # The last new token is never read.
+        context_length(one.config, None, max(options.contexts) + options.new_tokens - 1)
+    size = dtype_of(options.dtype).itemsize
     if device_of(options.device).type == "cpu":
-        size = dtype_of(options.dtype).itemsize
         need = size * sum(spec_parameters(one) for one in checkpoints)
         free = psutil.virtual_memory().available
         if need > free:

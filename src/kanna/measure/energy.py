@@ -65,9 +65,9 @@ class RaplMeter:
     """
 
     name = "RAPL packages"
-    reason = ""
 
     def __init__(self, counters: Mapping[str, _Counter], sample_seconds: float = _SAMPLE_SECONDS) -> None:
+        self.reason = ""
         self._counters, self._every = counters, sample_seconds
         self._last: dict[str, int] = {}
         self._joules = 0.0
@@ -75,8 +75,8 @@ class RaplMeter:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._joules = 0.0
-        self._last = {name: counter.read() for name, counter in self._counters.items()}
+        self._joules, self._last = 0.0, {}
+        self._add()
         self._done.clear()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -86,7 +86,7 @@ class RaplMeter:
         if self._thread is not None:
             self._thread.join()
         self._add()
-        return self._joules
+        return None if self.reason else self._joules
 
     def _watch(self) -> None:
         while not self._done.wait(self._every):
@@ -95,15 +95,21 @@ class RaplMeter:
     def _add(self) -> None:
         with self._lock:
             for name, counter in self._counters.items():
-                now = counter.read()
-                step = now - self._last[name]
+                try:
+                    now = counter.read()
+                except (OSError, ValueError) as error:
+                    # One look missed may hide a wrap-around: from then on nothing is known.
+                    self.reason = f"{counter.path} could no longer be read: {error}"
+                    return
+                step = now - self._last.get(name, now)
                 self._joules += (step if step >= 0 else step + counter.range) / 1e6
                 self._last[name] = now
 
 
 def rapl_meter(root: Path = POWERCAP, sample_seconds: float = _SAMPLE_SECONDS) -> Meter:
     """The meter of this machine's processor packages, or why there is none."""
-    packages = sorted(path for path in root.glob("intel-rapl:*") if path.name.count(":") == 1)
+    zones = sorted(path for path in root.glob("intel-rapl:*") if path.name.count(":") == 1)
+    packages = [path for path in zones if not _is_platform(path)]
     if not packages:
         return NotMeasured("RAPL packages", f"no energy counter in {root}")
     counters = {}
@@ -121,13 +127,21 @@ def rapl_meter(root: Path = POWERCAP, sample_seconds: float = _SAMPLE_SECONDS) -
     return RaplMeter(counters, sample_seconds)
 
 
+def _is_platform(zone: Path) -> bool:
+    """Whether a zone is the whole platform ("psys"), which stands beside the packages and contains them."""
+    try:
+        return (zone / "name").read_text().strip() == "psys"
+    except OSError:
+        return False
+
+
 class NvmlMeter:
     """Total energy counters of NVIDIA devices, in millijoules since the driver was loaded."""
 
     name = "NVML"
-    reason = ""
 
     def __init__(self, library: Any, handles: Sequence[Any]) -> None:
+        self.reason = ""
         self._library, self._handles = library, handles
         self._before = 0
 
@@ -135,7 +149,11 @@ class NvmlMeter:
         self._before = self._total()
 
     def stop(self) -> float | None:
-        return (self._total() - self._before) / 1e3
+        try:
+            return (self._total() - self._before) / 1e3
+        except self._library.NVMLError as error:
+            self.reason = f"counter could no longer be read: {error}"
+            return None
 
     def _total(self) -> int:
         return sum(int(self._library.nvmlDeviceGetTotalEnergyConsumption(one)) for one in self._handles)

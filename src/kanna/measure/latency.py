@@ -93,6 +93,9 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float,
     return float(np.median(ratios)), float(ratios[below]), float(ratios[n - 1 - below])
 
 
+FEWEST_PAIRS = 6
+
+
 def _sign_rank(n: int) -> int:
     """Largest k with P(Binomial(n, 1/2) < k) <= 2.5 %."""
     total, k = 0.0, 0
@@ -105,6 +108,9 @@ def _sign_rank(n: int) -> int:
 
 
 def _now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given: its work is only queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

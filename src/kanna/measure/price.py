@@ -25,7 +25,7 @@ class Price(BaseModel):
     one_time: What making the smaller model cost.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     per_hour: float = Field(gt=0)
     currency: str = "USD"
