@@ -149,14 +149,15 @@ class NvmlMeter:
         self._before = self._total()
 
     def stop(self) -> float | None:
-        try:
-            return (self._total() - self._before) / 1e3
-        except self._library.NVMLError as error:
-            self.reason = f"counter could no longer be read: {error}"
-            return None
+        now = self._total()
+        return None if self.reason else (now - self._before) / 1e3
 
     def _total(self) -> int:
-        return sum(int(self._library.nvmlDeviceGetTotalEnergyConsumption(one)) for one in self._handles)
+        try:
+            return sum(int(self._library.nvmlDeviceGetTotalEnergyConsumption(one)) for one in self._handles)
+        except self._library.NVMLError as error:
+            self.reason = f"no counter: {error}"
+            return 0
 
 
 def nvml_meter() -> Meter:
@@ -168,10 +169,12 @@ def nvml_meter() -> Meter:
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        meter = NvmlMeter(pynvml, handles)
-        meter.start()
     except pynvml.NVMLError as error:
         return NotMeasured("NVML", f"no counter: {error}")
+    meter = NvmlMeter(pynvml, handles)
+    meter.start()
+    if meter.reason:
+        return NotMeasured("NVML", meter.reason)
     return meter if handles else NotMeasured("NVML", "no NVIDIA device")
 
 
