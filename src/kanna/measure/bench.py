@@ -315,11 +315,13 @@ def _bytes_read(model: Any, batch: int, context: int) -> int:
 
 
 def _cached_heads(config: Any) -> int:
-    """Heads of keys and values that a cache holds."""
-    if config.model_type == "falcon" and config.multi_query and not config.new_decoder_architecture:
-        return 1  # its config still says one per head
-    grouped = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
-    return int(grouped or config.num_attention_heads)
+    """Heads of keys and values that the cache of transformers holds."""
+    if (
+        config.model_type == "falcon"
+    ):  # shared ones are spread over all heads before they are kept, or are one
+        alone = config.multi_query and not config.new_decoder_architecture
+        return 1 if alone else int(config.num_attention_heads)
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def _peaks(
@@ -352,7 +354,7 @@ def _loaded(model: str | Path, options: BenchOptions) -> nn.Module:
 
 def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
     """Before anything is loaded."""
-    from kanna.tasks.tokenizer import context_length, predicts_next_token
+    from kanna.tasks.tokenizer import predicts_next_token
 
     least = min(*options.batches, *options.contexts, options.repeats, options.concurrency, options.new_tokens)
     if least < 1 or options.new_tokens < 2:
@@ -369,8 +371,7 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
             raise InputError(
                 f"{one.name} does not generate: {found}", "bench measures causal language models"
             )
-        # The last new token is never read.
-        context_length(one.config, None, max(options.contexts) + options.new_tokens - 1)
+        _check_positions(one, max(options.contexts), options.new_tokens)
     size = dtype_of(options.dtype).itemsize
     if device_of(options.device).type == "cpu":
         need = size * sum(spec_parameters(one) for one in checkpoints)
@@ -380,6 +381,18 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
                 f"the models need {need / 1e9:.1f} GB together, and {free / 1e9:.1f} GB are free",
                 "measure one at a time, or with --dtype bfloat16",
             )
+
+
+def _check_positions(checkpoint: Checkpoint, context: int, new_tokens: int) -> None:
+    from kanna.tasks.tokenizer import context_length
+
+    try:
+        context_length(checkpoint.config, None, context + new_tokens - 1)  # the last one is never read
+    except InputError as error:
+        raise InputError(
+            f"{checkpoint.name} cannot read {context} tokens and write {new_tokens}: {error.problem}",
+            "lower --context or --new-tokens",
+        ) from error
 
 
 def spec_parameters(checkpoint: Checkpoint) -> int:
