@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import io
 import logging
 import math
@@ -90,7 +91,14 @@ def _manager(library: Any, names: Sequence[str], include: Path | None) -> Any:
         own = library.tasks.TaskManager(include_path=folders, include_defaults=False)
         if set(_wanted_names(names)) <= set(own.all_subtasks):
             return own
-    return library.tasks.TaskManager(include_path=folders or None)
+        return library.tasks.TaskManager(include_path=folders)
+    return _index()
+
+
+@functools.cache
+def _index() -> Any:
+    """lm_eval's own tasks, which do not change: read once, though they are looked up twice."""
+    return _library().tasks.TaskManager()
 
 
 def _evaluated(
