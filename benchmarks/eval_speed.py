@@ -1,10 +1,10 @@
 """kanna's log-likelihoods against those of lm-evaluation-harness, in one process, on the same requests.
 
 Both get the same model object and the same (context, continuation) pairs in float32, and tokenise them within
-the time that is measured. kanna's batches hold about --batch-tokens tokens. The harness, whose batches hold rows,
-runs with the rows that fill as many tokens and with each number of --batches; its best median counts. After a
-warm-up all take turns, in one order and then in the other; the ratio is that of the medians. Ends with code 1 if
-a log-likelihood differs by more than 1e-4, or a prediction where the two best choices are 2e-4 apart or more.
+the time that is measured. kanna's batches hold about --batch-tokens tokens. The harness, whose batches hold
+rows, runs with the rows that fill as many tokens and with each number of --batches; its best median counts.
+After a warm-up all take turns, in one order and then in the other; the ratio is that of the medians. Ends
+with code 1 if a log-likelihood differs by more than 1e-4, or a prediction whose lead is 2e-4 or more.
 
     python benchmarks/eval_speed.py MODEL --data ../shared/data --rows 60
 """
@@ -37,15 +37,28 @@ CLOSE, TIE = 1e-4, 2e-4
 
 
 def facts(data: Path, rows: int) -> list[Row]:
-    """Cloze prompts with eight answers of their relation, of two words or more where there are any."""
+    """Cloze prompts with eight answers of their relation, mostly one token each."""
     lines = [json.loads(line) for line in (data / "facts" / "facts.jsonl").open(encoding="utf-8")]
     answers = defaultdict(set)
     for line in lines:
         answers[line["relation"]].add(line["answer"])
-    long = {name: sorted(found, key=lambda one: (-len(one), one))[:24] for name, found in answers.items()}
     draw = random.Random(0)
-    chosen = draw.sample([line for line in lines if len(long[line["relation"]]) >= 8], rows)
-    return [(line["prompt"], draw.sample(long[line["relation"]], 8)) for line in chosen]
+    chosen = draw.sample([line for line in lines if len(answers[line["relation"]]) >= 8], rows)
+    return [(line["prompt"], draw.sample(sorted(answers[line["relation"]]), 8)) for line in chosen]
+
+
+def problems(data: Path, rows: int) -> list[Row]:
+    """Word problems with the right equation and those of seven others."""
+    lines = [json.loads(line) for line in (data / "math" / "test.jsonl").open(encoding="utf-8")]
+    equations, draw = sorted({line["answer"] for line in lines}), random.Random(0)
+    chosen = draw.sample(lines, rows)
+    return [
+        (
+            line["prompt"],
+            [line["answer"], *draw.sample([one for one in equations if one != line["answer"]], 7)],
+        )
+        for line in chosen
+    ]
 
 
 def reviews(data: Path, rows: int) -> list[Row]:
@@ -69,10 +82,11 @@ def labelled(name: str) -> Callable[[Path, int], list[Row]]:
 
 
 SETS = {
-    "8 multi-token choices, short context (facts)": facts,
+    "8 multi-token choices, a question as context (math)": problems,
     "4 multi-token choices, long context (reviews)": reviews,
     "2 single-token choices (truthfulqa)": labelled("truthfulqa"),
     "2 single-token choices (fever)": labelled("fever"),
+    "8 choices, most of a single token (facts)": facts,
 }
 
 
@@ -115,7 +129,7 @@ def _compare(title: str, rows: list[Row], model: Any, tokenizer: Any, arguments:
     targets = [len(piece.target) for piece in sides.pieces]
     print(f"\n{title}: {len(rows)} rows, {len(targets)} choices of {statistics.mean(targets):.1f} tokens")
     for side, values in times.items():
-        print(f"  {side:<20} {medians[side]:7.2f} s   ({min(values):.2f} to {max(values):.2f})")
+        print(f"  {side:<25} {medians[side]:7.2f} s   ({min(values):.2f} to {max(values):.2f})")
     print(f"  {medians[best] / medians[KANNA]:.2f} times as fast as the harness at its best")
     ours = sides.ours
     saved = ours.naive_tokens / ours.forward_tokens

@@ -20,7 +20,8 @@ def report(
     directories: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR...", help="Folders that eval, compare and bench wrote with --out; models of kanna."
+            metavar="DIR...",
+            help="Folders that eval, compare, bench and laser wrote with --out; models of kanna.",
         ),
     ],
     out: Annotated[
@@ -49,3 +50,5 @@ def _render(console: "Console", result: "ReportResult") -> None:
         console.print(f"{status.upper() if status == 'fail' else status}: {name}")
     console.print(f"written: {result.html}")
     console.print(f"written: {result.markdown}")
+    if result.trials is not None:
+        console.print(f"written: {result.trials}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from kanna.errors import InputError
 
@@ -39,7 +40,13 @@ def changed_modules(base: nn.Module, new: nn.Module) -> list[str]:
     Raises:
         InputError: The models have different modules, so that nothing can be put back.
     """
-    found = [path for path, module in _leaves(base) if _differs(module, _at(new, path))]
+    found = []
+    for path, module in _leaves(base):
+        other = _at(new, path)
+        if _sizes(module) != _sizes(other):
+            raise _other_kind(f"{path} has other sizes")
+        if _differs(module, other):
+            found.append(path)
     if not found:
         raise InputError("no matrix of the two models differs", "compare a model with what was made of it")
     return found
@@ -81,9 +88,19 @@ def _at(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError:
-        raise InputError(
-            f"the models are not of one kind: {path} is missing in one", "compare a model with its own base"
-        ) from None
+        raise _other_kind(f"{path} is missing in one") from None
+
+
+def _other_kind(how: str) -> InputError:
+    return InputError(f"the models are not of one kind: {how}", "compare a model with its own base")
+
+
+def _sizes(module: nn.Module) -> tuple[int, ...]:
+    """(out, in) of a linear layer in any form; of other modules the shape of their weight."""
+    if hasattr(module, "in_features"):
+        return int(module.out_features), int(module.in_features)
+    shape = tuple(module.get_parameter("weight").shape)
+    return shape[::-1] if isinstance(module, Conv1D) else shape
 
 
 def _differs(base: nn.Module, new: nn.Module) -> bool:

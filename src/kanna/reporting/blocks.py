@@ -89,9 +89,9 @@ class Verdict:
     """What the reader must see first, of one model.
 
     Args:
-        status: pass, fail, undecided or not judged.
+        status: pass, fail, undecided or not judged; of edits better, worse, no clear difference or no edit.
         title: Of whom.
-        headline: The one thing to remember: how much smaller.
+        headline: The one thing to remember: how much smaller, or how much better.
         weights: Before and after.
         text: Why this status.
         evidence: One per task.
@@ -101,7 +101,7 @@ class Verdict:
     title: str
     headline: Cell
     weights: Cell
-    text: str
+    text: Cell
     evidence: Sequence[Evidence] = ()
 
 
@@ -134,12 +134,14 @@ class Chart:
     svg: The drawing; its own text is escaped.
     caption: How to read it.
     marks: The same in words, one sentence per mark.
+    table: The same as a table, where there are too many marks for sentences.
     """
 
     title: str
     svg: str
     caption: str
     marks: Sequence[str]
+    table: Table | None = None
 
 
 @dataclass(frozen=True)

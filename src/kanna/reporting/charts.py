@@ -1,15 +1,11 @@
-"""Two drawings as SVG: how much of the allowed drop was used, and score against size or latency.
-
-Lengths are in units of the drawing, which is 360 wide so that its text stays readable on a phone.
-"""
+"""Two drawings as SVG: how much of the allowed drop was used, and score against size or latency."""
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 
-_WIDTH = 360
+from kanna.reporting.svg import WIDTH, columns, cut, line, marked, svg, text
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
 # About the width of a letter and the height of a line of a label.
 _CHARACTER, _LINE = 6.4, 13
@@ -86,31 +82,31 @@ def forest(bars: Sequence[Bar]) -> str:
     ends = [min(max(value, _FAR_LEFT), _FAR_RIGHT) for bar in bars for value in (bar.low, bar.high)]
     low, high = min([-0.3, *ends]), max([1.3, *ends])
     pad = 0.06 * (high - low)
-    scale = _Scale(low - pad, high + pad, 24, _WIDTH - 24)
+    scale = _Scale(low - pad, high + pad, 24, WIDTH - 24)
     bottom = height - 30
     parts = [
-        _line("limit", scale(1), top - 8, scale(1), bottom),
-        _line("zero", scale(0), top - 8, scale(0), bottom),
-        _text("middle", scale(1), 11, "all of it used", "limit-label"),
+        line("limit", scale(1), top - 8, scale(1), bottom),
+        line("zero", scale(0), top - 8, scale(0), bottom),
+        text("middle", scale(1), 11, "all of it used", "limit-label"),
     ]
     marks = ticks(scale.low, scale.high, 6)
-    parts += [_text("middle", scale(value), bottom + 13, f"{100 * value:.0f} %") for value in marks]
-    parts.append(_text("middle", _WIDTH / 2, height - 3, "share of the allowed drop that was used", "axis"))
+    parts += [text("middle", scale(value), bottom + 13, f"{100 * value:.0f} %") for value in marks]
+    parts.append(text("middle", WIDTH / 2, height - 3, "share of the allowed drop that was used", "axis"))
     parts += [_bar(bar, scale, top + row * index) for index, bar in enumerate(bars)]
-    return _svg(height, "Share of the allowed drop used, per task", parts)
+    return svg(height, "Share of the allowed drop used, per task", parts)
 
 
 def _bar(bar: Bar, scale: "_Scale", top: float) -> str:
     y = top + 26
     inner = [
-        f'<rect class="hit" x="0" y="{top:.1f}" width="{_WIDTH}" height="38"/>',
-        _text("start", 14, top + 14, _cut(bar.label, 52), "label"),
-        _line("interval", scale(bar.low), y, scale(bar.high), y),
+        f'<rect class="hit" x="0" y="{top:.1f}" width="{WIDTH}" height="38"/>',
+        text("start", 14, top + 14, cut(bar.label, 52), "label"),
+        line("interval", scale(bar.low), y, scale(bar.high), y),
         *(_arrow(scale(end), y, end) for end in (bar.low, bar.high) if not _FAR_LEFT <= end <= _FAR_RIGHT),
         *_outside(bar.middle, scale, y),
         f'<circle cx="{scale(bar.middle):.1f}" cy="{y:.1f}" r="5"/>',
     ]
-    return _marked(bar.status, bar.tip, inner)
+    return marked(bar.status, bar.tip, inner)
 
 
 def _arrow(x: float, y: float, end: float) -> str:
@@ -125,38 +121,38 @@ def _outside(middle: float, scale: "_Scale", y: float) -> list[str]:
     if _FAR_LEFT <= middle <= _FAR_RIGHT:
         return []
     anchor, away = ("end", -10) if middle > 0 else ("start", 10)
-    return [_text(anchor, scale(middle) + away, y + 4, f"{100 * middle:,.0f} %", "label")]
+    return [text(anchor, scale(middle) + away, y + 4, f"{100 * middle:,.0f} %", "label")]
 
 
 def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) -> str:
     """Score against what it costs; a whisker is the interval of the score."""
     height = 250
-    x = _Scale.around([dot.x for dot in dots], _LEFT, _WIDTH - _RIGHT)
+    x = _Scale.around([dot.x for dot in dots], _LEFT, WIDTH - _RIGHT)
     y = _Scale.around([value for dot in dots for value in (dot.low, dot.y, dot.high)], height - _BOTTOM, _TOP)
     if percent:
         y = replace(y, high=max(min(y.high, 1.0), max(dot.high for dot in dots)))
     parts = []
     for value in ticks(y.low, y.high):
-        parts.append(_line("grid", _LEFT, y(value), _WIDTH - _RIGHT, y(value)))
+        parts.append(line("grid", _LEFT, y(value), WIDTH - _RIGHT, y(value)))
         shown = f"{100 * value:.6g} %" if percent else f"{value:.6g}"
-        parts.append(_text("end", _LEFT - 5, y(value) + 4, shown))
+        parts.append(text("end", _LEFT - 5, y(value) + 4, shown))
     for value in ticks(x.low, x.high):
-        parts.append(_line("grid", x(value), _TOP, x(value), height - _BOTTOM))
-        parts.append(_text("middle", x(value), height - _BOTTOM + 14, f"{value:.6g}"))
-    parts.append(_text("middle", (_LEFT + _WIDTH - _RIGHT) / 2, height - 6, across, "axis"))
+        parts.append(line("grid", x(value), _TOP, x(value), height - _BOTTOM))
+        parts.append(text("middle", x(value), height - _BOTTOM + 14, f"{value:.6g}"))
+    parts.append(text("middle", (_LEFT + WIDTH - _RIGHT) / 2, height - 6, across, "axis"))
     parts += [_dot(dot, x, y, label) for dot, label in zip(dots, _labels(dots, x, y), strict=True)]
-    return _svg(height, f"{up} against {across}", parts)
+    return svg(height, f"{up} against {across}", parts)
 
 
 def _dot(dot: Dot, x: "_Scale", y: "_Scale", label: "_Label | None") -> str:
     across, up = x(dot.x), y(dot.y)
     inner = [
         f'<circle class="hit" cx="{across:.1f}" cy="{up:.1f}" r="16"/>',
-        *([_line("interval", across, y(dot.low), across, y(dot.high))] if dot.high > dot.low else []),
+        *([line("interval", across, y(dot.low), across, y(dot.high))] if dot.high > dot.low else []),
         f'<circle cx="{across:.1f}" cy="{up:.1f}" r="6"/>',
-        *([] if label is None else [_text("start", label.x, label.y, label.text, "label")]),
+        *([] if label is None else [text("start", label.x, label.y, label.text, "label")]),
     ]
-    return _marked(dot.status, dot.tip, inner)
+    return marked(dot.status, dot.tip, inner)
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,7 @@ class _Label:
 
     @property
     def end(self) -> float:
-        return self.x + _CHARACTER * _columns(self.text)
+        return self.x + _CHARACTER * columns(self.text)
 
     def hits(self, other: "_Label") -> bool:
         return self.x < other.end and other.x < self.end and abs(self.y - other.y) < _LINE
@@ -184,11 +180,11 @@ def _labels(dots: Sequence[Dot], x: "_Scale", y: "_Scale") -> list[_Label | None
     points = [(x(dot.x), y(dot.y)) for dot in dots]
     placed: list[_Label | None] = []
     for dot, (across, up) in zip(dots, points, strict=True):
-        text = _cut(dot.label, 24)
-        wide = _CHARACTER * _columns(text)
+        said = cut(dot.label, 24)
+        wide = _CHARACTER * columns(said)
         corners = [(left, up + down) for down in (-8, 17) for left in (across + 8, across - 8 - wide)]
         fitting = [
-            _Label(*corner, text) for corner in corners if corner[0] >= 0 and corner[0] + wide <= _WIDTH
+            _Label(*corner, said) for corner in corners if corner[0] >= 0 and corner[0] + wide <= WIDTH
         ]
         free = (
             label
@@ -219,43 +215,3 @@ class _Scale:
     def __call__(self, value: float) -> float:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
-
-
-def _svg(height: float, name: str, parts: Sequence[str]) -> str:
-    inside = "".join(parts)
-    said = escape(name)
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="group" aria-label="{said}" '
-        f'xmlns="http://www.w3.org/2000/svg">{inside}</svg>'
-    )
-
-
-def _marked(status: str, tip: str, inner: Sequence[str]) -> str:
-    kind = escape(status.replace(" ", "-") or "plain")
-    said = escape(tip)
-    names = f'class="mark {kind}" tabindex="0" role="img" data-tip="{said}" aria-label="{said}"'
-    return f"<g {names}>{''.join(inner)}</g>"
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(anchor: str, x: float, y: float, text: str, kind: str = "tick") -> str:
-    return f'<text class="{kind}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
-
-
-def _cut(text: str, most: int) -> str:
-    """At most so many columns, of which a Chinese or Japanese character takes two."""
-    if _columns(text) <= most:
-        return text
-    kept = ""
-    for character in text:
-        if _columns(kept + character) >= most:
-            break
-        kept += character
-    return kept + "…"
-
-
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -20,6 +20,10 @@ _STATUS = {
     "fail": ("✕", "Fail", "beyond the allowed drop"),
     "undecided": ("?", "Undecided", "not enough data to tell"),
     "not judged": ("~", "Not judged", "not held against a tolerance"),
+    "better": ("+", "Better", "the whole interval of the difference lies above 0"),
+    "worse": ("\N{MINUS SIGN}", "Worse", "the whole interval of the difference lies below 0"),
+    "no clear difference": ("?", "No clear difference", "the interval holds 0"),
+    "no edit": ("=", "No edit", "the model stays as it is"),
 }
 
 

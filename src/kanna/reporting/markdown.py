@@ -72,7 +72,7 @@ def _part(part: str | Figure) -> str:
 
 def _verdict(one: Verdict) -> str:
     headline = f"**{_cell(one.headline)}** ({_cell(one.weights)}). " if one.headline else ""
-    parts = [f"**{one.status.upper()}: {escaped(one.title)}.** {headline}{escaped(one.text)}"]
+    parts = [f"**{one.status.upper()}: {escaped(one.title)}.** {headline}{_cell(one.text)}"]
     parts += [f"- {piece.status}: {escaped(piece.task)}: {_cell(piece.cells)}" for piece in one.evidence]
     return "\n".join(parts[:1]) + ("\n\n" + "\n".join(parts[1:]) if parts[1:] else "")
 
@@ -87,6 +87,8 @@ def _block(block: Block) -> str:
             return _cell(tuple(block.cells)).strip()
         case Table():
             return _table(block)
+        case Chart(table=Table() as table):
+            return f"{_table(table)}\n\n{escaped(block.caption)}"
         case Chart():
             marks = "\n".join(f"- {escaped(mark)}" for mark in block.marks)
             return f"### {escaped(block.title)}\n\n{marks}\n\n{escaped(block.caption)}"

@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 
-from kanna.reporting import costs
-from kanna.reporting.blocks import MEASURED, At, Block, Cell, Page, Paragraph, Section, Table
+from kanna.reporting import costs, laser_verdicts
+from kanna.reporting.blocks import MEASURED, At, Block, Cell, Page, Paragraph, Section, Table, Verdict
 from kanna.reporting.comparison import comparison, floors, named
+from kanna.reporting.laser_analysis import analysis
+from kanna.reporting.laser_compose import composition
+from kanna.reporting.laser_search import search
 from kanna.reporting.lineage import lineage
 from kanna.reporting.overview import overview
 from kanna.reporting.sources import Source
 from kanna.reporting.verdicts import titles, verdicts
 from kanna.reporting.wording import shown
+
+_SEARCH = ("laser-search", "search")
 
 
 def page(sources: Sequence[Source], title: str) -> Page:
@@ -18,15 +23,57 @@ def page(sources: Sequence[Source], title: str) -> Page:
     compared = comparisons(places)
     benches = [at for source, at in places if source.kind == "bench"]
     models = [at for source, at in places if source.kind == "model"]
+    on_edits, about_edits = edits(places)
     sections = [
         *overview(compared, benches),
         *(comparison(at, name) for at, name in zip(compared, titles(compared), strict=True)),
+        *about_edits,
         *(_evaluation(at) for source, at in places if source.kind == "eval"),
         *(costs.bench(at) for at in benches),
         *(lineage(at) for at in models),
     ]
     data = {source.name: source.data for source in sources}
-    return Page(title, verdicts(compared, models), sections, data)
+    return Page(title, verdicts(compared, models, on_edits), sections, data)
+
+
+def edits(places: Sequence[tuple[Source, At]]) -> tuple[list[Verdict], list[Section]]:
+    """Cards and sections of searches, compositions and analyses, in this order."""
+    found = within(places, *_SEARCH)
+    composed = within(places, "laser-compose", "stages")
+    analysed = [at for source, at in places if source.kind == "laser-analysis"]
+    partly = {f"{at.name}#/stages": stage for at in within(places, "", "lineage") if (stage := held(at))}
+    cards: list[Verdict] = []
+    sections: list[Section] = []
+    for at, title in zip(found, laser_verdicts.titles(found, "search"), strict=True):
+        cards.append(laser_verdicts.of_search(at, title))
+        sections.append(search(at, title))
+    for at, title in zip(composed, laser_verdicts.titles(composed, "composition"), strict=True):
+        cards.append(laser_verdicts.of_composition(at, title, partly.get(at.source)))
+        sections.append(composition(at, title))
+    for at, title in zip(analysed, laser_verdicts.titles(analysed, "analysis"), strict=True):
+        cards.append(laser_verdicts.of_analysis(at, title))
+        sections.append(analysis(at, title))
+    return cards, sections
+
+
+def held(lineage: At) -> At | None:
+    """The stage that a model holds which `kanna laser restore --stage` wrote."""
+    steps = lineage["steps"].items()
+    scores = steps[-1].get("scores") if steps else None
+    return None if scores is None else scores.get("stage")
+
+
+def within(places: Sequence[tuple[Source, At]], kind: str, key: str) -> list[At]:
+    """Results of a kind, those in model directories among them."""
+    found = [
+        at if source.kind == kind else at.get(key) for source, at in places if source.kind in (kind, "model")
+    ]
+    return [at for at in found if at is not None]
+
+
+def searches(sources: Sequence[Source]) -> list[At]:
+    """Those that are files of their own, and those in model directories."""
+    return within([(source, At(source.name, source.data)) for source in sources], *_SEARCH)
 
 
 def comparisons(places: Sequence[tuple[Source, At]]) -> list[At]:

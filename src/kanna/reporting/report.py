@@ -9,8 +9,9 @@ from typing import Any
 from kanna.errors import InputError
 from kanna.reporting.html import render as render_html
 from kanna.reporting.markdown import render as render_markdown
-from kanna.reporting.page import page
+from kanna.reporting.page import page, searches
 from kanna.reporting.sources import read_sources
+from kanna.reporting.trials import trials
 
 TITLE = "Compression report"
 
@@ -22,14 +23,16 @@ class ReportResult:
     Args:
         html: The page.
         markdown: The same for places that show no HTML.
-        verdicts: Whom each is about -> pass, fail, undecided or not judged.
+        verdicts: Whom each is about -> its status.
         sources: Names of the results on the page.
+        trials: All trials as CSV, where a search is among the results.
     """
 
     html: Path
     markdown: Path
     verdicts: Mapping[str, str]
     sources: tuple[str, ...]
+    trials: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -39,6 +42,7 @@ class ReportResult:
             "markdown": str(self.markdown),
             "verdicts": dict(self.verdicts),
             "sources": list(self.sources),
+            "trials": None if self.trials is None else str(self.trials),
         }
 
 
@@ -55,32 +59,40 @@ def report(
     Equal results give equal bytes.
 
     Args:
-        directories: Folders that `kanna eval`, `compare` or `bench` wrote with --out, and models of kanna.
-        out: The HTML file; the Markdown lies beside it under the same name.
+        directories: Folders that `kanna eval`, `compare`, `bench` or `laser analyze` wrote with --out, single
+            results, and models of kanna.
+        out: The HTML file; the Markdown lies beside it under the same name, and where a search is among the
+            results its trials as NAME-trials.csv.
         title: Of the page.
-        examples: Show the texts of examples that flipped.
+        examples: Show the texts of examples that flipped, of answers and of samples.
         force: Replace files that exist.
 
     Raises:
         InputError: Something is missing, damaged or from a newer kanna, or `out` is not to be written.
     """
-    html = _checked(Path(out).expanduser().absolute(), force)
-    made = page(read_sources(directories, examples), title)
-    markdown = html.with_suffix(".md")
-    _write({markdown: render_markdown(made), html: render_html(made)})
-    verdicts = {one.title: one.status for one in made.verdicts}
-    return ReportResult(html, markdown, verdicts, tuple(made.data))
-
-
-def _checked(html: Path, force: bool) -> Path:
+    html = Path(out).expanduser().absolute()
     if html.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{html.name} is no HTML file", "choose an --out that ends in .html")
-    for path in (html, html.with_suffix(".md")):
+    markdown = html.with_suffix(".md")
+    _check_free((html, markdown), force)
+    sources = read_sources(directories, examples)
+    texts, table = {}, None
+    if found := searches(sources):
+        table = html.with_name(f"{html.stem}-trials.csv")
+        _check_free((table,), force)
+        texts[table] = trials(found)
+    made = page(sources, title)
+    _write({**texts, markdown: render_markdown(made), html: render_html(made)})
+    verdicts = {one.title: one.status for one in made.verdicts}
+    return ReportResult(html, markdown, verdicts, tuple(made.data), table)
+
+
+def _check_free(paths: Sequence[Path], force: bool) -> None:
+    for path in paths:
         if path.is_dir():
             raise InputError(f"{path} is a directory", "choose another --out")
         if os.path.lexists(path) and not force:
             raise InputError(f"{path} exists already", "choose another --out, or replace it with --force")
-    return html
 
 
 def _write(texts: Mapping[Path, str]) -> None:

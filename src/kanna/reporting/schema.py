@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kanna.reporting.laser_schema import Analysis, Composition, Search
+
 Status = Literal["pass", "fail", "undecided"]
 Bytes = Annotated[int, Field(gt=0)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -178,6 +180,7 @@ class _StepScores(_Part):
     model_bytes_before: Bytes | None = None
     model_bytes_after: Bytes | None = None
     comparison: Comparison | None = None
+    stage: int | None = None
 
 
 class _Step(_Part):
@@ -202,6 +205,8 @@ class _Run(_Part):
 class Model(_Part):
     lineage: _Lineage
     run: _Run | None
+    search: Search | None = None
+    stages: Composition | None = None
 
 
 KINDS: dict[str, type[BaseModel]] = {
@@ -209,4 +214,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "eval": Evaluation,
     "bench": Bench,
     "model": Model,
+    "laser-search": Search,
+    "laser-compose": Composition,
+    "laser-analysis": Analysis,
 }

@@ -13,7 +13,10 @@ from kanna.reporting.schema import KINDS
 
 _SCHEMA = 1
 _LINEAGE = "kanna.json"
-_WRITTEN = ("eval", "compare", "bench")
+_WRITTEN = ("eval", "compare", "bench", "laser-search", "laser-compose", "laser-analysis")
+# What a model directory holds of how its edits were found: file -> name and kind.
+_FOUND = {"laser-search.json": ("search", "laser-search"), "laser-stages.json": ("stages", "laser-compose")}
+_REMEDY = "give a folder that kanna eval, compare, bench or laser wrote with --out, or a model of kanna"
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,9 @@ class Source:
 
     Args:
         name: As the report names it; unique within the report.
-        kind: eval, compare, bench, or model.
-        data: What the file holds; for a model {"lineage": kanna.json, "run": DIR.run.json or None}.
+        kind: eval, compare, bench, laser-search, laser-compose, laser-analysis, or model.
+        data: What the file holds; for a model {"lineage": kanna.json, "run": DIR.run.json or None}, and where
+            there are {"search": laser-search.json, "stages": laser-stages.json}.
     """
 
     name: str
@@ -35,7 +39,9 @@ def read_sources(directories: Sequence[str | Path], examples: bool = True) -> li
     """Everything in the directories that a report can show.
 
     Args:
-        examples: Keep the texts of flipped examples; records of single rows are always left out.
+        directories: Folders of results, single results, and model directories.
+        examples: Keep the texts of flipped examples, of answers and of samples; records of single rows are
+            always left out.
 
     Raises:
         InputError: A directory that is missing or holds nothing of kanna's, a file that cannot be read, lacks
@@ -47,26 +53,29 @@ def read_sources(directories: Sequence[str | Path], examples: bool = True) -> li
     for directory in dict.fromkeys(Path(one).expanduser().resolve() for one in directories):
         here = _of(directory, examples)
         if not here:
-            raise InputError(
-                f"{directory} holds no results",
-                "give a folder that kanna eval, compare or bench wrote with --out, or a model of kanna",
-            )
+            raise InputError(f"{directory} holds no results", _REMEDY)
         found += here
     return _apart(found)
 
 
-def _of(directory: Path, examples: bool) -> list[Source]:
-    if not directory.is_dir():
-        raise InputError(f"{directory} is no directory", "give a folder of results or a model directory")
-    if (directory / _LINEAGE).is_file():
-        return [_model(directory)]
+def _of(place: Path, examples: bool) -> list[Source]:
+    if place.is_file():
+        return _results([place], examples)
+    if not place.is_dir():
+        raise InputError(f"{place} is no directory and no file", _REMEDY)
+    if (place / _LINEAGE).is_file():
+        return [_model(place)]
+    return _results(sorted(place.glob("*.json")), examples)
+
+
+def _results(paths: Sequence[Path], examples: bool) -> list[Source]:
     found = []
-    for path in sorted(directory.glob("*.json")):
+    for path in paths:
         data = _read(path)
         if isinstance(data, dict) and data.get("kind") in _WRITTEN:
             _check(path, data, "schema_version")
             _check_fields(path, data["kind"], data)
-            found.append(Source(f"{directory.name}/{path.name}", data["kind"], _lean(data, examples)))
+            found.append(Source(f"{path.parent.name}/{path.name}", data["kind"], _lean(data, examples)))
     return found
 
 
@@ -76,6 +85,11 @@ def _model(directory: Path) -> Source:
     run = directory.with_name(f"{directory.name}.run.json")
     said = {"lineage": lineage, "run": _read(run) if run.is_file() else None}
     _check_fields(directory / _LINEAGE, "model", said)
+    for name, (key, kind) in _FOUND.items():
+        if (path := directory / name).is_file():
+            said[key] = _read(path)
+            _check(path, said[key], "schema_version")
+            _check_fields(path, kind, said[key])
     return Source(directory.name, "model", said)
 
 
@@ -105,9 +119,26 @@ def _check_fields(path: Path, kind: str, data: Mapping[str, Any]) -> None:
 
 def _lean(data: Mapping[str, Any], examples: bool) -> dict[str, Any]:
     """A result without the records of single rows, which would make a page of megabytes."""
+    if data["kind"] == "laser-analysis":
+        return dict(data) if examples else _wordless(data)
+    if "tasks" not in data:
+        return dict(data)
     drop = {"records"} if examples else {"records", "flips"}
-    tasks = [{key: value for key, value in task.items() if key not in drop} for task in data.get("tasks", [])]
-    return {**data, **({"tasks": tasks} if "tasks" in data else {})}
+    tasks = [{key: value for key, value in task.items() if key not in drop} for task in data["tasks"]]
+    return {**data, "tasks": tasks}
+
+
+def _wordless(data: Mapping[str, Any]) -> dict[str, Any]:
+    """An analysis without what the models were asked and what they wrote."""
+    kept = {key: value for key, value in data.items() if key not in ("answers", "samples")}
+    samples = data.get("samples")
+    if samples is None:
+        return kept
+    numbers = {
+        name: {key: value for key, value in samples[name].items() if key != "texts"}
+        for name in ("base", "edited")
+    }
+    return {**kept, "samples": numbers}
 
 
 def _apart(found: Sequence[Source]) -> list[Source]:

@@ -20,11 +20,17 @@ _UNASKED = (
 )
 
 
-def verdicts(compared: Sequence[At], models: Sequence[At]) -> list[Verdict]:
-    """One per comparison, one per model that nobody compared; at least one."""
+def verdicts(compared: Sequence[At], models: Sequence[At], edits: Sequence[Verdict] = ()) -> list[Verdict]:
+    """One per comparison, those on edits, one per model that nobody compared; at least one.
+
+    A model whose edits were tested when they were found is not called unasked.
+    """
     asked = {at.data["model"]["model"] for at in compared}
     found = [_verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
-    found += [_unasked(at) for at in models if at.name not in asked]
+    found += edits
+    found += [
+        _unasked(at) for at in models if at.name not in asked and not {"search", "stages"} & set(at.data)
+    ]
     return found or [_NOTHING]
 
 

@@ -90,9 +90,9 @@ def test_results_are_written_whole_and_not_replaced(kanna, base, tmp_path):
         ("--repeats", "-1"),
         ("--new-tokens", "1"),
         ("--concurrency", "0"),
-        ("--device", "cuda:99"),
-        ("--dtype", "int3"),
-        ("--price", "missing.yaml"),
+        ("--context", "8", "--device", "cuda:99"),
+        ("--context", "8", "--dtype", "int3"),
+        ("--context", "8", "--price", "missing.yaml"),
     ],
 )
 def test_bad_requests(kanna, base, words):

@@ -133,7 +133,7 @@ def test_interval_and_status_never_disagree_on_other_values(drop, higher):
 
 
 def test_a_relative_interval_is_that_of_the_ratio():
-    """Where the plain difference's interval says the contrary: it crosses what is allowed, the ratio's does not."""
+    """Where the interval of the plain difference says the contrary: it crosses what is allowed."""
     counts = (50, 10, 5, 135)
     found = of_counts(counts, "20%")
     assert difference_bound(Pairs(*counts), normal_quantile(0.95)) < found.allowed

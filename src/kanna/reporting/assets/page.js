@@ -7,7 +7,7 @@ function show(mark) {
   spoken = mark;
   tip.textContent = mark.dataset.tip;
   tip.hidden = false;
-  const at = mark.querySelector("circle:not(.hit)").getBoundingClientRect();
+  const at = mark.querySelector("circle:not(.hit), .ground").getBoundingClientRect();
   const room = document.documentElement.clientWidth;
   const left = Math.min(Math.max(8, at.left + at.width / 2 - tip.offsetWidth / 2), room - tip.offsetWidth - 8);
   const above = at.top - tip.offsetHeight - 8;
@@ -28,6 +28,31 @@ for (const mark of document.querySelectorAll("[data-tip]")) {
   mark.addEventListener("click", () => show(mark));
   mark.addEventListener("focus", () => show(mark));
   mark.addEventListener("blur", hide);
+}
+// In a grid the Tab key stops once, and arrow keys go on to the next mark in their direction.
+const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+function neighbour(mark, [down, across]) {
+  const row = Number(mark.dataset.row), column = Number(mark.dataset.column);
+  const distance = (other) => {
+    const rows = Number(other.dataset.row) - row, columns = Number(other.dataset.column) - column;
+    const ahead = rows * down + columns * across;
+    return ahead > 0 ? ahead + 4 * Math.abs(down ? columns : rows) : Infinity;
+  };
+  const marks = [...mark.closest("svg").querySelectorAll("[data-row]")];
+  const nearest = marks.reduce((one, other) => (distance(other) < distance(one) ? other : one), mark);
+  return distance(nearest) < Infinity ? nearest : null;
+}
+
+for (const mark of document.querySelectorAll("[data-row]")) {
+  mark.addEventListener("keydown", (event) => {
+    const next = steps[event.key] && neighbour(mark, steps[event.key]);
+    if (!next) return;
+    event.preventDefault();
+    mark.setAttribute("tabindex", "-1");
+    next.setAttribute("tabindex", "0");
+    next.focus();
+  });
 }
 document.addEventListener("pointerdown", (event) => {
   if (!event.target.closest("[data-tip]")) hide();
