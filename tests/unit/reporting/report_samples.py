@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import report_laser_samples as laser
+
 EVIL = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> \"double\" 'single' ]]> -->"
     " ``` ~~~ `tick` | pipe | [link](javascript:hacked) ![x](http://example.com/x.png) https://example.com"
@@ -153,8 +155,11 @@ def write(directory: Path, **results: Any) -> Path:
     return directory
 
 
-def write_model(directory: Path, data: Any, run: Any = None) -> Path:
+def write_model(directory: Path, data: Any, run: Any = None, **found: Any) -> Path:
+    """A model directory; `found` are results of kanna laser: search, stages."""
     directory.mkdir(parents=True)
+    for name, result in found.items():
+        (directory / f"laser-{name}.json").write_text(json.dumps(result))
     (directory / "kanna.json").write_text(json.dumps(data))
     if run is not None:
         directory.with_name(f"{directory.name}.run.json").write_text(json.dumps(run))
@@ -190,5 +195,24 @@ def everything(place: Path) -> list[Path]:
         place / "a~b & <i>",
         zero=comparison("zero", "undecided", [task("q.jsonl", 0.99, 0.99, none, rows=60)]),
     )
+    edits = write(
+        place / "L",
+        analysed=laser.analysis(EVIL),
+        searched=_strange_search(),
+    )
     run = {"seconds": 245.7, "peak_memory_bytes": 528_965_632, "finished": "today"}
-    return [first, second, write_model(place / "small", lineage(), run)]
+    whole = laser.search(laser.grid(1), (-0.01, 0.0725))
+    small = write_model(place / "small", lineage(), run, search=whole, stages=laser.composition(2))
+    return [first, second, small, edits]
+
+
+def _strange_search() -> Any:
+    """A fast one with names that try to escape, two numbers of row blocks, and a log loss that is no number."""
+    trials = [
+        laser.trial("up", 2, "0.1", 0.24),
+        laser.trial("up", 3, "0.1", 0.5, rows=25),
+        laser.trial("down", 1, "0.4", 0.2, blocks=4, consistency=None, log_loss=float("inf")),
+        laser.trial(EVIL, 0, "0.9", 0.2),
+    ]
+    settings = {"budget": {"fast": 100}, "text": EVIL, "rhos": [*laser.RHOS, EVIL]}
+    return laser.search(trials, (-0.02, -0.01), settings=settings, left_out=44)

@@ -38,11 +38,24 @@ document.getElementById("phone").addEventListener("load", (event) => {
   const gone = tip.hidden;
   mark.dispatchEvent(new view.PointerEvent("pointerenter", { pointerType: "mouse" }));
   const hovered = tip.hidden ? null : tip.textContent;
+  page.dispatchEvent(new view.KeyboardEvent("keydown", { key: "Escape" }));
+  const walk = [];
+  all("[data-tip^='up:2:0.1,'], [data-tip^='up:2:0.1:']")[0].focus({ preventScroll: true });
+  for (const key of ["", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft"]) {
+    page.activeElement.dispatchEvent(new view.KeyboardEvent("keydown", { key, bubbles: true }));
+    walk.push(tip.textContent.replace(/: .*/s, ""));
+  }
+  const rules = [...page.styleSheets[0].cssRules];
+  const colours = (rule) => ["--ink", "--gain", "--loss"].map((name) => rule.style.getPropertyValue(name));
+  const light = colours(rules.find((rule) => rule.selectorText === ":root"));
+  const dark = colours(rules.find((rule) => rule.media?.mediaText.includes("dark")).cssRules[0]);
+  const maps = all("svg").filter((one) => one.querySelector("[data-row]"));
+  const stops = all("[data-row][tabindex='0']").length;
   const boxes = all(".scroll").filter((one) => one.scrollWidth > one.clientWidth).length;
   const closed = page.querySelectorAll("details:not([open])").length;
   view.dispatchEvent(new Event("beforeprint"));
   document.getElementById("found").textContent = JSON.stringify({
-    figures, quiet, told, stays, gone, hovered, boxes, closed,
+    walk, light, dark, stops, maps: maps.length, figures, quiet, told, stays, gone, hovered, boxes, closed,
     said: mark.dataset.tip,
     open: page.querySelectorAll("details[open]").length,
     wide: page.documentElement.scrollWidth, room: page.documentElement.clientWidth,
@@ -108,11 +121,13 @@ def at(place: Path, source: str) -> float:
         one, found, other = source.partition(sign)
         if found and "#" in one:
             return combine(at(place, one), at(place, other))
-    name, _, pointer = source.rpartition("#")
+    name, _, pointer = source.partition("#")
     path = place / name
     if path.is_dir():
         run = path.with_name(f"{path.name}.run.json")
-        data = {"lineage": json.loads((path / "kanna.json").read_text()), "run": json.loads(run.read_text())}
+        files = {"lineage": path / "kanna.json", "run": run}
+        files |= {key: path / f"laser-{key}.json" for key in ("search", "stages")}
+        data = {key: json.loads(file.read_text()) for key, file in files.items()}
     else:
         data = json.loads(path.read_text())
     for step in pointer.split("/")[1:]:
@@ -189,6 +204,29 @@ def test_marks_speak_on_focus_and_hover(browser):
     assert found["told"] == found["hovered"] == found["said"]
 
 
+def test_arrow_keys_go_from_tile_to_tile(browser):
+    found = browser[0]
+    assert found["stops"] == found["maps"] == 6
+    assert found["walk"] == ["up:2:0.1", "up:2:0.01", "up:2:0.01", "up:3:0.01", "up:3:0.1"]
+
+
+def test_tiles_are_coloured_alike_in_both_modes(browser):
+    """Text on the deepest colours keeps a contrast that people can read (WCAG AA)."""
+    for name in ("light", "dark"):
+        ink, *tiles = (_luminance(one) for one in browser[0][name])
+        assert len(tiles) == 2
+        for tile in tiles:
+            high, low = max(ink, tile), min(ink, tile)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, name
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    parts = [int(colour.strip()[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def test_paper_shows_what_is_folded(browser):
     found = browser[0]
     assert found["closed"] == 2
@@ -197,7 +235,10 @@ def test_paper_shows_what_is_folded(browser):
 
 def test_the_verdict_comes_first(browser):
     found = browser[0]
-    assert found["verdicts"] == ["Undecided", "Fail", "Pass", "Not judged", "Undecided"]
+    assert found["verdicts"] == [
+        "Undecided", "Fail", "Pass", "Not judged", "Undecided",
+        "No clear difference", "No edit", "Better", "No clear difference",
+    ]  # fmt: skip
     assert found["headlines"][2].split() == [
         "18.4",
         "%",

@@ -45,6 +45,7 @@ def test_the_result_says_what_was_written(tmp_path):
         "markdown": str(tmp_path / "p.md"),
         "verdicts": {"small against base": "pass"},
         "sources": ["R/good.json"],
+        "trials": None,
     }
 
 
@@ -117,8 +118,8 @@ def test_folders_without_results_are_refused(tmp_path):
     write(tmp_path / "other", mine={"kind": "something"})
     for name, said in [
         ("empty", "holds no"),
-        ("none", "no directory"),
-        ("file", "no directory"),
+        ("none", "no directory and no file"),
+        ("file", "cannot be read"),
         ("other", "no"),
     ]:
         with pytest.raises(InputError, match=said):
