@@ -97,9 +97,11 @@ def _other_kind(how: str) -> InputError:
 
 def _sizes(module: nn.Module) -> tuple[int, ...]:
     """(out, in) of a linear layer in any form; of other modules the shape of their weight."""
-    if hasattr(module, "in_features"):
-        return int(module.out_features), int(module.in_features)
-    shape = tuple(module.get_parameter("weight").shape)
+    out, into = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    if isinstance(out, int) and isinstance(into, int):
+        return out, into
+    weight = getattr(module, "weight", None)
+    shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else ()
     return shape[::-1] if isinstance(module, Conv1D) else shape
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from tiny_model import WORDS, save_model
+from tiny_model import WORDS, save_model, save_tokenizer
 
 import kanna as package
 from kanna.checkpoint import lineage
@@ -115,6 +116,30 @@ def test_blame_of_a_low_rank_model(kanna, shared_base, shared_small, task):
     found = kanna("compare", shared_base, shared_small, "--task", task, "--blame", "--json", "-q").json
     replaced = kanna("inspect", shared_small, "--json").json["matrices"]
     assert {one["matrix"] for one in found["blame"]} == {one["name"] for one in replaced if one["rank"]}
+
+
+def test_blame_of_transposed_and_fused_matrices(kanna, task, tmp_path):
+    torch.manual_seed(0)
+    sizes = {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "vocab_size": 96,
+        "n_positions": 64,
+        "initializer_range": 0.3,
+    }
+    config = transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)
+    base, small = tmp_path / "gpt2", tmp_path / "small"
+    transformers.GPT2LMHeadModel(config).save_pretrained(base)
+    save_tokenizer(base)
+    asked = ("--keep", 0.4, "--method", "plain", "--align", 1, "--select", "q,v,fc_in", "--out", small, "-q")
+    assert kanna("lowrank", base, *asked).code == 0
+    found = kanna("compare", base, small, "--task", task, "--blame", "--json", "-q").json
+    parts = ("attn.c_attn", "mlp.c_fc")
+    assert {one["matrix"] for one in found["blame"]} == {
+        f"transformer.h.{i}.{part}" for i in range(2) for part in parts
+    }
+    assert max(one["repaired"] for one in found["blame"]) > 0
 
 
 def test_blame_asks_as_the_task_was_asked(kanna, base, damaged, tmp_path):

@@ -25,11 +25,13 @@ def trial(role: str, layer: int, rho: str, accuracy: float, rows: int = ROWS, **
 def grid(seed: int, best: float = 0.3) -> list[Trial]:
     """Every candidate on every row; the best one is up:2:0.1."""
     draw = random.Random(seed)
-    return [
-        trial(role, layer, rho, best if (role, layer, rho) == ("up", 2, "0.1") else draw.uniform(0.05, best - 0.01),
-              log_loss=draw.uniform(2, 4), consistency=draw.uniform(0.2, 0.4))
-        for layer in reversed(range(LAYERS)) for role in ROLES for rho in RHOS
-    ]  # fmt: skip
+    places = [(role, layer, rho) for layer in reversed(range(LAYERS)) for role in ROLES for rho in RHOS]
+    found = []
+    for place in places:
+        accuracy = best if place == ("up", 2, "0.1") else draw.uniform(0.05, best - 0.01)
+        scores = {"log_loss": draw.uniform(2, 4), "consistency": draw.uniform(0.2, 0.4)}
+        found.append(trial(*place, accuracy, **scores))
+    return found
 
 
 def tested(edits: list[str], low: float, high: float, **more: Any) -> Any:
@@ -104,10 +106,16 @@ def search(trials: list[Trial], test: Any = None, **more: Any) -> Any:
 
 def composition(accepted: int = 1, **more: Any) -> Any:
     stages = [
-        {"edit": f"down:{3 - i}:0.1", "accuracy": 0.26 + 0.01 * i, "log_loss": 2.4 - 0.01 * i, "consistency": 0.25,
-         "accepted": i < accepted, "number": i + 1 if i < accepted else 0}
+        {
+            "edit": f"down:{3 - i}:0.1",
+            "accuracy": 0.26 + 0.01 * i,
+            "log_loss": 2.4 - 0.01 * i,
+            "consistency": 0.25,
+            "accepted": i < accepted,
+            "number": i + 1 if i < accepted else 0,
+        }
         for i in range(3)
-    ]  # fmt: skip
+    ]
     whole = search(grid(0))
     edits = [one["edit"] for one in stages if one["accepted"]]
     return {
@@ -168,7 +176,7 @@ def analysis(text: str, **more: Any) -> Any:
             {"row": 7, "change": "gained", "prompt": text * 2, "expected": text, "base": f"base {text}",
              "top": f"top {text}", "bottom": f"bottom {text}"}
         ],
-        "by": {"key": text, **{name: groups for name in ("base", "top", "bottom")}},
+        "by": {"key": text, **dict.fromkeys(("base", "top", "bottom"), groups)},
         "perplexity": {"base": 75.7186, "edited": 76.0894},
         "samples": {"prompts": [text, "q"], **samples},
     } | more  # fmt: skip

@@ -207,7 +207,7 @@ def everything(place: Path) -> list[Path]:
 
 
 def _strange_search() -> Any:
-    """A fast one with names that try to escape, two numbers of row blocks, and a log loss that is no number."""
+    """A fast one with names that try to escape, row blocks, and a log loss that is no number."""
     trials = [
         laser.trial("up", 2, "0.1", 0.24),
         laser.trial("up", 3, "0.1", 0.5, rows=25),
