@@ -116,7 +116,7 @@ class Paragraph:
 class Table:
     """Args:
     title: What it shows.
-    columns: Headings; one that begins with ">" is of numbers.
+    columns: Headings; one that begins with ">" is of numbers, one with "<" of long texts.
     rows: As many cells each.
     nature: measured, computed or estimated; empty where that is no question.
     """

@@ -121,5 +121,5 @@ def _texts(texts: Sequence[Sequence[str]]) -> list[Block]:
     rows: list[list[Cell]] = [
         [_end(prompt), before.strip(), after.strip()] for prompt, before, after in zip(*texts, strict=False)
     ]
-    columns = ("prompt", AS_IT_IS, "edited")
+    columns = ("prompt", f"<{AS_IT_IS}", "<edited")
     return [Table("Free text, side by side", columns, rows, MEASURED)] if rows else []

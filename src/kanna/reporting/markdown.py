@@ -103,7 +103,7 @@ def _block(block: Block) -> str:
 
 def _table(table: Table) -> str:
     nature = f" ({table.nature})" if table.nature else ""
-    heads = [escaped(column.removeprefix(">")) for column in table.columns]
+    heads = [escaped(column.removeprefix(">").removeprefix("<")) for column in table.columns]
     rules = ["---:" if column.startswith(">") else "---" for column in table.columns]
     rows = [_row([_cell(cell) for cell in row]) for row in table.rows]
     return "\n".join([f"### {escaped(table.title)}{nature}", "", _row(heads), _row(rules), *rows])
