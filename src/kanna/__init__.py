@@ -32,7 +32,7 @@ _LAZY = {
     "laser_analyze": "kanna.recipe.laser_analyze:laser_analyze",
     "laser_apply": "kanna.recipe.laser_apply:laser_apply",
     "laser_compose": "kanna.recipe.laser_compose:laser_compose",
-    "laser_restore": "kanna.recipe.laser_apply:restore",
+    "laser_restore": "kanna.recipe.laser_restore:restore",
     "laser_search": "kanna.recipe.laser_search:laser_search",
     "load": "kanna.checkpoint.loader:load",
     "lora_targets": "kanna.checkpoint.loader:lora_targets",

@@ -348,8 +348,8 @@ def restore(
     force: Force = False,
 ) -> None:
     """Write the model as it was before its edits, bit for bit; or a stage of a composed one."""
-    from kanna.recipe.laser_apply import restore as restore_model
     from kanna.recipe.laser_compose import restore_stage
+    from kanna.recipe.laser_restore import restore as restore_model
 
     with session.progress() as progress:
         if stage is None:

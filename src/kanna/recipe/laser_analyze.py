@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna.checkpoint import lineage
 from kanna.errors import InputError
 from kanna.linalg.laser_ranks import laserrmt_threshold, signal_to_noise
 from kanna.linalg.spectra import effective_rank, signal_rank
@@ -86,7 +85,7 @@ def laser_analyze(
     result: dict[str, Any] = {
         "schema_version": 1,
         "kind": "laser-analysis",
-        "model": {"name": arena.checkpoint.name, "hash": lineage.base_hash(arena.checkpoint)},
+        "model": {"name": arena.checkpoint.name, "hash": arena.base_hash},
         "task": {"name": arena.task.name, "sha256": arena.task.digest, "rows": len(arena.task.rows)},
         "metric": base.metric,
         "edits": [one.edit for one in candidates],

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from kanna.checkpoint import lineage
@@ -23,14 +21,14 @@ from kanna.methods.laser.search import Budget
 from kanna.methods.laser.space import RHOS, Candidate, space
 from kanna.methods.laser.validation import Journal, Validation, by_groups, parts_of
 from kanna.methods.laser.weights import Weights
-from kanna.methods.lowrank.workspace import write_json_whole
 from kanna.models.device import device_of
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select, selection_from
-from kanna.recipe.criteria import Criteria
+from kanna.recipe.criteria import Criteria, prepare_for
 from kanna.recipe.evaluations import load_for
 from kanna.recipe.places import RUN, work_directory
+from kanna.recipe.unfinished import unfinished_work
 from kanna.tasks.breakdown import check_key
 from kanna.tasks.classifier import classifies
 from kanna.tasks.evaluate import EvalOptions, Prepared, headline, prepare
@@ -106,6 +104,7 @@ class Arena:
 
     Args:
         checkpoint: The model on disk.
+        base_hash: What it is, whatever its files.
         plan: The evaluation.
         task: All rows of the task.
         choosing: Places of the validation rows, in the order of the parts.
@@ -120,6 +119,7 @@ class Arena:
     """
 
     checkpoint: Checkpoint
+    base_hash: str
     plan: Prepared
     task: Task
     choosing: tuple[int, ...]
@@ -192,7 +192,7 @@ def open_arena(
         )
     plan = prepare(checkpoint.directory, _files(task, options), evaluation)
     if criteria is not None:
-        prepare(checkpoint.directory, criteria.files, evaluation)
+        prepare_for(checkpoint.directory, criteria, evaluation)
     first = plan.tasks[0]
     _check_task(plan, first, options)
     every = tuple(range(len(first.rows)))
@@ -210,6 +210,7 @@ def open_arena(
 
     arena = Arena(
         checkpoint=checkpoint,
+        base_hash=lineage.base_hash(checkpoint),
         plan=plan,
         task=first,
         choosing=tuple(place for part in parts for place in part),
@@ -297,7 +298,7 @@ def in_place_already(out: Path | None, file: str, arena: Arena) -> bool:
     if out is None or not (out / file).is_file() or not (work_directory(out) / RUN).is_file():
         return False
     known = read_json(out / file)
-    model = known.get("model", {}).get("hash") == lineage.base_hash(arena.checkpoint)
+    model = known.get("model", {}).get("hash") == arena.base_hash
     return model and known.get("task", {}).get("sha256") == arena.task.digest
 
 
@@ -305,7 +306,7 @@ def fingerprint(arena: Arena, more: object = None) -> str:
     """sha256 of all that a search on this arena depends on."""
     options = arena.plan.options
     facts = {
-        "base": lineage.base_hash(arena.checkpoint),
+        "base": arena.base_hash,
         "task": [arena.task.digest, arena.test.digest],
         "text": None if arena.options.text is None else lineage.file_digest(arena.options.text),
         "options": arena.options.to_dict(),
@@ -319,49 +320,9 @@ def fingerprint(arena: Arena, more: object = None) -> str:
 
 @contextlib.contextmanager
 def workspace(out: Path | None, key: str, resume: bool, force: bool) -> Iterator[Path | None]:
-    """The directory of unfinished work for `out`, held by this process alone; None without an output."""
+    """The directory of unfinished work for `out`, of which the journal goes on; None without `out`."""
     if out is None:
         yield None
         return
-    directory = work_directory(out)
-    found = directory / RUN
-    if found.is_file() and not resume and not force:
-        raise InputError(
-            f"{directory} holds an unfinished run for {out.name}",
-            "continue it with --resume, or start over with --force",
-        )
-    if found.is_file() and resume and json.loads(found.read_text())["key"] != key:
-        raise InputError(
-            f"{directory} was begun with other settings, model, task, versions or threads",
-            "repeat the command that began it with --resume, or start over with --force",
-        )
-    if resume and not found.is_file():
-        raise InputError(f"there is no unfinished run for {out}", "leave out --resume")
-    missing = [one for one in directory.parents if not one.exists()]
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be made: {error.strerror}", "choose another --out") from error
-    try:
-        with FileLock(directory / "lock", timeout=0):
-            _clean(directory, ("lock", RUN, JOURNAL) if resume else ("lock",))
-            write_json_whole(found, {"key": key})
-            yield directory
-    except Timeout:
-        raise InputError(f"another run is writing {out}", "wait for it, or choose another --out") from None
-    except InputError:
-        if not (directory / JOURNAL).is_file():  # nothing that was worth keeping
-            shutil.rmtree(directory, ignore_errors=True)
-            for one in missing:
-                with contextlib.suppress(OSError):
-                    one.rmdir()
-        raise
-
-
-def _clean(directory: Path, kept: Sequence[str]) -> None:
-    """Remove what a run that was killed left: files, and folders of hidden states."""
-    for path in directory.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in kept:
-            path.unlink()
+    with unfinished_work(out, key, resume, force, survives=(JOURNAL,), worth=JOURNAL) as directory:
+        yield directory

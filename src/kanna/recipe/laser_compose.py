@@ -18,14 +18,7 @@ from kanna.methods.laser.search import Budget, trial
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Journal, Tally, Validation
 from kanna.recipe.criteria import Criteria
-from kanna.recipe.laser_apply import (
-    LaserResult,
-    Origin,
-    find_base,
-    laser_apply,
-    read_manifest,
-    restore,
-)
+from kanna.recipe.laser_apply import LaserResult, Origin, laser_apply
 from kanna.recipe.laser_arena import (
     JOURNAL,
     Arena,
@@ -35,6 +28,7 @@ from kanna.recipe.laser_arena import (
     open_arena,
     workspace,
 )
+from kanna.recipe.laser_restore import find_base, read_manifest, restore
 from kanna.recipe.laser_search import RESULT, test_edits
 from kanna.recipe.lowrank import refuse_existing
 from kanna.recipe.runs import Stages, run_record
@@ -239,7 +233,7 @@ def _check_blocks(found: dict[str, Any], config: LaserConfig, blocks: int) -> No
 
 
 def _check_same(found: dict[str, Any], arena: Arena, search: str | Path) -> None:
-    if lineage.base_hash(arena.checkpoint) != found["model"]["hash"]:
+    if arena.base_hash != found["model"]["hash"]:
         raise InputError(
             f"{arena.checkpoint.name} is not the model that {search} searched ({found['model']['name']})",
             "give that model",

@@ -218,7 +218,7 @@ def _result(
     return {
         "schema_version": 1,
         "kind": "laser-search",
-        "model": {"name": arena.checkpoint.name, "hash": lineage.base_hash(arena.checkpoint)},
+        "model": {"name": arena.checkpoint.name, "hash": arena.base_hash},
         "task": {
             "name": arena.task.name,
             "sha256": arena.task.digest,

@@ -1,21 +1,17 @@
 """Run the step `lowrank` from a model directory to a verified output directory."""
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from safetensors import SafetensorError
 
 from kanna.calibration.windows import Windows, packed, padded, random_windows
 from kanna.checkpoint import card, lineage
@@ -28,14 +24,15 @@ from kanna.methods.lowrank.execute import Outcome, execute
 from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, check_memory, make_plan
 from kanna.methods.lowrank.replace import probe_file
-from kanna.methods.lowrank.workspace import Workspace, write_json_whole
+from kanna.methods.lowrank.workspace import Workspace
 from kanna.models.device import device_of
 from kanna.recipe.compare import Comparison
 from kanna.recipe.criteria import Criteria, prepare_for
 from kanna.recipe.output import Layout, plan_layout, write_model
-from kanna.recipe.places import RUN, cache_directory, work_directory
+from kanna.recipe.places import cache_directory
 from kanna.recipe.probe import Verdict, verify_output
 from kanna.recipe.runs import Stages, run_record
+from kanna.recipe.unfinished import FREE_SPACE, unfinished_work
 from kanna.recipe.verdict import comparison_rows, judge
 from kanna.tasks.evaluate import EvalOptions
 from kanna.tasks.rows import read_rows
@@ -43,8 +40,6 @@ from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_
 
 Progress = Callable[[str, int, int], None]
 _PROBE_LENGTH = 64
-_FREE_SPACE = "free some space, or write to another disk with --out"
-_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,8 @@ def lowrank(
     _check_weights(checkpoint)
     job = _Job(checkpoint, plan, calibrated, lineage.base_hash(checkpoint), target, device, cache)
     stage = Stages(progress)
-    with _workspace(target, _fingerprint(job), resume, force) as workspace:
+    with unfinished_work(target, _fingerprint(job), resume, force) as directory:
+        workspace = Workspace(directory)
         asked = None if criteria is None else (criteria, options or EvalOptions(device=device))
         figures, verdict, compared = _compress(job, workspace, asked, replace, stage.report)
         shutil.rmtree(workspace.directory)
@@ -281,7 +277,7 @@ def _check_space(out: Path, plan: Plan) -> None:
         raise InputError(
             f"about {plan.work_bytes / 1e9:.2f} GB of space are needed for work in {place}, and "
             f"{free / 1e9:.2f} GB are free",
-            _FREE_SPACE,
+            FREE_SPACE,
         )
 
 
@@ -295,60 +291,6 @@ def _fingerprint(job: _Job) -> str:
         "device": job.device,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _workspace(out: Path, key: str, resume: bool, force: bool) -> Iterator[Workspace]:
-    """The directory of unfinished work for `out`, held by this process alone."""
-    directory = work_directory(out)
-    made = not out.parent.exists()
-    found = directory / RUN
-    if found.is_file() and not resume and not force:
-        raise InputError(
-            f"{directory} holds an unfinished run for {out.name}",
-            "continue it with --resume, or start over with --force",
-        )
-    if found.is_file() and resume and json.loads(found.read_text())["key"] != key:
-        raise InputError(
-            f"{directory} was begun with other settings, model, text, versions, threads or device",
-            "repeat the command that began it with --resume, or start over with --force",
-        )
-    if resume and not found.is_file():
-        raise InputError(f"there is no unfinished run for {out}", "leave out --resume")
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(directory / _LOCK, timeout=0):
-            if not resume:
-                _empty(directory)
-            write_json_whole(found, {"key": key})
-            yield Workspace(directory)
-    except Timeout:
-        raise InputError(f"another run is writing {out}", "wait for it, or choose another --out") from None
-    except (InputError, OSError, SafetensorError) as error:
-        full = _no_space_left(error)
-        if not (full or isinstance(error, InputError)):
-            raise
-        shutil.rmtree(directory, ignore_errors=True)
-        if made:
-            with contextlib.suppress(OSError):
-                out.parent.rmdir()
-        if full:
-            raise InputError(f"no space is left for unfinished work: {error}", _FREE_SPACE) from error
-        raise
-
-
-def _no_space_left(error: Exception) -> bool:
-    """safetensors hands the system's error on as text."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error)
-
-
-def _empty(directory: Path) -> None:
-    """Remove what another run left, all but the lock that is held."""
-    for path in directory.iterdir():
-        if path.name != _LOCK:
-            path.unlink()
 
 
 def _plan_figures(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:

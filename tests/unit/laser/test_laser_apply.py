@@ -28,7 +28,8 @@ from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.models.views import read, row_index
 from kanna.recipe import laser_apply as recipe
-from kanna.recipe.laser_apply import laser_apply, restore
+from kanna.recipe.laser_apply import laser_apply
+from kanna.recipe.laser_restore import restore
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 

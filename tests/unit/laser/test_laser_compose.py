@@ -15,9 +15,10 @@ from kanna.errors import InputError
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.search import Budget
 from kanna.methods.laser.validation import EditedTask
-from kanna.recipe.laser_apply import laser_apply, restore
+from kanna.recipe.laser_apply import laser_apply
 from kanna.recipe.laser_arena import SearchOptions, open_arena
 from kanna.recipe.laser_compose import STAGES, laser_compose, restore_stage, stage_edits
+from kanna.recipe.laser_restore import restore
 from kanna.recipe.laser_search import RESULT, laser_search
 from kanna.recipe.places import work_directory
 from kanna.tasks.evaluate import EvalOptions

@@ -16,6 +16,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.search import Budget
+from kanna.methods.laser.validation import Journal
 from kanna.recipe.laser_arena import SearchOptions, fingerprint, open_arena
 from kanna.recipe.laser_search import RESULT, SearchResult, laser_search
 from kanna.recipe.places import work_directory
@@ -424,3 +425,17 @@ def test_log_loss_and_consistency_by_hand(planted, rows, tmp_path):
     assert found["log_loss"] == pytest.approx(sum(losses) / 96, abs=1e-5)
     assert found["accuracy"] == sum(map(sum, right.values())) / 96
     assert found["consistency"] == sum(map(all, right.values())) / len(right)
+
+
+def test_edits_made_one_at_a_time_score_as_those_made_together(planted, task):
+    options = SearchOptions(rhos=RHOS, roles="all", share=0.4, budget=EXHAUSTIVE)
+    found = []
+    for limit in (2**30, 1):
+        arena = open_arena(planted, task, options, EvalOptions())
+        arena.weights._limit = limit
+        some = [one for one in arena.candidates() if one.matrix.layer == 2 and one.matrix.group == "mlp"]
+        chunks = list(arena.weights.chunks(some))
+        assert [one for chunk in chunks for one in chunk] == some
+        assert len(chunks) == (1 if limit > 1 else len(some))
+        found.append(arena.validation(Journal(None), None).score(some, 1))
+    assert found[0] == found[1]

@@ -253,10 +253,11 @@ class Validation:
         for (part, _, _), some in groups.items():
             progress("search", done, len(missing))
             task = self._part(part, progress)
-            scores = task.edited([self._weights.edits([one]) for one in some])
-            for one, score in zip(some, scores, strict=True):
-                self._journal.add(one.key, part, tally(score))
-            done += len(some)
+            for few in self._weights.chunks(some):
+                scores = task.edited([self._weights.edits([one]) for one in few])
+                for one, score in zip(few, scores, strict=True):
+                    self._journal.add(one.key, part, tally(score))
+                done += len(few)
         progress("search", done, len(missing))
         return [self._total(one.key, parts) for one in candidates]
 

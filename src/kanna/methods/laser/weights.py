@@ -2,7 +2,7 @@
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class Weights:
     Args:
         model: Whose parameters are as loaded.
         stored: Dtype of a matrix in the files; what is tried is what would be saved.
-        limit: Bytes of decompositions kept; the least recently used go first.
+        limit: Bytes of decompositions kept, the least recently used going first, and of edits made at a time.
     """
 
     def __init__(self, model: nn.Module, stored: Callable[[Matrix], torch.dtype], limit: int = 2**30) -> None:
@@ -59,6 +59,20 @@ class Weights:
             Edit(matrix.module, matrix.parameter, values[name], matrix.layer)
             for name, matrix in matrices.items()
         ]
+
+    def chunks(self, candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+        """As many candidates at a time as have edits that fit in the limit; at least one."""
+        chunk: list[Candidate] = []
+        size = 0
+        for one in candidates:
+            more = self._model.get_parameter(one.matrix.tensor).nbytes
+            if chunk and size + more > self._limit:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(one)
+            size += more
+        if chunk:
+            yield chunk
 
     def _reduced(self, one: Candidate, mode: str, seed: int) -> Tensor:
         weight = self.weight(one.matrix).to(self._stored(one.matrix))  # exact, where it was loaded from there
