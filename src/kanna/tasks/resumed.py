@@ -130,6 +130,7 @@ class Resumed:
         The first block that is edited is the same in all variants, and `base` kept the states before it.
         """
         layer = first_layer(variants)
+        self._part(len(self.found.blocks) - 1)  # found out while the model is as it was
         scored: list[dict[int, Likelihood]] = [{} for _ in variants]
         for number, make in enumerate(self.batches):
             progress(f"layer {layer}", number, len(self.batches))
