@@ -30,9 +30,9 @@ from kanna.methods.laser.validation import Journal, Tally, Validation, by_groups
 from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import inventory
 from kanna.models.selection import select
-from kanna.recipe.evaluations import load_for
-from kanna.tasks.encode import Encoder, Piece
+from kanna.runs.evaluations import load_for
 from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.tokens.encode import Encoder, Piece
 
 
 @dataclass

@@ -320,7 +320,7 @@ def write_model(options: argparse.Namespace, directory: Path) -> None:
 
 def run_lowrank(options: argparse.Namespace, directory: Path, method: Any) -> dict[str, Any]:
     """`kanna lowrank` in this process; called in one of its own."""
-    from kanna.recipe.lowrank import lowrank
+    from kanna.methods.lowrank.run import lowrank
 
     config = LowRankConfig(
         keep=0.8 if method == "whitened" else 0.6,

@@ -146,7 +146,7 @@ def make(spec: Spec, options: argparse.Namespace, scratch: Path) -> Made:
 def make_kanna(spec: Spec, options: argparse.Namespace, scratch: Path) -> Made:
     from kanna.checkpoint.loader import load
     from kanna.methods.lowrank.config import LowRankConfig
-    from kanna.recipe.lowrank import lowrank, parse_config
+    from kanna.methods.lowrank.run import lowrank, parse_config
 
     settings = {
         "keep": spec.keep,
@@ -264,7 +264,7 @@ def decompositions(
 
 def in_file_order(tokenizer: Any, options: argparse.Namespace) -> Tensor:
     """(windows, context) token numbers: the rows one after the other, each followed by the end token."""
-    from kanna.tasks.rows import read_rows
+    from kanna.tasks.data.rows import read_rows
 
     stream: list[int] = []
     for row in read_rows(options.calibration):
@@ -279,7 +279,7 @@ def in_file_order(tokenizer: Any, options: argparse.Namespace) -> Tensor:
 def shuffled(tokenizer: Any, options: argparse.Namespace) -> Tensor:
     """The windows that `kanna lowrank` calibrates on."""
     from kanna.calibration.windows import packed
-    from kanna.tasks.rows import read_rows
+    from kanna.tasks.data.rows import read_rows
 
     return packed(read_rows(options.calibration), tokenizer, options.tokens, options.context, seed=0).ids
 
@@ -356,8 +356,8 @@ def rounded_bytes(numbers: int, bits: int, group: int) -> int:
 
 def score(made: Made, options: argparse.Namespace) -> dict[str, float]:
     """Perplexity by name of text."""
-    from kanna.tasks.perplexity import perplexity
-    from kanna.tasks.rows import read_rows
+    from kanna.tasks.data.rows import read_rows
+    from kanna.tasks.scorers.perplexity import perplexity
 
     found = {}
     for text in options.text:

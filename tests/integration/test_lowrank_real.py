@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kanna.checkpoint.reader import Checkpoint
-from kanna.recipe.lowrank import LowRankResult, lowrank, parse_config
-from kanna.tasks.perplexity import evaluate_text
+from kanna.methods.lowrank.run import LowRankResult, lowrank, parse_config
+from kanna.tasks.scorers.perplexity import evaluate_text
 
 TOKENS = 4096
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kanna.errors import InputError
-from kanna.tasks.rows import Row
+from kanna.tasks.data.rows import Row
 
 MINIMUM_TOKENS = 256
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.cli.options import Device, Force, Model
-from kanna.cli.session import Session, verb
 from kanna.errors import InputError
+from kanna.terminal.options import Device, Force, Model
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def bench(
     from kanna.measure.bench import BenchOptions
     from kanna.measure.bench import bench as measure
     from kanna.measure.price import read_price
-    from kanna.recipe.results import check_free, write_result
+    from kanna.runs.results import check_free, write_result
 
     options = BenchOptions(
         batches=_numbers("--batch", batch),
@@ -80,7 +80,7 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def _render(console: "Console", result: "BenchResult") -> None:
-    from kanna.cli.tables import size, table
+    from kanna.terminal.tables import size, table
 
     for one in result.models:
         rows = [_times(setting) for setting in one.settings]
@@ -127,7 +127,7 @@ def _times(one: "Setting") -> list[str]:
 
 
 def _computed(one: "Setting") -> str:
-    from kanna.cli.tables import size
+    from kanna.terminal.tables import size
 
     measured = [
         f"{name} {joules:.4f} J/token" for name, joules in one.joules_per_token.items() if joules is not None

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.cli.session import Session, verb
 from kanna.errors import InputError
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.recipe.places import CacheReport
+    from kanna.runs.places import CacheReport
 
 Action = Annotated[str, typer.Argument(metavar="[show|clear]", help="clear removes it; results stay.")]
 
@@ -18,7 +18,7 @@ Action = Annotated[str, typer.Argument(metavar="[show|clear]", help="clear remov
 @verb
 def cache(session: Session, action: Action = "show") -> None:
     """Show or clear what kanna keeps between runs: input statistics and spectra."""
-    from kanna.recipe.places import cache_report, clear_cache
+    from kanna.runs.places import cache_report, clear_cache
 
     if action not in ("show", "clear"):
         raise InputError(f"there is no action {action!r}", "choose show or clear")
@@ -27,7 +27,7 @@ def cache(session: Session, action: Action = "show") -> None:
 
 
 def _render(console: "Console", found: "CacheReport") -> None:
-    from kanna.cli.tables import size, table
+    from kanna.terminal.tables import size, table
 
     rows = [[kind, size(count)] for kind, count in found.bytes.items()]
     console.print(f"{found.directory}{', cleared' if found.cleared else ''}")

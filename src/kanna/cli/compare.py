@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from kanna.cli import asking
-from kanna.cli.options import Device, Force
-from kanna.cli.session import Session, verb
 from kanna.errors import InputError
+from kanna.terminal import asking
+from kanna.terminal.options import Device, Force
+from kanna.terminal.session import Session, verb
 
 
 @verb
@@ -51,8 +51,8 @@ def compare(
 
     kanna compare BASE MODEL --task app.jsonl --max-drop 1%
     """
-    from kanna.recipe.compare import compare as judge
-    from kanna.recipe.results import check_free, write_result
+    from kanna.runs.compare import compare as judge
+    from kanna.runs.results import check_free, write_result
     from kanna.tasks.evaluate import EvalOptions
 
     criteria = asking.criteria_from(task, max_drop, tolerance, guard, confidence)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from kanna.cli import asking
-from kanna.cli.options import Device, Force, Model
-from kanna.cli.session import Session, verb
+from kanna.terminal import asking
+from kanna.terminal.options import Device, Force, Model
+from kanna.terminal.session import Session, verb
 
 
 @verb
@@ -43,8 +43,8 @@ def evaluate(
 
     kanna eval MODEL --task facts.jsonl --task lm_eval:arc_easy --text heldout.txt
     """
-    from kanna.recipe.evaluations import evaluate as score
-    from kanna.recipe.results import check_free, write_result
+    from kanna.runs.evaluations import evaluate as score
+    from kanna.runs.results import check_free, write_result
     from kanna.tasks.evaluate import EvalOptions
 
     options = EvalOptions(

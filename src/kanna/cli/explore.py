@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.cli.session import Session, verb
 from kanna.errors import InputError
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.recipe.explore import SpaceResult
+    from kanna.search.explore import SpaceResult
 
 
 @verb
@@ -32,14 +32,14 @@ def explore(
             "exploring size, accuracy and latency of a model is not there yet; design-space arithmetic is",
             "kanna explore --space CONFIG",
         )
-    from kanna.recipe.explore import explore_space
+    from kanna.search.explore import explore_space
 
     result = explore_space(space, rank=rank)
     session.show(result.to_dict(), lambda console: _render(console, result))
 
 
 def _render(console: "Console", result: "SpaceResult") -> None:
-    from kanna.cli.tables import percent, table
+    from kanna.terminal.tables import percent, table
 
     console.print(f"{result.model}: {result.architecture}, {result.parameters:,} parameters")
     console.print(
@@ -69,8 +69,8 @@ def _render(console: "Console", result: "SpaceResult") -> None:
 
 
 def _render_layers(console: "Console", result: "SpaceResult") -> None:
-    from kanna.cli.tables import percent, table
     from kanna.models.selection import numbers
+    from kanna.terminal.tables import percent, table
 
     same: dict[int, list[int]] = {}
     for layer, count in result.by_layer.items():
@@ -82,7 +82,7 @@ def _render_layers(console: "Console", result: "SpaceResult") -> None:
 
 
 def _render_ladder(console: "Console", result: "SpaceResult") -> None:
-    from kanna.cli.tables import table
+    from kanna.terminal.tables import table
 
     with_core = {rung.layers: rung for rung in result.rungs_with_core}
     rows = [

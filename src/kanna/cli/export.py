@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.cli import asking
-from kanna.cli.options import Device, Directory, Force
-from kanna.cli.session import Session, verb
 from kanna.errors import InputError
+from kanna.terminal import asking
+from kanna.terminal.options import Device, Directory, Force
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console

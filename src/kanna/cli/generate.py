@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.cli.options import Device, Model
-from kanna.cli.session import Session, verb
+from kanna.terminal.options import Device, Model
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.tasks.generation import GenerationResult
+    from kanna.tasks.scorers.generation import GenerationResult
 
 
 @verb
@@ -29,7 +29,7 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Continue a prompt greedily, side by side with another model if asked."""
-    from kanna.tasks.generation import generate as write
+    from kanna.tasks.scorers.generation import generate as write
 
     with session.progress() as progress:
         result = write(

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kanna.cli.options import Model, Select
-from kanna.cli.session import Session, verb
+from kanna.terminal.options import Model, Select
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.recipe.inspect import Entry, InspectResult
+    from kanna.runs.inspect import Entry, InspectResult
 
 Spectra = Annotated[
     bool, typer.Option("--spectra", help="Compute singular values: effective and energy ranks. Cached.")
@@ -32,8 +32,8 @@ def inspect(
 
     Headers alone are read unless --spectra or --plot is given. -v lists every matrix.
     """
-    from kanna.recipe.inspect import inspect as look
-    from kanna.recipe.plots import check_picture, plot_spectra
+    from kanna.runs.inspect import inspect as look
+    from kanna.runs.plots import check_picture, plot_spectra
 
     if plot is not None:
         check_picture(plot)
@@ -45,7 +45,7 @@ def inspect(
 
 
 def _render(console: "Console", result: "InspectResult", every: bool) -> None:
-    from kanna.cli.tables import percent, size
+    from kanna.terminal.tables import percent, size
 
     found = result.inventory
     tied = "tied" if found.tied_embeddings else "not tied"
@@ -63,7 +63,7 @@ def _render(console: "Console", result: "InspectResult", every: bool) -> None:
 
 
 def _per_matrix(entries: Sequence["Entry"]) -> Any:
-    from kanna.cli.tables import size, table
+    from kanna.terminal.tables import size, table
 
     spectra = any(entry.spectrum for entry in entries)
     rows = [
@@ -86,8 +86,8 @@ def _per_matrix(entries: Sequence["Entry"]) -> Any:
 
 def _per_role(entries: Sequence["Entry"]) -> Any:
     """One row for all matrices of a role that have one shape, dtype and form."""
-    from kanna.cli.tables import size, table
     from kanna.models.selection import numbers
+    from kanna.terminal.tables import size, table
 
     first = {role: index for index, role in enumerate(dict.fromkeys(e.matrix.role for e in entries))}
     groups: dict[tuple[str, str, str, str], list[Entry]] = defaultdict(list)

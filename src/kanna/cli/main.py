@@ -17,13 +17,13 @@ from kanna.cli import (
     export,
     generate,
     inspect,
-    laser,
-    lowrank,
     report,
     run,
     task,
 )
-from kanna.cli.session import Common, Json, LogFile, Quiet, Threads, Verbose
+from kanna.methods.laser import verbs as laser
+from kanna.methods.lowrank import verb as lowrank
+from kanna.terminal.session import Common, Json, LogFile, Quiet, Threads, Verbose
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
 

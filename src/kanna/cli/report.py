@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.cli.options import Force
-from kanna.cli.session import Session, verb
+from kanna.terminal.options import Force
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console

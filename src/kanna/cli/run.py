@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from kanna.cli import laser_tables, lowrank
-from kanna.cli.options import Force
-from kanna.cli.session import Session, verb
+from kanna.methods.laser import tables as laser_tables
+from kanna.methods.lowrank import verb as lowrank
+from kanna.terminal.options import Force
+from kanna.terminal.session import Session, verb
 
 
 @verb
@@ -20,7 +21,7 @@ def run(
 ) -> int:
     """Carry out a recipe: {model, out, calibration, steps: [{lowrank: {keep: 0.8}}]}."""
     from kanna.methods.laser.plan import Plan as LaserPlan
-    from kanna.recipe.laser_apply import LaserResult
+    from kanna.methods.laser.run import LaserResult
     from kanna.recipe.recipe import AnyPlan, read_recipe
     from kanna.recipe.recipe import run as carry_out
 

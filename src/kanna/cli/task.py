@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.cli.options import Force
-from kanna.cli.session import Session, verb
 from kanna.errors import InputError
+from kanna.terminal.options import Force
+from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.tasks.check import CheckResult, Finding
+    from kanna.tasks.data.check import CheckResult, Finding
 
 app = typer.Typer(name="task", help="Make, check and split the data of a task.", no_args_is_help=True)
 _BAD_INPUT = 2
@@ -30,7 +30,7 @@ def new(
     force: Force = False,
 ) -> None:
     """Write a template to fill with your own rows."""
-    from kanna.tasks.templates import new_task
+    from kanna.tasks.data.templates import new_task
 
     path = new_task(file, kind, force)
     result = {"schema_version": 1, "kind": "task-new", "file": str(path), "template": kind}
@@ -52,15 +52,15 @@ def check(
     context: Annotated[int | None, typer.Option(min=2, help="Most tokens read at once.")] = None,
 ) -> int:
     """Look a task over: its rows, duplicates, classes, lengths, and whether it is large enough."""
-    from kanna.tasks.check import check_task
-    from kanna.tasks.tolerance import parse_tolerance
+    from kanna.tasks.data.check import check_task
+    from kanna.tasks.verdict.tolerance import parse_tolerance
 
     tokenizer = None
     if context is not None and model is None:
         raise InputError("--context says nothing without a model", "add --model, whose tokens it counts")
     if model is not None:
         from kanna.checkpoint.reader import Checkpoint
-        from kanna.tasks.tokenizer import context_length, load_tokenizer
+        from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
 
         checkpoint = Checkpoint.open(model)
         tokenizer = load_tokenizer(checkpoint.directory)
@@ -84,7 +84,7 @@ def split(
     force: Force = False,
 ) -> None:
     """Part a task into validation and test so that no fact is on both sides."""
-    from kanna.tasks.split import split_task
+    from kanna.tasks.data.split import split_task
 
     result = split_task(file, out, share=share, seed=seed, first=first, force=force)
     session.show(
@@ -101,8 +101,8 @@ for _name, _command in {"new": new, "check": check, "split": split}.items():
 
 
 def _render(console: "Console", result: "CheckResult", tolerance: str | None) -> None:
-    from kanna.cli.tables import table
-    from kanna.tasks.check import ASSUMED_RIGHT
+    from kanna.tasks.data.check import ASSUMED_RIGHT
+    from kanna.terminal.tables import table
 
     kind = f" of kind {result.kind}" if result.kind else ""
     units = f" in {result.groups:,} groups" if 0 < result.groups < result.rows else ""

@@ -16,12 +16,12 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import write_json
 from kanna.demo.picture import draw
 from kanna.errors import InputError
+from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
-from kanna.recipe.lowrank import lowrank, parse_config
-from kanna.tasks.exact import answered
-from kanna.tasks.perplexity import perplexity
-from kanna.tasks.rows import Row, read_rows
+from kanna.tasks.data.rows import Row, read_rows
+from kanna.tasks.scorers.exact import answered
+from kanna.tasks.scorers.perplexity import perplexity
 
 KEEPS = (0.9, 0.8, 0.6, 0.4)
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -354,7 +354,7 @@ def _loaded(model: str | Path, options: BenchOptions) -> nn.Module:
 
 def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
     """Before anything is loaded."""
-    from kanna.tasks.tokenizer import predicts_next_token
+    from kanna.tasks.tokens.tokenizer import predicts_next_token
 
     least = min(*options.batches, *options.contexts, options.repeats, options.concurrency, options.new_tokens)
     if least < 1 or options.new_tokens < 2:
@@ -384,7 +384,7 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
 
 
 def _check_positions(checkpoint: Checkpoint, context: int, new_tokens: int) -> None:
-    from kanna.tasks.tokenizer import context_length
+    from kanna.tasks.tokens.tokenizer import context_length
 
     try:
         context_length(checkpoint.config, None, context + new_tokens - 1)  # the last one is never read

@@ -7,9 +7,9 @@ from typing import Any
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.exporters.dense import dense
-from kanna.recipe.compare import Comparison
-from kanna.recipe.criteria import Criteria, prepare_for
-from kanna.recipe.verdict import judge
+from kanna.runs.compare import Comparison
+from kanna.runs.criteria import Criteria, prepare_for
+from kanna.runs.judge import judge
 from kanna.tasks.evaluate import EvalOptions
 
 Progress = Callable[[str, int, int], None]

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kanna.errors import InputError
 from kanna.methods.laser.plan import Plan as LaserPlan
+from kanna.methods.laser.run import LaserResult, laser_apply, laser_config
 from kanna.methods.lowrank.plan import Plan
-from kanna.recipe.criteria import read_criteria
-from kanna.recipe.laser_apply import LaserResult, laser_apply, laser_config
-from kanna.recipe.lowrank import LowRankResult, lowrank, parse_config
+from kanna.methods.lowrank.run import LowRankResult, lowrank, parse_config
+from kanna.runs.criteria import read_criteria
 from kanna.tasks.evaluate import EvalOptions
 
 Progress = Callable[[str, int, int], None]

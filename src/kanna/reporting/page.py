@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from kanna.reporting import costs, laser_verdicts
+from kanna.methods.laser.report import verdicts as laser_verdicts
+from kanna.methods.laser.report.analysis import analysis
+from kanna.methods.laser.report.composition import composition
+from kanna.methods.laser.report.search import search
+from kanna.reporting import costs
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Page, Paragraph, Section, Table, Verdict
 from kanna.reporting.comparison import comparison, floors, named
-from kanna.reporting.laser_analysis import analysis
-from kanna.reporting.laser_compose import composition
-from kanna.reporting.laser_search import search
 from kanna.reporting.lineage import lineage
 from kanna.reporting.overview import overview
 from kanna.reporting.sources import Source

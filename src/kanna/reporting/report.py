@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
+from kanna.methods.laser.report.trials import trials
 from kanna.reporting.html import render as render_html
 from kanna.reporting.markdown import render as render_markdown
 from kanna.reporting.page import page, searches
 from kanna.reporting.sources import read_sources
-from kanna.reporting.trials import trials
 
 TITLE = "Compression report"
 
@@ -96,22 +97,10 @@ def _check_free(paths: Sequence[Path], force: bool) -> None:
 
 
 def _write(texts: Mapping[Path, str]) -> None:
-    """All files under provisional names first, so that a full disk leaves nothing half-written."""
-    partial = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in texts}
     try:
-        for path, text in texts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial[path].open("wb") as file:
-                # Half of a surrogate pair, which JSON can hold, has no UTF-8.
-                file.write(text.encode("utf-8", "replace"))
-                file.flush()
-                os.fsync(file.fileno())
-        for path in texts:
-            partial[path].replace(path)
+        # Half of a surrogate pair, which JSON can hold, has no UTF-8.
+        write_whole({path: text.encode("utf-8", "replace") for path, text in texts.items()})
     except OSError as error:
         raise InputError(
             f"{next(iter(texts)).parent} cannot be written to: {error.strerror}", "choose another --out"
         ) from error
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)

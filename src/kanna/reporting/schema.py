@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kanna.reporting.laser_schema import Analysis, Composition, Search
+from kanna.methods.laser.schema import Analysis, Composition, Search
 
 Status = Literal["pass", "fail", "undecided"]
 Bytes = Annotated[int, Field(gt=0)]

@@ -11,28 +11,28 @@ from torch import nn
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
-from kanna.tasks.answer import (
+from kanna.tasks.data.task import HARNESS, Task, load_tasks
+from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
+from kanna.tasks.metrics.summaries import load_costs, summarise
+from kanna.tasks.metrics.text_metrics import CONTAINS, check_answers, segmentation_note
+from kanna.tasks.metrics.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
+from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
+from kanna.tasks.scorers.answer import (
     GREEDY,
     Writing,
     default_new_tokens,
     needs_writing,
     score_answers,
 )
-from kanna.tasks.architecture import check_model, check_task
-from kanna.tasks.choice import score_choices
-from kanna.tasks.classifier import ClassifierScorer, classifies, labels_of
-from kanna.tasks.cloze import Cloze
-from kanna.tasks.encode import Encoder
-from kanna.tasks.floors import answer_in_prompt, constant_answer
-from kanna.tasks.masked import MaskedScorer, fills_masks
-from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
-from kanna.tasks.scorer import CausalScorer, Scorer
-from kanna.tasks.summaries import load_costs, summarise
-from kanna.tasks.task import HARNESS, Task, load_tasks
-from kanna.tasks.text import score_text, text_metrics
-from kanna.tasks.text_metrics import CONTAINS, check_answers, segmentation_note
-from kanna.tasks.tokenizer import context_length, load_tokenizer, predicts_next_token
-from kanna.tasks.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
+from kanna.tasks.scorers.architecture import check_model, check_task
+from kanna.tasks.scorers.choice import score_choices
+from kanna.tasks.scorers.classifier import ClassifierScorer, classifies, labels_of
+from kanna.tasks.scorers.masked import MaskedScorer, fills_masks
+from kanna.tasks.scorers.scorer import CausalScorer, Scorer
+from kanna.tasks.scorers.text import score_text, text_metrics
+from kanna.tasks.tokens.cloze import Cloze
+from kanna.tasks.tokens.encode import Encoder
+from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 Progress = Callable[[str, int, int], None]
 Keep = Callable[[Task, TaskScore], None]
@@ -163,7 +163,7 @@ def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
     if double is not None:
         raise InputError(f"{HARNESS}{double} is given twice", "name every task once")
     if names:
-        from kanna.tasks.harness import check_names
+        from kanna.tasks.scorers.harness import check_names
 
         check_names(names, options.include)
 
@@ -328,7 +328,7 @@ def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tup
 def _harness(plan: Prepared, model: nn.Module, progress: Progress) -> list[TaskScore]:
     if not plan.harness:
         return []
-    from kanna.tasks.harness import run_harness
+    from kanna.tasks.scorers.harness import run_harness
 
     options = plan.options
     return run_harness(

@@ -14,8 +14,8 @@ from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
 from kanna.methods.lowrank.gradients import gradient_batch, output_gradients, row_metric
 from kanna.methods.lowrank.survey import gather
-from kanna.methods.lowrank.workspace import Stream
 from kanna.models.matrix import Matrix
+from kanna.runs.workspace import Stream
 
 BATCH = 3
 

@@ -308,7 +308,7 @@ def test_no_space_before_the_run(refused, base, tmp_path, monkeypatch):
 
 
 def test_no_space_in_the_middle(refused, base, tmp_path, monkeypatch):
-    import kanna.recipe.output as output
+    import kanna.runs.output as output
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -325,7 +325,7 @@ def test_no_space_in_the_middle(refused, base, tmp_path, monkeypatch):
     ],
 )
 def test_no_space_for_unfinished_work(refused, base, tmp_path, monkeypatch, error):
-    import kanna.methods.lowrank.workspace as workspace
+    import kanna.runs.workspace as workspace
 
     def full(*_: object, **__: object) -> None:
         raise error

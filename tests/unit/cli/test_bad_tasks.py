@@ -134,8 +134,8 @@ def test_numbers_below_one(kanna, shared_base, task, option):
 
 def test_tasks_of_lm_eval(refused, shared_base, task, tmp_path, monkeypatch):
     manager = pytest.importorskip("lm_eval.tasks").TaskManager
-    import kanna.recipe.evaluations as recipe
-    import kanna.tasks.harness as harness
+    import kanna.runs.evaluations as recipe
+    import kanna.tasks.scorers.harness as harness
 
     lines = ("task: tiny_mails", "dataset_path: json", "output_type: multiple_choice")
     (tmp_path / "tiny.yaml").write_text("\n".join(lines))
@@ -152,7 +152,7 @@ def test_tasks_of_lm_eval(refused, shared_base, task, tmp_path, monkeypatch):
 def test_what_cannot_work_is_said_before_the_model_is_loaded(
     refused, shared_base, task, tmp_path, monkeypatch
 ):
-    import kanna.recipe.evaluations as module
+    import kanna.runs.evaluations as module
 
     def load(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
@@ -220,7 +220,7 @@ def test_commands_of_the_user(refused, shared_base, task, tmp_path, code, named)
 
 
 def test_a_command_that_does_not_end(refused, shared_base, task, monkeypatch):
-    import kanna.tasks.user_metric as module
+    import kanna.tasks.metrics.user_metric as module
 
     monkeypatch.setattr(module, "_WAIT_SECONDS", 0.2)
     named = ("did not end within 0.2 s", "sleep")
@@ -350,7 +350,7 @@ def test_a_failed_task_leaves_the_others_in_the_cache(kanna, shared_base, task, 
     good, bad = task(CHOICE, name="good.jsonl"), task(*long_rows(CHOICE), name="bad.jsonl")
     words = ("eval", shared_base, "--task", good, "--task", bad, "--context", 16, "--refuse-long")
     assert kanna(*words).code == 2
-    import kanna.recipe.evaluations as module
+    import kanna.runs.evaluations as module
 
     monkeypatch.setattr(module, "load", None)
     words = ("eval", shared_base, "--task", good, "--context", 16, "--refuse-long", "--json")

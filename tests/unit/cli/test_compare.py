@@ -13,7 +13,7 @@ from tiny_model import WORDS
 
 import kanna as package
 from kanna.checkpoint.loader import load
-from kanna.tasks.rows import read_rows
+from kanna.tasks.data.rows import read_rows
 
 ROWS = 60
 

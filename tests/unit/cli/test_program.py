@@ -14,8 +14,8 @@ import pytest
 
 import kanna as package
 from kanna.cli.main import main
-from kanna.cli.progress import Lines, duration, progress_on, remaining
 from kanna.errors import KannaError
+from kanna.terminal.progress import Lines, duration, progress_on, remaining
 
 VERBS = (
     "inspect",
@@ -95,7 +95,7 @@ def test_log_file(kanna, tmp_path):
 
 
 def test_an_unexpected_error_is_one_line(kanna, shared_base, monkeypatch):
-    import kanna.recipe.inspect as module
+    import kanna.runs.inspect as module
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the roof\nis on fire")
@@ -110,7 +110,7 @@ def test_an_unexpected_error_is_one_line(kanna, shared_base, monkeypatch):
 
 
 def test_our_own_errors_exit_1(kanna, shared_base, monkeypatch):
-    import kanna.recipe.inspect as module
+    import kanna.runs.inspect as module
 
     def fail(*_: object, **__: object) -> None:
         raise KannaError("a bug")
@@ -172,7 +172,7 @@ def test_interrupted_recipe(kanna, base, tmp_path, monkeypatch):
 
 
 def test_interrupted_before_anything_was_begun(kanna, base, tmp_path, monkeypatch):
-    import kanna.recipe.lowrank as module
+    import kanna.methods.lowrank.run as module
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -4,7 +4,7 @@ import pytest
 from tiny_model import save_model
 
 import kanna as package
-from kanna.recipe.probe import Verdict
+from kanna.runs.probe import Verdict
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -75,7 +75,7 @@ def test_spectra_are_those_of_an_svd(kanna, shared_base):
 
 
 def test_spectra_use_the_cache(kanna, shared_base, monkeypatch):
-    import kanna.recipe.inspect as module
+    import kanna.runs.inspect as module
 
     first = kanna("inspect", shared_base, "--spectra", "--json").json
     monkeypatch.setattr(module, "singular_values", None)
@@ -124,7 +124,7 @@ def test_lowrank_dry_run_writes_nothing(kanna, base, tmp_path, unchanged):
 
 
 def test_lowrank_exits_3_when_the_verdict_is_fail(kanna, base, tmp_path, monkeypatch):
-    import kanna.recipe.lowrank as module
+    import kanna.methods.lowrank.run as module
 
     monkeypatch.setattr(module, "verify_output", lambda *_: Verdict(False, True, 1.0, "block outputs differ"))
     ran = kanna("lowrank", base, "--keep", 0.8, "--method", "plain", "--align", 1, "--out", tmp_path / "out")

@@ -14,9 +14,9 @@ from tiny_model import WORDS, save_model, save_tokenizer
 
 import kanna as package
 from kanna.checkpoint import lineage
-from kanna.recipe.blame import blame, changed_modules
-from kanna.recipe.compare import compare
-from kanna.recipe.criteria import criteria_of
+from kanna.runs.blame import blame, changed_modules
+from kanna.runs.compare import compare
+from kanna.runs.criteria import criteria_of
 
 WEIGHTS = "model.safetensors"
 

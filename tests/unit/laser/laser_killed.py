@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
+from kanna.methods.laser.arena import SearchOptions
+from kanna.methods.laser.composing import laser_compose
 from kanna.methods.laser.search import Budget
+from kanna.methods.laser.searching import laser_search
 from kanna.methods.laser.validation import Journal, Tally
-from kanna.recipe.laser_arena import SearchOptions
-from kanna.recipe.laser_compose import laser_compose
-from kanna.recipe.laser_search import laser_search
 
 
 def kill() -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from kanna.errors import InputError
+from kanna.methods.laser.analyze import laser_analyze
 from kanna.methods.laser.config import LaserConfig
-from kanna.recipe.evaluations import evaluate
-from kanna.recipe.laser_analyze import laser_analyze
-from kanna.recipe.laser_apply import laser_apply
+from kanna.methods.laser.run import laser_apply
+from kanna.runs.evaluations import evaluate
 from kanna.tasks.evaluate import EvalOptions
-from kanna.tasks.perplexity import evaluate_text
+from kanna.tasks.scorers.perplexity import evaluate_text
 
 EDIT = "down:2:0.25"
 

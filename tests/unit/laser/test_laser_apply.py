@@ -23,13 +23,13 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.forms import dense_weight
 from kanna.methods.laser import apply as module
+from kanna.methods.laser import run as recipe
 from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.restore import restore
+from kanna.methods.laser.run import laser_apply
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.models.views import read, row_index
-from kanna.recipe import laser_apply as recipe
-from kanna.recipe.laser_apply import laser_apply
-from kanna.recipe.laser_restore import restore
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 

@@ -12,15 +12,15 @@ import torch
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.methods.laser.arena import SearchOptions, open_arena
+from kanna.methods.laser.composing import STAGES, laser_compose, restore_stage, stage_edits
 from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.restore import restore
+from kanna.methods.laser.run import laser_apply
 from kanna.methods.laser.search import Budget
+from kanna.methods.laser.searching import RESULT, laser_search
 from kanna.methods.laser.validation import EditedTask
-from kanna.recipe.laser_apply import laser_apply
-from kanna.recipe.laser_arena import SearchOptions, open_arena
-from kanna.recipe.laser_compose import STAGES, laser_compose, restore_stage, stage_edits
-from kanna.recipe.laser_restore import restore
-from kanna.recipe.laser_search import RESULT, laser_search
-from kanna.recipe.places import work_directory
+from kanna.runs.places import work_directory
 from kanna.tasks.evaluate import EvalOptions
 
 RHOS = ("0.9", "0.75", "0.5", "0.25")

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from kanna.linalg.decomposition import decompose, singular_gradient
+from kanna.methods.laser.arena import SearchOptions, open_arena
 from kanna.methods.laser.gradient import loss_weights, predicted_changes, weight_gradients
 from kanna.methods.laser.validation import EditedTask
 from kanna.models.inventory import inventory
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
-from kanna.recipe.laser_arena import SearchOptions, open_arena
-from kanna.tasks.cloze import Cloze
-from kanna.tasks.encode import Piece
+from kanna.tasks.data.rows import Row
 from kanna.tasks.evaluate import EvalOptions
-from kanna.tasks.likelihood import build, plan_batches
-from kanna.tasks.masked import MaskedScorer
-from kanna.tasks.resumed import Edit, applied
-from kanna.tasks.rows import Row
-from kanna.tasks.scorer import Passes
+from kanna.tasks.scorers.likelihood import build, plan_batches
+from kanna.tasks.scorers.masked import MaskedScorer
+from kanna.tasks.scorers.resumed import Edit, applied
+from kanna.tasks.scorers.scorer import Passes
+from kanna.tasks.tokens.cloze import Cloze
+from kanna.tasks.tokens.encode import Piece
 
 # Step of the differences, and what they may be off: relative, absolute. The norms of some models compute in
 # float32 whatever they are given.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from kanna.methods.laser.arena import SearchOptions
 from kanna.methods.laser.search import Budget
-from kanna.recipe.laser_arena import SearchOptions
-from kanna.recipe.laser_search import laser_search
+from kanna.methods.laser.searching import laser_search
 
 KILLED = -9
 SEARCH: dict[str, Any] = {"verb": "search", "rhos": ["0.5", "0.25"], "fast": None}

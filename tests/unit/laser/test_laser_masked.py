@@ -9,10 +9,10 @@ import tiny_encoders
 import torch
 
 from kanna.checkpoint.loader import load
+from kanna.methods.laser.arena import SearchOptions
 from kanna.methods.laser.search import Budget
-from kanna.recipe.evaluations import evaluate
-from kanna.recipe.laser_arena import SearchOptions
-from kanna.recipe.laser_search import laser_search
+from kanna.methods.laser.searching import laser_search
+from kanna.runs.evaluations import evaluate
 from kanna.tasks.evaluate import EvalOptions
 
 HEADS = tiny_encoders.HEADS

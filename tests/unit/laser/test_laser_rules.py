@@ -9,12 +9,12 @@ import pytest
 
 from kanna.methods.laser.choose import PUBLISHED, Trial, choose, pareto
 from kanna.methods.laser.compose import compose, order
-from kanna.methods.laser.halving import halve, survivors
 from kanna.methods.laser.search import Budget
 from kanna.methods.laser.space import RHOS, space
 from kanna.methods.laser.validation import Tally, by_groups, parts_of
 from kanna.models.inventory import inventory
-from kanna.tasks.rows import Row
+from kanna.search.halving import halve, survivors
+from kanna.tasks.data.rows import Row
 
 BASE = Trial("", -1, "", "", "", 0, 1, 100, 0.5, 2.0, 0.4)
 

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.methods.laser.arena import SearchOptions, fingerprint, open_arena
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.search import Budget
+from kanna.methods.laser.searching import RESULT, SearchResult, laser_search
 from kanna.methods.laser.validation import Journal
-from kanna.recipe.laser_arena import SearchOptions, fingerprint, open_arena
-from kanna.recipe.laser_search import RESULT, SearchResult, laser_search
-from kanna.recipe.places import work_directory
+from kanna.runs.places import work_directory
 from kanna.tasks.evaluate import EvalOptions
-from kanna.tasks.perplexity import evaluate_text
+from kanna.tasks.scorers.perplexity import evaluate_text
 
 RHOS = ("0.9", "0.75", "0.5", "0.25", "0.12", "0.06")
 WHERE, BEST = "down:2", "0.25"

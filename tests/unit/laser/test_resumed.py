@@ -16,12 +16,12 @@ from kanna.calibration.states import States
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
-from kanna.tasks.cloze import Cloze
-from kanna.tasks.encode import Piece
-from kanna.tasks.likelihood import Likelihood, build, logits_at, plan_batches
-from kanna.tasks.masked import MaskedScorer
-from kanna.tasks.resumed import Edit, Resumed, feed_forward
-from kanna.tasks.scorer import Passes
+from kanna.tasks.scorers.likelihood import Likelihood, build, logits_at, plan_batches
+from kanna.tasks.scorers.masked import MaskedScorer
+from kanna.tasks.scorers.resumed import Edit, Resumed, feed_forward
+from kanna.tasks.scorers.scorer import Passes
+from kanna.tasks.tokens.cloze import Cloze
+from kanna.tasks.tokens.encode import Piece
 
 EXACT = 1e-4
 ROWS = 40  # more than one pack's tokens

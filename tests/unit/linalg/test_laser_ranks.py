@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kanna.errors import InputError
-from kanna.linalg.laser_ranks import (
+from kanna.linalg.spectra import effective_rank, marchenko_pastur_edge, signal_rank
+from kanna.methods.laser.ranks import (
     automatic_rank,
     block_ranks,
     laserrmt_threshold,
     rank_of,
     signal_to_noise,
 )
-from kanna.linalg.spectra import effective_rank, marchenko_pastur_edge, signal_rank
 
 RHOS = ("0.9", "0.8", "0.6", "0.4", "0.2", "0.1", "0.05", "0.01", "0.005")
 TABLE = {

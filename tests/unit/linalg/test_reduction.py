@@ -10,8 +10,8 @@ from torch import Tensor
 from kanna.errors import InputError
 from kanna.linalg import reduction
 from kanna.linalg.decomposition import decompose
-from kanna.linalg.laser_ranks import block_ranks
 from kanna.linalg.reduction import MODES, reduce, row_blocks
+from kanna.methods.laser.ranks import block_ranks
 
 SHAPES = [(24, 40), (40, 24), (30, 30), (1, 9), (9, 1)]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -13,8 +13,8 @@ from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.names import tensor_name
 from kanna.models.views import read, read_bias
-from kanna.tasks.rows import read_rows
-from kanna.tasks.tokenizer import load_tokenizer, predicts_next_token
+from kanna.tasks.data.rows import read_rows
+from kanna.tasks.tokens.tokenizer import load_tokenizer, predicts_next_token
 
 
 def calibration(base: Path, text: Path, **changes: Any) -> Windows:

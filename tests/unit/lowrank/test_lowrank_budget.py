@@ -19,8 +19,8 @@ from kanna.errors import InputError
 from kanna.linalg.allocation import total_cost, total_error
 from kanna.methods.lowrank.ranks import curve_of
 from kanna.methods.lowrank.survey import Survey
-from kanna.methods.lowrank.workspace import Workspace
-from kanna.tasks.rows import Row
+from kanna.runs.workspace import Workspace
+from kanna.tasks.data.rows import Row
 
 Base = Callable[[str], Path]
 KEEPS = (0.2, 0.4, 0.6, 0.8, 0.9)

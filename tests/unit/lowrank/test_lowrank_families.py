@@ -20,7 +20,7 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.exporters.dense import dense
 from kanna.forms import from_json
-from kanna.recipe.lowrank import LowRankResult
+from kanna.methods.lowrank.run import LowRankResult
 
 Base = Callable[[str], Path]
 

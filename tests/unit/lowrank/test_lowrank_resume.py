@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from kanna.errors import InputError
-from kanna.recipe.places import work_directory
+from kanna.runs.places import work_directory
 
 WAYS: dict[str, dict[str, Any]] = {
     "anchored": {"keep": 0.6},

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import Checkpoint
+from kanna.methods.lowrank.run import LowRankResult, lowrank, parse_config
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.skeleton import skeleton
-from kanna.recipe.lowrank import LowRankResult, lowrank, parse_config
 
 LETTERS = (string.ascii_letters + string.digits)[: family_configs.VOCAB - 3]
 # Sizes of tiny models are no multiples of 8, and a few hundred tokens are plenty for them.

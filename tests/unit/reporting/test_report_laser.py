@@ -14,9 +14,9 @@ from report_samples import lineage, write, write_model
 
 from kanna.errors import InputError
 from kanna.methods.laser.choose import choose
+from kanna.methods.laser.report.search import search
 from kanna.reporting.blocks import At, Chart
 from kanna.reporting.heatmap import Axis, Tile, brief, depth, heatmap
-from kanna.reporting.laser_search import search
 from kanna.reporting.report import report
 from kanna.reporting.sources import read_sources
 
@@ -173,7 +173,7 @@ def test_a_search_that_tried_nothing_whole(tmp_path):
 
 @pytest.mark.parametrize("rule", ["published", "constrained"])
 def test_the_tested_edit_is_the_one_that_the_rule_takes(rule):
-    from kanna.reporting.laser_search import best
+    from kanna.methods.laser.report.search import best
 
     for seed in range(5):
         trials = laser.grid(seed, best=0.4 if seed % 2 else 0.2)

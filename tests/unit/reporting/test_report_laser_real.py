@@ -11,13 +11,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "laser"))
 import laser_tiny
 from tiny_model import TEXT, save_model
 
+from kanna.methods.laser.analyze import laser_analyze
+from kanna.methods.laser.arena import SearchOptions
+from kanna.methods.laser.composing import laser_compose
 from kanna.methods.laser.search import Budget
-from kanna.recipe.laser_analyze import laser_analyze
-from kanna.recipe.laser_arena import SearchOptions
-from kanna.recipe.laser_compose import laser_compose
-from kanna.recipe.laser_search import laser_search
-from kanna.recipe.results import write_result
+from kanna.methods.laser.searching import laser_search
 from kanna.reporting.report import report
+from kanna.runs.results import write_result
 
 
 @pytest.mark.parametrize("fast", [None, 16])

@@ -12,13 +12,13 @@ from tiny_model import WORDS, save_model
 
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
-from kanna.tasks.answer import Writing, default_new_tokens, needs_writing, score_answers
-from kanna.tasks.encode import Encoder
+from kanna.tasks.data.rows import Row
 from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.metrics.user_metric import METRICS
 from kanna.tasks.records import Record
-from kanna.tasks.rows import Row
-from kanna.tasks.scorer import CausalScorer
-from kanna.tasks.user_metric import METRICS
+from kanna.tasks.scorers.answer import Writing, default_new_tokens, needs_writing, score_answers
+from kanna.tasks.scorers.scorer import CausalScorer
+from kanna.tasks.tokens.encode import Encoder
 
 FIRST = 3  # ids below are special tokens
 

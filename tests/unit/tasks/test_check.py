@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from kanna.errors import InputError
-from kanna.tasks.check import ASSUMED_RIGHT, CheckResult, Finding, check_task
-from kanna.tasks.duplicates import near_duplicates
-from kanna.tasks.floors import answer_in_prompt, constant_answer
-from kanna.tasks.rows import read_row
-from kanna.tasks.statistics import normal_quantile
-from kanna.tasks.templates import TEMPLATES, new_task
-from kanna.tasks.tolerance import parse_tolerance, rows_needed
+from kanna.tasks.data.check import ASSUMED_RIGHT, CheckResult, Finding, check_task
+from kanna.tasks.data.duplicates import near_duplicates
+from kanna.tasks.data.rows import read_row
+from kanna.tasks.data.templates import TEMPLATES, new_task
+from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
+from kanna.tasks.verdict.statistics import normal_quantile
+from kanna.tasks.verdict.tolerance import parse_tolerance, rows_needed
 
 YES_NO = [" yes", " no"]
 

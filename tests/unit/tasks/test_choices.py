@@ -15,14 +15,14 @@ from tiny_model import WORDS, save_model
 
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
-from kanna.tasks.choice import score_choices
-from kanna.tasks.encode import Encoder
-from kanna.tasks.floors import answer_in_prompt, constant_answer
-from kanna.tasks.likelihood import Likelihood
+from kanna.tasks.data.rows import Row, read_row
+from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
+from kanna.tasks.metrics.summaries import calibration, confusion_cost, consistency, load_costs, summarise
 from kanna.tasks.records import Record
-from kanna.tasks.rows import Row, read_row
-from kanna.tasks.scorer import CausalScorer, Work
-from kanna.tasks.summaries import calibration, confusion_cost, consistency, load_costs, summarise
+from kanna.tasks.scorers.choice import score_choices
+from kanna.tasks.scorers.likelihood import Likelihood
+from kanna.tasks.scorers.scorer import CausalScorer, Work
+from kanna.tasks.tokens.encode import Encoder
 
 FIRST = 3  # ids below are special tokens
 

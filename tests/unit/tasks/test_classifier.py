@@ -11,9 +11,9 @@ from tiny_encoders import HEADS, LONGEST, encoder
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.tasks.choice import score_choices
-from kanna.tasks.classifier import ClassifierScorer, labels_of, match
-from kanna.tasks.rows import Row, read_row
+from kanna.tasks.data.rows import Row, read_row
+from kanna.tasks.scorers.choice import score_choices
+from kanna.tasks.scorers.classifier import ClassifierScorer, labels_of, match
 
 NAMES = {0: "negative", 1: "Neutral", 2: "positive"}
 HEAD = "ForSequenceClassification"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scores import binary_of, score_of, text_of
 
-from kanna.tasks import statistics
-from kanna.tasks.tolerance import Decision, decide, decide_jointly, parse_tolerance
+from kanna.tasks.verdict import statistics
+from kanna.tasks.verdict.tolerance import Decision, decide, decide_jointly, parse_tolerance
 
 TASKS = 2000
 # Three standard errors above 5 % in 2,000 tasks.

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanna.tasks.forest import Pack, packs, singles
+from kanna.tasks.tokens.forest import Pack, packs, singles
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=12)
 

@@ -18,8 +18,8 @@ from tokenizers.processors import TemplateProcessing
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
 from kanna.tasks.evaluate import EvalOptions, prepare
-from kanna.tasks.harness import run_harness
 from kanna.tasks.records import TaskScore
+from kanna.tasks.scorers.harness import run_harness
 
 lm_eval = pytest.importorskip("lm_eval")
 CONTEXT, ROWS = 64, 24

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kanna.errors import InputError
-from kanna.tasks.encode import Piece
-from kanna.tasks.likelihood import likelihoods
+from kanna.tasks.scorers.likelihood import likelihoods
+from kanna.tasks.tokens.encode import Piece
 
 PACKED = [
     "llama",

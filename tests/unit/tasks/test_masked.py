@@ -10,13 +10,13 @@ from tiny_encoders import ENCODERS, HEADS, LONGEST, PIECES, encoder
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.tasks.answer import score_answers
-from kanna.tasks.choice import score_choices
-from kanna.tasks.cloze import Cloze
-from kanna.tasks.likelihood import Likelihood
-from kanna.tasks.masked import MaskedScorer
-from kanna.tasks.rows import Row, read_row
-from kanna.tasks.tokenizer import context_length
+from kanna.tasks.data.rows import Row, read_row
+from kanna.tasks.scorers.answer import score_answers
+from kanna.tasks.scorers.choice import score_choices
+from kanna.tasks.scorers.likelihood import Likelihood
+from kanna.tasks.scorers.masked import MaskedScorer
+from kanna.tasks.tokens.cloze import Cloze
+from kanna.tasks.tokens.tokenizer import context_length
 
 FAMILIES = list(ENCODERS)
 

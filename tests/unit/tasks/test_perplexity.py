@@ -9,9 +9,9 @@ import tiny
 import torch
 
 from kanna.errors import InputError
-from kanna.tasks.perplexity import evaluate_text, perplexity, windows
-from kanna.tasks.rows import read_rows
-from kanna.tasks.tokenizer import context_length, predicts_next_token
+from kanna.tasks.data.rows import read_rows
+from kanna.tasks.scorers.perplexity import evaluate_text, perplexity, windows
+from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 # (tokens, context, stride)
 SIZES = [(50, 12, 6), (50, 12, 12), (50, 12, 1), (50, 12, 5), (13, 12, 6), (12, 12, 6), (7, 12, 6)]

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from kanna.errors import InputError
-from kanna.tasks.rows import Row, read_rows, task_kind
-from kanna.tasks.task import load_tasks, names_of
+from kanna.tasks.data.rows import Row, read_rows, task_kind
+from kanna.tasks.data.task import load_tasks, names_of
 
 CHOICE = {
     "prompt": "One, two,",

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from kanna.errors import InputError
-from kanna.tasks import split as module
-from kanna.tasks.duplicates import near_duplicates
-from kanna.tasks.rows import Row, read_row, read_rows
-from kanna.tasks.split import split_rows, split_task, units_of
+from kanna.tasks.data import split as module
+from kanna.tasks.data.duplicates import near_duplicates
+from kanna.tasks.data.rows import Row, read_row, read_rows
+from kanna.tasks.data.split import split_rows, split_task, units_of
 
 
 def made(count: int, groups: int = 0, seed: int = 0) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import statsmodels.api
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from kanna.tasks.statistics import (
+from kanna.tasks.verdict.statistics import (
     Pairs,
     bootstrap,
     design_effect,

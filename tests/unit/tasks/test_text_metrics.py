@@ -12,11 +12,8 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from kanna.errors import InputError
-from kanna.tasks.answer import Writing, score_answers
-from kanna.tasks.likelihood import Likelihood
-from kanna.tasks.rows import Row
-from kanna.tasks.scorer import Work
-from kanna.tasks.text_metrics import (
+from kanna.tasks.data.rows import Row
+from kanna.tasks.metrics.text_metrics import (
     NAMES,
     check_answers,
     check_metric,
@@ -26,6 +23,9 @@ from kanna.tasks.text_metrics import (
     segmentation_note,
     tokens,
 )
+from kanna.tasks.scorers.answer import Writing, score_answers
+from kanna.tasks.scorers.likelihood import Likelihood
+from kanna.tasks.scorers.scorer import Work
 
 TEXT = "the cat sat on a mat while two dogs ran past it and did not care"
 WORDS = TEXT.split()

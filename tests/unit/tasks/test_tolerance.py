@@ -7,8 +7,8 @@ import pytest
 from scores import binary_of, score_of, text_of
 
 from kanna.errors import InputError
-from kanna.tasks.statistics import Pairs, difference_bound, normal_quantile
-from kanna.tasks.tolerance import (
+from kanna.tasks.verdict.statistics import Pairs, difference_bound, normal_quantile
+from kanna.tasks.verdict.tolerance import (
     Decision,
     decide,
     decide_jointly,

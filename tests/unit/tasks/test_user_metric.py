@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from kanna.errors import InputError
-from kanna.tasks import user_metric
+from kanna.tasks.data.rows import Row, read_row
+from kanna.tasks.metrics import user_metric
+from kanna.tasks.metrics.user_metric import COMMAND, METRICS, metric_info, parse_user_metric
 from kanna.tasks.records import Record
-from kanna.tasks.rows import Row, read_row
-from kanna.tasks.user_metric import COMMAND, METRICS, metric_info, parse_user_metric
 
 ROWS = [
     read_row("here", {"prompt": "Is it?", "answer": "はい", "group": "g", "cost": 3, "level": "hard"}),

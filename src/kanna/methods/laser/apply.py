@@ -12,12 +12,12 @@ from kanna.errors import InputError
 from kanna.forms import Dense, Form, LowRank, Rows
 from kanna.linalg.decomposition import decompose
 from kanna.linalg.reduction import reduce
-from kanna.methods.assemble import Factors, assemble
 from kanna.methods.laser.plan import Plan, Reduction, reductions_of, tensor_of, weight_of
 from kanna.methods.laser.weights import seed_of
 from kanna.models.matrix import Matrix
 from kanna.models.names import tensor_name
 from kanna.models.views import read, write
+from kanna.runs.assemble import Factors, assemble
 
 Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 

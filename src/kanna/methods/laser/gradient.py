@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from kanna.models.matrix import Matrix
 from kanna.models.views import read
-from kanna.tasks.likelihood import Batch, Likelihood
-from kanna.tasks.rows import Row
-from kanna.tasks.scorer import Passes
+from kanna.tasks.data.rows import Row
+from kanna.tasks.scorers.likelihood import Batch, Likelihood
+from kanna.tasks.scorers.scorer import Passes
 
 
 def loss_weights(rows: Sequence[Row], found: Sequence[Sequence[Likelihood]]) -> list[float]:

@@ -9,11 +9,11 @@ from torch import Tensor
 from kanna.checkpoint.fits import check_shapes
 from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_quantized
 from kanna.errors import InputError
-from kanna.linalg.laser_ranks import automatic_rank, rank_of
 from kanna.linalg.reduction import row_blocks
 from kanna.linalg.spectra import energy_rank, singular_values
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.edits import Rank, resolve
+from kanna.methods.laser.ranks import automatic_rank, rank_of
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.names import tensor_name

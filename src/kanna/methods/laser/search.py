@@ -11,11 +11,11 @@ from kanna.linalg.decomposition import decompose, singular_gradient
 from kanna.linalg.reduction import row_blocks
 from kanna.methods.laser.choose import Trial
 from kanna.methods.laser.gradient import loss_weights, predicted_changes, weight_gradients
-from kanna.methods.laser.halving import halve
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Tally, Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.matrix import Matrix
+from kanna.search.halving import halve
 
 Progress = Callable[[str, int, int], None]
 # Below it, a round of halving would throw dice.

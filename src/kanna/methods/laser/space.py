@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kanna.linalg.laser_ranks import block_ranks
 from kanna.methods.laser.edits import spell
+from kanna.methods.laser.ranks import block_ranks
 from kanna.models.matrix import ROLE_ORDER, Matrix
 
 # The published code's grid: rates 1, 2, 4, 6, 8, 9, 9.5, 9.9, 9.95.

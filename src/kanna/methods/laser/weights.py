@@ -12,7 +12,7 @@ from kanna.linalg.reduction import reduce
 from kanna.methods.laser.space import Candidate
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
-from kanna.tasks.resumed import Edit
+from kanna.tasks.scorers.resumed import Edit
 
 
 class Weights:

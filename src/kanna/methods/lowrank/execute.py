@@ -23,8 +23,8 @@ from kanna.methods.lowrank.plan import Plan, share_kept
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
 from kanna.methods.lowrank.survey import Survey, plain_survey, run_survey
-from kanna.methods.lowrank.workspace import Workspace
 from kanna.models.names import tensor_name
+from kanna.runs.workspace import Workspace
 
 Progress = Callable[[str, int, int], None]
 _GRADIENTS = "gradients.safetensors"

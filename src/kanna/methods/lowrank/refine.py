@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kanna.calibration.walker import Call, run_block
 from kanna.forms import FormModule
-from kanna.methods.lowrank.workspace import Stream
+from kanna.runs.workspace import Stream
 
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 0.01

@@ -18,14 +18,14 @@ from kanna.calibration.walker import Call, Walker, run_block
 from kanna.calibration.windows import Windows
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import anchored_target, basis, factors, with_ridge
-from kanna.methods.assemble import Factors, Piece, assemble, install_piece
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import corrects_bias, output_metric, ridge_for
 from kanna.methods.lowrank.refine import RefineTask, refine_block
 from kanna.methods.lowrank.survey import Survey, weight_of
-from kanna.methods.lowrank.workspace import Stream, Workspace
 from kanna.models.matrix import Matrix
+from kanna.runs.assemble import Factors, Piece, assemble, install_piece
+from kanna.runs.workspace import Stream, Workspace
 
 Progress = Callable[[str, int, int], None]
 

@@ -20,9 +20,9 @@ from kanna.linalg.whitening import basis, factors
 from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import metric_of
-from kanna.methods.lowrank.workspace import Stream, Workspace
 from kanna.models.matrix import Matrix
 from kanna.models.views import read
+from kanna.runs.workspace import Stream, Workspace
 
 log = logging.getLogger("kanna")
 Progress = Callable[[str, int, int], None]

@@ -1,0 +1,328 @@
+"""Where edits are tried: the options of a search, its model and rows, and its unfinished work."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.reader import Checkpoint, read_json, refuse_quantized
+from kanna.errors import InputError
+from kanna.methods.laser.choose import CONSTRAINED, PUBLISHED
+from kanna.methods.laser.plan import tensor_of
+from kanna.methods.laser.search import Budget
+from kanna.methods.laser.space import RHOS, Candidate, space
+from kanna.methods.laser.validation import Journal, Validation, by_groups, parts_of
+from kanna.methods.laser.weights import Weights
+from kanna.models.device import device_of
+from kanna.models.inventory import Inventory, inventory
+from kanna.models.matrix import Matrix
+from kanna.models.selection import select, selection_from
+from kanna.runs.criteria import Criteria, prepare_for
+from kanna.runs.evaluations import load_for
+from kanna.runs.places import RUN, work_directory
+from kanna.runs.unfinished import unfinished_work
+from kanna.tasks.data.rows import read_rows
+from kanna.tasks.data.split import split_rows
+from kanna.tasks.data.task import HARNESS, Task
+from kanna.tasks.evaluate import EvalOptions, Prepared, headline, prepare
+from kanna.tasks.metrics.breakdown import check_key
+from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
+from kanna.tasks.records import TEXT
+from kanna.tasks.scorers.classifier import classifies
+from kanna.tasks.scorers.resumed import applied
+from kanna.tasks.scorers.text import score_text, text_metrics
+from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
+
+JOURNAL = "tallies.jsonl"
+# Fewer validation rows cannot tell one edit from another.
+FEWEST_VALIDATION_ROWS = 20
+_TEXT_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a search looks at, and how it chooses.
+
+    Args:
+        roles: Roles or groups, such as "mlp" or "mlp_in,mlp_out".
+        layers: Such as "all", "-8-", "0,3-5".
+        rhos: Shares of the largest rank, as texts.
+        blocks: Numbers of row blocks to try.
+        budget: Exhaustive or fast, and limits.
+        rule: "constrained" or "published"; see `kanna.methods.laser.choose`.
+        max_ppl_rise: Allowed relative rise of perplexity on `text`, 0.02 by default; None allows any.
+        text: Plain text for it.
+        text_tokens: Of the text, at most.
+        share: Of the rows, for validation.
+        first: Take the first rows for validation, as the published code does.
+        test: A task file of its own for the final figure; all rows of the task then choose.
+        by: Key of the rows by which the final figure is also given, such as "frequency".
+        seed: Of the split, the order of rows and the random control.
+        memory: Bytes of hidden states kept in memory.
+    """
+
+    roles: str = "mlp"
+    layers: str = "all"
+    rhos: tuple[str, ...] = RHOS
+    blocks: tuple[int, ...] = (1,)
+    budget: Budget = field(default_factory=Budget)
+    rule: str = CONSTRAINED
+    max_ppl_rise: float | None = 0.02
+    text: Path | None = None
+    text_tokens: int = _TEXT_TOKENS
+    share: float = 0.2
+    first: bool = False
+    test: Path | None = None
+    by: str | None = None
+    seed: int = 0
+    memory: int = 2**31
+
+    @property
+    def selection(self) -> str:
+        """As `kanna.models.selection` reads it."""
+        return selection_from(None if self.layers in ("all", "*") else self.layers, self.roles)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a result depends on; memory is not part of it."""
+        facts = {key: value for key, value in vars(self).items() if key not in ("memory", "budget")}
+        paths = {key: None if facts[key] is None else Path(facts[key]).name for key in ("text", "test")}
+        lists = {"rhos": list(self.rhos), "blocks": list(self.blocks)}
+        return {**facts, **paths, **lists, "budget": dict(vars(self.budget))}
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A loaded model, a task in two parts, and what may be tried.
+
+    Args:
+        checkpoint: The model on disk.
+        base_hash: What it is, whatever its files.
+        plan: The evaluation.
+        task: All rows of the task.
+        choosing: Places of the validation rows, in the order of the parts.
+        parts: How many rows each part has.
+        test: The rows of the final figure.
+        model: In float32, in evaluation mode.
+        found: Its inventory.
+        weights: Of candidates.
+        matrices: Those that may be reduced.
+        options: Of the search.
+        perplexities: Those measured so far, by the edits.
+    """
+
+    checkpoint: Checkpoint
+    base_hash: str
+    plan: Prepared
+    task: Task
+    choosing: tuple[int, ...]
+    parts: tuple[int, ...]
+    test: Task
+    model: nn.Module
+    found: Inventory
+    weights: Weights
+    matrices: tuple[Matrix, ...]
+    options: SearchOptions
+    perplexities: dict[tuple[str, ...], float] = field(default_factory=dict)
+
+    @property
+    def validation_task(self) -> Task:
+        return replace(self.task, rows=tuple(self.task.rows[place] for place in self.choosing))
+
+    def candidates(self) -> list[Candidate]:
+        return space(self.matrices, self.found.matrices, self.options.rhos, self.options.blocks)
+
+    def validation(self, journal: Journal, directory: Path | None) -> Validation:
+        return Validation(
+            self.plan, self.validation_task, self.parts, self.model, self.found, self.weights, journal,
+            self.options.memory, directory,
+        )  # fmt: skip
+
+    def perplexity(self, candidates: Sequence[Candidate]) -> float:
+        """Of the text, with these edits; measured once."""
+        key = tuple(one.key for one in candidates)
+        if key not in self.perplexities:
+            self.perplexities[key] = self._perplexity(candidates)
+        return self.perplexities[key]
+
+    def _perplexity(self, candidates: Sequence[Candidate]) -> float:
+        assert self.options.text is not None
+        rows = read_rows(self.options.text)
+        context = context_length(self.plan.config, self.plan.tokenizer, self.plan.options.context)
+        with applied(self.model, self.weights.edits(candidates)):
+            records, size = score_text(
+                self.model, self.plan.tokenizer, rows, context, max(1, context // 2),
+                self.options.text_tokens, lambda *_: None,
+            )  # fmt: skip
+        return text_metrics(records, size)["perplexity"]
+
+
+def open_arena(
+    model: str | Path,
+    task: str | Path,
+    options: SearchOptions,
+    evaluation: EvalOptions,
+    criteria: Criteria | None = None,
+    whole: bool = False,
+) -> Arena:
+    """Read and check everything, split the rows, load the model.
+
+    Args:
+        criteria: Their tasks are read, too, so that nothing is wrong with them in the end.
+        whole: All rows are both validation and test rows, for what chooses nothing.
+
+    Raises:
+        InputError: A quantised or unknown model, an unknown role or layer, rho outside 0 to 1, a task of
+            plain text, too few validation rows, a metric that is not better when higher.
+    """
+    device_of(evaluation.device)
+    checkpoint = Checkpoint.open(model)
+    refuse_quantized(checkpoint.config, checkpoint.name)
+    if classifies(checkpoint.config):
+        raise InputError(
+            f"{checkpoint.name} has a classification head, whose edits are not searched",
+            "give a causal or a masked language model; kanna laser apply takes any",
+        )
+    plan = prepare(checkpoint.directory, _files(task, options), evaluation)
+    if criteria is not None:
+        prepare_for(checkpoint.directory, criteria, evaluation)
+    first = plan.tasks[0]
+    _check_task(plan, first, options)
+    every = tuple(range(len(first.rows)))
+    choosing, rest = (every, every) if whole else _split(first, options)
+    test = replace(first, rows=tuple(first.rows[i] for i in rest)) if options.test is None else plan.tasks[1]
+    _check_test(first, test, options)
+    groups = by_groups(first.rows, choosing, options.seed)
+    parts = parts_of(groups, options.budget.part_sizes())
+    loaded = load_for(checkpoint.directory, evaluation)
+    found = inventory(loaded)
+    matrices = select(found.matrices, options.selection)
+
+    def stored(matrix: Matrix) -> torch.dtype:
+        return checkpoint.dtype(tensor_of(checkpoint, found, matrix))
+
+    arena = Arena(
+        checkpoint=checkpoint,
+        base_hash=lineage.base_hash(checkpoint),
+        plan=plan,
+        task=first,
+        choosing=tuple(place for part in parts for place in part),
+        parts=tuple(map(len, parts)),
+        test=test,
+        model=loaded,
+        found=found,
+        weights=Weights(loaded, stored),
+        matrices=matrices,
+        options=options,
+    )
+    arena.candidates()  # raises where a rho is out of range
+    return arena
+
+
+def _files(task: str | Path, options: SearchOptions) -> list[str | Path]:
+    """Files of rows; plain text and tasks of lm_eval have none to choose by."""
+    files = [task] if options.test is None else [task, options.test]
+    for one in files:
+        if str(one).startswith(HARNESS):
+            raise InputError(f"{one} cannot be searched on", "give a file of rows with answers or choices")
+    return files
+
+
+def _check_test(task: Task, test: Task, options: SearchOptions) -> None:
+    if test.kind != task.kind:
+        raise InputError(
+            f"{test.name} holds rows of kind {test.kind}, {task.name} of kind {task.kind}",
+            "give test rows of the same kind",
+        )
+    if options.by is not None:
+        check_key(test.name, test.rows, options.by)
+
+
+def _check_task(plan: Prepared, task: Task, options: SearchOptions) -> None:
+    if task.kind == TEXT:
+        raise InputError(f"{task.name} is plain text", "give rows with answers or choices")
+    metric = headline(task, plan.options)
+    own = parse_user_metric(metric)
+    higher = not own.lower_is_better if own else metric_info(metric, task.kind).higher_is_better
+    if metric == "bleu" or not higher:
+        raise InputError(
+            f"{metric} cannot be searched on: it is no mean over rows where more is better",
+            "choose a metric such as acc, greedy, exact or f1",
+        )
+    if options.text is None and options.max_ppl_rise not in (None, SearchOptions.max_ppl_rise):
+        raise InputError("--max-ppl-rise needs a text to measure perplexity on", "add --text FILE")
+    if options.text is not None:
+        if not predicts_next_token(plan.config):
+            raise InputError(f"{plan.name} is no causal language model", "leave out --text")
+        read_rows(options.text)
+    if options.rule not in (PUBLISHED, CONSTRAINED):
+        raise InputError(f"there is no rule {options.rule!r}", f"choose {CONSTRAINED} or {PUBLISHED}")
+
+
+def _split(task: Task, options: SearchOptions) -> tuple[Sequence[int], Sequence[int]]:
+    """Places of the validation rows and of the test rows."""
+    rows = len(task.rows)
+    if not 0 < options.share < 1:
+        raise InputError(f"the validation share {options.share} is not between 0 and 1", "give 0.2 or so")
+    choosing: Sequence[int]
+    rest: Sequence[int]
+    if options.test is not None:
+        choosing, rest = range(rows), ()
+    elif options.first:
+        count = int(options.share * rows)
+        choosing, rest = range(count), range(count, rows)
+    else:
+        choosing, rest = split_rows(task.rows, options.share, options.seed)
+    if len(choosing) < FEWEST_VALIDATION_ROWS:
+        needed = FEWEST_VALIDATION_ROWS if options.test else ceil(FEWEST_VALIDATION_ROWS / options.share)
+        raise InputError(
+            f"{task.name} leaves {len(choosing)} of {rows} rows for validation, too few to tell edits apart",
+            f"give a task of at least {needed} rows, or a larger --validation-share",
+        )
+    return choosing, rest
+
+
+def in_place_already(out: Path | None, file: str, arena: Arena) -> bool:
+    """Whether the run to be resumed was killed after `out` had its name, while cleaning up.
+
+    Args:
+        file: Of `out`, in which such a run records its model and task.
+    """
+    if out is None or not (out / file).is_file() or not (work_directory(out) / RUN).is_file():
+        return False
+    known = read_json(out / file)
+    model = known.get("model", {}).get("hash") == arena.base_hash
+    return model and known.get("task", {}).get("sha256") == arena.task.digest
+
+
+def fingerprint(arena: Arena, more: object = None) -> str:
+    """sha256 of all that a search on this arena depends on."""
+    options = arena.plan.options
+    facts = {
+        "base": arena.base_hash,
+        "task": [arena.task.digest, arena.test.digest],
+        "text": None if arena.options.text is None else lineage.file_digest(arena.options.text),
+        "options": arena.options.to_dict(),
+        "evaluation": {key: str(value) for key, value in vars(options).items()},
+        "versions": lineage.versions(),
+        "threads": torch.get_num_threads(),
+        "more": more,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def workspace(out: Path | None, key: str, resume: bool, force: bool) -> Iterator[Path | None]:
+    """The directory of unfinished work for `out`, of which the journal goes on; None without `out`."""
+    if out is None:
+        yield None
+        return
+    with unfinished_work(out, key, resume, force, survives=(JOURNAL,), worth=JOURNAL) as directory:
+        yield directory

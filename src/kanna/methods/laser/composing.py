@@ -1,0 +1,342 @@
+"""Several edits together: greedily, from the last layer to the first, in stages that can be undone."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.reader import Checkpoint, read_json
+from kanna.errors import InputError
+from kanna.methods.laser.arena import (
+    JOURNAL,
+    Arena,
+    SearchOptions,
+    fingerprint,
+    in_place_already,
+    open_arena,
+    workspace,
+)
+from kanna.methods.laser.choose import Trial
+from kanna.methods.laser.compose import Score, Stage, compose, order
+from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.restore import find_base, read_manifest, restore
+from kanna.methods.laser.run import LaserResult, Origin, laser_apply
+from kanna.methods.laser.search import Budget, trial
+from kanna.methods.laser.searching import RESULT, test_edits
+from kanna.methods.laser.space import Candidate
+from kanna.methods.laser.validation import Journal, Tally, Validation
+from kanna.methods.lowrank.run import refuse_existing
+from kanna.runs.criteria import Criteria
+from kanna.runs.record import Stages, run_record
+from kanna.tasks.evaluate import EvalOptions, headline
+
+Progress = Callable[[str, int, int], None]
+STAGES = "laser-stages.json"
+
+
+@dataclass(frozen=True)
+class ComposeResult:
+    """What composing found.
+
+    Args:
+        result: All that `laser-stages.json` holds.
+        applied: The written model.
+        run: Times of this run.
+    """
+
+    result: dict[str, Any]
+    applied: LaserResult
+    run: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        return self.applied.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.result, "applied": self.applied.to_dict(), "run": self.run}
+
+
+def laser_compose(
+    model: str | Path,
+    task: str | Path,
+    search: str | Path,
+    out: str | Path,
+    *,
+    max_steps: int = 10,
+    blocks: int = 1,
+    text: Path | None = None,
+    max_ppl_rise: float | None = 0.02,
+    test: Path | None = None,
+    evaluation: EvalOptions | None = None,
+    config: LaserConfig | None = None,
+    criteria: Criteria | None = None,
+    force: bool = False,
+    resume: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> ComposeResult:
+    """Put edits of a search together, each accepted only if the validation score does not fall.
+
+    The rows are split as in the search. The output is the model with all accepted edits; `laser-stages.json`
+    in it lists the steps, and `restore` with a stage gives the model of any of them.
+
+    Args:
+        model: The one that was searched.
+        task: The file that was searched on.
+        search: Output directory of `laser_search`, or its result file.
+        max_steps: Steps tried.
+        blocks: Only edits of so many row blocks take part.
+        text: Perplexity on it may rise by `max_ppl_rise` in all.
+        test: As in the search.
+
+    Raises:
+        InputError: Another model or task than those of the search, or whatever else is wrong.
+    """
+    started = time.perf_counter()
+    found = read_search(search)
+    stored = config or LaserConfig()
+    _check_blocks(found, stored, blocks)
+    asked = evaluation or EvalOptions()
+    asked = replace(asked, metric=asked.metric or found["task"]["metric"])
+    target = Path(out).expanduser().absolute()
+    refuse_existing(target, force or resume)
+    options = _options(found, text, max_ppl_rise, test)
+    arena = open_arena(model, task, options, asked, criteria)
+    _check_same(found, arena, search)
+    replacing = force or (resume and in_place_already(target, STAGES, arena))
+    refuse_existing(target, replacing)
+    stages = Stages(progress)
+    key = fingerprint(arena, [found, max_steps, blocks])
+    with workspace(target, key, resume, force) as directory:
+        assert directory is not None
+        result, edits = _compose(arena, found, max_steps, blocks, directory, stages.report)
+        origin = Origin(
+            "laser compose", {"compose": {"test": result["test"]}}, {STAGES: result}, arena.task.digest
+        )
+        settings = stored.model_copy(update={"edits": tuple(edits), "blocks": blocks})
+        written = laser_apply(
+            model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
+            options=asked, origin=origin, progress=stages.report,
+        )  # fmt: skip
+        shutil.rmtree(directory)
+    run = run_record(started, stages.seconds, asked.device)
+    lineage.write_run_record(target, run)
+    return ComposeResult(result, written, run)
+
+
+def read_search(path: str | Path) -> dict[str, Any]:
+    """The result of a search: the file, or the directory that holds it.
+
+    Raises:
+        InputError: There is none, or it is of a newer kanna.
+    """
+    given = Path(path)
+    file = given / RESULT if given.is_dir() else given
+    if not file.is_file():
+        raise InputError(
+            f"{path} holds no {RESULT}", "give the output of kanna laser search, or its result file"
+        )
+    data = read_json(file)
+    if data.get("kind") != "laser-search":
+        raise InputError(f"{file} is not the result of a search", f"give a {RESULT}")
+    lineage.check_format_version(data.get("schema_version"), file)
+    return data
+
+
+def stage_edits(directory: str | Path, stage: int) -> tuple[str, ...]:
+    """The edits of the first `stage` accepted steps of a composed model.
+
+    Raises:
+        InputError: It is no composed model, or has no such stage.
+    """
+    path = Path(directory) / STAGES
+    if not path.is_file():
+        raise InputError(f"{directory} holds no {STAGES}", "give the output of kanna laser compose")
+    accepted = [one["edit"] for one in read_json(path)["stages"] if one["accepted"]]
+    if not 0 <= stage <= len(accepted):
+        raise InputError(f"{directory} has no stage {stage}", f"stages are 0 (the base) to {len(accepted)}")
+    return tuple(accepted[:stage])
+
+
+def restore_stage(
+    directory: str | Path,
+    stage: int,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> LaserResult:
+    """Write the model of one stage of a composed model: fewer edits than it has, or all again.
+
+    The stages stay recorded in the output, so it can be advanced again.
+
+    Args:
+        directory: A composed model, or what this function wrote.
+        stage: How many accepted edits; 0 is the base.
+        base: The model that was edited; None takes the originals that the directory keeps, or looks for it
+            by its recorded name and hash.
+    """
+    edits = stage_edits(directory, stage)
+    checkpoint = Checkpoint.open(directory)
+    manifest = read_manifest(checkpoint)
+    result = read_json(Path(directory) / STAGES)
+    recorded = lineage.verify(checkpoint.directory)
+    if recorded is None:
+        raise InputError(f"{directory} has no {lineage.FILE}", "give what kanna laser compose wrote")
+    last = recorded.steps[-1]
+    config = LaserConfig(**last.config).model_copy(update={"edits": edits})
+    origin = Origin("laser compose", {"stage": stage}, {STAGES: result}, last.data_hash)
+    target = Path(out).expanduser().absolute()
+    refuse_existing(target, force)
+    if base is not None or not manifest["originals"]:
+        source = find_base(checkpoint, manifest, base).directory
+        return laser_apply(source, target, config, force=force, origin=origin, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="kanna-base-") as folder:
+        source = restore(directory, Path(folder) / Path(manifest["made_from"]["name"]).name)
+        return laser_apply(source, target, config, force=force, origin=origin, progress=progress)
+
+
+def _options(
+    found: dict[str, Any], text: Path | None, max_ppl_rise: float | None, test: Path | None
+) -> SearchOptions:
+    """Those of the search, all rows in one part."""
+    settings = dict(found["settings"])
+    if settings["test"] is not None and test is None:
+        raise InputError(
+            f"the search had a test file of its own, {settings['test']}", "give it again with --test"
+        )
+    changed = {
+        "rhos": tuple(settings["rhos"]),
+        "blocks": tuple(settings["blocks"]),
+        "budget": Budget(fast=None),
+        "text": text,
+        "max_ppl_rise": max_ppl_rise if text is not None else SearchOptions.max_ppl_rise,
+        "test": test,
+    }
+    return SearchOptions(**{**settings, **changed})
+
+
+def _check_blocks(found: dict[str, Any], config: LaserConfig, blocks: int) -> None:
+    tried = found["settings"]["blocks"]
+    if blocks not in tried:
+        raise InputError(
+            f"the search tried no edits of {blocks} row blocks",
+            f"choose --blocks {' or '.join(map(str, tried))}",
+        )
+    if config.factored and blocks != 1:
+        raise InputError("factors hold one block of rows only", "leave out --blocks, or --factored")
+
+
+def _check_same(found: dict[str, Any], arena: Arena, search: str | Path) -> None:
+    if arena.base_hash != found["model"]["hash"]:
+        raise InputError(
+            f"{arena.checkpoint.name} is not the model that {search} searched ({found['model']['name']})",
+            "give that model",
+        )
+    same_rows = (len(arena.task.rows), len(arena.choosing)) == (
+        found["task"]["rows"],
+        found["task"]["validation_rows"],
+    )
+    if arena.task.digest != found["task"]["sha256"] or not same_rows:
+        raise InputError(
+            f"{arena.task.name} is not the task that {search} was made on ({found['task']['name']}, "
+            f"{found['task']['validation_rows']} of {found['task']['rows']} rows for validation)",
+            "give that file, with the same --limit",
+        )
+    metric = headline(arena.task, arena.plan.options)
+    if metric != found["task"]["metric"]:
+        raise InputError(
+            f"{search} chose by {found['task']['metric']}, not by {metric}", "leave out --metric"
+        )
+
+
+def _compose(
+    arena: Arena,
+    found: dict[str, Any],
+    max_steps: int,
+    blocks: int,
+    directory: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], list[str]]:
+    """What goes into the stages file, and the accepted edits."""
+    trials = [Trial(**one) for one in found["trials"]]
+    base = Trial(**found["base"])
+    by_edit = {one.edit: one for one in arena.candidates() if one.blocks == blocks}
+    validation = arena.validation(Journal.open(directory / JOURNAL), directory)
+    try:
+        start = _score(validation.base(len(arena.parts), progress))
+        usable = _usable([one for one in trials if one.blocks == blocks], base, by_edit, validation, progress)
+        wanted = order(usable, base, max_steps)
+        limit = _limit(arena, progress)
+
+        def score(some: Sequence[Trial]) -> Score:
+            progress("compose", len(some), len(wanted))
+            candidates = [by_edit[one.edit] for one in some]
+            return _score(validation.together(candidates, " + ".join(one.edit for one in some)))
+
+        def allowed(some: Sequence[Trial]) -> bool:
+            candidates = [by_edit[one.edit] for one in some]
+            return limit is None or arena.perplexity(candidates) <= limit
+
+        stages = compose(start, wanted, score, allowed)
+    finally:
+        validation.close()
+    accepted = [one.edit for one in stages if one.accepted]
+    chosen = [by_edit[edit] for edit in accepted]
+    tested = test_edits(arena, chosen, progress) if chosen else None
+    return _result(arena, found, start, stages, chosen, limit is not None, tested), accepted
+
+
+def _usable(
+    trials: Sequence[Trial],
+    base: Trial,
+    by_edit: dict[str, Candidate],
+    validation: Validation,
+    progress: Progress,
+) -> list[Trial]:
+    """The trials on all validation rows; those of a fast search that saw some of them only now see all."""
+    partial = [by_edit[one.edit] for one in trials if one.rows < base.rows]
+    scores = validation.score(partial, len(validation.sizes), progress)
+    whole = [trial(one, score) for one, score in zip(partial, scores, strict=True)]
+    return [*(one for one in trials if one.rows == base.rows), *whole]
+
+
+def _limit(arena: Arena, progress: Progress) -> float | None:
+    """The highest perplexity allowed."""
+    if arena.options.text is None or arena.options.max_ppl_rise is None:
+        return None
+    progress("perplexity", 0, 1)
+    return arena.perplexity([]) * (1 + arena.options.max_ppl_rise)
+
+
+def _score(found: Tally) -> Score:
+    return found.accuracy, found.mean_log_loss, found.consistency
+
+
+def _result(
+    arena: Arena,
+    found: dict[str, Any],
+    start: Score,
+    stages: Sequence[Stage],
+    chosen: Sequence[Candidate],
+    measured: bool,
+    tested: dict[str, Any] | None,
+) -> dict[str, Any]:
+    before = arena.perplexity([]) if measured else None
+    after = arena.perplexity(chosen) if measured else None
+    return {
+        "schema_version": 1,
+        "kind": "laser-compose",
+        "model": found["model"],
+        "task": found["task"],
+        "base": dict(zip(("accuracy", "log_loss", "consistency"), start, strict=True)),
+        "stages": [one.to_dict() for one in stages],
+        "accepted": len(chosen),
+        "perplexity": {"base": before, "edited": after},
+        "test": tested,
+    }

@@ -1,0 +1,129 @@
+"""Undo a step `laser`: from the original matrices where they were kept, else from the model edited."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.reader import Checkpoint, read_headers, read_json, weight_files
+from kanna.checkpoint.safetensors_format import TensorSpec
+from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
+from kanna.errors import InputError
+from kanna.methods.laser.run import MANIFEST, ORIGINALS, stored_module
+from kanna.methods.lowrank.run import refuse_existing
+
+Progress = Callable[[str, int, int], None]
+
+
+def restore(
+    directory: str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Path:
+    """Write the model as it was before the last `laser` step, bit for bit.
+
+    The original tensors come from the directory itself where it keeps them, else from the model it was made
+    from, whose hash must be the recorded one.
+
+    Args:
+        directory: What `laser_apply` wrote.
+        base: The model it was made from; None looks for its name beside `directory` and in the cache.
+
+    Raises:
+        InputError: No such step, no base, or another model than the one recorded.
+    """
+    checkpoint = Checkpoint.open(directory)
+    lineage.verify(checkpoint.directory)
+    manifest = read_manifest(checkpoint)
+    target = Path(out).expanduser().absolute()
+    refuse_existing(target, force)
+    if manifest["originals"] and base is None:
+        return _restore_from_originals(checkpoint, manifest, target, force)
+    source = find_base(checkpoint, manifest, base)
+    with output_directory(target, force=force, needed_bytes=source.bytes) as partial:
+        for place, path in enumerate(files := sorted(p for p in source.directory.rglob("*") if p.is_file())):
+            progress("restore", place, len(files))
+            copy = partial / path.relative_to(source.directory)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    return target
+
+
+def read_manifest(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `laser_apply` recorded.
+
+    Raises:
+        InputError: The directory is not one of its outputs, or of a newer format.
+    """
+    path = checkpoint.directory / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"{checkpoint.directory} has no {MANIFEST}: no rank reductions of kanna were applied to it",
+            "give a directory that kanna laser wrote",
+        )
+    data = read_json(path)
+    lineage.check_format_version(data.get("format_version"), path)
+    return data
+
+
+def find_base(checkpoint: Checkpoint, manifest: dict[str, Any], base: str | Path | None) -> Checkpoint:
+    """The model that edits were applied to, known by its hash.
+
+    Args:
+        base: Where it is; None looks for its recorded name beside the checkpoint and in the cache.
+
+    Raises:
+        InputError: It is another model, or there is none.
+    """
+    name, wanted = manifest["made_from"]["name"], manifest["made_from"]["hash"]
+    beside = checkpoint.directory.resolve().parent / name
+    for candidate in [base] if base is not None else [beside, name]:
+        try:
+            found = Checkpoint.open(candidate)
+        except InputError:
+            continue
+        if lineage.base_hash(found) == wanted:
+            return found
+        if base is not None:
+            raise InputError(
+                f"{base} is not the model that {checkpoint.directory} was made from: its hash is not "
+                f"{wanted[:16]}...",
+                f"give the original {name}",
+            )
+    where = f" ({base})" if base is not None else ""
+    raise InputError(
+        f"the model {name} that {checkpoint.directory} was made from was not found{where}, and no originals "
+        "are kept in it",
+        "give its directory with --base; next time apply with --keep-originals",
+    )
+
+
+def _restore_from_originals(
+    checkpoint: Checkpoint, manifest: dict[str, Any], target: Path, force: bool
+) -> Path:
+    """All tensors as they are, those that were edited as they were."""
+    factored = [stored_module(one["tensor"]) for one in manifest["edits"] if one["stored"] == "factors"]
+    here = [name for name in checkpoint.tensors if not name.startswith(tuple(f"{one}." for one in factored))]
+    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    folder = checkpoint.directory / ORIGINALS
+    kept = read_headers(weight_files(folder)) if manifest["edits"] else {}
+    originals = Checkpoint(folder, checkpoint.name, config, kept)
+    sources = {name: originals if name in kept else checkpoint for name in dict.fromkeys([*here, *kept])}
+    specs = [TensorSpec(name, source.dtype(name), source.shape(name)) for name, source in sources.items()]
+    with output_directory(target, force=force, needed_bytes=sum(spec.bytes for spec in specs)) as partial:
+        write_tensors(partial, specs, ((name, source.tensor(name)) for name, source in sources.items()))
+        write_json(partial / "config.json", config)
+        copy_side_files(checkpoint.directory, partial)
+        if lineage.base_hash(Checkpoint.open(partial)) != manifest["made_from"]["hash"]:
+            raise InputError(
+                f"what {checkpoint.directory} keeps does not give back the model it was made from",
+                "restore from the original model with --base",
+            )
+        recorded = lineage.read(checkpoint.directory)
+        if recorded is not None and len(recorded.steps) > 1:
+            lineage.write(partial, recorded.base, recorded.steps[:-1])
+    return target

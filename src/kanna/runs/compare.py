@@ -1,0 +1,365 @@
+"""Is the new model still right: the same tasks, the same rows, an interval, and a verdict."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
+from kanna.runs.blame import Blame
+from kanna.runs.blame import blame as find_blame
+from kanna.runs.criteria import Criteria, prepare_for
+from kanna.runs.evaluations import evaluate, identity, load_for
+from kanna.tasks.data.task import Task
+from kanna.tasks.evaluate import EvalOptions, Prepared
+from kanna.tasks.records import TEXT, Evaluation, Record, TaskScore
+from kanna.tasks.scorers.divergence import Divergence, divergence
+from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
+from kanna.tasks.verdict.tolerance import Decision, JointDecision, decide, decide_jointly
+
+Progress = Callable[[str, int, int], None]
+PASS, FAIL, UNDECIDED, NOT_JUDGED = "pass", "fail", "undecided", "not judged"
+_DIVERGENCE_TOKENS = 4096
+# Per token; text beyond is not looked at.
+_MOST_CHARACTERS = 20
+# Flipped examples that --blame asks again for each matrix.
+_MOST_BLAMED = 64
+_LOST, _GAINED = "lost", "gained"
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An example on which one model is right and the other wrong, or that got worse."""
+
+    row: int
+    prompt: str
+    expected: str
+    base: str
+    new: str
+    direction: str
+    change: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """One task.
+
+    Args:
+        base: Score of the base.
+        new: Score of the new model, on the same rows.
+        guard: Whether the task only guards against side effects.
+        decision: None where no tolerance was given.
+        flips: The worst first.
+        lost: Rows that were right and are wrong.
+        gained: Rows that were wrong and are right.
+    """
+
+    base: TaskScore
+    new: TaskScore
+    guard: bool
+    decision: Decision | None
+    flips: tuple[Flip, ...]
+    lost: int
+    gained: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "task": self.base.task,
+            "kind": self.base.kind,
+            "metric": self.base.metric,
+            "higher_is_better": self.base.higher_is_better,
+            "guard": self.guard,
+            "rows": len(self.base.records),
+            "base": self.base.value,
+            "new": self.new.value,
+            "base_metrics": dict(self.base.metrics),
+            "new_metrics": dict(self.new.metrics),
+            "floors": dict(self.base.floors),
+            "decision": None if self.decision is None else self.decision.to_dict(),
+            "lost": self.lost,
+            "gained": self.gained,
+            "flips": [flip.to_dict() for flip in self.flips],
+            "notes": list(dict.fromkeys((*self.base.notes, *self.new.notes))),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same tasks.
+
+    Args:
+        base: Name and bytes of the first.
+        new: Of the second.
+        confidence: Of the one-sided bounds.
+        status: pass, fail, undecided, or "not judged" where no tolerance was given.
+        explanation: One sentence for people.
+        tasks: In the order asked for.
+        divergence: None where it was not measured; `notes` says why.
+        blame: None unless asked for.
+    """
+
+    base: Evaluation
+    new: Evaluation
+    confidence: float
+    status: str
+    explanation: str
+    tasks: tuple[TaskComparison, ...]
+    divergence: Divergence | None = None
+    blame: tuple[Blame, ...] | None = None
+    notes: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.status in (PASS, NOT_JUDGED)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "kind": "compare",
+            "base": {"model": self.base.model, "bytes": self.base.bytes},
+            "model": {"model": self.new.model, "bytes": self.new.bytes},
+            "confidence": self.confidence,
+            "status": self.status,
+            "explanation": self.explanation,
+            "tasks": [one.to_dict() for one in self.tasks],
+            "distribution": None if self.divergence is None else self.divergence.to_dict(),
+            "blame": None if self.blame is None else [one.to_dict() for one in self.blame],
+            "notes": list(self.notes),
+            "settings": self.settings,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What a lineage keeps: no rows of the task."""
+        said = self.to_dict()
+        for one in said["tasks"]:
+            one.pop("flips")
+        return {key: value for key, value in said.items() if key not in ("schema_version", "kind")}
+
+
+def compare(
+    base: str | Path,
+    model: str | Path,
+    criteria: Criteria,
+    options: EvalOptions | None = None,
+    *,
+    examples: int = 10,
+    distribution: bool = True,
+    blame: bool = False,
+    fresh: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Comparison:
+    """Evaluate both models on the tasks of `criteria`, one in memory at a time, and decide.
+
+    Bit-identical weights (with the same tokenizer) pass outright. `distribution` and `blame` hold both models
+    in memory.
+
+    Args:
+        examples: Flips to show per task.
+        distribution: Measure KL divergence and top-1 agreement of next-token distributions.
+        blame: Find which changed matrix, put back alone, repairs most flips.
+
+    Raises:
+        InputError: Whatever is wrong with a model, a task or the request.
+    """
+    chosen = _common_context(base, model, options or EvalOptions())
+    plans = [prepare_for(one, criteria, chosen) for one in (base, model)]
+    identical = identity(base) == identity(model)
+    sequences = [_sequences(plan, chosen) for plan in plans]
+    _check_texts(plans, sequences[0] == sequences[1])
+    first = evaluate(base, criteria.files, chosen, fresh=fresh, cache=cache, progress=progress)
+    second = (
+        replace(first, model=plans[1].name, bytes=plans[1].bytes)
+        if identical
+        else evaluate(model, criteria.files, chosen, fresh=fresh, cache=cache, progress=progress)
+    )
+    tasks = tuple(
+        _task(one, two, criteria, identical, examples)
+        for one, two in zip(first.scores, second.scores, strict=True)
+    )
+    joint = _joint(tasks)
+    status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
+    notes = tuple(note for one in tasks for note in _unlike(one))
+    found = Comparison(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
+    if identical:
+        return replace(found, notes=(*notes, "the weights are bit-identical"))
+    return _with_both(found, base, model, plans, sequences, distribution, blame, progress)
+
+
+_UNJUDGED = "no tolerance was given, so nothing is decided"
+
+
+def _common_context(base: str | Path, model: str | Path, options: EvalOptions) -> EvalOptions:
+    """Both read as much: the context of the one that reads less."""
+    if options.context is not None:
+        return options
+    configs = [Checkpoint.open(one) for one in (base, model)]
+    lengths = [context_length(one.config, load_tokenizer(one.directory), None) for one in configs]
+    return replace(options, context=min(lengths))
+
+
+def _check_texts(plans: Sequence[Prepared], same_tokens: bool) -> None:
+    """Raise InputError where two models would be compared on different windows of a text."""
+    texts = [task.name for task in plans[0].tasks if task.kind == TEXT]
+    if texts and not same_tokens:
+        raise InputError(
+            f"{texts[0]} cannot be compared: the tokenizers of {plans[0].name} and {plans[1].name} cut text "
+            "differently, and perplexity is per token",
+            "compare them on questions, or with a metric of answers",
+        )
+
+
+def _task(
+    base: TaskScore, new: TaskScore, criteria: Criteria, identical: bool, examples: int
+) -> TaskComparison:
+    rule = criteria.rule(base.task)
+    decision = None
+    if rule.tolerance is not None:
+        decision = decide(
+            base,
+            new,
+            tolerance=rule.tolerance,
+            confidence=criteria.confidence,
+            identical=identical,
+        )
+    flips = _flips(base, new)
+    lost = sum(flip.direction == _LOST for flip in flips)
+    gained = sum(flip.direction == _GAINED for flip in flips)
+    return TaskComparison(base, new, rule.guard, decision, tuple(flips[:examples]), lost, gained)
+
+
+def _flips(base: TaskScore, new: TaskScore) -> list[Flip]:
+    """Lost before gained, those whose log-likelihood fell most first."""
+    pairs = zip(base.records, new.records, strict=True)
+    known = [(one, two) for one, two in pairs if one.right is not None and two.right is not None]
+    flipped = [_flip(one, two) for one, two in known if one.right != two.right]
+    return sorted(flipped, key=lambda flip: (flip.direction != _LOST, -flip.change))
+
+
+def _flip(base: Record, new: Record) -> Flip:
+    change = new.values.get("log_loss", 0.0) - base.values.get("log_loss", 0.0)
+    direction = _LOST if base.right else _GAINED
+    said = (base.predicted or _described(base), new.predicted or _described(new))
+    return Flip(base.row, base.prompt, base.expected, *said, direction, change)
+
+
+def _described(record: Record) -> str:
+    """What stands for an answer that was not written out."""
+    loss = record.values.get("log_loss")
+    return "right" if record.right else "another answer" + ("" if loss is None else f" (log loss {loss:.2f})")
+
+
+def _joint(tasks: Sequence[TaskComparison]) -> JointDecision | None:
+    decided = {one.base.task: one.decision for one in tasks if one.decision is not None}
+    return decide_jointly(decided) if decided else None
+
+
+def _unlike(one: TaskComparison) -> list[str]:
+    """A note where the score of a task is not the mean of its rows, which is what is judged."""
+    change, decision = one.new.value - one.base.value, one.decision
+    if decision is None or math.isclose(change, decision.difference, rel_tol=1e-4, abs_tol=1e-6):
+        return []
+    return [
+        f"{one.base.task}: the change and its interval are of the mean over rows; base and new show "
+        f"{one.base.metric} of all rows together"
+    ]
+
+
+def _with_both(
+    found: Comparison,
+    base: str | Path,
+    model: str | Path,
+    plans: Sequence[Prepared],
+    sequences: Sequence[Sequence[Sequence[int]]],
+    distribution: bool,
+    blame: bool,
+    progress: Progress,
+) -> Comparison:
+    """What needs both models in memory at once."""
+    notes = list(found.notes)
+    if distribution and (reason := _no_distribution(plans, sequences)) is not None:
+        notes.append(f"next-token distributions were not compared: {reason}")
+        distribution = False
+    need = sum(_float32_bytes(one) for one in (base, model))
+    if (distribution or blame) and need > psutil.virtual_memory().available:
+        notes.append(f"both models together need {need / 1e9:.1f} GB: distributions and blame were left out")
+        distribution = blame = False
+    if not (distribution or blame):
+        return replace(found, notes=tuple(notes))
+    first, second = (load_for(one, plans[0].options) for one in (base, model))
+    apart = divergence(first, second, sequences[0], progress) if distribution else None
+    blamed = None
+    if blame:
+        try:
+            blamed = _blamed(found, plans[1], first, second, progress)
+        except InputError as error:
+            notes.append(f"nothing was put back: {error.problem}")
+    return replace(found, divergence=apart, blame=blamed, notes=tuple(notes))
+
+
+def _no_distribution(plans: Sequence[Prepared], sequences: Sequence[Sequence[Sequence[int]]]) -> str | None:
+    """Why next-token distributions of these two models cannot be compared; None where they can."""
+    if not all(predicts_next_token(plan.config) for plan in plans):
+        return "that takes two causal models"
+    if not sequences[0]:
+        return "there is no task file whose text could be read"
+    if sequences[0] != sequences[1]:
+        return "the tokenizers cut text differently"
+    if len({plan.config.get("vocab_size") for plan in plans}) > 1:
+        return "the vocabularies differ in size"
+    return None
+
+
+def _float32_bytes(model: str | Path) -> int:
+    return 4 * sum(math.prod(stored.shape) for stored in Checkpoint.open(model).tensors.values())
+
+
+def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:
+    """Token ids of the tasks' first rows, up to a few thousand tokens shared among the tasks."""
+    context = context_length(plan.config, plan.tokenizer, options.context)
+    found: list[list[int]] = []
+    for task in plan.tasks:
+        room = _DIVERGENCE_TOKENS // len(plan.tasks)
+        for row in task.rows:
+            if room <= 0:
+                break
+            text = row.text[: _MOST_CHARACTERS * room]
+            ids = list(plan.tokenizer(text, verbose=False)["input_ids"])[: min(context, room)]
+            found += [ids] if ids else []
+            room -= len(ids)
+    return found
+
+
+def _blamed(found: Comparison, plan: Prepared, base: Any, new: Any, progress: Progress) -> tuple[Blame, ...]:
+    """Ask the flipped rows of all task files again with each changed matrix put back."""
+    parts: list[Prepared] = []
+    lost: list[bool] = []
+    for task, one in zip(plan.tasks, found.tasks, strict=False):
+        flips = _flips(one.base, one.new)[:_MOST_BLAMED]
+        if flips:
+            rows = tuple(task.rows[flip.row] for flip in flips)
+            parts.append(_asked_again(plan, replace(task, rows=rows), one.new))
+        lost += [flip.direction == _LOST for flip in flips]
+    if not lost:
+        return ()
+
+    def ask() -> list[bool]:
+        scores = [score for part in parts for score in part.evaluate(new).scores]
+        return [bool(record.right) for score in scores for record in score.records]
+
+    return tuple(find_blame(base, new, lost, ask, progress))
+
+
+def _asked_again(plan: Prepared, task: Task, scored: TaskScore) -> Prepared:
+    """A few rows of a task, asked as all of them were; costs are of no account."""
+    new_tokens = plan.options.new_tokens or scored.settings.get("new_tokens")
+    options = replace(plan.options, new_tokens=new_tokens, costs=None)
+    return replace(plan, tasks=(task,), harness=(), options=options)

@@ -1,0 +1,168 @@
+"""What a model must keep: tasks, each with the drop allowed on it, and guards with drops of their own.
+
+confidence: 0.95
+tasks:
+  - {task: app.jsonl, max_drop: 1%}
+guards:
+  - {task: general.txt, max_drop: 3%}
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kanna.errors import InputError
+from kanna.tasks.data.task import HARNESS, Task, names_of
+from kanna.tasks.evaluate import EvalOptions, Prepared, headline, prepare
+from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
+from kanna.tasks.records import TEXT
+from kanna.tasks.verdict.tolerance import Tolerance, parse_tolerance
+
+CONFIDENCE = 0.95
+# A bootstrap would need millions of draws for more.
+_HIGHEST_CONFIDENCE = 0.9999
+_EXAMPLE = "{confidence: 0.95, tasks: [{task: FILE, max_drop: 1%}], guards: [{task: FILE, max_drop: 3%}]}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A task and what is allowed on it.
+
+    Args:
+        task: A file, or lm_eval:NAME.
+        tolerance: None only measures.
+        guard: It is not what the model is for, but must not suffer.
+    """
+
+    task: str
+    tolerance: Tolerance | None
+    guard: bool = False
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """All rules, and the confidence at which each must hold."""
+
+    rules: tuple[Rule, ...]
+    confidence: float = CONFIDENCE
+
+    @property
+    def files(self) -> list[str]:
+        return [rule.task for rule in self.rules]
+
+    def rule(self, name: str) -> Rule:
+        """The rule of a task by the name that its score carries."""
+        files = [rule for rule in self.rules if not rule.task.startswith(HARNESS)]
+        harness = [rule for rule in self.rules if rule.task.startswith(HARNESS)]
+        known = dict(zip(names_of([Path(rule.task) for rule in files]), files, strict=True))
+        known |= {rule.task: rule for rule in harness}
+        if name in known:
+            return known[name]
+        # A group of lm_eval tasks, or a file of one, comes back under the names of its members.
+        if name.startswith(HARNESS) and len(harness) == 1:
+            return harness[0]
+        raise InputError(f"no tolerance is given for {name}", "name single lm_eval tasks, not groups")
+
+
+def criteria_of(
+    tasks: Sequence[str], max_drop: str | None, guards: Sequence[str] = (), confidence: float = CONFIDENCE
+) -> Criteria:
+    """Criteria as given on the command line: one drop for all tasks, and `FILE=3%` for guards.
+
+    Raises:
+        InputError: No task, a confidence outside (0.5, 0.9999], a tolerance or guard that cannot be read.
+    """
+    tolerance = None if max_drop is None else parse_tolerance(max_drop)
+    rules = [Rule(task, tolerance) for task in tasks]
+    rules += [_guard(guard) for guard in guards]
+    return _checked(Criteria(tuple(rules), confidence))
+
+
+def read_criteria(path: str | Path) -> Criteria:
+    """Criteria in a YAML file. Relative paths in it are taken from where the program runs.
+
+    Raises:
+        InputError: Missing, not YAML, unknown or missing keys, or a tolerance that cannot be read.
+    """
+    path = Path(path).expanduser()
+    try:
+        read = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", f"give a YAML file such as {_EXAMPLE}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}", "mend that line") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg']}", f"it looks like {_EXAMPLE}") from error
+    rules = [Rule(one.task, parse_tolerance(str(one.max_drop))) for one in read.tasks]
+    rules += [Rule(one.task, parse_tolerance(str(one.max_drop)), guard=True) for one in read.guards]
+    return _checked(Criteria(tuple(rules), read.confidence))
+
+
+def prepare_for(model: str | Path, criteria: Criteria, options: EvalOptions) -> Prepared:
+    """`prepare`, and a check that what is allowed makes sense for the tasks' metrics.
+
+    Raises:
+        InputError: As `prepare`, or a tolerance that allows everything.
+    """
+    plan = prepare(model, criteria.files, options)
+    for task in plan.tasks:
+        _check_units(task, criteria.rule(task.name).tolerance, options)
+    for rule in criteria.rules:
+        if rule.task.startswith(HARNESS):
+            _check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
+    return plan
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    max_drop: str | float
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    confidence: float = CONFIDENCE
+    tasks: tuple[_Line, ...] = Field(min_length=1)
+    guards: tuple[_Line, ...] = ()
+
+
+def _guard(text: str) -> Rule:
+    task, found, drop = text.rpartition("=")
+    if not found:
+        raise InputError(f"guard {text!r} has no tolerance", "write --guard FILE=3%")
+    return Rule(task, parse_tolerance(drop), guard=True)
+
+
+def _checked(criteria: Criteria) -> Criteria:
+    if not criteria.rules:
+        raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
+    if not 0.5 < criteria.confidence <= _HIGHEST_CONFIDENCE:
+        raise InputError(
+            f"confidence {criteria.confidence} must lie between 0.5 and {_HIGHEST_CONFIDENCE}",
+            "0.95 is usual",
+        )
+    return criteria
+
+
+def _check_units(task: Task, tolerance: Tolerance | None, options: EvalOptions) -> None:
+    metric = headline(task, options)
+    if task.kind == TEXT or parse_user_metric(metric) is not None:
+        return
+    if metric_info(metric, task.kind).higher_is_better:
+        _check_below_1(task.name, tolerance, metric)
+
+
+def _check_below_1(name: str, tolerance: Tolerance | None, metric: str) -> None:
+    """A bare 5 would be five units of something that has only one."""
+    if tolerance is not None and not tolerance.relative and tolerance.amount >= 1:
+        raise InputError(
+            f"{name}: a drop of {tolerance.text} allows everything, since {metric} lies between 0 and 1",
+            "write 5% (of the base's score) or 5pt (points)",
+        )

@@ -1,0 +1,129 @@
+"""Evaluations that are kept: a finished task is not asked again, after a kill or in the next comparison."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.loader import load
+from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.whole import write_json_whole
+from kanna.models.device import device_of, dtype_of
+from kanna.runs.places import cache_directory
+from kanna.tasks.data.task import Task
+from kanna.tasks.evaluate import EvalOptions, Prepared, prepare
+from kanna.tasks.metrics.user_metric import parse_user_metric
+from kanna.tasks.records import Evaluation, Record, TaskScore
+
+Progress = Callable[[str, int, int], None]
+_FORMAT = 2
+# Beside the weights, what the text that goes in and the text that comes out depend on.
+_TEXT_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "generation_config.json")
+
+
+def evaluate(
+    model: str | Path,
+    tasks: Sequence[str | Path],
+    options: EvalOptions | None = None,
+    *,
+    texts: Sequence[str | Path] = (),
+    fresh: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Evaluation:
+    """Score a model directory, compressed or not, on task files and `lm_eval:<name>` tasks.
+
+    The score of a task file is kept in kanna's cache under the content of model, file and options; what is
+    found there is not computed again. Tasks of lm_eval, and metrics of the user, whose code may have
+    changed, always are.
+
+    Args:
+        texts: Files of `tasks` that are to be read as plain text, whatever their rows are.
+        fresh: Compute everything again.
+        cache: Where scores are kept; kanna's cache directory by default.
+
+    Raises:
+        InputError: Whatever is wrong with the model, a task or the request.
+    """
+    plan = prepare(model, tasks, options or EvalOptions(), texts)
+    store = _Store((cache or cache_directory()) / "evaluations", identity(model), plan, fresh)
+    known = {task.name: store.find(task) for task in plan.tasks}
+    left = tuple(task for task in plan.tasks if known[task.name] is None)
+    if not left and not plan.harness:
+        return Evaluation(
+            plan.name, plan.bytes, tuple(one for one in known.values() if one), {"cached": True}
+        )
+    loaded = load_for(model, plan.options)
+    found = replace(plan, tasks=left).evaluate(loaded, progress, keep=store.keep)
+    computed = {score.task: score for score in found.scores}
+    ordered = [known[task.name] or computed[task.name] for task in plan.tasks]
+    harness = [score for score in found.scores if score.task not in known]
+    return replace(found, scores=(*ordered, *harness))
+
+
+def load_for(model: str | Path, options: EvalOptions) -> nn.Module:
+    """A model ready to be evaluated."""
+    place = None if device_of(options.device).type == "cpu" else options.device
+    return load(model, dtype=dtype_of(options.dtype), device_map=place)[0]
+
+
+def identity(model: str | Path) -> str:
+    """Of the weights, and of the tokenizer and its template, which scores depend on too."""
+    checkpoint = Checkpoint.open(model)
+    files = sorted({path for pattern in _TEXT_FILES for path in checkpoint.directory.glob(pattern)})
+    digests = [(path.name, lineage.file_digest(path)) for path in files if path.is_file()]
+    return json.dumps([lineage.base_hash(checkpoint), digests])
+
+
+class _Store:
+    """Scores on disk, one file per task."""
+
+    def __init__(self, directory: Path, model: str, plan: Prepared, fresh: bool) -> None:
+        self._directory, self._model, self._plan, self._fresh = directory, model, plan, fresh
+
+    def find(self, task: Task) -> TaskScore | None:
+        path = self._path(task)
+        if self._fresh or not self._keepable() or not path.is_file():
+            return None
+        try:
+            return replace(from_json(json.loads(path.read_text(encoding="utf-8"))), task=task.name)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # damaged: it is computed and written again
+
+    def keep(self, task: Task, score: TaskScore) -> None:
+        if self._keepable():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            write_json_whole(self._path(task), score.to_dict())
+
+    def _keepable(self) -> bool:
+        metric = self._plan.options.metric
+        return metric is None or parse_user_metric(metric) is None
+
+    def _path(self, task: Task) -> Path:
+        options = asdict(self._plan.options)
+        costs = self._plan.options.costs
+        facts = {
+            "format": _FORMAT,
+            "model": self._model,
+            "data": task.digest,
+            "kind": [task.kind, Path(task.name).suffix],
+            "options": {key: str(value) for key, value in options.items()},
+            "costs": None if costs is None else lineage.file_digest(costs),
+            "versions": lineage.versions(),
+            "threads": torch.get_num_threads(),
+        }
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return self._directory / f"{key}.json"
+
+
+def from_json(data: dict[str, Any]) -> TaskScore:
+    """The inverse of `TaskScore.to_dict`."""
+    fields = {key: value for key, value in data.items() if key not in ("rows", "value", "records", "notes")}
+    records = tuple(Record(**record) for record in data["records"])
+    return TaskScore(records=records, notes=tuple(data["notes"]), **fields)

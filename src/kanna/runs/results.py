@@ -1,0 +1,41 @@
+"""Folders of results: one JSON file per evaluation, comparison or bench, for `kanna report`."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kanna.checkpoint.whole import write_json_whole
+from kanna.errors import InputError
+
+
+def result_path(out: Path, kind: str, model: str | Path) -> Path:
+    """DIR/KIND-MODEL.json"""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(model).name or str(model))
+    return out / f"{kind}-{name}.json"
+
+
+def check_free(out: Path | None, kind: str, model: str | Path, force: bool) -> None:
+    """Raise InputError where the result could not be written, before any long work."""
+    if out is None:
+        return
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file", "give a folder to --out")
+    place = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"nothing can be written into {place}", "give another folder to --out")
+    if result_path(out, kind, model).exists() and not force:
+        raise InputError(
+            f"{result_path(out, kind, model)} exists already", "choose another folder, or add --force"
+        )
+
+
+def write_result(out: Path | None, kind: str, model: str | Path, result: Mapping[str, Any]) -> Path | None:
+    """Write a result whole, or nothing where no folder is given."""
+    if out is None:
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    path = result_path(out, kind, model)
+    write_json_whole(path, dict(result))
+    return path

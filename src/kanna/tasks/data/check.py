@@ -1,0 +1,293 @@
+"""Is a task sound, and large enough for what is to be decided with it?"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import InputError
+from kanna.tasks.data.duplicates import near_duplicates
+from kanna.tasks.data.rows import TABLES, Row, joined, read_fields, read_row, read_rows, task_kind
+from kanna.tasks.data.tables import SHAPES
+from kanna.tasks.metrics.floors import constant_answer, holds_answer
+from kanna.tasks.records import CHOICE, TEXT
+from kanna.tasks.verdict.tolerance import Tolerance, rows_needed
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+_SHOWN = 20
+_LOPSIDED = 0.9
+_FLIPS = (0.02, 0.04, 0.1)
+ASSUMED_RIGHT = 0.8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about a task.
+
+    Args:
+        level: error, warning or note.
+        code: A short name.
+        message: What it is and what to do.
+        rows: Which rows, from 1 (a header does not count), at most twenty.
+        like: For rows that repeat others: of each of `rows`, the earlier row it repeats.
+    """
+
+    level: str
+    code: str
+    message: str
+    rows: tuple[int, ...] = ()
+    like: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was found in a task file.
+
+    Args:
+        file: Its name.
+        kind: choice, answer or text; empty where that cannot be told.
+        rows: Sound ones.
+        groups: Rows of one group count as one, others as one each.
+        constant: Share of the constant answer; None for text.
+        needed: Share of rows that flip -> rows a tolerance needs if 80 % of the answers are right; empty
+            where none was given.
+        findings: Errors first.
+    """
+
+    file: str
+    kind: str
+    rows: int
+    groups: int
+    constant: float | None
+    needed: dict[str, int | None]
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(finding.level != ERROR for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema_version": 1, "kind": "task-check", **_plain(asdict(self)), "passed": self.passed}
+
+
+def check_task(
+    path: str | Path,
+    *,
+    tolerance: Tolerance | None = None,
+    confidence: float = 0.95,
+    tokenizer: Any = None,
+    context: int | None = None,
+) -> CheckResult:
+    """Look a task file over.
+
+    Args:
+        tolerance: Say how many rows it needs.
+        tokenizer: With `context`: compare lengths with what the model reads.
+
+    Raises:
+        InputError: The file cannot be read at all, or no such confidence. Rows that are none are findings.
+    """
+    if not 0.5 < confidence < 1:
+        raise InputError(f"a confidence of {confidence} makes no sense", "give one such as 0.95")
+    path = Path(path)
+    rows, findings = _read(path)
+    if not rows:
+        return CheckResult(path.name, "", 0, 0, None, {}, tuple(findings))
+    try:
+        kind = task_kind(rows)
+    except InputError as error:
+        findings.append(Finding(ERROR, "mixed kinds", f"{error.problem}; {error.remedy}"))
+        return CheckResult(path.name, "", len(rows), 0, None, {}, tuple(findings))
+    findings += _findings(rows, kind)
+    if tokenizer is not None and context is not None:
+        findings += _lengths(rows, tokenizer, context, kind)
+    groups = len({row.group or f"\0{i}" for i, row in enumerate(rows)})
+    needed: dict[str, int | None] = {}
+    if tolerance is not None and kind == TEXT:
+        said = "how much text it needs cannot be told beforehand; kanna compare says whether it was enough"
+        findings.append(Finding(NOTE, "tolerance", said))
+    elif tolerance is not None:
+        needed = {
+            f"{100 * flips:g} %": rows_needed(tolerance, ASSUMED_RIGHT, flips, confidence) for flips in _FLIPS
+        }
+        findings += _enough(needed, groups, tolerance)
+    constant = None if kind == TEXT else constant_answer(rows)[0]
+    order = (ERROR, WARNING, NOTE)
+    ordered = sorted(findings, key=lambda finding: order.index(finding.level))
+    return CheckResult(path.name, kind, len(rows), groups, constant, needed, tuple(ordered))
+
+
+def _read(path: Path) -> tuple[list[Row], list[Finding]]:
+    """Sound rows, and a finding for each of the first rows that are none."""
+    if path.suffix.lower() not in TABLES:
+        return read_rows(path), []
+    rows: list[Row] = []
+    bad: list[str] = []
+    for where, found in read_fields(path):
+        try:
+            if isinstance(found, InputError):
+                raise found
+            rows.append(read_row(where, found))
+        except InputError as error:
+            bad.append(f"{error.problem}; {error.remedy}")
+    findings = [Finding(ERROR, "no row", text) for text in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        findings.append(Finding(ERROR, "no row", f"and {len(bad) - _SHOWN} more that are no rows"))
+    if not rows and not bad:
+        findings.append(Finding(ERROR, "empty", f"there are no rows; give lines such as {SHAPES}"))
+    return rows, findings
+
+
+def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
+    yield from _repeats(rows)
+    if kind == TEXT:
+        yield from _unused_labels(rows)
+        return
+    yield from _classes(rows, kind)
+    holding = [i for i, row in enumerate(rows, 1) if kind != CHOICE and holds_answer(row)]
+    if holding:
+        share = f"{100 * len(holding) / len(rows):.1f} %"
+        yield Finding(
+            WARNING,
+            "answer in prompt",
+            f"{share} of the prompts hold their answer: a model that repeats the prompt gets as much by "
+            "--metric contains",
+            tuple(holding[:_SHOWN]),
+        )
+    groups = Counter(row.group for row in rows if row.group)
+    if groups:
+        low, high = min(groups.values()), max(groups.values())
+        sizes = f"{low}" if low == high else f"{low} to {high}"
+        yield Finding(
+            NOTE, "groups", f"{len(groups):,} groups of {sizes} rows: each counts as one unit in verdicts"
+        )
+
+
+def _unused_labels(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Tables for classification often have the columns text and label."""
+    if any(key.lower() in ("label", "class", "category") for row in rows for key in row.extra):
+        said = "the rows are text and their labels go unused: to score them, name the keys prompt and answer"
+        yield Finding(WARNING, "unused labels", said)
+
+
+def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
+    texts = [row.prompt or row.text for row in rows]
+    same: dict[str, list[int]] = defaultdict(list)
+    for i, text in enumerate(texts, 1):
+        same[text].append(i)
+    repeated = [places for places in same.values() if len(places) > 1]
+    if repeated:
+        pairs = [(one, places[0]) for places in repeated for one in places[1:]]
+        what = "prompt" if rows[0].prompt else "text"
+        yield _pairs("duplicates", f"{_rows(len(pairs), 'repeats', 'repeat')} the {what} of another", pairs)
+    opposed = [
+        (other, places[0])
+        for places in repeated
+        for other in places[1:]
+        if rows[other - 1].answer.strip() != rows[places[0] - 1].answer.strip()
+    ]
+    if opposed:
+        yield _pairs("contradictions", "equal prompts have different right answers", opposed)
+    near = [
+        (later + 1, earlier + 1)
+        for earlier, later in near_duplicates(texts)
+        if texts[earlier] != texts[later] and not _same_group(rows[earlier], rows[later])
+    ]
+    if near:
+        count = len({later for later, _ in near})
+        said = (
+            f"{_rows(count, 'nearly repeats', 'nearly repeat')} another (80 % of the runs of three words): "
+        )
+        yield _pairs("near-duplicates", said + "kanna task split keeps such rows on one side", near)
+
+
+def _pairs(code: str, said: str, pairs: Sequence[tuple[int, int]]) -> Finding:
+    """A warning about rows and the earlier ones they repeat, each row once."""
+    first = dict(reversed(pairs))
+    some = sorted(first.items())[:_SHOWN]
+    return Finding(WARNING, code, said, tuple(row for row, _ in some), tuple(other for _, other in some))
+
+
+def _rows(count: int, one: str, several: str) -> str:
+    return f"1 row {one}" if count == 1 else f"{count:,} rows {several}"
+
+
+def _same_group(one: Row, other: Row) -> bool:
+    return bool(one.group) and one.group == other.group
+
+
+def _classes(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
+    share, answer = constant_answer(rows)
+    places = {row.label for row in rows}
+    if kind == CHOICE and len(places) == 1 and len({row.answer.strip() for row in rows}) > 1:
+        said = "the right choice stands at the same place in every row, so the constant answer gets 100 %"
+        yield Finding(WARNING, "one place", said)
+    elif share == 1.0 and len(rows) > 1:
+        yield Finding(
+            WARNING,
+            "one class",
+            f"{answer!r} is right in every row: a model that always says so is perfect; add rows of other "
+            "answers, unless that is what the task is to guard",
+        )
+    elif share >= _LOPSIDED and len(rows) > 1:
+        yield Finding(
+            WARNING, "lopsided", f"always answering {answer!r} gets {100 * share:.2f} %: accuracy says little"
+        )
+    else:
+        yield Finding(NOTE, "constant answer", f"always answering {answer!r} gets {100 * share:.2f} %")
+    if kind == CHOICE:
+        yield from _never_right(rows)
+
+
+def _never_right(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Where all rows have the same choices: which are right how often."""
+    if len({row.choices for row in rows}) > 1:
+        return
+    counts = Counter(row.answer.strip() for row in rows)
+    never = [choice.strip() for choice in rows[0].choices if choice.strip() not in counts]
+    shares = ", ".join(f"{choice!r} {count:,}" for choice, count in counts.most_common(_SHOWN))
+    yield Finding(NOTE, "classes", f"right answers: {shares}")
+    if never and len(counts) > 1:
+        yield Finding(WARNING, "empty class", f"never the right answer: {', '.join(map(repr, never))}")
+
+
+def _lengths(rows: Sequence[Row], tokenizer: Any, context: int, kind: str) -> Iterator[Finding]:
+    found = [_longest(row, tokenizer) for row in rows]
+    lengths = sorted(found)
+    middle, high = (lengths[math.ceil(share * len(lengths)) - 1] for share in (0.5, 0.95))
+    said = f"half of the rows have up to {middle:,} tokens, 95 % up to {high:,}, the longest {lengths[-1]:,}"
+    long = [i for i, length in enumerate(found, 1) if length > context]
+    if kind == TEXT:
+        yield Finding(NOTE, "length", f"{said}; {sum(lengths):,} in all, read in windows of {context:,}")
+    elif long:
+        cut = f"{_rows(len(long), 'does', 'do')} not fit into {context:,} tokens, and eval cuts from the left"
+        yield Finding(WARNING, "too long", f"{cut}: {said}", tuple(long[:_SHOWN]))
+    else:
+        yield Finding(NOTE, "length", f"{said}; {context:,} fit")
+
+
+def _longest(row: Row, tokenizer: Any) -> int:
+    """Tokens of a row with its longest choice or answer."""
+    answers = row.choices or row.answers or (row.answer,)
+    text = joined(row.prompt, max(answers, key=len)) if row.prompt else row.text
+    return len(tokenizer(text, verbose=False)["input_ids"])
+
+
+def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> Iterator[Finding]:
+    counts = [count for count in needed.values() if count is not None]
+    if not counts:
+        yield Finding(WARNING, "tolerance", "no number of rows shows that nothing at all was lost")
+    elif units < min(counts):
+        yield Finding(
+            WARNING,
+            "too few rows",
+            f"{units:,} rows (rows of a group count as one) are fewer than the {min(counts):,} that "
+            f"{tolerance.text} needs at best",
+        )
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    data["task_kind"] = data.pop("kind")
+    return data

@@ -1,0 +1,249 @@
+"""The user's data: rows of a JSON Lines file, or a plain text file."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import InputError
+from kanna.tasks.data import tables
+from kanna.tasks.data.tables import SHAPES, Placed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example.
+
+    Args:
+        text: What a model would have read and written: the text, or the prompt with its right answer.
+        prompt: What it reads; empty for plain text.
+        answer: What it should write; empty for plain text.
+        group: Name shared by rows that ask for the same fact.
+        choices: What to choose from; empty for other rows.
+        label: Index of the right choice; None for other rows.
+        answers: Every answer that counts as right, `answer` first; empty where there is only the one.
+        cost: What one wrong answer to this row costs; 1 unless the row says so.
+        extra: The row's other keys, as they were.
+    """
+
+    text: str
+    prompt: str = ""
+    answer: str = ""
+    group: str = ""
+    choices: tuple[str, ...] = ()
+    label: int | None = None
+    answers: tuple[str, ...] = ()
+    cost: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a .jsonl (.ndjson), .json, .csv, .tsv or .parquet file, or a plain text file as one row.
+
+    Raises:
+        InputError: Missing, empty or not UTF-8; a line that is no row (its number is given).
+    """
+    path = Path(path)
+    if path.suffix.lower() not in TABLES:
+        return [Row(read_text(path))]
+    rows = [read_row(where, fields) for where, fields in sound(read_fields(path))]
+    if not rows:
+        raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
+    return rows
+
+
+def read_fields(path: Path) -> Iterator[Placed]:
+    """Place and fields of each row of a table, or the InputError that says why a line is none.
+
+    Raises:
+        InputError: Nothing of the file can be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return tables.parquet_rows(path)
+    text = read_text(path)
+    if suffix in (".csv", ".tsv"):
+        return tables.csv_rows(path, text)
+    if suffix == ".json" and text.lstrip().startswith("["):
+        return tables.array_rows(path, text)
+    return ((where, tables.parsed(where, line)) for where, line in lines_of(path, text))
+
+
+def sound(placed: Iterable[Placed]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same, with the first error raised."""
+    for where, fields in placed:
+        if isinstance(fields, InputError):
+            raise fields
+        yield where, fields
+
+
+def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Place and text of each line of a JSON Lines file that is not blank."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def read_text(path: Path) -> str:
+    """A text file as it is, without a byte order mark and with line ends as \\n.
+
+    Raises:
+        InputError: Missing, empty, not UTF-8, or a spreadsheet.
+    """
+    if path.suffix.lower() in _SPREADSHEETS:
+        raise InputError(
+            f"{path} is a spreadsheet", "save its sheet as CSV UTF-8 (one header line), and give that"
+        )
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", "give a .jsonl, a .csv or a plain text file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}, line {line} is not UTF-8: byte {error.start} of the file cannot be decoded",
+            f"save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {_guessed(data)} -t UTF-8",
+        ) from error
+    if not text.strip():
+        raise InputError(f"{path} is empty", f"give lines such as {SHAPES}, or plain text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _guessed(data: bytes) -> str:
+    return "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
+
+
+def read_row(where: str, fields: Mapping[str, Any]) -> Row:
+    """A row of what a line holds.
+
+    Raises:
+        InputError: It is none; `where` and what was expected are named.
+    """
+    fields = {key: value for key, value in fields.items() if value is not None}
+    group, cost = str(fields.get("group", "")), _cost(where, fields)
+    if "text" in fields:
+        beside = {key: value for key, value in fields.items() if key not in ("text", "group", "cost")}
+        return Row(_text(where, fields), group=group, cost=cost, extra=beside)
+    extra = {key: value for key, value in fields.items() if key not in _KEYS}
+    prompt = fields.get("prompt")
+    if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
+        raise InputError(f"{where}: expected {SHAPES}, found the keys {sorted(fields)}", "mend that line")
+    _filled(where, "prompt", prompt)
+    if "choices" in fields:
+        choices, label = _choices(where, fields)
+        right = choices[label]
+        return Row(joined(prompt, right), prompt, right, group, choices, label, (), cost, extra)
+    answers = _answers(where, fields)
+    several = answers if len(answers) > 1 else ()
+    return Row(joined(prompt, answers[0]), prompt, answers[0], group, (), None, several, cost, extra)
+
+
+_KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
+_MOST_COST = 1e300
+
+
+def _text(where: str, fields: Mapping[str, Any]) -> str:
+    """A text may be empty; what a model would be asked beside it would go unseen."""
+    other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
+    if other:
+        raise InputError(f"{where}: a row of text, and {', '.join(other)} too", f"use one of {SHAPES}")
+    return _string(where, "text", fields["text"])
+
+
+def _string(where: str, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key} must be a text, found {value!r}", f"use {SHAPES}")
+    if any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise InputError(f"{where}: {key} holds half a character (a lone surrogate)", "write it again")
+    return value
+
+
+def _filled(where: str, key: str, value: object) -> str:
+    text = _string(where, key, value)
+    if not text.strip():
+        raise InputError(f"{where}: {key} is empty", "fill it in, or remove the row")
+    return text
+
+
+def _cost(where: str, fields: Mapping[str, Any]) -> float:
+    cost = fields.get("cost", 1.0)
+    number = isinstance(cost, int | float) and not isinstance(cost, bool)
+    if not number or not 0 <= cost <= _MOST_COST:  # not a number compares as false
+        raise InputError(
+            f"{where}: cost {cost!r} is no number of at least 0", "write it as 2.5, or leave it out"
+        )
+    return float(cost)
+
+
+def _answers(where: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """All accepted answers, the first one first."""
+    given = fields.get("answers", [])
+    if not isinstance(given, list):
+        raise InputError(f"{where}: answers must be a list, found {given!r}", "write one answer as answer")
+    first = [fields["answer"]] if "answer" in fields else []
+    found = [_filled(where, "an answer", one) for one in (*first, *given)]
+    if not found:
+        raise InputError(f"{where}: there is no answer", f"use {SHAPES}")
+    return tuple(dict.fromkeys(found))
+
+
+def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """Choices, and the index of the right one; a label may also be its text."""
+    choices, label = fields["choices"], fields.get("label")
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise InputError(f"{where}: choices must be a list of at least 2, found {choices!r}", f"use {SHAPES}")
+    found = tuple(_filled(where, "a choice", one) for one in choices)
+    stripped = [one.strip() for one in found]
+    if len(set(stripped)) < len(found):
+        raise InputError(f"{where}: the choices {choices!r} hold one twice", "remove it")
+    if isinstance(label, str) and label.strip() in stripped:
+        return found, stripped.index(label.strip())
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if not isinstance(label, int) or isinstance(label, bool):
+        raise InputError(
+            f"{where}: label {label!r} is neither a number nor one of the choices {choices!r}",
+            "give the place of the right choice, counted from 0, or its text",
+        )
+    if not 0 <= label < len(found):
+        raise InputError(
+            f"{where}: label {label} of {len(found)} choices", f"labels are 0 to {len(found) - 1} there"
+        )
+    return found, label
+
+
+def task_kind(rows: Sequence[Row]) -> str:
+    """choice, answer or text: what the rows of a task are.
+
+    Raises:
+        InputError: No row, or rows of several kinds.
+    """
+    if not rows:
+        raise InputError("the task has no rows", f"give lines such as {SHAPES}")
+    kinds = [_kind(row) for row in rows]
+    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        raise InputError(
+            f"row 1 of the task is of kind {kinds[0]} and row {other + 1} of kind {kinds[other]}",
+            "make a task of each kind",
+        )
+    return kinds[0]
+
+
+def _kind(row: Row) -> str:
+    if row.choices:
+        return "choice"
+    return "answer" if row.prompt else "text"
+
+
+def joined(prompt: str, answer: str) -> str:
+    """Prompt and answer as one text, with one space between them unless one is there."""
+    return prompt + answer if prompt[-1:].isspace() or answer[:1].isspace() else f"{prompt} {answer}"

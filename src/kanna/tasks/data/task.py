@@ -1,0 +1,69 @@
+"""A task: rows of one kind, with a name."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanna.errors import InputError
+from kanna.tasks.data.rows import Row, read_rows, task_kind
+from kanna.tasks.records import TEXT
+
+HARNESS = "lm_eval:"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is evaluated on.
+
+    Args:
+        name: As results name it.
+        kind: choice, answer or text.
+        rows: In the file's order.
+        digest: sha256 of the file.
+    """
+
+    name: str
+    kind: str
+    rows: tuple[Row, ...]
+    digest: str
+
+
+def load_tasks(
+    files: Sequence[str | Path], limit: int | None = None, texts: Sequence[str | Path] = ()
+) -> list[Task]:
+    """Tasks of files; a file named twice is refused, files of one name are told apart by their folder.
+
+    Args:
+        limit: Rows of each, at most; text is taken whole.
+        texts: Those of `files` to be read as plain text.
+
+    Raises:
+        InputError: Whatever is wrong with a file; see `read_rows` and `task_kind`.
+    """
+    paths = [Path(file) for file in files]
+    found = [path.resolve() for path in paths]
+    double = [path for path, place in zip(paths, found, strict=True) if found.count(place) > 1]
+    if double:
+        raise InputError(f"{double[0]} is given twice", "name every task once")
+    plain = {Path(one) for one in texts}
+    named = names_of(paths)
+    return [_load(path, name, limit, path in plain) for path, name in zip(paths, named, strict=True)]
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The name of each file, with as many of its folders as tell it from the others of that name."""
+    parts = [path.absolute().parts for path in paths]
+    return [_shortest(own, [other for other in parts if other != own]) for own in parts]
+
+
+def _shortest(own: Sequence[str], others: Sequence[Sequence[str]]) -> str:
+    taken = next(n for n in range(1, len(own) + 1) if all(one[-n:] != own[-n:] for one in others))
+    return "/".join(own[-taken:])
+
+
+def _load(path: Path, name: str, limit: int | None, text: bool) -> Task:
+    rows = read_rows(path)
+    kind = TEXT if text else task_kind(rows)
+    kept = tuple(rows if limit is None or kind == TEXT else rows[:limit])
+    return Task(name, kind, kept, hashlib.sha256(path.read_bytes()).hexdigest())

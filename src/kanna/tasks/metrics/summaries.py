@@ -1,0 +1,128 @@
+"""From records to the figures of a task."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kanna.errors import InputError
+from kanna.tasks.data.rows import Row
+from kanna.tasks.records import Record
+
+Costs = Mapping[tuple[str, str], float]
+_BINS = 15
+
+
+def summarise(
+    records: Sequence[Record], rows: Sequence[Row], metric: str, costs: Path | None = None
+) -> dict[str, float]:
+    """Means of all values, and what groups, confidences and costs add to them.
+
+    Args:
+        metric: The headline metric; bleu is taken over all texts together.
+        costs: File of costs per expected and predicted answer.
+    """
+    found = {name: _mean([record.values[name] for record in records]) for name in records[0].values}
+    if metric == "bleu":
+        from kanna.tasks.metrics.text_metrics import corpus_bleu
+
+        found["bleu_sentence"] = found["bleu"]
+        accepted = [row.answers or (row.answer,) for row in rows]
+        found["bleu"] = corpus_bleu([record.predicted for record in records], accepted)
+    if costs is not None:
+        found["expected_cost"] = confusion_cost(records, rows, load_costs(costs, rows))
+    if any(record.right is None for record in records):
+        return found
+    shared = consistency(records)
+    found |= {} if shared is None else {"consistency": shared}
+    if records[0].confidence is not None:
+        found |= calibration(records)
+    if costs is not None:
+        return found
+    if any(record.cost != 1.0 for record in records):
+        found["expected_cost"] = _mean([0.0 if record.right else record.cost for record in records])
+    return found
+
+
+def consistency(records: Sequence[Record]) -> float | None:
+    """Share of groups of two rows or more that are right in every row; None without such groups."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for record in records:
+        if record.group:
+            groups[record.group].append(bool(record.right))
+    several = [rights for rights in groups.values() if len(rights) > 1]
+    return _mean([float(all(rights)) for rights in several]) if several else None
+
+
+def calibration(records: Sequence[Record]) -> dict[str, float]:
+    """Expected calibration error over 15 bins of equal width (Guo et al. 2017, eq. 3)."""
+    bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for record in records:
+        assert record.confidence is not None
+        place = min(_BINS - 1, int(record.confidence * _BINS))
+        bins[place].append((record.confidence, bool(record.right)))
+    gaps = [abs(sum(sure for sure, _ in some) - sum(right for _, right in some)) for some in bins.values()]
+    return {"calibration_error": sum(gaps) / len(records)}
+
+
+def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
+    """Costs of answering one thing where another is right: YAML {expected: {predicted: cost}}.
+
+    Whatever stands in the file is text, true and 1 too. Pairs that are not named cost what the row says, 1 by
+    default; right answers 0.
+
+    Raises:
+        InputError: The file cannot be read, an answer that no row has, or a cost that is no number from 0.
+    """
+    example = "{spam: {ham: 1}, ham: {spam: 20}}"
+    try:
+        # Read as text: else answers such as true, no and 007 would be something else.
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read: {said}", f"give YAML such as {example}") from error
+    if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
+        raise InputError(f"{path} must map answers to costs per answer", f"write it as {example}")
+    known = {one.strip() for row in rows for one in (row.choices or row.answers or (row.answer,))}
+    found = {}
+    for expected, line in data.items():
+        for predicted, cost in line.items():
+            pair = (expected.strip(), predicted.strip())
+            found[pair] = _cost(path, pair, cost, known)
+    return found
+
+
+def confusion_cost(records: Sequence[Record], rows: Sequence[Row], costs: Costs) -> float:
+    """Mean cost of an answer; with several accepted ones, by the cheapest of them."""
+    return _mean([_cost_of(record, row, costs) for record, row in zip(records, rows, strict=True)])
+
+
+def _cost_of(record: Record, row: Row, costs: Costs) -> float:
+    predicted = record.predicted.strip()
+    accepted = [one.strip() for one in row.answers or (row.answer,)]
+    named = [costs[one, predicted] for one in accepted if (one, predicted) in costs]
+    if named:
+        return min(named)
+    right = predicted in accepted if record.right is None else record.right
+    return 0.0 if right else record.cost
+
+
+def _cost(path: Path, pair: tuple[str, str], cost: Any, known: set[str]) -> float:
+    for answer in pair:
+        if answer not in known:
+            some = ", ".join(sorted(known)[:8])
+            raise InputError(f"{path}: no row of the task has the answer {answer!r}", f"there are: {some}")
+    try:
+        number = float(cost)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise InputError(f"{path}: the cost {cost!r} of {pair} is no number of at least 0", "mend it")
+    return number
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,86 @@
+"""What a model of some architecture can be asked, said before its weights are read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kanna.errors import InputError
+from kanna.tasks.data.task import Task
+from kanna.tasks.metrics.user_metric import METRICS
+from kanna.tasks.records import ANSWER, CHOICE, TEXT
+from kanna.tasks.scorers.answer import needs_writing
+from kanna.tasks.scorers.classifier import classifies, labels_of, match
+from kanna.tasks.scorers.masked import fills_masks
+from kanna.tasks.tokens.cloze import mask_token
+from kanna.tasks.tokens.tokenizer import predicts_next_token
+
+
+def check_model(name: str, config: Mapping[str, Any], tokenizer: Any, *, harness: bool, chat: bool) -> None:
+    """Raise unless a model of this config.json can be evaluated.
+
+    Args:
+        harness: Tasks of lm_eval are asked for.
+        chat: Prompts go into a chat template.
+
+    Raises:
+        InputError: It is none that can, or not in this way.
+    """
+    if predicts_next_token(config):
+        return
+    found = config.get("architectures")
+    if fills_masks(config):
+        mask_token(tokenizer)
+    elif classifies(config):
+        labels_of(config)
+    else:
+        raise InputError(
+            f"{name} is {found}: no architecture that can be evaluated",
+            "give a causal or masked language model, or one with a classification head "
+            "(...ForCausalLM, ...ForMaskedLM, ...ForSequenceClassification)",
+        )
+    if harness:
+        raise InputError(
+            f"{name} is no causal language model: {found}, and tasks of lm_eval need one",
+            "give rows of your own: --task FILE",
+        )
+    if chat:
+        raise InputError(f"{name} is no causal language model: {found}", "leave out --chat")
+
+
+def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) -> None:
+    """Raise unless such a model can be asked these rows, and be scored so.
+
+    Args:
+        metric: Known to be one for rows of this kind, or the user's own.
+
+    Raises:
+        InputError: It cannot; what it can is named.
+    """
+    if predicts_next_token(config):
+        return
+    if task.kind == TEXT:
+        found = config.get("architectures")
+        raise InputError(f"{name} is no causal language model: {found}", "perplexity of text needs one")
+    if classifies(config):
+        _check_labels(name, config, task, metric)
+    elif fills_masks(config) and task.kind == ANSWER and needs_writing(metric):
+        known = ", ".join(one for one in METRICS[ANSWER] if not needs_writing(one))
+        raise InputError(
+            f"{name} is a masked language model, which does not write the text that {metric} is of",
+            f"use --metric with one of {known}; rows with choices are scored by acc",
+        )
+
+
+def _check_labels(name: str, config: Mapping[str, Any], task: Task, metric: str) -> None:
+    labels = labels_of(config)
+    if task.kind != CHOICE:
+        some = ", ".join(labels[:12])
+        raise InputError(
+            f"{name} has a classification head, and the rows of {task.name} have no choices",
+            f'give rows with choices among its labels ({some}): {{"prompt", "choices", "label"}}',
+        )
+    if metric in ("acc_norm", "log_loss_per_token"):
+        raise InputError(
+            f"{name} has a classification head, and {metric} is of choices that are read as text",
+            "use --metric with one of acc, log_loss",
+        )
+    match(labels, [row.choices for row in task.rows])

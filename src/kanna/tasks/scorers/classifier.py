@@ -1,0 +1,187 @@
+"""Classification heads: how likely each choice of a row is, by the label it stands for."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanna.errors import InputError
+from kanna.tasks.scorers.likelihood import Likelihood, check_finite
+from kanna.tasks.scorers.scorer import Progress, Work
+from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, takes_padding, wrapped
+
+_UNNAMED = re.compile(r"label_\d+")
+_SHOWN = 12
+
+
+def classifies(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a model with a classification head, by the name of its class."""
+    return str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Labels of a config.json, in the order of the head's outputs.
+
+    Raises:
+        InputError: The head is no choice of one among several labels.
+    """
+    kind = config.get("problem_type")
+    named = config.get("id2label")
+    count = len(named) if named else int(config.get("num_labels") or 2)  # config.json leaves out the default
+    if kind not in (None, "single_label_classification") or count < 2:
+        what = kind or f"a head of {count} label"
+        raise InputError(
+            f"the classification head does not choose one of several labels: {what}",
+            "give a model with problem_type single_label_classification and two labels or more",
+        )
+    if not named:
+        return tuple(f"LABEL_{i}" for i in range(count))
+    try:
+        return tuple(str(label) for _, label in sorted((int(key), label) for key, label in named.items()))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"id2label of config.json has keys that are no numbers: {list(named)[:_SHOWN]}", "mend it"
+        ) from None
+
+
+def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    """Of each row, which label each of its choices stands for.
+
+    By text, upper and lower case alike. Where labels have no names but LABEL_0, LABEL_1, ..., by place, which
+    takes the same choices in the same order in every row, one for each label.
+
+    Raises:
+        InputError: A choice stands for no label, or two for one.
+    """
+    known = {_key(label): number for number, label in enumerate(labels)}
+    strange = [(i, one) for i, row in enumerate(choices) for one in row if _key(one) not in known]
+    if strange and all(_UNNAMED.fullmatch(_key(label)) for label in labels):
+        return [_by_place(labels, choices, number) for number in range(len(choices))]
+    if strange or len(known) < len(labels):
+        what = (
+            f"row {strange[0][0] + 1} has the choice {strange[0][1]!r}, which is none of the model's labels"
+            if strange
+            else "two labels of the model differ by upper and lower case only"
+        )
+        raise InputError(f"{what}: {_list(labels)}", "write the choices as the model's labels")
+    found = [tuple(known[_key(one)] for one in row) for row in choices]
+    double = next((i for i, row in enumerate(found) if len(set(row)) < len(row)), None)
+    if double is not None:
+        raise InputError(
+            f"row {double + 1} has two choices for one label: {_list(choices[double])}", "remove one"
+        )
+    return found
+
+
+def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]], number: int) -> tuple[int, ...]:
+    row, first = choices[number], choices[0]
+    if len(row) != len(labels) or tuple(row) != tuple(first):
+        raise InputError(
+            f"the model's labels have no names ({_list(labels)}), and row {number + 1} has the choices "
+            f"{_list(row)}, row 1 {_list(first)}",
+            "give every row the same choices, one for each label in their order, or name the labels in "
+            "id2label of config.json",
+        )
+    return tuple(range(len(labels)))
+
+
+def _key(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _list(texts: Sequence[str]) -> str:
+    more = f", ... ({len(texts)})" if len(texts) > _SHOWN else ""
+    return ", ".join(text.strip() for text in texts[:_SHOWN]) + more
+
+
+@dataclass
+class ClassifierScorer:
+    """A model with a classification head.
+
+    The log-likelihood of a choice is its label's log-probability among the labels of the row's choices.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Of the model.
+        labels: In the order of the head's outputs.
+        limit: Most tokens the model may read.
+        refuse_long: Raise instead of cutting prompts from the left.
+        batch_tokens: Tokens per forward pass, about.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    labels: tuple[str, ...]
+    limit: int
+    refuse_long: bool = False
+    batch_tokens: int = 2048
+    work: Work = field(default_factory=Work)
+
+    def likelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
+    ) -> list[list[Likelihood]]:
+        columns = match(self.labels, continuations)
+        texts = [self._text(prompt) for prompt in prompts]
+        distinct = list(dict.fromkeys(texts))
+        logits = self._logits(distinct, progress)
+        self.work.naive_tokens += sum(map(len, texts))
+        return [_row(logits[text], some, ranks) for text, some in zip(texts, columns, strict=True)]
+
+    def write(
+        self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
+    ) -> list[str]:
+        raise InputError("a classification head does not write text", "give rows with choices")
+
+    def length(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _text(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of a prompt, its left cut to fit."""
+        text = wrapped(self.tokenizer, prompt)
+        over = max(0, len(text) - self.limit)
+        if over and self.refuse_long:
+            raise InputError(
+                f"a prompt has {len(text)} tokens, and the context is {self.limit}",
+                "shorten it, raise --context, or allow cutting from the left (no --refuse-long)",
+            )
+        if not text.ids or over > len(text.body):
+            raise InputError(f"the prompt {prompt[:80]!r} has no tokens to read", "give another")
+        self.work.cut += bool(over)
+        return Wrapped(text.head, text.body[over:], text.tail).ids
+
+    def _logits(self, texts: Sequence[tuple[int, ...]], progress: Progress) -> dict[tuple[int, ...], Tensor]:
+        """Text -> its logits (labels,), float64."""
+        # Heads on decoders look for the last token that is no padding; without one they take single rows.
+        single = pad_token(self.model) is None
+        equal = single or not takes_padding(self.model, texts, self._heads)
+        tokens = 1 if single else self.batch_tokens
+        passes = list(batches(list(map(len, texts)), [1] * len(texts), tokens, len(texts), equal))
+        found: dict[tuple[int, ...], Tensor] = {}
+        for done, some in enumerate(passes):
+            progress("labels", done, len(passes))
+            rows = [texts[i] for i in some]
+            logits = self._heads(inputs(self.model, rows))
+            check_finite(logits)
+            found |= dict(zip(rows, logits.double().cpu(), strict=True))
+            self.work.forward_tokens += len(rows) * max(map(len, rows))
+        progress("labels", len(passes), len(passes))
+        return found
+
+    def _heads(self, given: dict[str, Tensor]) -> Tensor:
+        """(rows, labels)"""
+        with torch.no_grad():
+            logits: Tensor = self.model(**given).logits
+        return logits
+
+
+def _row(logits: Tensor, columns: Sequence[int], ranks: bool) -> list[Likelihood]:
+    """Of each choice, by its column of the logits (labels,)."""
+    logs: list[float] = torch.log_softmax(logits[list(columns)], -1).tolist()
+    best = max(range(len(logs)), key=lambda i: logs[i])
+    return [
+        Likelihood(one, 1, i == best, sum(other > one for other in logs) if ranks else None)
+        for i, one in enumerate(logs)
+    ]

@@ -1,0 +1,73 @@
+"""How far two models' next-token distributions are apart: no task, no right answers needed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanna.tasks.scorers.likelihood import logits_at, most_logits
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Over all tokens looked at.
+
+    Args:
+        kl_mean: Mean of KL(base || new), nats per token.
+        kl_p99: 99th percentile of the same.
+        top1_agreement: Share of tokens after which both find the same next token likeliest.
+        tokens: How many.
+    """
+
+    kl_mean: float
+    kl_p99: float
+    top1_agreement: float
+    tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def divergence(
+    base: nn.Module,
+    new: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    progress: Progress = lambda *_: None,
+) -> Divergence:
+    """Compare two causal models of one vocabulary after every token of some sequences (token ids).
+
+    Logits of both are held for a part of a sequence at a time; the sums are in float64.
+    """
+    divergences: list[Tensor] = []
+    same = 0
+    for done, sequence in enumerate(sequences):
+        progress("divergence", done, len(sequences))
+        for first, second in _logits(base, new, sequence):
+            divergences.append(kl(first, second))
+            same += int((first.argmax(-1) == second.argmax(-1)).sum())
+    progress("divergence", len(sequences), len(sequences))
+    found = torch.cat(divergences)
+    ninety_nine = float(torch.quantile(found, 0.99))
+    return Divergence(float(found.mean()), ninety_nine, same / len(found), len(found))
+
+
+def kl(base: Tensor, new: Tensor) -> Tensor:
+    """(tokens,) float64: KL(base || new) of logits (tokens, vocabulary) in float32, nats."""
+    p, q = torch.log_softmax(base.float(), -1), torch.log_softmax(new.float(), -1)
+    return (p.exp() * (p - q)).double().sum(-1).clamp_min(0).cpu()
+
+
+def _logits(base: nn.Module, new: nn.Module, sequence: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    places = torch.arange(len(sequence))
+    for part in places.split(max(1, most_logits(base) // 4)):
+        yield _of(base, sequence, part), _of(new, sequence, part)
+
+
+def _of(model: nn.Module, sequence: Sequence[int], places: Tensor) -> Tensor:
+    device = next(model.parameters()).device
+    ids = torch.tensor([list(sequence)], device=device)
+    return logits_at(model, {"input_ids": ids}, places.to(device))

@@ -1,0 +1,127 @@
+"""What a model writes after a prompt, greedily."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kanna.checkpoint.loader import load
+from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
+from kanna.models.device import device_of, dtype_of
+from kanna.tasks.scorers.written import plain_settings
+from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """New tokens of one model.
+
+    Args:
+        model: Its name.
+        text: What it wrote, without the prompt.
+        tokens: How many tokens that is.
+        chat: Whether its chat template was used.
+    """
+
+    model: str
+    text: str
+    tokens: int
+    chat: bool
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A prompt, and what one or two models make of it."""
+
+    prompt: str
+    continuations: tuple[Continuation, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema_version": 1, **asdict(self)}
+
+
+def generate(
+    model: str | Path,
+    prompt: str,
+    *,
+    against: str | Path | None = None,
+    max_new_tokens: int = 60,
+    raw: bool = False,
+    device: str = "cpu",
+    dtype: str = "auto",
+    progress: Progress = lambda *_: None,
+) -> GenerationResult:
+    """Continue a prompt greedily with `model`, and with `against` beside it. One is in memory at a time.
+
+    Args:
+        prompt: A question where the tokenizer has a chat template, else the beginning of a text.
+        raw: Leave the chat template out.
+
+    Raises:
+        InputError: An empty prompt, no tokenizer, no causal model, or more tokens than the model has
+            positions for.
+    """
+    if not prompt.strip():
+        raise InputError("the prompt is empty", "give some text with --prompt")
+    models = [model] if against is None else [model, against]
+    for one in models:  # whatever is wrong with the second is said before the first is run
+        load_tokenizer(Checkpoint.open(one).directory)
+    written = []
+    for done, one in enumerate(models):
+        progress("generate", done, len(models))
+        written.append(_continue(one, prompt, max_new_tokens, raw, device, dtype))
+    progress("generate", len(models), len(models))
+    return GenerationResult(prompt, tuple(written))
+
+
+def _continue(
+    model: str | Path, prompt: str, max_new_tokens: int, raw: bool, device: str, dtype: str
+) -> Continuation:
+    checkpoint = Checkpoint.open(model)
+    tokenizer = load_tokenizer(checkpoint.directory)
+    chat = not raw and bool(getattr(tokenizer, "chat_template", None))
+    ids = _encode(tokenizer, prompt, chat)
+    limit = context_length(checkpoint.config, tokenizer, None)
+    if ids.shape[1] + max_new_tokens > limit:
+        raise InputError(
+            f"{ids.shape[1]} tokens of prompt and {max_new_tokens} new ones are more than the {limit} that "
+            f"{checkpoint.name} is meant for",
+            "shorten the prompt or lower --max-new-tokens",
+        )
+    numbers = dtype if dtype == "auto" else dtype_of(dtype)
+    placed = None if device_of(device).type == "cpu" else device
+    loaded: Any = load(model, dtype=numbers, device_map=placed)[0]
+    if not hasattr(loaded, "generate") or loaded.get_output_embeddings() is None:
+        raise InputError(f"{checkpoint.name} cannot generate", "give a causal language model")
+    new = _greedy(loaded, ids.to(device), max_new_tokens, tokenizer)
+    text = str(tokenizer.decode(new, skip_special_tokens=True))
+    return Continuation(checkpoint.name, text, len(new), chat)
+
+
+def _encode(tokenizer: Any, prompt: str, chat: bool) -> torch.Tensor:
+    """(1, tokens) int64."""
+    text = prompt
+    if chat:  # the template writes the special tokens itself
+        messages = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids: list[int] = tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
+    return torch.tensor([ids])
+
+
+def _greedy(loaded: Any, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any) -> torch.Tensor:
+    """(new,) token ids."""
+    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    with torch.no_grad(), plain_settings(loaded, tokenizer):
+        written: torch.Tensor = loaded.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=0 if fill is None else fill,
+        )
+    return written[0, ids.shape[1] :].cpu()

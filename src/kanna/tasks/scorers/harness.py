@@ -1,0 +1,413 @@
+"""Tasks of lm-evaluation-harness, with its prompts and metrics and kanna's way of computing."""
+
+import contextlib
+import difflib
+import functools
+import io
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kanna.errors import InputError
+from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
+from kanna.tasks.scorers.likelihood import likelihoods
+from kanna.tasks.scorers.written import write
+from kanna.tasks.tokens.encode import Piece
+
+Progress = Callable[[str, int, int], None]
+_INSTALL = "pip install 'kanna[eval]'"
+_HEADLINES = ("acc", "exact_match", "em", "f1", "perplexity", "word_perplexity", "byte_perplexity")
+_NEW_TOKENS = 256
+# What lm_eval takes for the most new tokens, the first first; all that greedy decoding heeds or can ignore;
+# and values that ask for nothing.
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_GENERATION = {*_LENGTHS, "until", "do_sample", "temperature", "top_p", "top_k", "min_p", "use_cache"}
+_IDLE = (None, False, 1)
+_MUTUAL = "acc_mutual_info"
+_OFFLINE = "HF_HUB_OFFLINE"
+
+
+def run_harness(
+    model: nn.Module,
+    tokenizer: Any,
+    names: Sequence[str],
+    *,
+    include: Path | None = None,
+    limit: int | None = None,
+    context: int = 2048,
+    batch_tokens: int = 2048,
+    shots: int | None = None,
+    progress: Progress = lambda *_: None,
+) -> list[TaskScore]:
+    """Scores of tasks by name, groups as their members, in lm_eval's order.
+
+    Args:
+        names: Of lm_eval tasks, or paths of task files in YAML.
+        include: Folder of the user's own tasks.
+        limit: Rows of each task, at most.
+        context: Most tokens read at once.
+        shots: Examples before each question; None as the task says.
+
+    Raises:
+        InputError: lm_eval is not installed, a task is unknown, or its data are not on this machine.
+    """
+    library = _library()
+    wanted = _wanted_names(names)
+    with _quiet(), _offline():
+        manager = _manager(library, names, include)
+        _check_names(wanted, manager)
+        asked = _model(model, tokenizer, context, batch_tokens, progress)
+        found = _evaluated(library, asked, wanted, manager, limit, shots)
+    settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": _version()}
+    return [_score(name, found, settings) for name in found["samples"]]
+
+
+def check_names(names: Sequence[str], include: Path | None = None) -> None:
+    """Raise InputError where `run_harness` would not know a task."""
+    library = _library()
+    wanted = _wanted_names(names)
+    with _quiet(), _offline():
+        _check_names(wanted, _manager(library, names, include))
+
+
+def _wanted_names(names: Sequence[str]) -> list[str]:
+    return [_name_in(Path(name)) if _is_file(name) else name for name in names]
+
+
+def _manager(library: Any, names: Sequence[str], include: Path | None) -> Any:
+    """lm_eval's index of tasks; of the user's folders alone where they have all, since its own takes seconds.
+
+    A group may name tasks that lie elsewhere.
+    """
+    folders = [str(one) for one in (include, *(Path(name).parent for name in names if _is_file(name))) if one]
+    if folders:
+        own = library.tasks.TaskManager(include_path=folders, include_defaults=False)
+        if set(_wanted_names(names)) <= set(own.all_subtasks):
+            return own
+        return library.tasks.TaskManager(include_path=folders)
+    return _index()
+
+
+@functools.cache
+def _index() -> Any:
+    """lm_eval's own tasks, which do not change: read once, though they are looked up twice."""
+    return _library().tasks.TaskManager()
+
+
+def _evaluated(
+    library: Any, asked: Any, names: Sequence[str], manager: Any, limit: int | None, shots: int | None
+) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = library.simple_evaluate(
+            asked,
+            tasks=list(names),
+            task_manager=manager,
+            limit=limit,
+            num_fewshot=shots,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(
+            f"lm_eval could not run {', '.join(names)}: {said}",
+            "kanna fetches nothing: its data must be in the local cache of datasets (run lm_eval once with a "
+            "network), or give your own task file whose dataset_path is json",
+        ) from error
+    return found
+
+
+def _score(name: str, found: dict[str, Any], settings: dict[str, Any]) -> TaskScore:
+    """One task from lm_eval's results, which name metrics as `acc,none`."""
+    samples, kept = _first_filter(found["samples"][name])
+    config = found["configs"][name]
+    chooses = config.get("output_type") == "multiple_choice"
+    rolling = config.get("output_type") == "loglikelihood_rolling"
+    higher = found["higher_is_better"].get(name, {})
+    own = _metrics(found["results"][name], kept)
+    if not own:
+        raise InputError(f"lm_eval found no metric that is a number for {name}", "give another task")
+    metric = next((one for one in _HEADLINES if one in own), next(iter(own)))
+    records = [_record(i, sample, metric, chooses, rolling) for i, sample in enumerate(samples)]
+    if any(record.right is None for record in records):
+        records = [replace(record, right=None) for record in records]
+    kind = TEXT if rolling else CHOICE if chooses else ANSWER
+    data = {"task": name, "version": found["versions"].get(name), **settings}
+    floors = {"constant": _constant(records)} if all(one.label is not None for one in records) else {}
+    shots = found.get("n-shot", {}).get(name)
+    better = bool(higher.get(metric, metric not in ("perplexity", "word_perplexity", "byte_perplexity")))
+    return TaskScore(
+        task=f"lm_eval:{name}",
+        kind=kind,
+        metric=metric,
+        higher_is_better=better,
+        metrics=own,
+        floors=floors,
+        records=tuple(records),
+        settings=data | {"shots": shots},
+    )
+
+
+def _first_filter(samples: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """A task may filter its answers in several ways; lm_eval logs a sample for each. The first way counts."""
+    first = str(samples[0]["filter"])
+    kept = [sample for sample in samples if sample["filter"] == first]
+    return sorted(kept, key=lambda sample: int(sample["doc_id"])), first
+
+
+def _metrics(results: dict[str, Any], kept: str) -> dict[str, float]:
+    """Metric -> value, of the records' filter; those of other filters have its name behind theirs."""
+    found: dict[str, float] = {}
+    for key, value in results.items():
+        name, comma, way = key.partition(",")
+        if comma and not name.endswith("_stderr") and isinstance(value, int | float):
+            found[name if way == kept else f"{name} ({way})"] = float(value)
+    return found
+
+
+def _record(number: int, sample: dict[str, Any], metric: str, chooses: bool, rolling: bool) -> Record:
+    arguments = [list(one) for one in sample["arguments"]]
+    values = {key: float(sample[key]) for key in sample["metrics"] if isinstance(sample[key], int | float)}
+    value = values.get(metric)
+    right = bool(value) if value in (0.0, 1.0) and not rolling else None
+    prompt = str(arguments[0][0])
+    if rolling:
+        total = float(sample["filtered_resps"][0])
+        values |= {"nll": -total, "tokens": float(max(1, len(prompt.split())))}
+        return Record(number, prompt[:200], "", "", None, values)
+    if not chooses:
+        said = sample["filtered_resps"][0]
+        text = said[0] if isinstance(said, list | tuple) else said
+        return Record(number, prompt, str(sample["target"]), str(text), right, values)
+    return _choice(number, sample, arguments, values, right)
+
+
+def _choice(
+    number: int,
+    sample: dict[str, Any],
+    arguments: list[list[Any]],
+    values: dict[str, float],
+    right: bool | None,
+) -> Record:
+    sums = [float(one[0]) for one in sample["filtered_resps"]]
+    if _MUTUAL in sample["metrics"]:  # the second half are the choices after nothing
+        sums = sums[: len(sums) // 2]
+    chosen = max(range(len(sums)), key=lambda i: sums[i])
+    target = sample["target"]
+    label = int(target) if isinstance(target, int) and 0 <= target < len(sums) else None
+    if label is not None:
+        values["log_loss"] = -sums[label]
+    top = max(sums)
+    total = sum(math.exp(one - top) for one in sums)
+    texts = [str(one[1]) if len(one) > 1 else str(one[0]) for one in arguments]
+    return Record(
+        row=number,
+        prompt=str(arguments[0][0]),
+        expected=str(target) if label is None else texts[label],
+        predicted=texts[chosen],
+        right=right,
+        values=values,
+        label=label,
+        chosen=chosen,
+        confidence=1 / total,
+    )
+
+
+def _constant(records: Sequence[Record]) -> float:
+    """Share of the commonest place of the right choice."""
+    return Counter(record.label for record in records).most_common(1)[0][1] / len(records)
+
+
+def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress: Progress) -> Any:
+    """An LM of lm_eval that asks kanna; requests are split into tokens as lm_eval does for causal models."""
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.models.utils import has_bos_prefix
+    from lm_eval.utils import get_rolling_token_windows
+
+    class Kanna(TemplateLM):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokenizer = tokenizer
+            self._device = next(model.parameters()).device
+
+        @property
+        def eot_token_id(self) -> int:
+            return int(tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0)
+
+        @property
+        def prefix_token_id(self) -> int:
+            return self.eot_token_id if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+
+        @property
+        def tokenizer_name(self) -> str:
+            return str(tokenizer.name_or_path).replace("/", "__")
+
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            return str(
+                tokenizer.apply_chat_template(
+                    chat_history,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                )
+            )
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+            special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+            if add_special_tokens is None and has_bos_prefix(string, tokenizer.decode(self.prefix_token_id)):
+                special = {"add_special_tokens": False}
+            return list(tokenizer(string, verbose=False, **special)["input_ids"])
+
+        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+            pieces = [_fitting(before, target, context) for _, before, target in requests]
+            found = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
+            return [(one.sum, one.greedy) for one in found]
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            rows = [self._windows(str(request.args[0])) for request in requests]
+            pieces = [piece for row in rows for piece in row]
+            found = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
+            sums = iter([one.sum for one in found])
+            return [float(sum(next(sums) for _ in row)) for row in rows]
+
+        def _windows(self, text: str) -> list[Piece]:
+            """Windows that do not overlap but for one token, which the next one begins with."""
+            windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, context, 1)
+            return [
+                Piece(tuple(inputs[: len(inputs) - len(targets) + 1]), tuple(targets), len(text))
+                for inputs, targets in windows
+            ]
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            asked = [_wanted(*request.args) for request in requests]
+            found: dict[tuple[str, int, tuple[str, ...]], str] = {}
+            for new, stop in dict.fromkeys((new, stop) for _, new, stop in asked):
+                room = context - new
+                if room < 1:
+                    raise InputError(
+                        f"this task asks for {new} new tokens, which leave no room for a prompt in a context "
+                        f"of {context}",
+                        "set max_gen_toks in a task file of your own, or use a model with a longer context",
+                    )
+                prompts = [prompt for prompt, *rest in asked if rest == [new, stop]]
+                ids = [self.tok_encode(prompt)[-room:] or [self.prefix_token_id] for prompt in prompts]
+                texts = write(
+                    model, tokenizer, ids, new, stop=stop, batch_tokens=batch_tokens, progress=progress
+                )
+                keys = [(prompt, new, stop) for prompt in prompts]
+                found |= dict(zip(keys, (one.text for one in texts), strict=True))
+            return [found[one] for one in asked]
+
+    return Kanna()
+
+
+def _wanted(prompt: str, how: dict[str, Any]) -> tuple[str, int, tuple[str, ...]]:
+    """Prompt, most new tokens, stop texts of a request to generate."""
+    sampled = how.get("do_sample")
+    if sampled or (sampled is None and float(how.get("temperature") or 0) > 0):
+        raise InputError("this task samples its answers", "kanna generates greedily; use lm_eval itself")
+    other = sorted(key for key in how.keys() - _GENERATION if how[key] not in _IDLE)
+    if other:
+        raise InputError(
+            f"this task asks for {', '.join(other)} when it generates",
+            "kanna generates greedily; use lm_eval itself",
+        )
+    until = how.get("until") or []
+    stop = (until,) if isinstance(until, str) else tuple(until)
+    new = next((int(how[key]) for key in _LENGTHS if how.get(key) is not None), _NEW_TOKENS)
+    return prompt, new, tuple(one for one in stop if one)
+
+
+def _fitting(before: Sequence[int], target: Sequence[int], context: int) -> Piece:
+    """Cut from the left as lm_eval does: context + 1 tokens, of which the last is never read."""
+    if not 1 <= len(target) <= context:
+        raise InputError(
+            f"a continuation has {len(target)} tokens; from 1 to the context of {context} can be scored",
+            "mend the task's choices, or use a model with a longer context",
+        )
+    whole = [*before, *target][-(context + 1) :]
+    start = max(1, len(whole) - len(target))
+    return Piece(tuple(whole[:start]), tuple(whole[start:]), 1, len(before) + len(target) - len(whole))
+
+
+def _library() -> Any:
+    try:
+        import lm_eval
+        import lm_eval.tasks
+    except ImportError as error:
+        raise InputError(
+            "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
+        ) from error
+    return lm_eval
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("lm_eval")
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _name_in(path: Path) -> str:
+    """The `task:` of a task file."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read: {said}", "give an lm_eval task file") from error
+    if not isinstance(found, dict) or not isinstance(found.get("task"), str):
+        raise InputError(f"{path} names no task", "an lm_eval task file has a line such as task: my_task")
+    return str(found["task"])
+
+
+def _check_names(names: Sequence[str], manager: Any) -> None:
+    known = list(manager.all_tasks)
+    for name in names:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known, 5)) or "see lm_eval ls tasks"
+            raise InputError(
+                f"lm_eval knows no task {name!r}", f"near it: {near}; add your own with --include DIR"
+            )
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Nothing is fetched: the libraries, which look at their environment only when imported, are told so."""
+    places = [import_module(name) for name in ("huggingface_hub.constants", "datasets.config")]
+    before = [getattr(place, _OFFLINE) for place in places]
+    for place in places:
+        setattr(place, _OFFLINE, True)
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, _OFFLINE, value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm_eval prints progress and warnings of its own; standard output is for results."""
+    names = ("lm_eval", "datasets")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

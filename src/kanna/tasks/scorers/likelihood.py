@@ -1,0 +1,308 @@
+"""Log-likelihoods of continuations, each distinct token computed once.
+
+Contexts and continuations form a forest; it is cut into packs of a few hundred tokens, and a pack is one row
+for the model, with an attention mask that lets each token see what comes before it in its own sequence, and
+its place there as position. So the choices of a question, and prompts that begin alike, share the computation
+of what they share, next to nothing is padded, and logits exist only where a target follows.
+
+Not every model takes such masks. That is found out on a few pieces, by comparison with plain padded rows, and
+a model that does not gets plain rows; `Likelihoods.packed` says which it was.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kanna.errors import InputError
+from kanna.tasks.tokens.encode import Piece
+from kanna.tasks.tokens.forest import Pack, packs, singles
+
+Progress = Callable[[str, int, int], None]
+# Long enough for efficient products, short enough that attention among strangers stays cheap.
+PACK_TOKENS = 256
+_CHECKED = 4
+# Float32 logits in memory at a time.
+_LOGIT_BYTES = 2**28
+# Of a sum of log-probabilities: rounding stays below, a mask not heeded does not.
+_AGREE = {torch.float32: 1e-3, torch.float64: 1e-6}
+_AGREE_HALF = 0.1
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of one piece.
+
+    Args:
+        sum: Log-probability of the whole target, nats.
+        tokens: Targets.
+        greedy: Whether each target is the likeliest token given the ones before.
+        worst_rank: How many tokens are likelier than a target, at most; None unless asked for.
+    """
+
+    sum: float
+    tokens: int
+    greedy: bool
+    worst_rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """Of all pieces, in their order.
+
+    Args:
+        found: One per piece.
+        forward_tokens: Tokens the model computed, padding included.
+        naive_tokens: Tokens of one unpadded row per piece.
+        packed: Whether shared prefixes were computed once.
+    """
+
+    found: tuple[Likelihood, ...]
+    forward_tokens: int
+    naive_tokens: int
+    packed: bool
+
+
+def likelihoods(
+    model: nn.Module,
+    pieces: Sequence[Piece],
+    *,
+    batch_tokens: int = 2048,
+    ranks: bool = False,
+    share: bool = True,
+    progress: Progress = lambda *_: None,
+) -> Likelihoods:
+    """Score every piece with a causal model.
+
+    Args:
+        batch_tokens: Tokens per forward pass, about.
+        ranks: Also find `worst_rank`.
+        share: False computes every distinct piece as a row of its own.
+
+    Raises:
+        InputError: Logits that are not finite.
+    """
+    plan = plan_batches(model, pieces, batch_tokens, share)
+    found: dict[int, Likelihood] = {}
+    for done, packs_of_batch in enumerate(plan.batches):
+        progress("log-likelihood", done, len(plan.batches))
+        batch = build(packs_of_batch, pieces, plan.packed, model)
+        found |= read(logits_at(model, batch.inputs, batch.places), batch, ranks)
+    progress("log-likelihood", len(plan.batches), len(plan.batches))
+    ordered = tuple(found[i] for i in range(len(pieces)))
+    return Likelihoods(ordered, plan.forward_tokens, plan.naive_tokens, plan.packed)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which packs go together.
+
+    Args:
+        batches: Packs of each forward pass.
+        forward_tokens: Tokens of all passes, padding included.
+        naive_tokens: Tokens of one unpadded row per piece.
+        packed: Whether shared prefixes are there once.
+    """
+
+    batches: tuple[tuple[Pack, ...], ...]
+    forward_tokens: int
+    naive_tokens: int
+    packed: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass, and what is to be read from it.
+
+    Args:
+        inputs: Keyword arguments of the model.
+        places: (p,) places of the flattened batch whose logits are wanted, each once.
+        index: (t,) which of `places` predicts each target.
+        tokens: (t,) the targets.
+        numbers: Piece of each target; targets of one piece lie together.
+    """
+
+    inputs: dict[str, Tensor]
+    places: Tensor
+    index: Tensor
+    tokens: Tensor
+    numbers: tuple[int, ...]
+
+
+def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, share: bool) -> BatchPlan:
+    """Packs of like length together, about `batch_tokens` at a time."""
+    sequences = [piece.inputs for piece in pieces]
+    packed = share and _takes_packs(model, pieces)
+    made = list(packs(sequences, PACK_TOKENS) if packed else singles(sequences))
+    batches = tuple(tuple(batch) for batch in _batches(made, pieces, batch_tokens, most_logits(model)))
+    computed = sum(len(batch) * max(map(len, batch)) for batch in batches)
+    return BatchPlan(batches, computed, sum(map(len, sequences)), packed)
+
+
+def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
+    """Whether packed rows give the same as plain ones, seen on the shortest pieces."""
+    if not pieces:
+        return False
+    window = getattr(getattr(model, "config", None), "sliding_window", None)
+    if window and max(len(piece.inputs) for piece in pieces) > window:
+        return False  # such a mask would have to be as narrow as the window
+    few = sorted(pieces, key=lambda piece: len(piece.inputs))[:_CHECKED]
+    sequences = [piece.inputs for piece in few]
+    plain = _score(model, list(singles(sequences)), few, False)
+    try:
+        shared = _score(model, list(packs(sequences, 2**30)), few, True)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return False
+    allowed = _AGREE.get(next(model.parameters()).dtype, _AGREE_HALF)
+    return all(abs(plain[i].sum - shared[i].sum) <= allowed * max(1, len(few[i].target)) for i in plain)
+
+
+def most_logits(model: nn.Module) -> int:
+    """How many places may have logits at a time."""
+    vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 2**15) or 2**15)
+    return max(1, _LOGIT_BYTES // (4 * vocabulary))
+
+
+def _batches(made: Sequence[Pack], pieces: Sequence[Piece], tokens: int, wanted: int) -> Iterator[list[Pack]]:
+    """Packs of like length together, as many as fit."""
+    batch: list[Pack] = []
+    targets = 0
+    for pack in sorted(made, key=len):
+        more = sum(len(pieces[number].target) for number in pack.paths)
+        if batch and ((len(batch) + 1) * len(pack) > tokens or targets + more > wanted):
+            yield batch
+            batch, targets = [], 0
+        batch.append(pack)
+        targets += more
+    if batch:
+        yield batch
+
+
+def _score(
+    model: nn.Module, batch: Sequence[Pack], pieces: Sequence[Piece], packed: bool
+) -> dict[int, Likelihood]:
+    """Piece number -> its likelihood, for the pieces in these packs."""
+    built = build(batch, pieces, packed, model)
+    return read(logits_at(model, built.inputs, built.places), built, ranks=False)
+
+
+def build(batch: Sequence[Pack], pieces: Sequence[Piece], packed: bool, model: nn.Module) -> Batch:
+    """The tensors of one forward pass, on the model's device."""
+    width = max(map(len, batch))
+    numbers, places, targets = _wanted(batch, pieces, width)
+    unique, where = np.unique(places, return_inverse=True)
+    device = next(model.parameters()).device
+    return Batch(
+        inputs=_inputs(batch, width, packed, model),
+        places=torch.from_numpy(unique).to(device),
+        index=torch.from_numpy(where).to(device),
+        tokens=torch.tensor(targets, device=device),
+        numbers=tuple(numbers),
+    )
+
+
+def read(logits: Tensor, batch: Batch, ranks: bool) -> dict[int, Likelihood]:
+    """Piece number -> its likelihood, from logits (places, vocabulary) of a batch.
+
+    Raises:
+        InputError: Logits that are not finite.
+    """
+    index, tokens = batch.index, batch.tokens
+    values = logits[index, tokens] - torch.logsumexp(logits, -1)[index]
+    greedy = (logits.argmax(-1)[index] == tokens).cpu().numpy()
+    check_finite(values)
+    worst = _ranks(logits, index, tokens).cpu().numpy() if ranks else None
+    return _collect(batch.numbers, values.double().cpu().numpy(), greedy, worst)
+
+
+def check_finite(values: Tensor) -> None:
+    """Raise InputError unless all log-probabilities are finite."""
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(
+            "the model's logits are not finite", "check the checkpoint, or compute with --dtype float32"
+        )
+
+
+def _wanted(
+    batch: Sequence[Pack], pieces: Sequence[Piece], width: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Of each target: its piece, the place in the flattened batch that predicts it, its token."""
+    numbers: list[int] = []
+    places: list[int] = []
+    targets: list[int] = []
+    for row, pack in enumerate(batch):
+        for number, path in pack.paths.items():
+            piece = pieces[number]
+            numbers += [number] * len(piece.target)
+            places += [row * width + place for place in path[len(piece.context) - 1 :]]
+            targets += piece.target
+    return numbers, places, targets
+
+
+def _inputs(batch: Sequence[Pack], width: int, packed: bool, model: nn.Module) -> dict[str, Tensor]:
+    """Keyword arguments of the forward pass; padding is on the right."""
+    first = next(model.parameters())
+    pad = [width - len(pack) for pack in batch]
+    ids = torch.tensor([pack.tokens + [0] * n for pack, n in zip(batch, pad, strict=True)])
+    if not packed:
+        mask = torch.tensor([[1] * len(pack) + [0] * n for pack, n in zip(batch, pad, strict=True)])
+        return {"input_ids": ids.to(first.device), "attention_mask": mask.to(first.device)}
+    depths = torch.tensor([pack.depths + [0] * n for pack, n in zip(batch, pad, strict=True)])
+    seen = np.broadcast_to(np.eye(width, dtype=bool), (len(batch), width, width)).copy()
+    for row, pack in enumerate(batch):
+        seen[row, : len(pack), : len(pack)] = pack.ancestors()
+    hidden = torch.zeros(seen.shape, dtype=first.dtype)
+    hidden.masked_fill_(~torch.from_numpy(seen), torch.finfo(first.dtype).min)
+    arguments = {"input_ids": ids, "position_ids": depths, "attention_mask": hidden[:, None]}
+    return {name: tensor.to(first.device) for name, tensor in arguments.items()}
+
+
+def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False) -> Tensor:
+    """(places, vocabulary) float32: logits at places of the flattened batch only."""
+    with torch.set_grad_enabled(gradients), only_at(model, places):
+        found: Tensor = model(**inputs, use_cache=False).logits
+    return found[0].float()
+
+
+@contextmanager
+def only_at(model: nn.Module, places: Tensor) -> Iterator[None]:
+    """Within the block, the output layer sees only these places of the flattened batch, as one row.
+
+    What models do to logits afterwards (caps, scales) goes element by element, so it still holds.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+
+    def select(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = given[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[places][None], *given[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _ranks(logits: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
+    """How many tokens are likelier than each target; some rows at a time, to bound memory."""
+    parts = [
+        (logits[i] > logits[i, t][:, None]).sum(-1)
+        for i, t in zip(index.split(256), tokens.split(256), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _collect(numbers: Sequence[int], values: Any, greedy: Any, worst: Any) -> dict[int, Likelihood]:
+    """Targets of a piece lie together."""
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    found = {}
+    for start, end in pairwise(bounds):
+        rank = None if worst is None else int(worst[start:end].max())
+        total = float(values[start:end].sum())
+        found[numbers[start]] = Likelihood(total, end - start, bool(greedy[start:end].all()), rank)
+    return found

@@ -1,0 +1,152 @@
+"""Masked language models: how likely an answer is at masks in its place, all filled at once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanna.errors import InputError
+from kanna.tasks.scorers.likelihood import Batch, Likelihood, most_logits, only_at
+from kanna.tasks.scorers.scorer import Passes, Progress, Work
+from kanna.tasks.tokens.cloze import Cloze, Masked
+from kanna.tasks.tokens.padded import batches, inputs, takes_padding
+
+
+def fills_masks(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a masked language model, by the name of its class."""
+    return str((config.get("architectures") or [""])[0]).endswith("ForMaskedLM")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An answer at the masks of a text."""
+
+    text: Masked
+    target: tuple[int, ...]
+
+
+@dataclass
+class MaskedScorer:
+    """A model that fills masks.
+
+    An answer of n tokens is asked at n masks: its log-likelihood is the sum of log p(token | text with all n
+    masked). Answers of one length at one place share a forward pass. The number of masks tells the model how
+    long the answer is, which `work.notes` says wherever answers, not choices, are asked.
+
+    Args:
+        model: In evaluation mode.
+        cloze: Of its tokenizer.
+        batch_tokens: Tokens per forward pass, about.
+    """
+
+    model: nn.Module
+    cloze: Cloze
+    batch_tokens: int = 2048
+    work: Work = field(default_factory=Work)
+
+    def likelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
+    ) -> list[list[Likelihood]]:
+        return self.passes(prompts, continuations).run(self.model, ranks, progress)
+
+    def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
+        """What `likelihoods` runs."""
+        rows = [self._asked(p, some) for p, some in zip(prompts, continuations, strict=True)]
+        flat = [one for row in rows for one in row]
+        texts = list(dict.fromkeys(one.text for one in flat))
+        askers: dict[Masked, list[int]] = {text: [] for text in texts}
+        for number, one in enumerate(flat):
+            askers[one.text].append(number)
+        groups = list(self._passes(texts))
+        self._count(rows, groups)
+        batches = tuple(partial(_batch, self.model, some, askers, flat) for some in groups)
+        return Passes(batches, tuple(map(len, rows)), logits_at_masks)
+
+    def write(
+        self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
+    ) -> list[str]:
+        raise InputError(
+            "a masked language model does not write text", "use a metric that needs none, such as greedy"
+        )
+
+    def length(self, text: str) -> int:
+        return len(self.cloze.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _asked(self, prompt: str, answers: Sequence[str]) -> list[_Asked]:
+        blank = self.cloze.blank(prompt)
+        targets = [self.cloze.target(blank, answer) for answer in answers]
+        texts = {count: self.cloze.masked(blank, count) for count in sorted({len(one) for one in targets})}
+        return [_Asked(texts[len(target)], target) for target in targets]
+
+    def _passes(self, texts: Sequence[Masked]) -> Iterator[list[Masked]]:
+        if not texts:
+            return
+        sizes, wanted = [len(one.ids) for one in texts], [len(one.places) for one in texts]
+        places = torch.tensor(min(texts, key=lambda one: len(one.ids)).places)
+        equal = not takes_padding(
+            self.model,
+            [one.ids for one in texts],
+            lambda given: logits_at_masks(self.model, given, places.to(given["input_ids"].device)),
+        )
+        for some in batches(sizes, wanted, self.batch_tokens, most_logits(self.model), equal):
+            yield [texts[i] for i in some]
+
+    def _count(self, rows: Sequence[Sequence[_Asked]], passes: Sequence[Sequence[Masked]]) -> None:
+        work, notes = self.work, self.work.notes
+        work.cut += sum(any(one.text.cut for one in row) for row in rows)
+        work.forward_tokens += sum(len(some) * max(len(one.ids) for one in some) for some in passes)
+        work.naive_tokens += sum(len(one.text.ids) for row in rows for one in row)
+        right = sum(any(one.text.cut_right for one in row) for row in rows)
+        if right:
+            notes.append(f"cut on the right, too, for want of text before the answer: {right:,} prompts")
+        unknown = getattr(self.cloze.tokenizer, "unk_token_id", None)
+        strange = sum(unknown in one.target for row in rows for one in row)
+        if strange:
+            notes.append(f"answers with tokens that the vocabulary does not know: {strange:,}")
+
+
+def _batch(
+    model: nn.Module,
+    texts: Sequence[Masked],
+    askers: Mapping[Masked, Sequence[int]],
+    asked: Sequence[_Asked],
+) -> Batch:
+    """One forward pass: each mask of each text is a place, and every asker of a text has a target at each."""
+    given = inputs(model, [text.ids for text in texts])
+    width = given["input_ids"].shape[1]
+    places: list[int] = []
+    index: list[int] = []
+    tokens: list[int] = []
+    numbers: list[int] = []
+    for row, text in enumerate(texts):
+        here = range(len(places), len(places) + len(text.places))
+        places += [row * width + place for place in text.places]
+        for number in askers[text]:
+            index += here
+            tokens += asked[number].target
+            numbers += [number] * len(text.places)
+    device = given["input_ids"].device
+    whole, which, wanted = (torch.tensor(one, device=device) for one in (places, index, tokens))
+    return Batch(inputs=given, places=whole, index=which, tokens=wanted, numbers=tuple(numbers))
+
+
+def logits_at_masks(
+    model: nn.Module, given: dict[str, Tensor], places: Tensor, gradients: bool = False
+) -> Tensor:
+    """(places, vocabulary) float32: logits at places of the flattened batch.
+
+    The output layer sees these places only, unless the model multiplies with its weight by itself, as
+    MobileBERT does: then logits of all places are computed, and the rest is thrown away.
+    """
+    with torch.set_grad_enabled(gradients):
+        if model.get_output_embeddings() is None:  # type: ignore[operator]
+            found: Tensor = model(**given).logits
+        else:
+            with only_at(model, places):
+                found = model(**given).logits
+    if found.shape[:2] != (1, len(places)):
+        found = found.flatten(0, 1)[places][None]
+    return found[0].float()

@@ -1,0 +1,211 @@
+"""One way to ask any language model: how likely are these continuations, and what do you write."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from kanna.errors import InputError
+from kanna.tasks.scorers.likelihood import Batch, Likelihood, build, logits_at, plan_batches, read
+from kanna.tasks.scorers.written import write
+from kanna.tasks.tokens.encode import Encoder, Piece
+
+Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+
+
+@dataclass
+class Work:
+    """What asking took.
+
+    Args:
+        cut: Prompts that were shortened from the left to fit the context.
+        forward_tokens: Tokens the model computed for likelihoods.
+        naive_tokens: Tokens that one row per continuation would have had.
+        packed: Whether shared prefixes were computed once.
+        notes: What the reader of the numbers must know.
+    """
+
+    cut: int = 0
+    forward_tokens: int = 0
+    naive_tokens: int = 0
+    packed: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+class Logits(Protocol):
+    """Logits (places, vocabulary) at places of a flattened batch."""
+
+    def __call__(
+        self, model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False, /
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The forward passes that likelihoods need, to be run once or, with an edited model, many times.
+
+    Args:
+        batches: Each makes one pass' tensors when called.
+        counts: Continuations of each prompt; the batches' pieces are all of them in order.
+        logits: How to run the model on them.
+    """
+
+    batches: tuple[Callable[[], Batch], ...]
+    counts: tuple[int, ...]
+    logits: Logits
+
+    def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
+        """Likelihoods of each continuation of each prompt."""
+        found: dict[int, Likelihood] = {}
+        for done, make in enumerate(self.batches):
+            progress("log-likelihood", done, len(self.batches))
+            batch = make()
+            found |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
+        progress("log-likelihood", len(self.batches), len(self.batches))
+        return self.rows([found[piece] for piece in range(sum(self.counts))])
+
+    def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:
+        """What belongs to each prompt."""
+        ordered = iter(pieces)
+        return [[next(ordered) for _ in range(count)] for count in self.counts]
+
+
+def by_row(ask: Callable[..., T], prompts: Sequence[str], *beside: Sequence[Any]) -> list[T]:
+    """What `ask` says of each row; its InputErrors are told which row it was, from 1."""
+    found = []
+    for number, given in enumerate(zip(prompts, *beside, strict=True), 1):
+        try:
+            found.append(ask(*given))
+        except InputError as error:
+            raise InputError(f"row {number}: {error.problem}", error.remedy) from error
+    return found
+
+
+class Scorer(Protocol):
+    """A model that can be asked."""
+
+    @property
+    def work(self) -> Work:
+        """What asking took so far."""
+        ...
+
+    def likelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
+    ) -> list[list[Likelihood]]:
+        """Of each continuation of each prompt."""
+        ...
+
+    def write(
+        self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
+    ) -> list[str]:
+        """New text after each prompt."""
+        ...
+
+    def length(self, text: str) -> int:
+        """Tokens of a text without special ones."""
+        ...
+
+
+@dataclass
+class CausalScorer:
+    """A model that predicts the next token.
+
+    Args:
+        model: In evaluation mode.
+        encoder: Of its tokenizer.
+        batch_tokens: Tokens per forward pass, about.
+        share: Compute what prompts share once.
+    """
+
+    model: nn.Module
+    encoder: Encoder
+    batch_tokens: int = 2048
+    share: bool = True
+    work: Work = field(default_factory=Work)
+
+    def likelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
+    ) -> list[list[Likelihood]]:
+        return self.passes(prompts, continuations).run(self.model, ranks, progress)
+
+    def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
+        """What `likelihoods` runs."""
+        rows = by_row(self.encoder.pieces, prompts, continuations)
+        pieces: list[Piece] = [piece for row in rows for piece in row]
+        plan = plan_batches(self.model, pieces, self.batch_tokens, self.share)
+        self.work.cut += sum(any(piece.cut for piece in row) for row in rows)
+        self.work.forward_tokens += plan.forward_tokens
+        self.work.naive_tokens += plan.naive_tokens
+        self.work.packed &= plan.packed
+        batches = tuple(partial(build, some, pieces, plan.packed, self.model) for some in plan.batches)
+        return Passes(batches, tuple(map(len, rows)), logits_at)
+
+    def write(
+        self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
+    ) -> list[str]:
+        encoder, room = self.encoder, self.encoder.limit - new_tokens
+        if room < 1:
+            raise InputError(
+                f"{new_tokens} new tokens leave no room for a prompt in a context of {encoder.limit}",
+                "lower --max-new-tokens",
+            )
+        ids = [encoder.start_of(prompt) for prompt in prompts]
+        long = [number for number, one in enumerate(ids, 1) if len(one) > room]
+        if long and encoder.refuse_long:
+            raise InputError(
+                f"row {long[0]}: a prompt of {len(ids[long[0] - 1])} tokens with {new_tokens} new ones is "
+                f"longer than the context of {encoder.limit}",
+                "shorten it, or allow cutting from the left (no --refuse-long)",
+            )
+        # Mostly the same prompts as those cut for likelihoods.
+        self.work.cut = max(self.work.cut, len(long))
+        cut = [one[-room:] for one in ids]
+        tokenizer: Any = encoder.tokenizer
+        found = write(
+            self.model,
+            tokenizer,
+            cut,
+            new_tokens,
+            stop=stop,
+            batch_tokens=self.batch_tokens,
+            progress=progress,
+        )
+        return [one.text for one in found]
+
+    def length(self, text: str) -> int:
+        return len(self.encoder.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Likelihoods that are known already; text is written by `scorer`, with its model as it is then.
+
+    Args:
+        known: As `Scorer.likelihoods` gives them, for the rows that will be asked.
+        scorer: For everything else.
+    """
+
+    known: list[list[Likelihood]]
+    scorer: Scorer
+
+    @property
+    def work(self) -> Work:
+        return self.scorer.work
+
+    def likelihoods(
+        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
+    ) -> list[list[Likelihood]]:
+        if [len(one) for one in continuations] != [len(row) for row in self.known]:
+            raise ValueError("other rows are asked than those whose likelihoods are known")
+        return self.known
+
+    def write(
+        self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
+    ) -> list[str]:
+        return self.scorer.write(prompts, new_tokens, stop, progress)
+
+    def length(self, text: str) -> int:
+        return self.scorer.length(text)

@@ -1,0 +1,119 @@
+"""From rows to token ids: what is read, and which of it is scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kanna.errors import InputError
+from kanna.tasks.data.rows import joined
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A continuation to be scored after its context.
+
+    Args:
+        context: Token ids read before; at least one.
+        target: Token ids whose log-likelihood is wanted; at least one.
+        characters: Length of the continuation as it was given, which length-normalised scores divide by.
+        cut: Tokens taken off the left of the context to fit the model.
+    """
+
+    context: tuple[int, ...]
+    target: tuple[int, ...]
+    characters: int
+    cut: int = 0
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """What the model reads: all but the last target."""
+        return self.context + self.target[:-1]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How prompts and answers become tokens.
+
+    Prompt and answer are tokenised together, and a prompt's trailing spaces belong to the answer, since most
+    vocabularies put them before words. Special tokens come as the tokenizer adds them; with `chat`, as the
+    chat template writes them.
+
+    Args:
+        tokenizer: Of the model.
+        limit: Most tokens the model may read.
+        chat: Put prompts into the tokenizer's chat template as a user's message.
+        refuse_long: Raise instead of cutting prompts from the left.
+    """
+
+    tokenizer: Any
+    limit: int
+    chat: bool = False
+    refuse_long: bool = False
+
+    def prompt(self, prompt: str) -> str:
+        """What the model reads, as text."""
+        if not self.chat:
+            return prompt
+        messages = [{"role": "user", "content": prompt}]
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def ids(self, text: str) -> list[int]:
+        # A template writes its special tokens itself.
+        return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
+
+    def start_of(self, prompt: str) -> list[int]:
+        """Ids of a prompt that is to be continued, its trailing spaces left out."""
+        return self.ids(self.prompt(prompt).rstrip(" ")) or self._start()
+
+    def pieces(self, prompt: str, continuations: Sequence[str]) -> list[Piece]:
+        """One piece per continuation of the same prompt.
+
+        Raises:
+            InputError: Nothing to read before a continuation, or a prompt too long that is not to be cut.
+        """
+        text = self.prompt(prompt)
+        whole = [joined(text, one) if not self.chat else text + one.lstrip() for one in continuations]
+        return self.split(text, whole, [len(one) for one in continuations])
+
+    def split(self, context: str, whole: Sequence[str], characters: Sequence[int]) -> list[Piece]:
+        """Tokens of each whole text, split where those of the context end."""
+        before = self.ids(context.rstrip(" ")) if context.rstrip(" ") else self._start()
+        return [
+            self._piece(before, self._ids_after(before, context, text), n)
+            for text, n in zip(whole, characters, strict=True)
+        ]
+
+    def _ids_after(self, before: list[int], context: str, text: str) -> list[int]:
+        return self.ids(text) if context.rstrip(" ") else [*before, *self.ids(text)]
+
+    def _start(self) -> list[int]:
+        """What stands for an empty context: the token that texts begin with."""
+        for name in ("bos_token_id", "eos_token_id"):
+            found = getattr(self.tokenizer, name, None)
+            if found is not None:
+                return [int(found)]
+        raise InputError(
+            "a prompt is empty and the tokenizer has no token that begins a text",
+            "give every row a prompt",
+        )
+
+    def _piece(self, before: list[int], whole: list[int], characters: int) -> Piece:
+        pairs = zip(whole, before, strict=False)
+        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(whole)))
+        start = max(1, min(shared, len(whole) - 1))
+        if len(whole) < 2:
+            raise InputError("a prompt with its answer has fewer than two tokens", "give longer rows")
+        context, target = whole[:start], whole[start:]
+        room = self.limit - len(target) + 1
+        if room < 1:
+            raise InputError(
+                f"an answer has {len(target)} tokens, and the model reads {self.limit}", "shorten it"
+            )
+        cut = max(0, len(context) - room)
+        if cut and self.refuse_long:
+            raise InputError(
+                f"a prompt of {len(context)} tokens with its answer of {len(target)} is longer than the "
+                f"context of {self.limit}",
+                "shorten it, raise --context, or allow cutting from the left (no --refuse-long)",
+            )
+        return Piece(tuple(context[cut:]), tuple(target), characters, cut)

@@ -1,0 +1,274 @@
+"""How much worse a model may be, and whether it is: a test of non-inferiority on paired examples.
+
+A drop is allowed if the data show, at the stated confidence, that it stays within the tolerance; it is too
+large if they show as surely that it does not; else nothing is decided, and the rows it would take are given.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kanna.errors import InputError
+from kanna.tasks.records import TaskScore
+from kanna.tasks.verdict import paired, statistics
+from kanna.tasks.verdict.paired import Outcome, Values
+from kanna.tasks.verdict.statistics import Pairs
+
+PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+_PATTERN = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(%|pt|pts|)\s*")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """An allowed drop.
+
+    Args:
+        amount: For a relative one the share of the base's score, else in units of the metric (0.01 is 1 pt).
+        relative: Whether it is a share of the base's score.
+        text: As the user wrote it.
+    """
+
+    amount: float
+    relative: bool
+    text: str
+
+    def allowed(self, base: float, higher_is_better: bool) -> float:
+        """The change of a score that is just allowed: negative where higher is better."""
+        size = self.amount * abs(base) if self.relative else self.amount
+        return -size if higher_is_better else size
+
+
+def parse_tolerance(text: str) -> Tolerance:
+    """`1%` is relative to the base's score, `1pt` absolute points of a percentage, `0.2` absolute units.
+
+    Raises:
+        InputError: Anything else, or a relative one of 100 % or more.
+    """
+    found = _PATTERN.fullmatch(text)
+    if found is None:
+        raise InputError(
+            f"tolerance {text!r} cannot be read",
+            "write 1% (of the base's score), 1pt (points), or 0.2 (units)",
+        )
+    number, unit = float(found[1]), found[2]
+    if unit == "%" and number >= 100:
+        raise InputError(f"tolerance {text!r} allows everything", "give less than 100%")
+    return Tolerance(number if unit == "" else number / 100, unit == "%", text.strip())
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether one task stays within its tolerance.
+
+    Args:
+        status: pass, fail or undecided.
+        difference: New minus base, in units of the metric.
+        interval: Of the difference, two-sided, at twice the error of the one-sided bound. It shows what was
+            tested: for a relative tolerance new / base of rights and wrongs, otherwise
+            new - (1 - tolerance) * base, put on the base's score as seen.
+        bound: The interval's end on the worse side; passing means that it lies within `allowed`, and failing
+            that the other end lies beyond.
+        allowed: The difference just allowed.
+        confidence: Of the bound.
+        p_pass: One-sided p-value against "the drop exceeds the tolerance".
+        p_fail: One-sided p-value against "the drop stays within the tolerance".
+        p_flips: Exact McNemar p-value that flips go both ways alike; None for values that are no rights and
+            wrongs. It takes rows as independent.
+        lost: Right before, wrong now; None as above.
+        gained: Wrong before, right now.
+        rows: Compared.
+        groups: Rows of one group count as drawn together.
+        more_rows: About how many more rows of the same kind would decide; None where it is decided or where
+            none would.
+        method: What was computed.
+        tolerance: As the user wrote it.
+    """
+
+    status: str
+    difference: float
+    interval: tuple[float, float]
+    bound: float
+    allowed: float
+    confidence: float
+    p_pass: float
+    p_fail: float
+    p_flips: float | None
+    lost: int | None
+    gained: int | None
+    rows: int
+    groups: int
+    more_rows: int | None
+    method: str
+    tolerance: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def decide(
+    base: TaskScore,
+    new: TaskScore,
+    *,
+    tolerance: Tolerance,
+    confidence: float = 0.95,
+    identical: bool = False,
+    seed: int = 0,
+) -> Decision:
+    """Compare two models' records of one task by its headline metric.
+
+    Values that are all 0 or 1 are compared by score tests, perplexity by its logarithm, other values by their
+    mean, the latter two with a bootstrap. Where rows have groups, groups count, not rows.
+
+    Args:
+        identical: The weights are bit-identical: it passes outright.
+
+    Raises:
+        InputError: The records are not of the same rows, or the metric has no value per row.
+    """
+    if [one.row for one in base.records] != [one.row for one in new.records]:
+        raise InputError(
+            f"{base.task}: the models were not scored on the same rows ({len(base.records)} and "
+            f"{len(new.records)})",
+            "evaluate both again",
+        )
+    values = paired.values_of(base, new)
+    target = _target(values, tolerance)
+    if identical:
+        return _decision(values, paired.unchanged(), PASS, tolerance, confidence)
+    test = paired.compared(values, target, tolerance.relative, confidence, seed)
+    status = PASS if test.low > target else FAIL if test.high < target else UNDECIDED
+    return _decision(values, test, status, tolerance, confidence)
+
+
+def _target(values: Values, tolerance: Tolerance) -> float:
+    """The change just allowed, of the mean or its logarithm, where more is better: at most 0."""
+    base = values.score(values.base)
+    allowed = tolerance.allowed(base, values.higher)
+    return values.sign * (math.log(max(1e-12, 1 + allowed / base)) if values.logarithmic else allowed)
+
+
+def _decision(
+    values: Values, test: Outcome, status: str, tolerance: Tolerance, confidence: float
+) -> Decision:
+    base, ends = values.score(values.base), [values.change(end) for end in (test.low, test.high)]
+    flips = statistics.pairs_of(values.base, values.new) if values.binary else None
+    lost, gained = (None, None) if flips is None else (int(flips.lost), int(flips.gained))
+    return Decision(
+        status=status,
+        difference=values.score(values.new) - base,
+        interval=(min(ends), max(ends)),
+        bound=ends[0],
+        allowed=tolerance.allowed(base, values.higher),
+        confidence=confidence,
+        p_pass=test.p_pass,
+        p_fail=test.p_fail,
+        p_flips=None if lost is None or gained is None else statistics.mcnemar_exact(lost, gained),
+        lost=lost,
+        gained=gained,
+        rows=len(values.base),
+        groups=values.clusters,
+        more_rows=test.more if status == UNDECIDED else None,
+        method=test.method,
+        tolerance=tolerance.text,
+    )
+
+
+@dataclass(frozen=True)
+class JointDecision:
+    """Of several tasks at once."""
+
+    status: str
+    explanation: str
+
+
+def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
+    """All tasks must pass.
+
+    Each is tested at the full level: a false pass needs a false pass of the very task that is too bad, so the
+    joint error stays below one task's (intersection-union test, Berger 1982). That some task fails is said
+    with Bonferroni's correction, since one of many fails by chance more often than one alone.
+    """
+    alpha = 1 - min(one.confidence for one in decisions.values())
+    failed = [
+        name for name, one in decisions.items() if one.p_fail * len(decisions) <= alpha + statistics.SLACK
+    ]
+    if failed:
+        said = "; ".join(f"{name} {_beyond(decisions[name])}" for name in failed)
+        return JointDecision(FAIL, said)
+    open_ = [name for name, one in decisions.items() if one.status != PASS]
+    if open_:
+        return JointDecision(UNDECIDED, "; ".join(f"{name}: {_needed(decisions[name])}" for name in open_))
+    tested = "the task" if len(decisions) == 1 else f"all {len(decisions)} tasks"
+    sure = f"{100 * (1 - alpha):.4g} %"
+    if all(one.method == paired.IDENTICAL for one in decisions.values()):
+        return JointDecision(PASS, "the weights are bit-identical")
+    return JointDecision(PASS, f"{tested} within the tolerance, at {sure} confidence")
+
+
+def _beyond(decision: Decision) -> str:
+    return (
+        f"changed by {decision.difference:+.4g}, surely more than the {decision.allowed:+.4g} allowed "
+        f"({decision.tolerance})"
+    )
+
+
+def _needed(decision: Decision) -> str:
+    if decision.status == FAIL:
+        return "beyond its tolerance, but not surely so among several tasks; give more rows"
+    if decision.method == paired.TOO_FEW:
+        least = paired.FEWEST_GROUPS
+        return f"{decision.groups} examples, groups or windows say too little; give {least} at least"
+    if decision.more_rows is None:
+        return "not enough data, and the change seen is just the one allowed: more rows alone may not decide"
+    return f"not enough data: about {decision.more_rows:,} more examples would decide"
+
+
+def rows_needed(
+    tolerance: Tolerance,
+    base: float = 0.8,
+    flips: float = 0.04,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> int | None:
+    """Rows at which a model that is no worse passes with probability `power`.
+
+    Args:
+        base: Share of right answers.
+        flips: Share of rows on which the models differ, as many each way; twice 2 % is usual for mild
+            compression.
+
+    Returns:
+        None where no number does: a tolerance of 0.
+    """
+    if tolerance.amount == 0:
+        return None
+    high, z = 1, statistics.normal_quantile(confidence)
+    beta = statistics.normal_quantile(power)
+    while _score_at(high, tolerance, base, flips) < _wanted(high, tolerance, base, flips, z, beta):
+        high *= 2
+        if high > 2**40:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = _score_at(middle, tolerance, base, flips) >= _wanted(middle, tolerance, base, flips, z, beta)
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def _score_at(rows: int, tolerance: Tolerance, base: float, flips: float) -> float:
+    half = min(flips / 2, base, 1 - base) * rows
+    pairs = Pairs(base * rows - half, half, half, (1 - base) * rows - half)
+    if tolerance.relative:
+        return statistics.ratio_score(pairs, 1 - tolerance.amount)
+    return statistics.difference_score(pairs, -tolerance.amount)
+
+
+def _wanted(rows: int, tolerance: Tolerance, base: float, flips: float, z: float, beta: float) -> float:
+    """The score's own spread is that of the true difference over the one the test assumes."""
+    shift = tolerance.amount * (base if tolerance.relative else 1.0) * rows
+    assumed = shift / max(1e-12, _score_at(rows, tolerance, base, flips))
+    true = math.sqrt(max(1e-12, min(flips, 2 * base, 2 * (1 - base)) * rows))
+    return z + beta * true / assumed

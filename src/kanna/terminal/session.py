@@ -1,0 +1,245 @@
+"""What every verb shares: the common flags, logging, exit codes, and where output goes."""
+
+import functools
+import inspect
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import wrapt
+
+from kanna.errors import InputError, KannaError
+from kanna.terminal.progress import Progress, progress_on
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+log = logging.getLogger("kanna")
+
+INTERRUPTED = 130
+_BROKEN_PIPE = 141
+# Wide enough for every table of ours; a pipe has no width of its own.
+_WIDTH_WITHOUT_TERMINAL = 160
+_PANEL = "Common options"
+
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.", rich_help_panel=_PANEL)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel=_PANEL)
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", help="Also write the full log there.", rich_help_panel=_PANEL)
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads to compute with.", rich_help_panel=_PANEL)
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=_PANEL)
+]
+
+
+@dataclass(frozen=True)
+class Common:
+    """The common flags as given; those after the verb add to those before it."""
+
+    verbose: int = 0
+    quiet: bool = False
+    log_file: Path | None = None
+    threads: int | None = None
+    json: bool = False
+
+    def joined(self, other: "Common") -> "Common":
+        return Common(
+            self.verbose + other.verbose,
+            self.quiet or other.quiet,
+            other.log_file or self.log_file,
+            other.threads or self.threads,
+            self.json or other.json,
+        )
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a verb is given to speak with.
+
+    Args:
+        common: The common flags.
+        argv: The words of the command line after `kanna`.
+    """
+
+    common: Common
+    argv: tuple[str, ...]
+
+    @property
+    def verbose(self) -> bool:
+        return self.common.verbose > 0
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        """Report on stderr; see `progress_on`."""
+        return progress_on(sys.stderr, self.common.quiet)
+
+    @contextmanager
+    def resumable(self, out: str | Path | None) -> Iterator[None]:
+        """On Ctrl-C print the command that continues the run for `out`, if it got so far."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            from kanna.runs.places import unfinished
+
+            if out is None or not unfinished(out):
+                raise
+            words = [word for word in self.argv if word != "--resume"]
+            command = shlex.join(["kanna", *words, "--resume"])
+            print(f"\ninterrupted; continue with\n  {command}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+    def say(self, text: str) -> None:
+        """A line on stderr, unless told to be quiet."""
+        if not self.common.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def show(self, result: dict[str, Any], render: Callable[["Console"], None]) -> None:
+        """The result on stdout: as JSON, or as `render` draws it."""
+        if self.common.json:
+            import json
+
+            print(json.dumps(result, indent=2, ensure_ascii=False))
+            return
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
+        render(Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False))
+
+
+def verb(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Decorator of a verb `(session, ...) -> exit code`: adds the common flags, maps errors to exit codes."""
+    own = inspect.signature(function, eval_str=True)
+    kept = [parameter for name, parameter in own.parameters.items() if name != "session"]
+
+    @functools.wraps(function)
+    def wrapper(
+        *,
+        invocation: typer.Context,
+        verbose: int,
+        quiet: bool,
+        log_file: Path | None,
+        threads: int | None,
+        as_json: bool,
+        **given: Any,
+    ) -> None:
+        after = Common(verbose, quiet, log_file, threads, as_json)
+        root = invocation.find_root()
+        before, argv = root.obj if root.obj is not None else (Common(), ())
+        session = Session(before.joined(after), argv)
+        with _errors(session), _logging(session.common):
+            _prepare(session.common)
+            code = function(session, **given)
+        if code:
+            raise typer.Exit(code)
+
+    def flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+    common = [
+        inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        flag("as_json", Json, False),
+        flag("verbose", Verbose, 0),
+        flag("quiet", Quiet, False),
+        flag("log_file", LogFile, None),
+        flag("threads", Threads, None),
+    ]
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in kept]
+    wrapper.__signature__ = inspect.Signature([*keyword, *common])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*keyword, *common)}
+    return wrapper
+
+
+@contextmanager
+def _errors(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except KannaError as error:
+        _fail(str(error), session, error.exit_code)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Nobody reads any more; keep the interpreter from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(_BROKEN_PIPE) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        hint = "" if session.verbose else "; run with -v for the traceback"
+        log.debug("unexpected", exc_info=error)
+        _fail(f"unexpected {text[:500]}{hint}", session, 1)
+
+
+def _fail(message: str, session: Session, code: int) -> None:
+    if session.verbose:
+        traceback.print_exc()
+    print(f"kanna: error: {message}", file=sys.stderr)
+    raise typer.Exit(code) from None
+
+
+@contextmanager
+def _logging(common: Common) -> Iterator[None]:
+    level = logging.ERROR if common.quiet else logging.WARNING
+    level = {0: level, 1: logging.INFO}.get(common.verbose, logging.DEBUG)
+    handlers = [_handler(logging.StreamHandler(sys.stderr), level, "kanna: %(levelname)s: %(message)s")]
+    if common.log_file is not None:
+        file = _log_file(common.log_file)
+        handlers.append(_handler(file, logging.DEBUG, "%(asctime)s %(levelname)s %(message)s"))
+    before = log.level
+    log.setLevel(min(handler.level for handler in handlers))
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _handler(handler: logging.Handler, level: int, form: str) -> logging.Handler:
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter(form))
+    return handler
+
+
+def _log_file(path: Path) -> logging.Handler:
+    try:
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"the log file {path} cannot be written: {error.strerror}", "choose another --log-file"
+        ) from error
+
+
+def _prepare(common: Common) -> None:
+    """Threads, and libraries that would talk over our own output."""
+    if not common.verbose:
+        wrapt.when_imported("transformers.utils.logging")(_silence)
+    if common.threads is not None:
+        import torch
+
+        torch.set_num_threads(common.threads)
+
+
+def _silence(module: ModuleType) -> None:
+    module.disable_progress_bar()
+    module.set_verbosity_error()
