@@ -1,5 +1,8 @@
 """The errors kanna raises on purpose. Anything else that escapes is a bug of ours."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class KannaError(Exception):
     """Something kanna could not do. The command line exits with `exit_code`."""
@@ -21,3 +24,10 @@ class InputError(KannaError):
         super().__init__(f"{problem}\n  help: {remedy}" if remedy else problem)
         self.problem = problem
         self.remedy = remedy
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The known word that looks most like a mistyped one, or all of them, to go after a message."""
+    words = list(known)
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(words)}"

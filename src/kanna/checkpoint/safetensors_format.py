@@ -54,8 +54,12 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.numbers * self.dtype.itemsize
 
 
 @dataclass(frozen=True)

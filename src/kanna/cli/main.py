@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,15 +14,13 @@ from kanna.cli import (
     demo,
     evaluate,
     explore,
-    export,
     generate,
     inspect,
     report,
     run,
     task,
 )
-from kanna.methods.laser import verbs as laser
-from kanna.methods.lowrank import verb as lowrank
+from kanna.cli.steps import lazy_verbs
 from kanna.terminal.session import Common, Json, LogFile, Quiet, Threads, Verbose
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
@@ -42,13 +40,11 @@ app = typer.Typer(
 )
 for name, command in {
     "inspect": inspect.inspect,
-    "lowrank": lowrank.lowrank,
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "bench": bench.bench,
     "report": report.report,
     "generate": generate.generate,
-    "export": export.export,
     "explore": explore.explore,
     "run": run.run,
     "cache": cache.cache,
@@ -56,7 +52,6 @@ for name, command in {
 }.items():
     app.command(name)(command)
 app.add_typer(task.app)
-app.add_typer(laser.app)
 
 
 def _version(wanted: bool) -> None:
@@ -90,6 +85,15 @@ def _before(
     context.obj = (Common(verbose, quiet, log_file, threads, as_json), argv)
 
 
+def program() -> Any:
+    """The whole command line: the verbs of this package, and those of the methods after `inspect`."""
+    group: Any = typer.main.get_group(app)
+    own = dict(group.commands)
+    first = {"inspect": own.pop("inspect")}
+    group.commands = first | {command.name: command for command in lazy_verbs()} | own
+    return group
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program on `argv` (the words after its name; those of the process by default).
 
@@ -98,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = tuple(sys.argv[1:] if argv is None else argv)
     try:
-        app(args=list(words), prog_name="kanna", obj=(Common(), words))
+        program()(args=list(words), prog_name="kanna", obj=(Common(), words))
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0

@@ -1,25 +1,35 @@
 """From the factors of matrices to the form and tensors of a module, and the module in a loaded block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from kanna.forms import Dense, Form, LowRank, Pivot, Rows, install
+from kanna.errors import KannaError
+from kanna.forms import Dense, Form, FormModule, LowRank, Pivot, Rows, dense_weight, install
 from kanna.linalg.pivot import pivot_factors
 from kanna.linalg.whitening import balanced
-from kanna.models.matrix import Matrix
-from kanna.models.views import read
+from kanna.models.matrix import Matrix, View
+from kanna.models.views import read, row_index
+
+Slice = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Factors:
-    """W' = expand (m, k) @ reduce (k, n), and what its bias gains (m,) or None."""
+    """W' = expand (m, k) @ reduce (k, n).
+
+    Args:
+        bias_gain: What the bias gains (m,); None for nothing.
+        storage: "pair", or "pivot".
+    """
 
     expand: Tensor
     reduce: Tensor
     bias_gain: Tensor | None = None
+    storage: str = "pair"
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Piece:
 
     module: str
     form: Form
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     shape: tuple[int, int]
 
     @property
@@ -44,31 +54,66 @@ class Piece:
         return {f"{self.module}.{suffix}": tensor for suffix, tensor in self.tensors.items()}
 
 
+def matrix_weight(module: nn.Module, view: View) -> Tensor:
+    """The dense matrix (m, n) that `view` shows of a module in any form; it may share the module's memory."""
+    if isinstance(module, FormModule):
+        # What a form multiplies out to is never transposed, whatever the dense module was.
+        return read(dense_weight(module), View(rows=view.rows))
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return read(weight, view)
+
+
+def whole_shape(parts: Sequence[Matrix]) -> tuple[int, int]:
+    """(m, n) of the module that holds `parts`, all its matrices."""
+    return sum(part.out_features for part in parts), parts[0].in_features
+
+
+def form_with(held: Form | None, parts: Sequence[Matrix], new: Mapping[str, Form]) -> Form:
+    """The form of the module that holds `parts` when some of them change theirs.
+
+    Args:
+        held: Its form now; None where it is dense.
+        parts: All matrices of the module, in the order of their rows.
+        new: Matrix name -> its new form.
+    """
+    first = parts[0]
+    if first.view.rows is None:
+        return new[first.name]
+    return Rows(tuple((_slice(part), new.get(part.name) or _part_form(held, part)) for part in parts))
+
+
 def assemble(
     module: nn.Module,
     parts: Sequence[Matrix],
-    factors: Mapping[str, Factors],
-    storage: str,
+    new: Mapping[str, Factors | Tensor],
     dtype: torch.dtype,
 ) -> Piece | None:
-    """The module that holds `parts` with those that have factors replaced; None if none has.
+    """The module that holds `parts` with those that are new replaced; None if none is.
 
     Args:
-        module: The dense one, in a loaded block.
+        module: As it is now, dense or in a form.
         parts: All matrices of that module, in the order of their rows.
-        factors: By matrix name; a part without stays dense.
-        storage: "pair" or "pivot".
+        new: By matrix name its factors, or a dense matrix (m, n); a part without stays as it is.
         dtype: Of what is stored.
     """
-    if not any(part.name in factors for part in parts):
+    if not any(part.name in new for part in parts):
         return None
-    bias = _new_bias(module, parts, factors)
+    bias = _new_bias(module, parts, new)
     bias = None if bias is None else bias.to(dtype)
-    first = parts[0]
-    if first.view.rows is None:
-        form, tensors = _single(factors[first.name], storage, dtype, bias)
-        return Piece(first.module, form, tensors, first.shape)
-    return _fused(module, parts, factors, storage, dtype, bias)
+    packed = {part.name: _packed(new[part.name], dtype) for part in parts if part.name in new}
+    held = module.form if isinstance(module, FormModule) else None
+    form = form_with(held, parts, {name: changed for name, (changed, _) in packed.items()})
+    shape = whole_shape(parts)
+    if not isinstance(form, Rows):
+        _, tensors = packed[parts[0].name]
+        return Piece(parts[0].module, form, form.pack(tensors, bias), shape)
+    inner = {}
+    for number, ((_, part_form), part) in enumerate(zip(form.parts, parts, strict=True)):
+        if part.name in packed:
+            inner[f"parts.{number}"] = part_form.pack(packed[part.name][1])
+        else:
+            inner[f"parts.{number}"] = _staying(module, part, part_form, dtype)
+    return Piece(parts[0].module, form, form.pack(inner, bias), shape)
 
 
 def build(piece: Piece, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -88,58 +133,91 @@ def install_piece(
     install(block, piece.module.removeprefix(f"{path}."), build(piece, dtype, device))
 
 
-def _single(
-    factors: Factors, storage: str, dtype: torch.dtype, bias: Tensor | None
-) -> tuple[Form, dict[str, Tensor]]:
-    rank = factors.reduce.shape[0]
-    if storage == "pivot":
-        order, chosen, mix = pivot_factors(factors.expand, factors.reduce)
-        return Pivot(rank), Pivot(rank).pack(order.int(), chosen.to(dtype), mix.to(dtype), bias)
-    expand, reduce = balanced(factors.expand, factors.reduce)
-    return LowRank(rank), LowRank(rank).pack(expand.to(dtype), reduce.to(dtype), bias)
+def densify(model: nn.Module, transposed: Collection[str] = ()) -> None:
+    """Put ordinary layers in the place of all modules of forms, with the weights that they multiply out to.
+
+    Args:
+        transposed: Paths at which the architecture has a `Conv1D`.
+    """
+    held = [(path, module) for path, module in model.named_modules() if isinstance(module, FormModule)]
+    for path, module in held:
+        if any(path.startswith(f"{other}.") for other, _ in held):
+            continue
+        install(model, path, _ordinary(module, path in transposed).train(module.training))
 
 
-def _fused(
-    module: nn.Module,
-    parts: Sequence[Matrix],
-    factors: Mapping[str, Factors],
-    storage: str,
-    dtype: torch.dtype,
-    bias: Tensor | None,
-) -> Piece:
-    forms: list[tuple[tuple[int, int, int, int], Form]] = []
-    packed = []
-    for part in parts:
-        rows = part.view.rows
-        assert rows is not None
-        if part.name in factors:
-            form, tensors = _single(factors[part.name], storage, dtype, None)
-        else:
-            weight = read(getattr(module, part.parameter), part.view).to(dtype)
-            form, tensors = Dense(), Dense().pack(weight.contiguous())
-        forms.append(((rows.start, rows.block, rows.stride, rows.count), form))
-        packed.append(tensors)
-    whole = Rows(tuple(forms))
-    shape = (sum(part.out_features for part in parts), parts[0].in_features)
-    return Piece(parts[0].module, whole, whole.pack(packed, bias), shape)
+def _ordinary(module: FormModule, transposed: bool) -> nn.Module:
+    weight, bias = dense_weight(module).detach(), bias_of(module)
+    layer: nn.Module
+    if transposed:
+        layer = Conv1D(module.out_features, module.in_features)
+        weight = weight.T.contiguous()
+    else:
+        layer = nn.Linear(module.in_features, module.out_features, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
 
 
-def _new_bias(module: nn.Module, parts: Sequence[Matrix], factors: Mapping[str, Factors]) -> Tensor | None:
+def bias_of(module: nn.Module) -> Tensor | None:
+    """The bias (m,) of a module in any form."""
+    if isinstance(module, FormModule):
+        return module.state_dict(keep_vars=True).get(module.form.bias_suffix)
     bias: Tensor | None = getattr(module, "bias", None)
+    return bias
+
+
+def _packed(factors: Factors | Tensor, dtype: torch.dtype) -> tuple[Form, dict[str, Tensor]]:
+    """The form of factors or of a dense matrix, and its children's weights by name."""
+    if isinstance(factors, Tensor):
+        return Dense(), {"weight": factors.to(dtype).contiguous()}
+    rank = factors.reduce.shape[0]
+    if factors.storage == "pivot":
+        order, basis, mix = pivot_factors(factors.expand, factors.reduce)
+        return Pivot(rank), {"order": order.int(), "basis": basis.to(dtype), "mix": mix.to(dtype)}
+    expand, reduce = balanced(factors.expand, factors.reduce)
+    return LowRank(rank), {"reduce": reduce.to(dtype), "expand": expand.to(dtype)}
+
+
+def _slice(part: Matrix) -> Slice:
+    rows = part.view.rows
+    assert rows is not None
+    return rows.start, rows.block, rows.stride, rows.count
+
+
+def _part_form(held: Form | None, part: Matrix) -> Form:
+    """The form of one slice of rows of a fused module."""
+    if held is None:
+        return Dense()
+    place = _slice(part)
+    forms = [form for where, form in held.parts if where == place] if isinstance(held, Rows) else []
+    if not forms:
+        raise KannaError(f"{part.module} is stored in a {held.key} form that does not know {part.name} apart")
+    return forms[0]
+
+
+def _staying(module: nn.Module, part: Matrix, form: Form, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a slice that keeps its form, as they will be stored."""
+    if not isinstance(module, FormModule):
+        weight = matrix_weight(module, part.view).to(dtype)
+        return form.pack({"weight": weight.contiguous()})
+    assert isinstance(module.form, Rows)
+    number = [where for where, _ in module.form.parts].index(_slice(part))
+    held = module.get_submodule(f"parts.{number}").state_dict()
+    return {suffix: value.to(form.dtype_of(suffix, dtype)).contiguous() for suffix, value in held.items()}
+
+
+def _new_bias(
+    module: nn.Module, parts: Sequence[Matrix], new: Mapping[str, Factors | Tensor]
+) -> Tensor | None:
+    bias = bias_of(module)
     if bias is None:
         return None
     changed = bias.detach().double().clone()
     for part in parts:
-        gain = factors[part.name].bias_gain if part.name in factors else None
+        gain = getattr(new.get(part.name), "bias_gain", None)
         if gain is not None:
-            rows = part.view.rows
-            index = slice(None) if rows is None else _index(part)
+            index = slice(None) if part.view.rows is None else row_index(part.view.rows)
             changed[index] += gain.to(changed)
     return changed
-
-
-def _index(part: Matrix) -> Tensor:
-    from kanna.models.views import row_index
-
-    assert part.view.rows is not None
-    return row_index(part.view.rows)

@@ -1,107 +1,80 @@
-"""Write the output directory: the source's tensors with the replaced modules in their place."""
+"""The output directory: the source's tensors with the changed modules in their place."""
 
 import itertools
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from kanna.checkpoint.declared import quantization_config
-from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, write_json, write_tensors
-from kanna.forms import Form
-from kanna.models.names import tensor_name
+from kanna.forms import Dense, Form
+from kanna.runs.source import Source
+from kanna.runs.step import Changes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which file tensors are copied and which come from the pieces.
+    """Which file tensors are copied and which come from the changes.
 
     Args:
         specs: Of all tensors to be written, in the source's order.
         copied: Names taken from the source as they are.
-        renamed: Full parameter name of a piece -> name in the files.
+        renamed: Full parameter name of a change -> name in the files.
+        forms: Module path -> form, of all modules that will not be dense.
     """
 
     specs: tuple[TensorSpec, ...]
     copied: tuple[str, ...]
     renamed: Mapping[str, str]
+    forms: Mapping[str, Form]
 
     @property
     def bytes(self) -> int:
-        return sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in self.specs)
+        return sum(spec.bytes for spec in self.specs)
 
     @property
     def parameters(self) -> int:
-        return sum(math.prod(spec.shape) for spec in self.specs)
+        return sum(spec.numbers for spec in self.specs)
 
 
-Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
-
-
-def plan_layout(
-    checkpoint: Checkpoint, forms: Mapping[str, Form], pieces: Shapes, base_model_prefix: str
-) -> Layout:
-    """Put every piece where the module's first tensor lay, and drop the module's dense tensors.
-
-    Args:
-        forms: Module path -> its new form.
-        pieces: Full parameter name -> dtype and shape: those of the forms, and parameters that keep their
-            shape but not their values.
-    """
+def plan_layout(source: Source, changes: Changes) -> Layout:
+    """Put the tensors of every changed module where its first one lay, and drop all that it had before."""
+    checkpoint = source.checkpoint
     renamed: dict[str, str] = {}
-    owner: dict[str, list[str]] = {}
+    places: dict[str, list[str]] = {}
     dropped: set[str] = set()
-    for full in pieces:
-        module = _module_of(full, forms)
-        anchor = f"{module}.weight" if module else full
-        at = tensor_name(anchor, checkpoint.tensors, base_model_prefix)
-        if at is None:
-            raise KeyError(anchor)
-        renamed[full] = f"{at.removesuffix('.weight')}.{full[len(module) + 1 :]}" if module else at
-        owner.setdefault(at, []).append(full)
-        dropped |= {at, f"{at.removesuffix('.weight')}.bias"} if module else {at}
+    for module in changes.forms:
+        held = source.tensors_of(module)
+        dropped.update(held)
+        own = [name for name in changes.shapes if name.startswith(f"{module}.")]
+        prefix = source.prefix(module)
+        renamed |= {name: prefix + name.removeprefix(module) for name in own}
+        places.setdefault(held[0], []).extend(own)
+    for name in changes.shapes.keys() - renamed.keys():
+        stored = source.file_name(name)
+        if stored is None:
+            raise KeyError(name)
+        renamed[name] = stored
+        dropped.add(stored)
+        places.setdefault(stored, []).append(name)
     specs: list[TensorSpec] = []
-    for name in checkpoint.tensors:
-        for full in owner.get(name, ()):
-            dtype, shape = pieces[full]
-            specs.append(TensorSpec(renamed[full], dtype, shape))
-        if name not in dropped:
-            specs.append(TensorSpec(name, checkpoint.dtype(name), checkpoint.shape(name)))
+    for stored in checkpoint.tensors:
+        specs += [TensorSpec(renamed[name], *changes.shapes[name]) for name in places.get(stored, ())]
+        if stored not in dropped:
+            specs.append(TensorSpec(stored, checkpoint.dtype(stored), checkpoint.shape(stored)))
     copied = tuple(name for name in checkpoint.tensors if name not in dropped)
-    return Layout(tuple(specs), copied, renamed)
+    forms = {**source.forms, **changes.forms}
+    kept = {module: form for module, form in forms.items() if not isinstance(form, Dense)}
+    return Layout(tuple(specs), copied, renamed, kept)
 
 
-def write_model(
-    directory: Path,
-    checkpoint: Checkpoint,
-    forms: Mapping[str, Form],
-    layout: Layout,
-    pieces: Iterable[tuple[str, Tensor]],
-) -> None:
-    """Weights, config.json, tokenizer and other side files.
-
-    Args:
-        pieces: (full parameter name, tensor) of all that `plan_layout` was told of.
-    """
-    renamed = ((layout.renamed[full], tensor) for full, tensor in pieces)
-    write_tensors(directory, layout.specs, itertools.chain(checkpoint.stream(layout.copied), renamed))
-    config = dict(checkpoint.config)
-    if forms:
-        config["quantization_config"] = quantization_config(forms)
+def write_model(directory: Path, source: Source, layout: Layout, changes: Changes) -> None:
+    """Weights, config.json, tokenizer and other side files."""
+    changed = ((layout.renamed[name], tensor) for name, tensor in changes.tensors())
+    write_tensors(directory, layout.specs, itertools.chain(source.checkpoint.stream(layout.copied), changed))
+    config = {key: value for key, value in source.checkpoint.config.items() if key != "quantization_config"}
+    if layout.forms:
+        config["quantization_config"] = quantization_config(layout.forms)
     write_json(directory / "config.json", config)
-    copy_side_files(checkpoint.directory, directory)
-
-
-def _module_of(full: str, forms: Mapping[str, Form]) -> str:
-    """The replaced module that a parameter belongs to; empty for one that kept its name and shape."""
-    path = full
-    while path:
-        path = path.rpartition(".")[0]
-        if path in forms:
-            return path
-    return ""
+    copy_side_files(source.directory, directory)

@@ -64,6 +64,13 @@ def work_directory(out: Path) -> Path:
     return out.with_name(f"{out.name}.kanna-work")
 
 
+def free_bytes(out: Path) -> int:
+    """On the disk that `out` lies on or will lie on."""
+    place = out.expanduser().absolute()
+    existing = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    return shutil.disk_usage(existing).free
+
+
 def unfinished(out: str | Path) -> bool:
     """Whether a run for `out` was interrupted and can be resumed."""
     return (work_directory(Path(out).expanduser().absolute()) / RUN).is_file()

@@ -1,6 +1,6 @@
-"""The verdict of a run without a task: what was written computes what was computed while compressing."""
+"""The check that needs no task: what was written computes what was computed while compressing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +10,16 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.windows import Windows, random_windows
+from kanna.calibration.windows import random_windows
 from kanna.checkpoint.loader import load
 from kanna.models.inventory import Inventory
+from kanna.runs.step import Recorded
 from kanna.tasks.tokens.tokenizer import context_length
 
 # Reloaded in float32 like the run itself, on the same windows; other batch shapes reorder sums.
 TOLERANCE = 1e-3
+# Tokens of a probe where nothing was recorded.
+_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -41,24 +44,33 @@ class Verdict:
 
 
 def verify_output(
-    directory: Path, found: Inventory, probe: Windows, recorded: Mapping[int, Tensor], parameters: int
-) -> Verdict:
-    """Reload `directory` as a user would and compare every block's output on the probe.
+    directory: Path, inventory: Inventory, recorded: Recorded | None, parameters: int
+) -> tuple[Verdict, nn.Module | None]:
+    """Reload `directory` as a user would, and run it on the recorded windows, or else on random tokens.
 
     Args:
-        probe: Windows whose outputs were recorded.
-        recorded: Block -> hidden states (b, length, width) after it.
+        recorded: Block outputs to compare with; None compares nothing.
         parameters: Of the written model: where they do not fit in memory in float32, nothing is reloaded.
+
+    Returns:
+        The verdict, and the reloaded model in float32 for whoever goes on with it.
     """
     if 5 * parameters > psutil.virtual_memory().available:
-        return Verdict(False, None, None, "too large to be reloaded in float32 with the memory that is free")
+        return Verdict(
+            False, None, None, "too large to be reloaded in float32 with the memory that is free"
+        ), None
     model, _ = load(directory, dtype=torch.float32, verify=False)
-    with torch.no_grad(), _outputs(model, found) as seen:
-        kwargs = {"attention_mask": probe.mask.long()} if probe.padded else {}
-        result = model(probe.ids, **kwargs)
+    states = {} if recorded is None else recorded.states
+    windows = _random(model) if recorded is None else recorded.windows
+    kwargs = {"attention_mask": windows.mask.long()} if windows.padded else {}
+    with torch.no_grad(), _outputs(model, inventory) as seen:
+        result = model(windows.ids, **kwargs)
     finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
-    deviations = [_deviation(seen[layer], states, probe.mask) for layer, states in recorded.items()]
-    worst = max(deviations, default=None)
+    worst = max((_deviation(seen[layer], states[layer], windows.mask) for layer in states), default=None)
+    return _verdict(finite, worst), model
+
+
+def _verdict(finite: bool, worst: float | None) -> Verdict:
     if not finite:
         return Verdict(False, False, worst, "the reloaded model's logits are not finite")
     if worst is not None and not worst <= TOLERANCE:
@@ -66,28 +78,17 @@ def verify_output(
     return Verdict(True, True, worst)
 
 
-def verify_finite(directory: Path, parameters: int, length: int = 32) -> Verdict:
-    """Reload `directory` as a user would; its logits on random tokens must be finite.
-
-    Args:
-        parameters: Of the written model: where they do not fit in memory, nothing is reloaded.
-    """
-    if 5 * parameters > psutil.virtual_memory().available:
-        return Verdict(False, None, None, "too large to be reloaded in float32 with the memory that is free")
-    model, _ = load(directory, dtype=torch.float32, verify=False)
-    vocabulary = int(getattr(model.config.get_text_config(), "vocab_size", 2))
-    probe = random_windows(vocabulary, min(length, context_length(model.config.to_dict(), None, None)), 0)
-    with torch.no_grad():
-        result = model(probe.ids)
-    finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
-    return Verdict(finite, finite, None, "" if finite else "the reloaded model's logits are not finite")
+def _random(model: nn.Module) -> Any:
+    config: Any = model.config
+    vocabulary = int(getattr(config.get_text_config(), "vocab_size", 2))
+    return random_windows(vocabulary, min(_LENGTH, context_length(config.to_dict(), None, None)), 0)
 
 
 @contextmanager
-def _outputs(model: nn.Module, found: Inventory) -> Any:
+def _outputs(model: nn.Module, inventory: Inventory) -> Iterator[Mapping[int, Tensor]]:
     seen: dict[int, Tensor] = {}
     handles = []
-    for layer, path in enumerate(found.blocks):
+    for layer, path in enumerate(inventory.blocks):
 
         def note(_: nn.Module, __: object, output: Any, layer: int = layer) -> None:
             seen[layer] = output[0] if isinstance(output, tuple | list) else output
@@ -102,5 +103,5 @@ def _outputs(model: nn.Module, found: Inventory) -> Any:
 
 def _deviation(output: Tensor, recorded: Tensor, mask: Tensor) -> float:
     """Relative Frobenius difference on tokens that are not padding."""
-    a, b = output.double()[mask], recorded.double()[mask]
-    return float((a - b).norm() / b.norm().clamp_min(1e-30))
+    computed, expected = output.double()[mask], recorded.double()[mask]
+    return float((computed - expected).norm() / expected.norm().clamp_min(1e-30))

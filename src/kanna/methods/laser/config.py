@@ -8,6 +8,7 @@ from kanna.errors import InputError
 from kanna.methods.laser.edits import Edit, parse_edit
 
 Mode = Literal["top", "bottom", "random", "magnitude", "zero", "noise", "none"]
+_WHAT, _STORE = {"group": "What is tried"}, {"group": "Storage"}
 
 
 class LaserConfig(BaseModel):
@@ -26,12 +27,28 @@ class LaserConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    edits: tuple[str, ...] = ()
-    mode: Mode = "top"
-    blocks: int = Field(default=1, ge=1)
-    factored: bool = False
-    keep_originals: bool = False
-    seed: int = 0
+    edits: tuple[str, ...] = Field(
+        default=(),
+        description="mlp_in:27:0.01 (rho), down:-1:k=40, mlp:all:energy=0.9, q,k@3-:mp; may be repeated.",
+        json_schema_extra={**_WHAT, "flag": "--edit", "metavar": "ROLE:LAYERS:RANK"},
+    )
+    mode: Mode = Field(
+        default="top",
+        description="top (LASER) | bottom | random | magnitude | zero | noise | none.",
+        json_schema_extra={**_WHAT, "metavar": "NAME"},
+    )
+    blocks: int = Field(
+        default=1, ge=1, description="Row blocks truncated each on its own.", json_schema_extra=_WHAT
+    )
+    factored: bool = Field(
+        default=False, description="Store two factors where smaller.", json_schema_extra=_STORE
+    )
+    keep_originals: bool = Field(
+        default=False,
+        description="Keep the original matrices, to restore alone.",
+        json_schema_extra=_STORE,
+    )
+    seed: int = Field(default=0, description="Of the controls.", json_schema_extra={"group": "Running"})
 
     @field_validator("edits")
     @classmethod

@@ -19,11 +19,11 @@ from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch, output_gradients
-from kanna.methods.lowrank.plan import Plan, share_kept
+from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
 from kanna.methods.lowrank.survey import Survey, plain_survey, run_survey
-from kanna.models.names import tensor_name
+from kanna.runs.step import Job
 from kanna.runs.workspace import Workspace
 
 Progress = Callable[[str, int, int], None]
@@ -37,14 +37,12 @@ class Outcome:
     Args:
         forms: By module path.
         ranks: By name of the selected matrices.
-        keep: Share of their parameters that is kept.
         workspace: Holds one file a block.
         blocks: How many.
     """
 
     forms: Mapping[str, Form]
     ranks: Ranks
-    keep: float
     workspace: Workspace
     blocks: int
 
@@ -61,56 +59,42 @@ class Outcome:
             yield from self.workspace.load(block_file(layer)).items()
 
 
-def execute(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    windows: Windows,
-    probe: Windows,
-    base_hash: str,
-    cache: Path,
-    workspace: Workspace,
-    device: torch.device,
-    progress: Progress,
-) -> Outcome:
-    """Do what `plan` says.
-
-    Args:
-        windows: Calibration windows; equal to `probe` without text.
-        probe: A few windows, run through methods that need no stream of their own.
-        cache: Where statistics are kept for other runs on the same model and text.
-        workspace: Where this run's pieces go.
-    """
-    config = plan.config
+def execute(job: Job, plan: Plan) -> Outcome:
+    """Do what `plan` says: windows that need no stream of their own are run through once, as the probe."""
+    config, checkpoint, device = plan.config, job.source.checkpoint, job.inputs.device
+    cache = job.inputs.cache / "statistics"
     walker = Walker(checkpoint, plan.inventory, device)
-    shared = Workspace(cache / statistics_key(plan, windows, base_hash, device))
-    gradients = _gradients(checkpoint, plan, windows, base_hash, cache, device, progress)
+    shared = Workspace(cache / statistics_key(plan, job.source.hash, device))
+    gradients = _gradients(job, plan, cache)
     with _held(shared):
-        survey = _survey(walker, plan, windows, gradients, shared, progress)
-    ranks = plan.ranks if plan.ranks is not None else allocate(plan.selected, survey.energies(), config)
-    job = Replacement(
+        survey = _survey(walker, plan, gradients, shared, job.progress)
+    ranks = plan.ranks
+    if ranks is None:
+        ranks = allocate(plan.selected, survey.energies(), config, plan.stored)
+    replacement = Replacement(
         walker=walker,
         matrices=plan.inventory.matrices,
         ranks=ranks,
         config=config,
-        windows=windows if config.two_streams else probe,
+        windows=plan.windows if config.two_streams else plan.windows.first(1),
         gradients=gradients,
         survey=survey,
-        workspace=workspace,
-        dtype=lambda module: _stored_dtype(checkpoint, plan, module),
+        workspace=job.workspace,
+        dtype=job.source.dtype,
     )
-    replace_blocks(job, progress)
+    replace_blocks(replacement, job.progress)
     blocks = len(plan.inventory.blocks)
-    notes = [workspace.note(block_file(layer)) for layer in range(blocks)]
+    notes = [job.workspace.note(block_file(layer)) for layer in range(blocks)]
     forms = {path: from_json(data) for note in notes for path, data in note["forms"].items()}
-    return Outcome(forms, ranks, share_kept(plan, ranks), workspace, blocks)
+    return Outcome(forms, ranks, job.workspace, blocks)
 
 
-def statistics_key(plan: Plan, windows: Windows, base_hash: str, device: torch.device) -> str:
+def statistics_key(plan: Plan, base_hash: str, device: torch.device) -> str:
     """Name of everything that the survey depends on; anchored takes its curves from the whitened metric."""
     config = plan.config
     return _digest(
         {
-            **_common_facts(windows, base_hash, config, device),
+            **_common_facts(plan.windows, base_hash, config, device),
             "matrices": [matrix.name for matrix in plan.selected],
             "method": "whitened" if config.method == "anchored" else config.method,
             "outputs": config.outputs,
@@ -148,25 +132,17 @@ def _digest(facts: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _gradients(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    windows: Windows,
-    base_hash: str,
-    cache: Path,
-    device: torch.device,
-    progress: Progress,
-) -> Mapping[str, OutputGradients]:
+def _gradients(job: Job, plan: Plan, cache: Path) -> Mapping[str, OutputGradients]:
     """Output gradients by module path, from the cache where they are."""
-    config = plan.config
+    config, device = plan.config, job.inputs.device
     if not config.needs_gradients:
         return {}
     modules = list(dict.fromkeys(matrix.module for matrix in plan.selected))
-    used = windows.limited(config.gradient_tokens)
-    shared = Workspace(cache / gradients_key(modules, used, base_hash, config, device))
+    used = plan.windows.limited(config.gradient_tokens)
+    shared = Workspace(cache / gradients_key(modules, used, job.source.hash, config, device))
     with _held(shared):
         if not shared.has(_GRADIENTS):
-            sums = _sum_gradients(checkpoint, modules, used, config, device, progress)
+            sums = _sum_gradients(job.source.checkpoint, modules, used, config, device, job.progress)
             shared.save(_GRADIENTS, _as_tensors(sums), {path: value.count for path, value in sums.items()})
     return _StoredGradients(shared)
 
@@ -227,7 +203,6 @@ class _StoredGradients(Mapping[str, OutputGradients]):
 def _survey(
     walker: Walker,
     plan: Plan,
-    windows: Windows,
     gradients: Mapping[str, OutputGradients],
     shared: Workspace,
     progress: Progress,
@@ -237,13 +212,5 @@ def _survey(
         return Survey(shared, 0)
     if plan.config.method == "plain" and not plan.config.needs_gradients:
         return plain_survey(walker, plan.selected, plan.config, shared, progress)
-    return run_survey(walker, plan.selected, windows, plan.config, gradients, shared, progress)
+    return run_survey(walker, plan.selected, plan.windows, plan.config, gradients, shared, progress)
 
-
-def _stored_dtype(checkpoint: Checkpoint, plan: Plan, module: str) -> torch.dtype:
-    """The dtype in which the source stores the weight of a module."""
-    for leaf in ("weight", "bias"):
-        name = tensor_name(f"{module}.{leaf}", checkpoint.tensors, plan.inventory.base_model_prefix)
-        if name is not None:
-            return checkpoint.dtype(name)
-    raise KeyError(module)

@@ -1,55 +1,107 @@
 """What low-rank replacement is going to do, before anything is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import psutil
-
-from kanna.checkpoint.fits import check_shapes
-from kanna.checkpoint.reader import Checkpoint, refuse_quantized
+from kanna.calibration.windows import Windows
 from kanna.errors import InputError
+from kanna.forms import Form, LowRank, Pivot
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import LARGEST_FULL_METRIC
 from kanna.methods.lowrank.ranks import allocate, kept_parameters
-from kanna.models.inventory import Inventory, inventory
+from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
-from kanna.models.names import tensor_name
 from kanna.models.selection import select
-from kanna.models.skeleton import skeleton
+from kanna.reporting.blocks import Table
+from kanna.reporting.wording import size
+from kanna.runs.assemble import form_with
+from kanna.runs.source import Source
+from kanna.runs.step import Plan as AnyPlan
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(AnyPlan):
     """Which matrices, at what budget.
 
     Args:
         config: Resolved.
         inventory: Of the whole model.
         selected: What may be replaced.
-        ranks: By matrix name; None until the survey under global allocation.
-        memory: Predicted peak bytes.
-        work_bytes: Predicted bytes of files of work in progress.
-        notes: What the user should know.
+        stored: Matrix name -> how it is stored now, of the selected ones.
+        held: Module path -> its form now, of modules that are not dense.
+        ranks: By matrix name, None for one that stays as it is; None until the survey under global allocation.
+        windows: Calibration windows, or random tokens where there is no text.
     """
 
     config: LowRankConfig
     inventory: Inventory
     selected: tuple[Matrix, ...]
+    stored: Mapping[str, Form]
+    held: Mapping[str, Form]
     ranks: Ranks | None
-    memory: int
-    work_bytes: int
-    notes: tuple[str, ...] = ()
+    windows: Windows
+
+    less_memory: ClassVar[str] = (
+        "lower --tokens or --batch, or choose --method whitened, whose blocks are run once"
+    )
+
+    @property
+    def data_hash(self) -> str:
+        return self.windows.digest
 
     @property
     def dense_parameters(self) -> int:
-        """Of the selected matrices."""
+        """Of the selected matrices if they were all dense."""
         return sum(matrix.parameters for matrix in self.selected)
 
     @property
-    def nothing_to_do(self) -> bool:
+    def stored_parameters(self) -> int:
+        """Of the selected matrices as they are stored now: what `keep` is a share of."""
+        return sum(self.stored[matrix.name].parameters(*matrix.shape) for matrix in self.selected)
+
+    @property
+    def changes_nothing(self) -> bool:
         return self.config.keep == 1.0
+
+    def kept(self, ranks: Ranks) -> int:
+        """Parameters of the selected matrices at these ranks."""
+        return kept_parameters(self.selected, ranks, self.config, self.stored)
+
+    def forms(self) -> Mapping[str, Form] | None:
+        if self.changes_nothing:
+            return {}
+        if self.ranks is None:
+            return None
+        kind = Pivot if self.config.storage == "pivot" else LowRank
+        new = {name: kind(rank) for name, rank in self.ranks.items() if rank is not None}
+        modules = dict.fromkeys(matrix.module for matrix in self.selected if matrix.name in new)
+        parts = {path: [m for m in self.inventory.matrices if m.module == path] for path in modules}
+        return {path: form_with(self.held.get(path), some, new) for path, some in parts.items()}
+
+    def lines(self) -> list[str]:
+        config, said = self.config, self.to_dict()
+        budget = f"rank {config.rank}" if config.rank else f"{said['budget_parameters']:,} to keep"
+        return [
+            f"{len(self.selected)} matrices, {self.stored_parameters:,} parameters, {budget}; "
+            f"method {config.method}, {config.allocation} ranks, outputs {config.outputs}, "
+            f"{config.storage} storage",
+            f"peak memory about {size(self.memory)}",
+        ]
+
+    def tables(self) -> list[Table]:
+        ranks = self.ranks or {}
+        rows = [
+            [
+                matrix.name,
+                f"{matrix.out_features} x {matrix.in_features}",
+                str(matrix.break_even_rank),
+                "after the survey" if self.ranks is None else str(ranks[matrix.name] or "as it is"),
+            ]
+            for matrix in self.selected
+        ]
+        return [Table("", ("matrix", ">shape", ">break-even", ">rank"), rows)]
 
     def to_dict(self) -> dict[str, Any]:
         budget = self.config.keep
@@ -57,7 +109,8 @@ class Plan:
             "config": self.config.model_dump(mode="json"),
             "matrices": len(self.selected),
             "dense_parameters": self.dense_parameters,
-            "budget_parameters": None if budget is None else int(budget * self.dense_parameters),
+            "stored_parameters": self.stored_parameters,
+            "budget_parameters": None if budget is None else int(budget * self.stored_parameters),
             "model_parameters": self.inventory.parameters,
             "ranks": self.ranks,
             "predicted_peak_memory_bytes": self.memory,
@@ -67,83 +120,74 @@ class Plan:
 
 
 def make_plan(
-    checkpoint: Checkpoint, config: LowRankConfig, tokens: int, backward: int | None, has_text: bool
+    source: Source, config: LowRankConfig, windows: Windows, has_text: bool, backward: int | None
 ) -> Plan:
     """Decide what can be decided without reading a weight.
 
     Args:
-        tokens: Calibration tokens; 0 without text.
+        windows: Calibration windows, or random tokens to verify with where there is no text.
         backward: Bytes that a backward pass through the whole model needs; None if they are not free.
 
     Raises:
-        InputError: An already compressed or unknown model, a selection that matches nothing, a budget that
-            cannot be reached, a method that needs text without text.
+        InputError: An unknown model, a selection that matches nothing, a budget that cannot be reached, a
+            method that needs text without text.
     """
-    refuse_quantized(checkpoint.config, checkpoint.name)
     gradients_fit = backward is not None
     resolved = config.resolved(has_text, gradients_fit)
     notes = []
-    if resolved.method != "plain" and not has_text and resolved.keep != 1.0:
-        raise InputError(
-            f"method {resolved.method} needs calibration text",
-            "give --calibration FILE (.jsonl or .txt, some ten thousand tokens), or choose --method plain",
-        )
+    if resolved.keep != 1.0:
+        _check_text(resolved, has_text, gradients_fit)
     if config.allocation is None and has_text and not gradients_fit and config.keep is not None:
         notes.append("allocation is uniform: gradients of the whole model do not fit in memory")
-    if resolved.refine and not has_text and resolved.keep != 1.0:
+    found = source.inventory
+    selected = select(found.matrices, resolved.select)
+    if not source.is_planned:
+        for matrix in selected:
+            source.tensor_of(matrix)
+    stored = {matrix.name: source.form(matrix) for matrix in selected}
+    even = resolved.model_copy(update={"allocation": "uniform"})
+    ranks = allocate(selected, {}, even, stored)  # raises where the budget cannot be reached
+    if found.refused:
+        notes.append(f"{len(found.refused)} matrices are left out: {found.refused[0].refused}")
+    factored = sum(hasattr(form, "rank") for form in stored.values())
+    if factored:
+        notes.append(
+            f"{factored} of the selected matrices are factors already: keep is a share of what is stored now"
+        )
+    tokens = windows.tokens if has_text else 0
+    return Plan(
+        config=resolved,
+        notes=tuple(notes),
+        memory=_memory(found, resolved, tokens, backward or 0),
+        work_bytes=_work_bytes(found, resolved, tokens),
+        inventory=found,
+        selected=selected,
+        stored=stored,
+        held=dict(source.forms),
+        ranks=None if resolved.allocation == "global" else ranks,
+        windows=windows,
+    )
+
+
+def _check_text(config: LowRankConfig, has_text: bool, gradients_fit: bool) -> None:
+    """Raise InputError where the method needs text or gradients that there are not."""
+    if config.method != "plain" and not has_text:
+        raise InputError(
+            f"method {config.method} needs calibration text",
+            "give --calibration FILE (.jsonl or .txt, some ten thousand tokens), or choose --method plain",
+        )
+    if config.refine and not has_text:
         raise InputError(
             "refinement trains blocks on calibration text, and there is none",
             "give --calibration FILE (.jsonl or .txt, some ten thousand tokens), or leave out --refine",
         )
-    if resolved.needs_gradients and not (has_text and gradients_fit) and resolved.keep != 1.0:
+    if config.needs_gradients and not (has_text and gradients_fit):
         why = "the model does not fit in memory for a backward pass" if has_text else "no calibration text"
         raise InputError(
-            f"allocation {resolved.allocation}, outputs {resolved.outputs} and method {resolved.method} need "
+            f"allocation {config.allocation}, outputs {config.outputs} and method {config.method} need "
             f"gradients, and there are none: {why}",
             "choose --allocation uniform --outputs equal, or give text on a machine with more memory",
         )
-    meta = skeleton(checkpoint.directory)
-    found = inventory(meta)
-    check_shapes(checkpoint, meta, {matrix.tensor for matrix in found.refused})
-    selected = select(found.matrices, resolved.select)
-    _check_present(checkpoint, found, selected)
-    even = resolved.model_copy(update={"allocation": "uniform"})
-    ranks = allocate(selected, {}, even)  # raises where the budget cannot be reached
-    if found.refused:
-        notes.append(f"{len(found.refused)} matrices are left out: {found.refused[0].refused}")
-    return Plan(
-        resolved,
-        found,
-        selected,
-        None if resolved.allocation == "global" else ranks,
-        _memory(found, resolved, tokens, backward or 0),
-        _work_bytes(found, resolved, tokens),
-        tuple(notes),
-    )
-
-
-def share_kept(plan: Plan, ranks: Ranks) -> float:
-    """Parameters of the selected matrices kept, over the original ones."""
-    return kept_parameters(plan.selected, ranks, plan.config) / plan.dense_parameters
-
-
-def check_memory(plan: Plan) -> None:
-    """Raise InputError where what is free now cannot hold one block's work."""
-    available = psutil.virtual_memory().available
-    if plan.memory > available:
-        raise InputError(
-            f"about {plan.memory / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are free",
-            "lower --tokens or --batch, or choose --method whitened, whose blocks are run once",
-        )
-
-
-def _check_present(checkpoint: Checkpoint, found: Inventory, selected: Sequence[Matrix]) -> None:
-    for matrix in selected:
-        if tensor_name(matrix.tensor, checkpoint.tensors, found.base_model_prefix) is None:
-            raise InputError(
-                f"{checkpoint.directory} lacks the tensor {matrix.tensor}, which {found.architecture} needs",
-                "fetch the model again; or leave the matrix out with --select",
-            )
 
 
 def _memory(found: Inventory, config: LowRankConfig, tokens: int, backward: int) -> int:

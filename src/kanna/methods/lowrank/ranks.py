@@ -6,62 +6,99 @@ import torch
 from torch import Tensor
 
 from kanna.errors import InputError
-from kanna.forms import LowRank, Pivot
+from kanna.forms import Dense, Form, LowRank, Pivot
 from kanna.linalg.allocation import Curve, Ranks, global_, uniform
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.models.matrix import Matrix
 
+_DENSE = Dense()
 
-def curve_of(matrix: Matrix, energy: Tensor | None, config: LowRankConfig) -> Curve:
-    """Costs and errors of one matrix; without energies the errors are those of equal singular values."""
+
+Forms = Mapping[str, Form]
+
+
+def curve_of(
+    matrix: Matrix, energy: Tensor | None, config: LowRankConfig, form: Form = _DENSE
+) -> Curve:
+    """Costs and errors of one matrix; without energies the errors are those of equal singular values.
+
+    Args:
+        form: How the matrix is stored now. To keep it costs what it stores, and no rank is above its own.
+    """
     m, n = matrix.shape
+    stored, highest = form.parameters(m, n), _highest_rank(form, m, n)
     ranks = tuple(
-        k for k in range(config.align, min(m, n) + 1, config.align) if _cost(config, m, n, k) < m * n
+        k for k in range(config.align, highest + 1, config.align) if _cost(config, m, n, k) < stored
     )
     spectrum = torch.ones(min(m, n), dtype=torch.float64) if energy is None else energy
     tails = torch.cat([spectrum.flip(0).cumsum(0).flip(0), spectrum.new_zeros(1)])
     cost = tuple(_cost(config, m, n, k) for k in ranks)
-    return Curve(matrix.name, tails, ranks, cost, m * n)
+    return Curve(matrix.name, tails, ranks, cost, stored)
 
 
-def allocate(matrices: Sequence[Matrix], energies: Mapping[str, Tensor], config: LowRankConfig) -> Ranks:
-    """Rank by matrix name, None for one that stays dense.
+def allocate(
+    matrices: Sequence[Matrix], energies: Mapping[str, Tensor], config: LowRankConfig, forms: Forms
+) -> Ranks:
+    """Rank by matrix name, None for one that stays as it is.
 
     Args:
         energies: By matrix name; may be empty for uniform allocation or a fixed rank.
+        forms: How matrices are stored now, by name.
 
     Raises:
         InputError: A budget below what the smallest ranks need, or a rank that no matrix can take.
     """
     if config.rank is not None:
-        return _fixed(matrices, config.rank, config)
-    curves = [curve_of(matrix, energies.get(matrix.name), config) for matrix in matrices]
+        return _fixed(matrices, config.rank, config, forms)
+    curves = [
+        curve_of(matrix, energies.get(matrix.name), config, forms[matrix.name]) for matrix in matrices
+    ]
     assert config.keep is not None
     if config.allocation == "global":
         return global_(curves, config.keep, config.floor)
     return uniform(curves, config.keep)
 
 
-def kept_parameters(matrices: Sequence[Matrix], ranks: Ranks, config: LowRankConfig) -> int:
+def kept_parameters(
+    matrices: Sequence[Matrix], ranks: Ranks, config: LowRankConfig, forms: Forms
+) -> int:
     """Parameters of the selected matrices under an allocation, pivot indices counted."""
     chosen = ((matrix, ranks[matrix.name]) for matrix in matrices)
-    return sum(m.parameters if k is None else _cost(config, *m.shape, k) for m, k in chosen)
+    return sum(
+        forms[matrix.name].parameters(*matrix.shape) if rank is None else _cost(config, *matrix.shape, rank)
+        for matrix, rank in chosen
+    )
 
 
-def _fixed(matrices: Sequence[Matrix], rank: int, config: LowRankConfig) -> Ranks:
-    """The same rank everywhere; dense where that rank would not be smaller."""
+def _fixed(matrices: Sequence[Matrix], rank: int, config: LowRankConfig, forms: Forms) -> Ranks:
+    """The same rank everywhere; a matrix that it would not make smaller stays as it is."""
     ranks: Ranks = {}
     for matrix in matrices:
         m, n = matrix.shape
-        saves = rank <= min(m, n) and _cost(config, m, n, rank) < m * n
+        form = forms[matrix.name]
+        fits = rank <= _highest_rank(form, m, n)
+        saves = fits and _cost(config, m, n, rank) < form.parameters(m, n)
         ranks[matrix.name] = rank if saves else None
     if all(value is None for value in ranks.values()):
-        most = max(matrix.break_even_rank for matrix in matrices)
+        most = max(_largest_saving(matrix, config, forms[matrix.name]) for matrix in matrices)
         raise InputError(
             f"rank {rank} makes none of the {len(matrices)} selected matrices smaller",
             f"ask for a rank of at most {most}",
         )
     return ranks
+
+
+def _largest_saving(matrix: Matrix, config: LowRankConfig, form: Form) -> int:
+    m, n = matrix.shape
+    stored = form.parameters(m, n)
+    ranks = range(_highest_rank(form, m, n), 0, -1)
+    return next((rank for rank in ranks if _cost(config, m, n, rank) < stored), 0)
+
+
+def _highest_rank(form: Form, m: int, n: int) -> int:
+    """What the matrix can have at most, stored as it is."""
+    rank = getattr(form, "rank", None)
+    return min(m, n) if rank is None else int(rank)
 
 
 def _cost(config: LowRankConfig, m: int, n: int, rank: int) -> int:

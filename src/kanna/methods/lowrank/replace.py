@@ -150,7 +150,7 @@ def _surveyed(
         if corrects_bias(job.config, matrix) and matrix.name in means:
             mean, weight = means[matrix.name], weight_of(original, path, matrix).double()
             gain = weight @ mean - expand @ (reduce @ mean)
-        found[matrix.name] = Factors(expand, reduce, gain)
+        found[matrix.name] = Factors(expand, reduce, gain, job.config.storage)
     return _install(job, path, chosen, found, original, compressed)
 
 
@@ -202,7 +202,7 @@ def _anchored_factors(job: Replacement, matrix: Matrix, weight: Tensor, pair: _P
     rank = _rank(job, matrix)
     expand, reduce = factors(target, basis(target, with_ridge(gram, ridge), outputs, max_rank=rank), rank)
     gain = weight.double() @ mean - expand @ (reduce @ mean_hat) if centre else None
-    return Factors(expand, reduce, gain)
+    return Factors(expand, reduce, gain, job.config.storage)
 
 
 def _rank(job: Replacement, matrix: Matrix) -> int:
@@ -224,7 +224,7 @@ def _install(
     for module in dict.fromkeys(matrix.module for matrix in group):
         parts = [matrix for matrix in job.matrices if matrix.module == module]
         dense = original.get_submodule(module.removeprefix(f"{path}."))
-        piece = assemble(dense, parts, found, job.config.storage, job.dtype(module))
+        piece = assemble(dense, parts, found, job.dtype(module))
         if piece is not None:
             install_piece(compressed, path, piece, job.walker.dtype, job.walker.device)
             pieces.append(piece)

@@ -21,7 +21,7 @@ from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import metric_of
 from kanna.models.matrix import Matrix
-from kanna.models.views import read
+from kanna.runs.assemble import matrix_weight
 from kanna.runs.workspace import Stream, Workspace
 
 log = logging.getLogger("kanna")
@@ -173,7 +173,7 @@ def weight_of(block: nn.Module, path: str, matrix: Matrix) -> Tensor:
         InputError: It holds NaN or infinity.
     """
     module = block.get_submodule(matrix.module.removeprefix(f"{path}."))
-    return check_finite(read(getattr(module, matrix.parameter), matrix.view), matrix.name)
+    return check_finite(matrix_weight(module, matrix.view), matrix.name)
 
 
 def _decompose(

@@ -1,4 +1,4 @@
-"""kanna lowrank"""
+"""old"""
 
 import shutil
 from pathlib import Path

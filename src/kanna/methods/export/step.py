@@ -1,0 +1,87 @@
+"""The step `export`: every form multiplied out, under the tensor names of the dense model.
+
+The dtype of the factors is kept (products in float32 or better); all else is copied as it is. Memory: the
+tensors of one layer.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kanna.checkpoint.declared import Declared
+from kanna.errors import InputError
+from kanna.forms import Dense, Form
+from kanna.methods.export.config import ExportConfig
+from kanna.runs.assemble import bias_of, dense_weight_of
+from kanna.runs.source import Source
+from kanna.runs.step import Changes, Description, Inputs, Job, Step
+from kanna.runs.step import Plan as AnyPlan
+
+
+@dataclass(frozen=True)
+class Plan(AnyPlan):
+    """Which modules are multiplied out.
+
+    Args:
+        layers: Module path -> its form and what it replaces.
+    """
+
+    layers: Mapping[str, Declared]
+
+    def forms(self) -> Mapping[str, Form]:
+        return dict.fromkeys(self.layers, Dense())
+
+    def lines(self) -> list[str]:
+        return [f"{len(self.layers)} layers are multiplied out"]
+
+
+class ExportStep(Step[Plan]):
+    """Takes any form: each can return the dense weight."""
+
+    accepts = ("dense", "low_rank", "pivot", "rows", "tucker", "int")
+    instead = "upgrade kanna if a newer version wrote this model"
+    needs_finite = False
+
+    def plan(self, source: Source, config: ExportConfig, inputs: Inputs) -> Plan:
+        if not source.forms:
+            raise InputError(
+                f"{source.name} has no layer compressed by kanna, so there is nothing to multiply out",
+                "give a directory that kanna wrote; this model is dense already",
+            )
+        return Plan(config=config, layers=source.declared)
+
+    def apply(self, plan: Plan, job: Job) -> Changes:
+        shapes = {}
+        for path, layer in plan.layers.items():
+            sizes, dtype = layer.geometry, job.source.dtype(path)
+            shape = (sizes.n, sizes.m) if sizes.transposed else (sizes.m, sizes.n)
+            shapes[f"{path}.weight"] = (dtype, shape)
+            if sizes.bias:
+                shapes[f"{path}.bias"] = (dtype, (sizes.m,))
+
+        def tensors() -> Iterator[tuple[str, Tensor]]:
+            for number, (path, layer) in enumerate(plan.layers.items()):
+                job.progress("export", number, len(plan.layers))
+                yield from _multiplied_out(job.source, path, layer)
+
+        return Changes(plan.forms(), shapes, tensors)
+
+    def describe(self, plan: Plan, changes: Changes) -> Description:
+        return Description(
+            summary="The layers that kanna had compressed, multiplied out again: any tool reads this checkpoint.",
+            lines=(f"{len(plan.layers)} layers multiplied out",),
+            details={"format": "dense"},
+        )
+
+
+def _multiplied_out(source: Source, path: str, layer: Declared) -> Iterator[tuple[str, Tensor]]:
+    module = source.module(path)
+    weight = dense_weight_of(module)
+    yield f"{path}.weight", weight.T.contiguous() if layer.geometry.transposed else weight
+    bias = bias_of(module)
+    if bias is not None:
+        yield f"{path}.bias", bias
+
+
+STEP = ExportStep()

@@ -1,0 +1,120 @@
+"""The step `lowrank`: what the runner asks of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna.calibration.windows import Windows, packed, padded, random_windows
+from kanna.linalg.allocation import Ranks
+from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.execute import Outcome, execute
+from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
+from kanna.methods.lowrank.plan import Plan, make_plan
+from kanna.methods.lowrank.replace import probe_file
+from kanna.reporting.blocks import MEASURED, Table
+from kanna.reporting.wording import percent
+from kanna.runs.source import Source
+from kanna.runs.step import Changes, Description, Inputs, Job, Recorded, Step
+from kanna.tasks.data.rows import read_rows
+from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
+
+_PROBE_LENGTH = 64
+
+
+class LowRankStep(Step[Plan]):
+    """Dense matrices and factors alike: of what is factored already, smaller ranks."""
+
+    accepts = ("low_rank", "pivot", "rows", "dense")
+
+    def plan(self, source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
+        calibrated = inputs.calibration is not None and config.keep != 1.0
+        if not calibrated:
+            return make_plan(source, config, _random_probe(source, config), has_text=False, backward=None)
+        assert inputs.calibration is not None
+        windows = _windows(source, config, inputs.calibration)
+        backward = backward_memory(source.checkpoint, windows, config.batch)
+        fitting = backward if fits_in_memory(backward) else None
+        return make_plan(source, config, windows, has_text=True, backward=fitting)
+
+    def apply(self, plan: Plan, job: Job) -> "LowRankChanges":
+        outcome = _outcome(plan, job)
+        states = {
+            layer: job.workspace.load(probe_file(layer))["probe"] for layer in range(outcome.blocks)
+        }
+        recorded = Recorded(plan.windows.first(1), states) if states else None
+        return LowRankChanges(outcome.forms, outcome.shapes(), outcome.pieces, recorded, ranks=outcome.ranks)
+
+    def describe(self, plan: Plan, changes: Changes) -> Description:
+        assert isinstance(changes, LowRankChanges)
+        figures, config = _figures(plan, changes.ranks), plan.config
+        rows = [("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}")]
+        if "keep_selected_of_dense" in figures:
+            share = f"{figures['keep_selected_of_dense']:.4f}"
+            rows.append(("parameters kept of what these matrices had when they were dense", share))
+        replaced = f"{figures['matrices_replaced']} of {figures['matrices_selected']}"
+        return Description(
+            summary="Weight matrices of {base} replaced by low-rank factors "
+            f"(method {config.method}, {config.allocation} ranks, {config.storage} storage).",
+            figures=figures,
+            rows=(*rows, ("matrices replaced", replaced)),
+            console=(_table(plan, figures),),
+            lines=(f"{replaced} matrices replaced",),
+            tags=("low-rank",),
+        )
+
+
+@dataclass(frozen=True)
+class LowRankChanges(Changes):
+    """Changes, and the rank of every selected matrix; None for one that stayed as it was."""
+
+    ranks: Ranks = field(default_factory=dict)
+
+
+def _windows(source: Source, config: LowRankConfig, calibration: Path) -> Windows:
+    rows = read_rows(calibration)
+    checkpoint = source.checkpoint
+    tokenizer = load_tokenizer(checkpoint.directory)
+    length = context_length(checkpoint.config, tokenizer, config.context)
+    questions = any(row.prompt for row in rows)
+    make = packed if predicts_next_token(checkpoint.config) and not questions else padded
+    return make(rows, tokenizer, config.tokens, length, config.seed)
+
+
+def _random_probe(source: Source, config: LowRankConfig) -> Windows:
+    vocabulary = int(source.checkpoint.config.get("vocab_size", 2))
+    length = min(_PROBE_LENGTH, context_length(source.checkpoint.config, None, None))
+    return random_windows(vocabulary, length, config.seed)
+
+
+def _outcome(plan: Plan, job: Job) -> Outcome:
+    if plan.changes_nothing:
+        ranks: Ranks = {matrix.name: None for matrix in plan.selected}
+        return Outcome({}, ranks, job.workspace, 0)
+    return execute(job, plan)
+
+
+def _figures(plan: Plan, ranks: Ranks) -> dict[str, Any]:
+    replaced = {name: rank for name, rank in ranks.items() if rank is not None}
+    kept = plan.kept(ranks)
+    figures = {
+        "keep_selected": kept / plan.stored_parameters,
+        "matrices_selected": len(plan.selected),
+        "matrices_replaced": len(replaced),
+        "ranks": replaced,
+    }
+    if plan.stored_parameters == plan.dense_parameters:
+        return figures
+    return {**figures, "keep_selected_of_dense": kept / plan.dense_parameters}
+
+
+def _table(plan: Plan, figures: dict[str, Any]) -> Table:
+    before = plan.stored_parameters
+    rows = [
+        ("before", f"{before:,}"),
+        ("after", f"{round(before * figures['keep_selected']):,}"),
+        ("kept", percent(figures["keep_selected"])),
+    ]
+    return Table("", ("", ">selected matrices (parameters)"), rows, MEASURED)
+
+
+STEP = LowRankStep()

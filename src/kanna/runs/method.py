@@ -1,0 +1,62 @@
+"""A method as the house sees it: where its parts are, as strings, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from kanna.runs.step import Step
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of compression, or another way to write a model anew.
+
+    Args:
+        name: Of its step in recipes, in the lineage and in results.
+        summary: One sentence, for lists of verbs.
+        config: "module:class" of a pydantic model that imports neither torch nor transformers; its fields
+            become flags, keys of recipes and Python arguments alike.
+        step: "module:object" of its `runs.step.Step`.
+        verb: Words of the command that runs the step; empty for the name alone.
+        example: A command line, shown in the help.
+        group: One sentence on all verbs of the method, where it has several.
+        commands: "module:app" of a typer app with further verbs; they come under the first word of `verb`.
+        views: "module:VIEWS" of what a report can show of its results.
+        calibration: Whether the step can read calibration text.
+        hidden: Whether the command line leaves the step to verbs of its own.
+    """
+
+    name: str
+    summary: str
+    config: str
+    step: str
+    verb: tuple[str, ...] = ()
+    example: str = ""
+    group: str = ""
+    commands: str = ""
+    views: str = ""
+    calibration: bool = False
+    hidden: bool = False
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.verb or (self.name,)
+
+    def load_config(self) -> type[BaseModel]:
+        config: type[BaseModel] = load(self.config)
+        return config
+
+    def load_step(self) -> Step[Any]:
+        step: Step[Any] = load(self.step)
+        return step
+
+
+def load(place: str) -> Any:
+    """The object at "module:attribute"."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)

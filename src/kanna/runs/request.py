@@ -1,0 +1,125 @@
+"""What is asked of the runner: a model, steps, and what the result must still be able to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from kanna.runs.criteria import Criteria, Rule
+from kanna.runs.method import Method
+from kanna.tasks.evaluate import EvalOptions
+
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the settings of a step were found, where nobody wrote them by hand.
+
+    Args:
+        method: Name of the step in the lineage; None takes the method's.
+        facts: What the lineage keeps beside the configuration.
+        files: Further files of the directory: name -> JSON.
+        data_hash: sha256 of the data they were chosen on.
+    """
+
+    method: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One step with its settings."""
+
+    method: Method
+    config: BaseModel
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def name(self) -> str:
+        """In the lineage."""
+        return self.origin.method or self.method.name
+
+
+@dataclass(frozen=True)
+class Request:
+    """A chain of steps from one model to one directory.
+
+    Args:
+        model: Directory, or hub id in the local cache.
+        out: New directory; may be None for a dry run.
+        calls: The steps, each of which takes what the one before it wrote.
+        calibration: Text for steps that read some.
+        criteria: Tasks on which the result is compared with `model`, and what may be lost on them.
+        options: How to evaluate on them.
+        device: Where to compute.
+        cache: Where statistics and scores are kept; kanna's cache directory by default.
+        force: Replace `out`, and start over where an unfinished run is in the way.
+        resume: Continue an unfinished run for `out`.
+        dry_run: Only say what would be done.
+    """
+
+    model: str | Path
+    out: str | Path | None
+    calls: tuple[Call, ...]
+    calibration: str | Path | None = None
+    criteria: Criteria | None = None
+    options: EvalOptions = field(default_factory=EvalOptions)
+    device: str = "cpu"
+    cache: Path | None = None
+    force: bool = False
+    resume: bool = False
+    dry_run: bool = False
+
+    @property
+    def target(self) -> Path:
+        assert self.out is not None
+        return Path(self.out).expanduser().absolute()
+
+
+def recipe_text(request: Request) -> str:
+    """The recipe that asks for the same, with paths as they were given; the output is named when it is run."""
+    recipe: dict[str, Any] = {"model": str(request.model)}
+    if request.calibration is not None:
+        recipe["calibration"] = str(request.calibration)
+    if request.device != "cpu":
+        recipe["device"] = request.device
+    if request.criteria is not None:
+        recipe["tolerance"] = _tolerance(request.criteria)
+        if options := _changed(request.options):
+            recipe["evaluation"] = options
+    recipe["steps"] = [
+        {call.method.name: call.config.model_dump(mode="json", exclude_defaults=True)}
+        for call in request.calls
+    ]
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+
+
+def _tolerance(criteria: Criteria) -> dict[str, Any]:
+    rules = {guard: [_rule(rule) for rule in criteria.rules if rule.guard is guard] for guard in (False, True)}
+    said = {"confidence": criteria.confidence, "tasks": rules[False], "guards": rules[True]}
+    return {key: value for key, value in said.items() if value != []}
+
+
+def _rule(rule: Rule) -> dict[str, str]:
+    allowed = {} if rule.tolerance is None else {"max_drop": rule.tolerance.text}
+    return {"task": str(rule.task), **allowed}
+
+
+def _changed(options: EvalOptions) -> dict[str, Any]:
+    """What differs from the defaults; the device stands in the recipe already."""
+    changed = {}
+    for option in dataclasses.fields(options):
+        value = getattr(options, option.name)
+        if value != option.default and option.name != "device":
+            plain = str(value) if isinstance(value, Path) else value
+            changed[option.name] = list(plain) if isinstance(plain, tuple) else plain
+    return changed

@@ -1,0 +1,471 @@
+"""The one way from an opened model to a verified, judged and recorded directory; it knows no method.
+
+open, verify the lineage, read the criteria, plan, (dry run ends here), refuse an existing output, check memory
+and space, announce, take the folder of unfinished work; then for every step: apply, write, reload, probe,
+judge (the last one), card, append to the lineage, rename; at last the record of the run.
+
+The model between two steps is a directory in the folder of unfinished work. It is whole or not there, so a
+killed chain goes on at the step it was in, and it is removed when the next one is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from kanna.checkpoint import card, lineage
+from kanna.checkpoint.writer import output_directory
+from kanna.errors import InputError
+from kanna.models.device import device_of
+from kanna.reporting.blocks import Table
+from kanna.runs.compare import Comparison
+from kanna.runs.criteria import prepare_for
+from kanna.runs.judge import comparison_rows, judge
+from kanna.runs.output import plan_layout, write_model
+from kanna.runs.places import RUN, cache_directory, work_directory
+from kanna.runs.probe import Verdict, verify_output
+from kanna.runs.record import Stages, run_record
+from kanna.runs.request import RECIPE, Call, Request, recipe_text
+from kanna.runs.source import Source
+from kanna.runs.step import Changes, Description, Inputs, Job, Plan, Progress, Step
+from kanna.runs.unfinished import FREE_SPACE, unfinished_work
+from kanna.runs.workspace import Workspace
+
+Announce = Callable[[Plan], None]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did.
+
+    Args:
+        method: Its name in the lineage.
+        plan: What was to be done; None for a step that an earlier, killed run had finished, or that cannot
+            be planned before the steps ahead of it have run.
+        figures: Sizes before and after, and the method's own.
+        verdict: Whether what was written is what was computed; None for a dry run.
+        description: None for a dry run and for steps of an earlier run.
+    """
+
+    method: str
+    plan: Plan | None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    description: Description | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "plan": None if self.plan is None else self.plan.to_dict(),
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
+            "figures": dict(self.figures),
+        }
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run did.
+
+    Args:
+        out: The directory; None for a dry run.
+        steps: One by one.
+        comparison: With the base on the user's tasks; None where none were given.
+        run: Times and memory, also in `OUT.run.json`.
+    """
+
+    out: Path | None
+    steps: tuple[StepResult, ...]
+    comparison: Comparison | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def last(self) -> StepResult:
+        return self.steps[-1]
+
+    @property
+    def plan(self) -> Any:
+        """Of the last step."""
+        return self.last.plan
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """Of the last step."""
+        return self.last.figures
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of what the last step wrote."""
+        return self.last.verdict
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the last step has to say beside its figures."""
+        return {} if self.last.description is None else self.last.description.details
+
+    @property
+    def passed(self) -> bool:
+        sound = all(step.verdict is None or step.verdict.passed for step in self.steps)
+        return sound and (self.comparison is None or self.comparison.passed)
+
+    def to_dict(self) -> dict[str, Any]:
+        chain = {"steps": [step.to_dict() for step in self.steps]} if len(self.steps) > 1 else {}
+        return {
+            "schema_version": 1,
+            "kind": "run" if chain else self.last.method,
+            "out": None if self.out is None else str(self.out),
+            **chain,
+            **{key: value for key, value in self.last.to_dict().items() if key != "method"},
+            **self.details,
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "run": dict(self.run),
+        }
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A request that was read and checked.
+
+    Args:
+        source: The model that the chain starts from.
+        inputs: For every step.
+        plans: Of the steps as far as they are known; the first one always is.
+    """
+
+    request: Request
+    source: Source
+    inputs: Inputs
+    plans: tuple[Plan | None, ...]
+
+
+def carry_out(
+    request: Request, announce: Announce = lambda _: None, progress: Progress = lambda *_: None
+) -> RunResult:
+    """Do what a request asks for.
+
+    Args:
+        announce: Called with the plan of each step before its long work begins.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: Whatever is wrong with the request, before anything is written.
+    """
+    started = time.perf_counter()
+    ready = _prepare(request)
+    if request.dry_run:
+        planned = zip(request.calls, ready.plans, strict=True)
+        return RunResult(None, tuple(StepResult(call.name, plan) for call, plan in planned))
+    if request.out is None:
+        raise InputError("no output directory was given", "add --out DIR")
+    replace = request.force or (request.resume and (work_directory(request.target) / RUN).is_file())
+    _check_ready(ready, replace)
+    stages = Stages(progress)
+    with unfinished_work(request.target, _fingerprint(ready), request.resume, request.force) as directory:
+        steps, compared = _run_steps(ready, directory, replace, announce, stages.report)
+        shutil.rmtree(directory)
+    run = run_record(started, stages.seconds, request.device)
+    lineage.write_run_record(request.target, run)
+    return RunResult(request.target, steps, compared, run)
+
+
+def carry_out_within(
+    request: Request, directory: Path, announce: Announce = lambda _: None, progress: Progress = lambda *_: None
+) -> RunResult:
+    """The same as the end of longer work, such as a search, that holds the folder of unfinished work already.
+
+    Args:
+        directory: That folder; whoever made it removes it and writes the record of the run.
+    """
+    ready = _prepare(request)
+    _check_ready(ready, request.force)
+    steps, compared = _run_steps(ready, directory, request.force, announce, progress)
+    return RunResult(request.target, steps, compared)
+
+
+def refuse_existing(out: Path, replace: bool) -> None:
+    """Raise InputError where an output is in the way."""
+    if (out.exists() or out.is_symlink()) and not replace:
+        raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
+
+
+def _prepare(request: Request) -> _Ready:
+    """Open, verify, read the criteria, plan. Reads headers, and weights only where a plan depends on them."""
+    device = device_of(request.device)
+    source = Source.open(request.model)
+    _ = source.lineage  # compares the files with what was recorded
+    if request.criteria is not None:
+        prepare_for(source.directory, request.criteria, request.options)
+    calibration = None if request.calibration is None else Path(request.calibration).expanduser()
+    _check_calibration(request, calibration)
+    inputs = Inputs(calibration, device, request.cache or cache_directory())
+    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)))
+
+
+def _check_calibration(request: Request, calibration: Path | None) -> None:
+    if calibration is not None and not any(call.method.calibration for call in request.calls):
+        names = " and ".join(dict.fromkeys(call.method.name for call in request.calls))
+        raise InputError(f"{names} reads no calibration text", "leave calibration out")
+
+
+def _plans(request: Request, source: Source, inputs: Inputs) -> list[Plan | None]:
+    """The first step's plan, and those of later steps while forms are known without running anything."""
+    plans: list[Plan | None] = []
+    ahead: Source | None = source
+    for call in request.calls:
+        if ahead is None:
+            plans.append(None)
+            continue
+        plan = _plan(call, ahead, inputs)
+        plans.append(plan)
+        forms = plan.forms()
+        ahead = None if forms is None or len(plans) == len(request.calls) else ahead.after(forms)
+    return plans
+
+
+def _plan(call: Call, source: Source, inputs: Inputs) -> Plan:
+    step = call.method.load_step()
+    source.check_forms(step.accepts, call.method.name, step.instead)
+    source.check_shapes()
+    given = inputs if call.method.calibration else Inputs(None, inputs.device, inputs.cache, inputs.others)
+    return step.plan(source, call.config, given)
+
+
+def _check_ready(ready: _Ready, replace: bool) -> None:
+    """An output in the way, memory, space, and numbers that are none: all before anything is written."""
+    target = ready.request.target
+    refuse_existing(target, replace)
+    first = ready.plans[0]
+    assert first is not None
+    for plan in ready.plans:
+        if plan is not None:
+            _check_memory(plan)
+            _check_space(target, plan)
+    if ready.request.calls[0].method.load_step().needs_finite:
+        ready.source.check_finite()
+
+
+def _check_memory(plan: Plan) -> None:
+    available = psutil.virtual_memory().available
+    if plan.memory > available and not plan.changes_nothing:
+        raise InputError(
+            f"about {plan.memory / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are free",
+            plan.less_memory,
+        )
+
+
+def _check_space(out: Path, plan: Plan) -> None:
+    """The files of work fit beside the output; the output itself is checked before it is written."""
+    place = next(parent for parent in out.parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if plan.work_bytes > free and not plan.changes_nothing:
+        raise InputError(
+            f"about {plan.work_bytes / 1e9:.2f} GB of space are needed for work in {place}, and "
+            f"{free / 1e9:.2f} GB are free",
+            FREE_SPACE,
+        )
+
+
+def _fingerprint(ready: _Ready) -> str:
+    """sha256 of all that the bytes of the output depend on."""
+    request, first = ready.request, ready.plans[0]
+    assert first is not None
+    later = len(request.calls) > 1 and ready.inputs.calibration is not None
+    facts = {
+        "base": ready.source.hash,
+        "steps": [
+            [call.name, call.config.model_dump(mode="json"), call.origin.facts, call.origin.data_hash]
+            for call in request.calls
+        ],
+        "first": first.to_dict()["config"],
+        "data": first.data_hash,
+        "calibration": lineage.file_digest(ready.inputs.calibration) if later else None,  # type: ignore[arg-type]
+        "versions": lineage.versions(),
+        "threads": torch.get_num_threads(),
+        "device": request.device,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _run_steps(
+    ready: _Ready, directory: Path, replace: bool, announce: Announce, progress: Progress
+) -> tuple[tuple[StepResult, ...], Comparison | None]:
+    request, count = ready.request, len(ready.request.calls)
+    done = max((number for number in range(1, count) if _between(directory, number).is_dir()), default=0)
+    results = _earlier(ready, directory, done)
+    source = ready.source if done == 0 else _reopened(ready, directory, done)
+    compared = None
+    for number, call in enumerate(request.calls[done:], done + 1):
+        last = number == count
+        plan = ready.plans[0] if number == 1 else _plan(call, source, ready.inputs)
+        assert plan is not None
+        if number > 1:
+            _check_memory(plan)
+        announce(plan)
+        workspace = Workspace(directory / f"step-{number}")
+        job = Job(source, workspace, ready.inputs, progress)
+        target = request.target if last else _between(directory, number)
+        result, compared = _write(ready, call, plan, job, target, replace and last, last)
+        results.append(result)
+        shutil.rmtree(workspace.directory, ignore_errors=True)
+        shutil.rmtree(_between(directory, number - 1), ignore_errors=True)
+        if not last:
+            source = _reopened(ready, directory, number)
+    return tuple(results), compared
+
+
+def _between(directory: Path, number: int) -> Path:
+    """The model after step `number` that the next one reads."""
+    return directory / f"model-{number}"
+
+
+def _reopened(ready: _Ready, directory: Path, number: int) -> Source:
+    """What a step before wrote, named for what it is and not for where it lies."""
+    names = "+".join(call.name for call in ready.request.calls[:number])
+    return Source.open(_between(directory, number), f"{ready.source.name} + {names}")
+
+
+def _earlier(ready: _Ready, directory: Path, done: int) -> list[StepResult]:
+    """Steps that a killed run had finished, as their lineage tells them."""
+    if done == 0:
+        return []
+    recorded = lineage.read(_between(directory, done))
+    assert recorded is not None
+    return [
+        StepResult(step.method, None, step.scores, Verdict(**step.scores["verdict"]))
+        for step in recorded.steps[-done:]
+    ]
+
+
+def _write(
+    ready: _Ready, call: Call, plan: Plan, job: Job, target: Path, replace: bool, last: bool
+) -> tuple[StepResult, Comparison | None]:
+    """Apply a step and write its directory; check, judge and record it; after that it gets its name."""
+    step, request = call.method.load_step(), ready.request
+    changes = step.apply(plan, job)
+    layout = plan_layout(job.source, changes)
+    needed = layout.bytes + changes.extra_bytes
+    with output_directory(target, force=replace, needed_bytes=needed) as partial:
+        write_model(partial, job.source, layout, changes)
+        changes.finish(partial)
+        for name, data in call.origin.files.items():
+            lineage.write_json(partial / name, data)
+        job.progress("verify", 0, 1)
+        verdict, _ = verify_output(partial, job.source.inventory, changes.recorded, layout.parameters)
+        job.progress("verify", 1, 1)
+        description = step.describe(plan, changes)
+        figures = {**_sizes(job.source, layout.bytes), **description.figures}
+        compared = _judge(ready, partial, job.progress) if last else None
+        card.write(partial, _card(request, call, job, target, description, figures, compared, bool(layout.forms)))
+        if last:
+            (partial / RECIPE).write_text(recipe_text(request), encoding="utf-8", newline="\n")
+        _record(partial, call, plan, job, figures, verdict, compared)
+    return StepResult(call.name, plan, figures, verdict, description), compared
+
+
+def _judge(ready: _Ready, partial: Path, progress: Progress) -> Comparison | None:
+    request = ready.request
+    if request.criteria is None:
+        return None
+    return judge(
+        ready.source.directory,
+        partial,
+        request.target.name,
+        request.criteria,
+        request.options,
+        cache=request.cache,
+        progress=progress,
+    )
+
+
+def _sizes(source: Source, after: int) -> dict[str, Any]:
+    """Bytes against those of the source, and of the model that the first step ever read."""
+    before = source.checkpoint.bytes
+    sizes = {
+        "model_bytes_before": before,
+        "model_bytes_after": after,
+        "keep_model_bytes": after / before,
+    }
+    original = _original_bytes(source)
+    return sizes if original is None else {**sizes, "keep_original_bytes": after / original}
+
+
+def _original_bytes(source: Source) -> int | None:
+    recorded = source.lineage
+    if recorded is None or not recorded.steps:
+        return None
+    known = recorded.steps[0].scores.get("model_bytes_before")
+    return known if isinstance(known, int) else None
+
+
+def _record(
+    partial: Path,
+    call: Call,
+    plan: Plan,
+    job: Job,
+    figures: Mapping[str, Any],
+    verdict: Verdict,
+    compared: Comparison | None,
+) -> None:
+    """Append this step to the lineage of its source."""
+    config: Any = plan.config
+    judged = {} if compared is None else {"comparison": compared.summary()}
+    checked = {"verdict": verdict.to_dict(), "evaluated": compared is not None}
+    step = lineage.Step(
+        method=call.name,
+        config=config.model_dump(mode="json"),
+        versions=lineage.versions(),
+        seed=getattr(config, "seed", None),
+        threads=torch.get_num_threads(),
+        data_hash=call.origin.data_hash or plan.data_hash,
+        scores={**figures, **call.origin.facts, **judged, **checked},
+    )
+    known = job.source.lineage
+    base = lineage.Base(name=job.source.name, hash=job.source.hash) if known is None else known.base
+    steps = () if known is None else known.steps
+    lineage.write(partial, base, (*steps, step))
+
+
+def _card(
+    request: Request,
+    call: Call,
+    job: Job,
+    target: Path,
+    description: Description,
+    figures: Mapping[str, Any],
+    compared: Comparison | None,
+    needs_kanna: bool,
+) -> card.Card:
+    known = job.source.lineage
+    judged = "Not evaluated on a task." if compared is None else f"Verdict: {compared.status}."
+    rows = [
+        *description.rows,
+        ("bytes of the whole model kept", f"{figures['keep_model_bytes']:.4f}"),
+        ("bytes before", f"{figures['model_bytes_before']:,}"),
+        ("bytes after", f"{figures['model_bytes_after']:,}"),
+    ]
+    if "keep_original_bytes" in figures:
+        rows.append(("bytes kept of the original base", f"{figures['keep_original_bytes']:.4f}"))
+    tables = [*map(_card_table, description.tables), card.Table("Size", ("what", "value"), rows)]
+    if compared is not None:
+        tables.append(card.Table("On its tasks", *comparison_rows(compared)))
+    return card.Card(
+        title=target.name,
+        base_model=job.source.name if known is None else known.base.name,
+        summary=f"{description.summary.replace('{base}', job.source.name)} {judged}",
+        tables=tables,
+        tags=description.tags,
+        needs_kanna=needs_kanna,
+        source=job.source.directory,
+    )
+
+
+def _card_table(table: Table) -> card.Table:
+    return card.Table(table.title, [column.lstrip("<>") for column in table.columns], table.rows)

@@ -1,0 +1,206 @@
+"""A model on disk as steps see it: opened once, hashed once, its matrices known in whatever form they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve, walk
+from kanna.checkpoint.fits import check_shapes
+from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_quantized
+from kanna.errors import InputError
+from kanna.forms import Dense, Form, Rows
+from kanna.models.inventory import Inventory, inventory
+from kanna.models.matrix import Matrix
+from kanna.models.names import tensor_name
+from kanna.models.skeleton import skeleton
+from kanna.runs.assemble import matrix_weight
+
+
+class Source:
+    """A model that a step starts from.
+
+    Args:
+        checkpoint: Its directory, opened.
+        name: How lineage and card name it; None takes the checkpoint's.
+        planned: Forms that a step before will leave behind: then nothing but shapes is known.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, name: str | None = None, planned: Mapping[str, Form] | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.name = checkpoint.name if name is None else name
+        self._planned = planned
+        self._finite = False
+
+    @classmethod
+    def open(cls, model: str | Path, name: str | None = None) -> Source:
+        """Raises InputError for whatever is wrong with the directory; see `Checkpoint.open`."""
+        return cls(Checkpoint.open(model), name)
+
+    def after(self, forms: Mapping[str, Form]) -> Source:
+        """The model that a step will leave behind, as far as shapes go."""
+        merged = {path: form for path, form in {**self.forms, **forms}.items() if not isinstance(form, Dense)}
+        return Source(self.checkpoint, self.name, merged)
+
+    @property
+    def directory(self) -> Path:
+        return self.checkpoint.directory
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the model is still to be written, so that no weight of it can be read."""
+        return self._planned is not None
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The dense model on the meta device."""
+        return skeleton(self.directory)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """Of the dense model: every matrix, whatever form it is stored in."""
+        return inventory(self.skeleton)
+
+    @cached_property
+    def forms(self) -> Mapping[str, Form]:
+        """Module path -> form, of the modules that are not dense."""
+        return forms_of(self.checkpoint.config) if self._planned is None else self._planned
+
+    @cached_property
+    def declared(self) -> Mapping[str, Declared]:
+        """Module path -> its form and what it replaces; every tensor of them is in the files."""
+        found = resolve(self.forms, self.skeleton, self.inventory.architecture)
+        if not self.is_planned:
+            for layer in found:
+                file_prefix(layer, self.checkpoint.tensors, self.inventory.base_model_prefix)
+        return {layer.path: layer for layer in found}
+
+    @cached_property
+    def scan(self) -> lineage.Scan:
+        """One pass over all bytes: hash, digests of the files, and whether every number is finite."""
+        return lineage.scan(self.checkpoint, finite=True)
+
+    @property
+    def hash(self) -> str:
+        """Of the model, whatever its files; see `lineage.base_hash`."""
+        return self.scan.base_hash
+
+    @cached_property
+    def lineage(self) -> lineage.Lineage | None:
+        """What kanna recorded of it, after all its files were compared with that; None for a model of others.
+
+        Raises:
+            InputError: A file is missing or has changed.
+        """
+        if not (self.directory / lineage.FILE).exists():
+            return None
+        return lineage.verify(self.directory, self.scan)
+
+    def check_finite(self) -> None:
+        """Raise InputError naming a tensor that holds NaN or infinity."""
+        if self.scan.bad is not None:
+            check_finite(self.checkpoint.tensor(self.scan.bad), self.scan.bad)
+
+    def check_forms(self, accepts: Collection[str], step: str, instead: str) -> None:
+        """Raise InputError where the model is quantised by others, or holds a form that `step` does not take."""
+        if not self.forms:
+            if not self.is_planned:
+                refuse_quantized(self.checkpoint.config, self.name)
+            return
+        for path, form in self.forms.items():
+            other = next((key for key in walk(form) if key not in accepts), None)
+            if other is not None:
+                takes = f"takes {', '.join(sorted(accepts))} beside dense ones" if accepts else "takes dense ones"
+                raise InputError(
+                    f"{self.name} is already compressed by kanna: {path} is stored in a {other} form, and the "
+                    f"step {step} {takes}",
+                    instead,
+                )
+
+    def check_shapes(self) -> None:
+        """Raise InputError where the tensors in the files are not those that config.json describes."""
+        stored = {f"{path}.{leaf}" for path in self.declared for leaf in ("weight", "bias")}
+        refused = {matrix.tensor for matrix in self.inventory.refused}
+        check_shapes(self.checkpoint, self.skeleton, stored | refused)
+
+    def form(self, matrix: Matrix) -> Form:
+        """How one matrix is stored."""
+        form = self.forms.get(matrix.module)
+        if form is None:
+            return Dense()
+        if isinstance(form, Rows) and matrix.view.rows is not None:
+            rows = matrix.view.rows
+            wanted = (rows.start, rows.block, rows.stride, rows.count)
+            return next((part for where, part in form.parts if where == wanted), form)
+        return form
+
+    def parameters(self, matrix: Matrix) -> int:
+        """Numbers stored for a matrix now."""
+        return self.form(matrix).parameters(*matrix.shape)
+
+    def tensor_of(self, matrix: Matrix) -> str:
+        """Name in the files of the parameter that holds a matrix; of a form's its sentinel.
+
+        Raises:
+            InputError: The files lack it.
+        """
+        name = self.file_name(matrix.tensor)
+        if name is None:
+            raise InputError(
+                f"{self.directory} lacks the tensor {matrix.tensor}, which {self.inventory.architecture} needs",
+                "fetch the model again; or leave the matrix out of the selection",
+            )
+        return name
+
+    def file_name(self, parameter: str) -> str | None:
+        """Name in the files of a parameter; None where they lack it."""
+        return tensor_name(parameter, self.checkpoint.tensors, self.inventory.base_model_prefix)
+
+    def prefix(self, module: str) -> str:
+        """Module path as the files have it."""
+        name = self.file_name(f"{module}.weight")
+        if name is None:
+            raise InputError(f"{self.directory} lacks the tensor {module}.weight", "fetch the model again")
+        return name.removesuffix(".weight")
+
+    def tensors_of(self, module: str) -> list[str]:
+        """Names in the files of all tensors of a module, dense or not, in the files' order."""
+        prefix = self.prefix(module)
+        held = self.declared.get(module)
+        suffixes = ("weight", "bias") if held is None else tuple(held.tensors)
+        names = {f"{prefix}.{suffix}" for suffix in suffixes}
+        return [name for name in self.checkpoint.tensors if name in names]
+
+    def dtype(self, module: str) -> torch.dtype:
+        """In which the numbers of a module are stored."""
+        return self.checkpoint.dtype(f"{self.prefix(module)}.weight")
+
+    def module(self, path: str) -> nn.Module:
+        """A module with its stored values; a dense one holds just its parameters, as the files have them."""
+        prefix, held = self.prefix(path), self.declared.get(path)
+        values = {name.removeprefix(f"{prefix}."): self.checkpoint.tensor(name) for name in self.tensors_of(path)}
+        if held is None:
+            holder = nn.Module()
+            for name, value in values.items():
+                holder.register_buffer(name, value)
+            return holder
+        sizes = held.geometry
+        module = held.form.build(sizes.m, sizes.n, sizes.bias, self.dtype(path), "meta")
+        module.load_state_dict(values, assign=True)
+        return module.requires_grad_(False)
+
+    def weight(self, matrix: Matrix) -> Tensor:
+        """The dense matrix (m, n), in the dtype of what is stored, whatever its form.
+
+        Raises:
+            InputError: It holds NaN or infinity, or the files lack it.
+        """
+        self.tensor_of(matrix)
+        return check_finite(matrix_weight(self.module(matrix.module), matrix.view), matrix.name)
