@@ -1,15 +1,16 @@
-"""From the factors of matrices to the form and tensors of a module, and the module in a loaded block."""
+"""From the factors of matrices to the form, tensors and module of a layer, and back to its dense weight."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from kanna.forms import Dense, Form, LowRank, Pivot, Rows, install
+from kanna.forms import Dense, Form, FormModule, LowRank, Pivot, Rows, dense_weight, install
 from kanna.linalg.pivot import pivot_factors
 from kanna.linalg.whitening import balanced
-from kanna.models.matrix import Matrix
+from kanna.models.matrix import Matrix, View
 from kanna.models.views import read
 
 
@@ -88,15 +89,66 @@ def install_piece(
     install(block, piece.module.removeprefix(f"{path}."), build(piece, dtype, device))
 
 
+def matrix_weight(module: nn.Module, view: View) -> Tensor:
+    """The dense matrix (m, n) that `view` shows of the weight of a linear layer, in any form.
+
+    The view is that of the ordinary layer; a form multiplied out is never transposed. The result may share
+    memory with the module.
+
+    Raises:
+        TypeError: Neither nn.Linear, Conv1D nor a module of a form.
+    """
+    if isinstance(module, Conv1D):
+        return read(module.weight, view)
+    return read(dense_weight(module), View(rows=view.rows))
+
+
+def densify(model: nn.Module, transposed: Collection[str] = ()) -> None:
+    """Replace every module of a form by the ordinary layer that it stands for, weight and bias as merged.
+
+    A model that transformers loaded forgets that it was compressed, so that saving it gives a dense one.
+
+    Args:
+        transposed: Paths below `model` where the architecture has a Conv1D, not an nn.Linear.
+    """
+    paths: list[str] = []
+    for path, module in model.named_modules():
+        inside = bool(paths) and path.startswith(f"{paths[-1]}.")
+        if isinstance(module, FormModule) and not inside:
+            paths.append(path)
+    for path in paths:
+        form_module = model.get_submodule(path)
+        assert isinstance(form_module, FormModule)
+        install(model, path, _ordinary(form_module, path in transposed))
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)
+
+
+def _ordinary(module: FormModule, transposed: bool) -> nn.Module:
+    """An nn.Linear or a Conv1D that computes what `module` does."""
+    weight, bias = dense_weight(module).detach(), module.state_dict().get(module.form.bias_suffix)
+    m, n = weight.shape
+    with torch.device("meta"):
+        layer = Conv1D(m, n) if transposed else nn.Linear(n, m, bias=bias is not None)
+    layer.weight = nn.Parameter(weight.T.contiguous() if transposed else weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias)
+    elif transposed:  # A Conv1D always adds one.
+        layer.bias = nn.Parameter(weight.new_zeros(m))
+    trained = any(parameter.requires_grad for parameter in module.parameters())
+    return layer.train(module.training).requires_grad_(trained)
+
+
 def _single(
     factors: Factors, storage: str, dtype: torch.dtype, bias: Tensor | None
 ) -> tuple[Form, dict[str, Tensor]]:
     rank = factors.reduce.shape[0]
     if storage == "pivot":
         order, chosen, mix = pivot_factors(factors.expand, factors.reduce)
-        return Pivot(rank), Pivot(rank).pack(order.int(), chosen.to(dtype), mix.to(dtype), bias)
+        stored = {"order": order, "basis": chosen.to(dtype), "mix": mix.to(dtype)}
+        return Pivot(rank), Pivot(rank).pack(stored, bias)
     expand, reduce = balanced(factors.expand, factors.reduce)
-    return LowRank(rank), LowRank(rank).pack(expand.to(dtype), reduce.to(dtype), bias)
+    return LowRank(rank), LowRank(rank).pack({"expand": expand.to(dtype), "reduce": reduce.to(dtype)}, bias)
 
 
 def _fused(
@@ -108,17 +160,16 @@ def _fused(
     bias: Tensor | None,
 ) -> Piece:
     forms: list[tuple[tuple[int, int, int, int], Form]] = []
-    packed = []
-    for part in parts:
+    packed: dict[str, Tensor | dict[str, Tensor]] = {}
+    for i, part in enumerate(parts):
         rows = part.view.rows
         assert rows is not None
         if part.name in factors:
-            form, tensors = _single(factors[part.name], storage, dtype, None)
+            form, packed[f"parts.{i}"] = _single(factors[part.name], storage, dtype, None)
         else:
             weight = read(getattr(module, part.parameter), part.view).to(dtype)
-            form, tensors = Dense(), Dense().pack(weight.contiguous())
+            form, packed[f"parts.{i}"] = Dense(), weight.contiguous()
         forms.append(((rows.start, rows.block, rows.stride, rows.count), form))
-        packed.append(tensors)
     whole = Rows(tuple(forms))
     shape = (sum(part.out_features for part in parts), parts[0].in_features)
     return Piece(parts[0].module, whole, whole.pack(packed, bias), shape)
