@@ -43,8 +43,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from kanna.forms import LowRank, Pivot
-from kanna.forms.base import install
+from kanna.forms import LowRank, Pivot, install
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.ranks import allocate
 from kanna.models.inventory import inventory

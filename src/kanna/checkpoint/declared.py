@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from kanna.checkpoint.geometry import Geometry, geometry
@@ -66,6 +67,18 @@ def parse_forms(declared: Mapping[str, Any]) -> dict[str, Form]:
     if not isinstance(forms, Mapping):
         raise InputError("quantization_config of config.json has no object 'forms'", _WRITE_AGAIN)
     return {path: _parse_form(path, data) for path, data in forms.items()}
+
+
+def walk(form: Form) -> Iterator[tuple[str, Form]]:
+    """(name, form) of the form itself, under the empty name, and of all forms inside it at any depth.
+
+    A step that takes only some forms looks at each one's `key`; a name such as `expand.basis` says where
+    the form lies.
+    """
+    yield "", form
+    for name, child in form.nested.items():
+        for inner, below in walk(child):
+            yield f"{name}.{inner}" if inner else name, below
 
 
 def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | None) -> tuple[Declared, ...]:
@@ -151,7 +164,9 @@ def _check_stored(
     if stored.shape != shape:
         found = f"{name!r} in {stored.file} has shape {list(stored.shape)}"
         raise InputError(f"{found}; the {form.key} form needs {list(shape)}", _WRITE_AGAIN)
-    expected = form.dtype_of(suffix, TORCH_DTYPES[stored.dtype])
+    dtype = TORCH_DTYPES[stored.dtype]
+    # Weights may be of any floating dtype; a form says where it holds whole numbers.
+    expected = form.dtype_of(suffix, dtype if dtype.is_floating_point else torch.float32)
     if stored.dtype != DTYPE_NAMES[expected]:
         raise InputError(
             f"{name!r} in {stored.file} is {stored.dtype}; the {form.key} form needs {DTYPE_NAMES[expected]}",

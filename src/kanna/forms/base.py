@@ -5,76 +5,132 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 
-from kanna.errors import InputError
+from kanna.errors import InputError, KannaError
+
+if TYPE_CHECKING:
+    from kanna.forms.module import FormModule
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, torch.Tensor]
+Packable = torch.Tensor | Tensors
 
 # The persistent one-element buffer every module of a form carries. It has the name of the dense weight and a
 # shape that no dense loader accepts, so that a load without kanna fails instead of giving random weights.
 SENTINEL = "weight"
 
+# Forms inside one another; a description that goes deeper is an attack or an accident.
+MOST_LEVELS = 16
 
-class FormModule(nn.Module):
-    """A linear layer in another form: y (..., m) from x (..., n), like the nn.Linear that it replaces.
 
-    Args:
-        form: The form that built the module.
-        in_features: n.
-        out_features: m.
-        dtype: Of the floating tensors; None is torch's default.
-        device: None is torch's default.
-    """
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """A form inside another, and the size (m, n) of the matrix that it stores."""
 
-    weight: torch.Tensor
-
-    def __init__(
-        self,
-        form: Form,
-        in_features: int,
-        out_features: int,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__()
-        self.form = form
-        self.in_features = in_features
-        self.out_features = out_features
-        self.register_buffer(SENTINEL, torch.zeros(1, dtype=dtype, device=device))
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, form={self.form}"
+    form: Form
+    m: int
+    n: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Form(ABC):
     """How one (m, n) matrix is stored. Hashable, comparable, and JSON there and back.
 
-    A form speaks of tensors by *suffix*: the name below the module, such as `reduce.weight`.
+    A form speaks of tensors by *suffix*: the name below the module, such as `reduce.weight`. A form of one's
+    own says which forms it is made of (fields whose default is a form, `children`), which tensors it has
+    beside them (`own_dtypes`, `own`) and how they multiply out (`dense`); the rest follows at any depth.
+
+    Raises:
+        InputError: More than MOST_LEVELS forms inside one another.
     """
 
     key: ClassVar[str]
-    bias_suffix: ClassVar[str] = "bias"
+    module: ClassVar[type[FormModule]]
+    # The child whose bias is that of the whole; None where the bias lies beside the children.
+    bias_child: ClassVar[str | None] = None
+    # Own tensors by name, and their dtype where that is not the dtype of the weights.
+    own_dtypes: ClassVar[Mapping[str, torch.dtype | None]] = {}
+    has_sentinel: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.levels > MOST_LEVELS:
+            raise InputError(f"more than {MOST_LEVELS} forms inside one another")
+
+    @property
+    def nested(self) -> Mapping[str, Form]:
+        """The forms directly inside this one, by name."""
+        return {name: getattr(self, name) for name in _nested_fields(type(self))}
+
+    def children(self, m: int, n: int) -> dict[str, Child]:
+        """`nested` with the sizes that they have in a form of an (m, n) matrix.
+
+        Raises:
+            InputError: The form does not fit an (m, n) matrix.
+        """
+        return {}
+
+    def own(self, m: int, n: int) -> dict[str, Shape]:
+        """Name -> shape of the tensors in `own_dtypes`: all but those of children, sentinel and bias."""
+        return {}
 
     @abstractmethod
+    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
+        """The dense (m, n) weight in `dtype`, in which all products are made.
+
+        Args:
+            tensors: Suffix -> tensor, as in `tensors(m, n)`.
+        """
+
+    @property
+    def levels(self) -> int:
+        """How many forms lie inside one another, this one counted."""
+        return 1 + max((form.levels for form in self.nested.values()), default=0)
+
+    @property
+    def bias_suffix(self) -> str:
+        """Where the bias lies."""
+        child = self.bias_child
+        return "bias" if child is None else f"{child}.{self.nested[child].bias_suffix}"
+
+    @property
+    def suffixes(self) -> set[str]:
+        """Of all tensors but the bias."""
+        below = {f"{name}.{suffix}" for name, form in self.nested.items() for suffix in form.suffixes}
+        return below | set(self.own_dtypes) | ({SENTINEL} if self.has_sentinel else set())
+
     def tensors(self, m: int, n: int, bias: bool = False) -> dict[str, Shape]:
         """Suffix -> shape of all that a checkpoint holds for a module of this form, the sentinel included.
 
         Raises:
             InputError: The form does not fit an (m, n) matrix.
         """
+        shapes: dict[str, Shape] = {SENTINEL: (1,)} if self.has_sentinel else {}
+        for name, child in self.children(m, n).items():
+            shapes |= _prefixed(name, child.form.tensors(child.m, child.n))
+        return shapes | self.own(m, n) | ({self.bias_suffix: (m,)} if bias else {})
 
-    @abstractmethod
     def parameters(self, m: int, n: int) -> int:
-        """Numbers stored for the matrix alone: indices counted, bias and sentinel not."""
+        """Numbers stored for the matrix alone: indices counted, bias and sentinels not."""
+        inside = sum(child.form.parameters(child.m, child.n) for child in self.children(m, n).values())
+        return inside + sum(math.prod(shape) for shape in self.own(m, n).values())
 
-    @abstractmethod
+    def dtype_of(self, suffix: str, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which the tensor `suffix` is stored when weights are stored in `dtype`."""
+        for name, form in self.nested.items():
+            if suffix.startswith(f"{name}."):
+                return form.dtype_of(suffix.removeprefix(f"{name}."), dtype)
+        return self.own_dtypes.get(suffix) or dtype
+
+    def bytes(self, m: int, n: int, dtype: torch.dtype, bias: bool = False) -> int:
+        """Exact bytes of tensor data in the file, sentinels included."""
+        shapes = self.tensors(m, n, bias)
+        return sum(math.prod(s) * self.dtype_of(name, dtype).itemsize for name, s in shapes.items())
+
     def build(
         self,
         m: int,
@@ -83,35 +139,72 @@ class Form(ABC):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> nn.Module:
-        """An uninitialised module of this form with the names and shapes of `tensors(m, n, bias)`."""
+        """An uninitialised module of this form with the names and shapes of `tensors(m, n, bias)`.
 
-    @abstractmethod
+        Raises:
+            InputError: The form does not fit an (m, n) matrix.
+        """
+        return self.module(self, m, n, bias, dtype, device)
+
     def merge(self, tensors: Tensors) -> torch.Tensor:
-        """The dense (m, n) weight, in the dtype of the stored tensors (products in float32 or better).
+        """The dense (m, n) weight, in the dtype of the stored `weight` (products in float32 or better).
 
         Args:
             tensors: Suffix -> tensor, as in `tensors(m, n)`.
         """
+        dtype = tensors[SENTINEL].dtype
+        return self.dense(tensors, torch.float64 if dtype == torch.float64 else torch.float32).to(dtype)
 
-    def dtype_of(self, suffix: str, dtype: torch.dtype) -> torch.dtype:
-        """The dtype in which the tensor `suffix` is stored when weights are stored in `dtype`."""
-        return dtype
+    def dense_children(self, tensors: Tensors, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Name -> dense weight of each child in `dtype`; see `dense`."""
+        return {name: form.dense(_below(tensors, name), dtype) for name, form in self.nested.items()}
 
-    def bytes(self, m: int, n: int, dtype: torch.dtype, bias: bool = False) -> int:
-        """Exact bytes of tensor data in the file, sentinel included."""
-        shapes = self.tensors(m, n, bias)
-        return sum(math.prod(s) * self.dtype_of(name, dtype).itemsize for name, s in shapes.items())
+    def pack(
+        self, parts: Mapping[str, Packable], bias: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Suffix -> tensor to store, the sentinel included.
+
+        Args:
+            parts: The name of each child -> what `pack` of its form gave without a bias, or simply the weight
+                where that form is dense; and the name of each own tensor -> that tensor.
+            bias: (m,) or None.
+
+        Raises:
+            KannaError: A name is missing or unknown, here or in what a child's form gave.
+        """
+        _check_names(self, {*self.nested, *self.own_dtypes}, parts)
+        tensors: dict[str, torch.Tensor] = {}
+        for name, form in self.nested.items():
+            tensors |= _prefixed(name, _packed(form, name, parts[name]))
+        for name, dtype in self.own_dtypes.items():
+            tensor = parts[name]
+            if not isinstance(tensor, torch.Tensor):
+                raise KannaError(f"{name!r} of a {self.key} form must be a tensor")
+            tensors[name] = tensor if dtype is None else tensor.to(dtype)
+        if self.has_sentinel:
+            tensors[SENTINEL] = _sentinel(self, tensors)
+        return tensors | ({} if bias is None else {self.bias_suffix: bias})
 
     def to_json(self) -> dict[str, Any]:
-        return {"form": self.key, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}
+        """A JSON object; a nested form that is the default is left out."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        nested = _nested_fields(type(self))
+        written = {
+            name: values[name].to_json() if name in nested else values[name]
+            for name in values
+            if values[name] != nested.get(name, dataclasses.MISSING)
+        }
+        return {"form": self.key, **written}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Form:
         """The form from its JSON object without the "form" key; unknown and missing keys are refused."""
         _check_keys(cls, fields)
-        return cls(**fields)
+        nested = _nested_fields(cls)
+        return cls(**{name: from_json(v) if name in nested else v for name, v in fields.items()})
 
 
+_Value = TypeVar("_Value")
 _FormType = TypeVar("_FormType", bound=type[Form])
 _KNOWN: dict[str, type[Form]] = {}
 
@@ -131,7 +224,8 @@ def from_json(data: object) -> Form:
     """The form described by a JSON object such as {"form": "low_rank", "rank": 8}.
 
     Raises:
-        InputError: Not an object, an unknown form, an unknown or missing key, or a bad value.
+        InputError: Not an object, an unknown form, an unknown or missing key, a bad value, or more than
+            MOST_LEVELS forms inside one another.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"a form must be a JSON object with a key 'form', found {data!r}")
@@ -143,22 +237,10 @@ def from_json(data: object) -> Form:
             f"unknown form {key!r}; this version of kanna knows {known}",
             "upgrade kanna if a newer version wrote this checkpoint",
         )
-    return cls.from_fields({name: value for name, value in data.items() if name != "form"})
-
-
-def dense_weight(module: nn.Module) -> torch.Tensor:
-    """The dense (m, n) weight of a module of a form, or of an ordinary nn.Linear."""
-    if isinstance(module, FormModule):
-        return module.form.merge(dict(module.state_dict(keep_vars=True)))
-    if isinstance(module, nn.Linear):
-        return module.weight
-    raise TypeError(f"a module of a form or nn.Linear was expected, found {type(module).__name__}")
-
-
-def install(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` in the place of the submodule of `root` at the dotted `path`."""
-    parent, _, leaf = path.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, module)
+    try:
+        return cls.from_fields({name: value for name, value in data.items() if name != "form"})
+    except RecursionError as error:
+        raise InputError(f"more than {MOST_LEVELS} forms inside one another") from error
 
 
 def positive(form: str, name: str, value: object) -> None:
@@ -167,20 +249,44 @@ def positive(form: str, name: str, value: object) -> None:
         raise InputError(f"{name} of a {form} form must be a whole number of at least 1, found {value!r}")
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which factors stored as `dtype` are multiplied out."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _nested_fields(cls: type[Form]) -> dict[str, Form]:
+    """The fields that hold nested forms, with their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(cls) if isinstance(f.default, Form)}
 
 
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left @ right, computed in float32 or better, returned in the dtype of `right`."""
-    work = wide(right.dtype)
-    return (left.to(work) @ right.to(work)).to(right.dtype)
+def _prefixed(name: str, values: Mapping[str, _Value]) -> dict[str, _Value]:
+    return {f"{name}.{suffix}": value for suffix, value in values.items()}
 
 
-def sentinel(like: torch.Tensor) -> torch.Tensor:
-    """The one-element tensor to store beside `like`."""
-    return torch.zeros(1, dtype=like.dtype, device=like.device)
+def _below(tensors: Tensors, name: str) -> dict[str, torch.Tensor]:
+    prefix = f"{name}."
+    return {suffix.removeprefix(prefix): t for suffix, t in tensors.items() if suffix.startswith(prefix)}
+
+
+def _packed(form: Form, name: str, part: Packable) -> Tensors:
+    """What is stored of a child: a lone tensor is the weight of a form that needs nothing but `weight`."""
+    if not isinstance(part, torch.Tensor):
+        _check_names(form, form.suffixes, part)
+        return part
+    if form.suffixes != {SENTINEL}:
+        raise KannaError(f"{name!r} must be what `pack` of its {form.key} form gave, and is a tensor")
+    return {SENTINEL: part}
+
+
+def _sentinel(form: Form, tensors: Tensors) -> torch.Tensor:
+    """One zero in the dtype of the weights, which is that of the first floating tensor."""
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            return torch.zeros(1, dtype=tensor.dtype, device=tensor.device)
+    raise KannaError(f"a {form.key} form is packed from floating tensors, and there is none")
+
+
+def _check_names(form: Form, expected: Collection[str], given: Mapping[str, object]) -> None:
+    unknown, missing = sorted(set(given) - set(expected)), sorted(set(expected) - set(given))
+    if unknown or missing:
+        raise KannaError(
+            f"a {form.key} form is packed from {sorted(expected)}; unknown: {unknown}, missing: {missing}"
+        )
 
 
 def _check_keys(cls: type[Form], fields: Mapping[str, Any]) -> None:

@@ -1,8 +1,10 @@
-"""A matrix stored as it is. It appears inside other forms, for the rows that nobody compressed."""
+"""A matrix stored as it is. It appears inside other forms, for what nobody compressed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -15,11 +17,11 @@ from kanna.forms.base import Form, Shape, Tensors, register
 class Dense(Form):
     """An ordinary nn.Linear; no sentinel, since its weight has the shape that the name promises."""
 
-    def tensors(self, m: int, n: int, bias: bool = False) -> dict[str, Shape]:
-        return {"weight": (m, n)} | ({"bias": (m,)} if bias else {})
+    own_dtypes: ClassVar[Mapping[str, torch.dtype | None]] = {"weight": None}
+    has_sentinel: ClassVar[bool] = False
 
-    def parameters(self, m: int, n: int) -> int:
-        return m * n
+    def own(self, m: int, n: int) -> dict[str, Shape]:
+        return {"weight": (m, n)}
 
     def build(
         self,
@@ -31,9 +33,9 @@ class Dense(Form):
     ) -> nn.Linear:
         return nn.Linear(n, m, bias=bias, dtype=dtype, device=device)
 
-    def merge(self, tensors: Tensors) -> torch.Tensor:
-        return tensors["weight"]
+    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
+        return tensors["weight"].to(dtype)
 
-    def pack(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Suffix -> tensor to store, from the (m, n) weight and the (m,) bias."""
-        return {"weight": weight} | ({} if bias is None else {"bias": bias})
+
+# The default of nested forms.
+DENSE = Dense()

@@ -9,70 +9,48 @@ import torch
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.forms.base import Form, FormModule, Shape, Tensors, positive, product, register, sentinel
+from kanna.forms.base import Child, Form, Tensors, positive, register
+from kanna.forms.dense import DENSE
+from kanna.forms.module import FormModule
+
+
+class LowRankLinear(FormModule):
+    """y = expand(reduce(x)): `reduce` takes n -> rank without bias, `expand` rank -> m."""
+
+    reduce: nn.Module
+    expand: nn.Module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., n) -> (..., m)."""
+        return self.expand(self.reduce(x))
 
 
 @register("low_rank")
 @dataclass(frozen=True)
 class LowRank(Form):
-    """W (m, n) ~ expand (m, k) @ reduce (k, n) with k = rank; stored as two ordinary linear layers."""
+    """W (m, n) ~ expand (m, k) @ reduce (k, n) with k = rank; by default two ordinary linear layers.
+
+    Args:
+        rank: k.
+        reduce: How the (k, n) factor is stored.
+        expand: How the (m, k) factor is stored; the bias is its bias.
+    """
 
     rank: int
-    bias_suffix: ClassVar[str] = "expand.bias"
+    reduce: Form = DENSE
+    expand: Form = DENSE
+    module: ClassVar[type[FormModule]] = LowRankLinear
+    bias_child: ClassVar[str | None] = "expand"
 
     def __post_init__(self) -> None:
         positive("low_rank", "rank", self.rank)
+        super().__post_init__()
 
-    def tensors(self, m: int, n: int, bias: bool = False) -> dict[str, Shape]:
+    def children(self, m: int, n: int) -> dict[str, Child]:
         if self.rank > min(m, n):
             raise InputError(f"rank {self.rank} is more than a matrix of {m} x {n} can have")
-        shapes: dict[str, Shape] = {
-            "weight": (1,),
-            "reduce.weight": (self.rank, n),
-            "expand.weight": (m, self.rank),
-        }
-        return shapes | ({"expand.bias": (m,)} if bias else {})
+        return {"reduce": Child(self.reduce, self.rank, n), "expand": Child(self.expand, m, self.rank)}
 
-    def parameters(self, m: int, n: int) -> int:
-        return self.rank * (m + n)
-
-    def build(
-        self,
-        m: int,
-        n: int,
-        bias: bool = False,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> LowRankLinear:
-        return LowRankLinear(n, m, self.rank, bias, dtype, device)
-
-    def merge(self, tensors: Tensors) -> torch.Tensor:
-        return product(tensors["expand.weight"], tensors["reduce.weight"])
-
-    def pack(
-        self, expand: torch.Tensor, reduce: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Suffix -> tensor to store, from expand (m, k), reduce (k, n) and the (m,) bias."""
-        tensors = {"weight": sentinel(reduce), "reduce.weight": reduce, "expand.weight": expand}
-        return tensors | ({} if bias is None else {"expand.bias": bias})
-
-
-class LowRankLinear(FormModule):
-    """y = expand(reduce(x)): `reduce` is nn.Linear n -> rank without bias, `expand` nn.Linear rank -> m."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        rank: int,
-        bias: bool = False,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__(LowRank(rank), in_features, out_features, dtype, device)
-        self.reduce = nn.Linear(in_features, rank, bias=False, dtype=dtype, device=device)
-        self.expand = nn.Linear(rank, out_features, bias=bias, dtype=dtype, device=device)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., n) -> (..., m)."""
-        return self.expand(self.reduce(x))
+    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
+        factors = self.dense_children(tensors, dtype)
+        return factors["expand"] @ factors["reduce"]

@@ -4,114 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.forms.base import Form, FormModule, Shape, Tensors, from_json, register, sentinel
+from kanna.forms.base import Child, Form, Tensors, from_json, register
+from kanna.forms.module import FormModule
 
 Slice = tuple[int, int, int, int]
 Part = tuple[Slice, Form]
 
 
-@register("rows")
-@dataclass(frozen=True)
-class Rows(Form):
-    """Slices of rows, each in a form of its own; together they are every row once.
+class RowsLinear(FormModule):
+    """The parts' outputs, each in its rows, plus the bias of the whole."""
 
-    Args:
-        parts: ((start, block, stride, count), form) pairs. A slice holds the rows
-            start + i * stride + j for i < count and j < block, in that order.
-    """
+    parts: nn.ModuleList
 
-    parts: tuple[Part, ...]
-
-    def __post_init__(self) -> None:
-        if not self.parts:
-            raise InputError("a rows form needs at least one part")
-        for where, form in self.parts:
-            _check_slice(where)
-            if isinstance(form, Rows):
-                raise InputError("a rows form cannot be a part of a rows form")
-
-    def sizes(self) -> list[int]:
-        """Rows of each part."""
-        return [block * count for (_, block, _, count), _ in self.parts]
-
-    def tensors(self, m: int, n: int, bias: bool = False) -> dict[str, Shape]:
-        _check_cover(self.parts, m)
-        shapes: dict[str, Shape] = {"weight": (1,)}
-        for i, (size, (_, form)) in enumerate(zip(self.sizes(), self.parts, strict=True)):
-            shapes |= {f"parts.{i}.{name}": shape for name, shape in form.tensors(size, n).items()}
-        return shapes | ({"bias": (m,)} if bias else {})
-
-    def parameters(self, m: int, n: int) -> int:
-        return sum(form.parameters(size, n) for size, (_, form) in zip(self.sizes(), self.parts, strict=True))
-
-    def dtype_of(self, suffix: str, dtype: torch.dtype) -> torch.dtype:
-        if not suffix.startswith("parts."):
-            return dtype
-        _, index, rest = suffix.split(".", 2)
-        return self.parts[int(index)][1].dtype_of(rest, dtype)
-
-    def build(
+    def __init__(
         self,
+        form: Rows,
         m: int,
         n: int,
         bias: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
-    ) -> RowsLinear:
-        return RowsLinear(n, m, self.parts, bias, dtype, device)
-
-    def merge(self, tensors: Tensors) -> torch.Tensor:
-        blocks = [form.merge(_below(tensors, f"parts.{i}.")) for i, (_, form) in enumerate(self.parts)]
-        order = _gather_order([where for where, _ in self.parts], device=blocks[0].device)
-        return torch.cat(blocks).index_select(0, order)
-
-    def pack(
-        self, parts: Sequence[Mapping[str, torch.Tensor]], bias: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Suffix -> tensor to store, from what `pack` of each part's form gave, and the (m,) bias."""
-        tensors = {f"parts.{i}.{name}": t for i, part in enumerate(parts) for name, t in part.items()}
-        floating = next(t for t in tensors.values() if t.is_floating_point())
-        return {"weight": sentinel(floating)} | tensors | ({} if bias is None else {"bias": bias})
-
-    def to_json(self) -> dict[str, Any]:
-        parts = [{"rows": list(where), "form": form.to_json()} for where, form in self.parts]
-        return {"form": self.key, "parts": parts}
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Rows:
-        if set(fields) != {"parts"} or not isinstance(fields["parts"], list):
-            raise InputError(f"a rows form has one key, 'parts', a list; found {sorted(fields)}")
-        return cls(tuple(_part_from_json(part) for part in fields["parts"]))
-
-
-class RowsLinear(FormModule):
-    """The parts' outputs, each in its rows, plus the bias of the whole."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        parts: tuple[Part, ...],
-        bias: bool = False,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
     ) -> None:
-        form = Rows(parts)
-        _check_cover(parts, out_features)
-        super().__init__(form, in_features, out_features, dtype, device)
-        built = [
-            part.build(size, in_features, False, dtype, device)
-            for size, (_, part) in zip(form.sizes(), parts, strict=True)
-        ]
-        self.parts = nn.ModuleList(built)
-        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device)) if bias else None
-        self._slices = [where for where, _ in parts]
+        super().__init__(form, m, n, bias, dtype, device)
+        self._slices = [where for where, _ in form.parts]
         self._periods = _periods(self._slices)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -128,6 +49,54 @@ class RowsLinear(FormModule):
             return torch.cat([outputs[i] for i in self._periods.order], dim=-1)
         blocks = [outputs[i].unflatten(-1, (self._periods.count, -1)) for i in self._periods.order]
         return torch.cat(blocks, dim=-1).flatten(-2)
+
+
+@register("rows")
+@dataclass(frozen=True)
+class Rows(Form):
+    """Slices of rows, each in a form of its own; together they are every row once.
+
+    Args:
+        parts: ((start, block, stride, count), form) pairs. A slice holds the rows
+            start + i * stride + j for i < count and j < block, in that order.
+    """
+
+    parts: tuple[Part, ...]
+    module: ClassVar[type[FormModule]] = RowsLinear
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise InputError("a rows form needs at least one part")
+        for where, form in self.parts:
+            _check_slice(where)
+            if isinstance(form, Rows):
+                raise InputError("a rows form cannot be a part of a rows form")
+        super().__post_init__()
+
+    @property
+    def nested(self) -> Mapping[str, Form]:
+        return {f"parts.{i}": form for i, (_, form) in enumerate(self.parts)}
+
+    def children(self, m: int, n: int) -> dict[str, Child]:
+        _check_cover(self.parts, m)
+        sizes = [block * count for (_, block, _, count), _ in self.parts]
+        return {
+            name: Child(form, size, n) for size, (name, form) in zip(sizes, self.nested.items(), strict=True)
+        }
+
+    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
+        blocks = torch.cat(list(self.dense_children(tensors, dtype).values()))
+        return blocks.index_select(0, _gather_order([where for where, _ in self.parts], blocks.device))
+
+    def to_json(self) -> dict[str, Any]:
+        parts = [{"rows": list(where), "form": form.to_json()} for where, form in self.parts]
+        return {"form": self.key, "parts": parts}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Rows:
+        if set(fields) != {"parts"} or not isinstance(fields["parts"], list):
+            raise InputError(f"a rows form has one key, 'parts', a list; found {sorted(fields)}")
+        return cls(tuple(_part_from_json(part) for part in fields["parts"]))
 
 
 @dataclass(frozen=True)
@@ -188,7 +157,3 @@ def _part_from_json(part: object) -> Part:
     if not isinstance(part, Mapping) or set(part) != {"rows", "form"} or not isinstance(part["rows"], list):
         raise InputError(f"a part of a rows form has the keys 'rows' (a list) and 'form', found {part!r}")
     return tuple(part["rows"]), from_json(part["form"])
-
-
-def _below(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -134,30 +134,39 @@ def install_piece(
 
 
 def densify(model: nn.Module, transposed: Collection[str] = ()) -> None:
-    """Put ordinary layers in the place of all modules of forms, with the weights that they multiply out to.
+    """Replace every module of a form by the ordinary layer that it stands for, weight and bias as merged.
+
+    A model that transformers loaded forgets that it was compressed, so that saving it gives a dense one.
 
     Args:
-        transposed: Paths at which the architecture has a `Conv1D`.
+        transposed: Paths below `model` where the architecture has a Conv1D, not an nn.Linear.
     """
-    held = [(path, module) for path, module in model.named_modules() if isinstance(module, FormModule)]
-    for path, module in held:
-        if any(path.startswith(f"{other}.") for other, _ in held):
-            continue
-        install(model, path, _ordinary(module, path in transposed).train(module.training))
+    paths: list[str] = []
+    for path, module in model.named_modules():
+        inside = bool(paths) and path.startswith(f"{paths[-1]}.")
+        if isinstance(module, FormModule) and not inside:
+            paths.append(path)
+    for path in paths:
+        form_module = model.get_submodule(path)
+        assert isinstance(form_module, FormModule)
+        install(model, path, _ordinary(form_module, path in transposed))
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)
 
 
 def _ordinary(module: FormModule, transposed: bool) -> nn.Module:
-    weight, bias = dense_weight(module).detach(), bias_of(module)
-    layer: nn.Module
-    if transposed:
-        layer = Conv1D(module.out_features, module.in_features)
-        weight = weight.T.contiguous()
-    else:
-        layer = nn.Linear(module.in_features, module.out_features, bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
+    """An nn.Linear or a Conv1D that computes what `module` does."""
+    weight, bias = dense_weight(module).detach(), module.state_dict().get(module.form.bias_suffix)
+    m, n = weight.shape
+    with torch.device("meta"):
+        layer = Conv1D(m, n) if transposed else nn.Linear(n, m, bias=bias is not None)
+    layer.weight = nn.Parameter(weight.T.contiguous() if transposed else weight)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    return layer
+        layer.bias = nn.Parameter(bias)
+    elif transposed:  # A Conv1D always adds one.
+        layer.bias = nn.Parameter(weight.new_zeros(m))
+    trained = any(parameter.requires_grad for parameter in module.parameters())
+    return layer.train(module.training).requires_grad_(trained)
 
 
 def bias_of(module: nn.Module) -> Tensor | None:

@@ -115,9 +115,9 @@ class Source:
                 refuse_quantized(self.checkpoint.config, self.name)
             return
         for path, form in self.forms.items():
-            other = next((key for key in walk(form) if key not in accepts), None)
+            other = next((inner.key for _, inner in walk(form) if inner.key not in accepts), None)
             if other is not None:
-                takes = f"takes {', '.join(sorted(accepts))} beside dense ones" if accepts else "takes dense ones"
+                takes = f"takes {', '.join(sorted(accepts))} forms" if accepts else "takes dense models only"
                 raise InputError(
                     f"{self.name} is already compressed by kanna: {path} is stored in a {other} form, and the "
                     f"step {step} {takes}",

@@ -41,6 +41,26 @@ BERT = {
     "bert.encoder.layer.1.output.dense": Pivot(9),
     "cls.predictions.transform.dense": LowRank(3),
 }
+# Forms in forms: by name of the family.
+NESTED: dict[str, Mapping[str, Form]] = {
+    "llama": {
+        "model.layers.0.mlp.up_proj": LowRank(16, reduce=Pivot(6), expand=LowRank(8, reduce=Pivot(3))),
+        "model.layers.1.self_attn.k_proj": Pivot(8, basis=LowRank(4), mix=Pivot(3)),
+    },
+    "gpt2": {
+        "transformer.h.0.attn.c_attn": Rows(
+            (
+                ((0, 32, 32, 1), LowRank(12, reduce=Pivot(4))),
+                ((32, 32, 32, 1), Dense()),
+                ((64, 32, 32, 1), LowRank(10, expand=LowRank(5, expand=Pivot(2)))),
+            )
+        ),
+        "transformer.h.1.mlp.c_fc": LowRank(12, expand=Pivot(6)),
+        "transformer.h.1.mlp.c_proj": LowRank(
+            14, expand=Rows((((0, 24, 24, 1), LowRank(3)), ((24, 8, 8, 1), Dense())))
+        ),
+    },
+}
 FAMILIES: dict[str, Mapping[str, Form]] = {"llama": LLAMA, "gpt2": GPT2, "neox": NEOX, "bert": BERT}
 INPUT = torch.arange(3, 15)[None]
 
@@ -76,18 +96,29 @@ def save_base(family: str, directory: Path, max_shard_size: str = "5GB", **chang
 
 def pack(form: Form, weight: torch.Tensor, bias: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """What to store for an (m, n) weight."""
+    children = form.children(*weight.shape)
+    parts = _split(form, weight)
+    packed = {
+        name: pack(children[name].form, parts[name]) if name in children else parts[name] for name in parts
+    }
+    return form.pack(packed, bias)
+
+
+def _split(form: Form, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The dense parts that `form.pack` takes."""
     if isinstance(form, Dense):
-        return form.pack(weight, bias)
+        return {"weight": weight}
     if isinstance(form, Rows):
-        rows = [weight[[s + i * t + j for i in range(c) for j in range(b)]] for (s, b, t, c), _ in form.parts]
-        return form.pack([pack(f, w) for w, (_, f) in zip(rows, form.parts, strict=True)], bias)
+        slices = [where for where, _ in form.parts]
+        rows = [[s + i * t + j for i in range(c) for j in range(b)] for s, b, t, c in slices]
+        return {f"parts.{i}": weight[index] for i, index in enumerate(rows)}
     left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
     rank = form.rank
     expand, reduce = left[:, :rank] * values[:rank], right[:rank]
     if isinstance(form, LowRank):
-        return form.pack(expand.to(weight.dtype), reduce.to(weight.dtype), bias)
+        return {"expand": expand.to(weight.dtype), "reduce": reduce.to(weight.dtype)}
     order, basis, mix = pivot_factors(expand.double(), reduce.double())
-    return form.pack(order, basis.to(weight.dtype), mix.to(weight.dtype), bias)
+    return {"order": order, "basis": basis.to(weight.dtype), "mix": mix.to(weight.dtype)}
 
 
 def compressed_tensors(source: Checkpoint, forms: Mapping[str, Form]) -> dict[str, torch.Tensor]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kanna.checkpoint.declared import Declared
 from kanna.errors import InputError
-from kanna.forms import Dense, Form
+from kanna.forms import Dense, Form, dense_weight
 from kanna.methods.export.config import ExportConfig
-from kanna.runs.assemble import bias_of, dense_weight_of
+from kanna.runs.assemble import bias_of
 from kanna.runs.source import Source
 from kanna.runs.step import Changes, Description, Inputs, Job, Step
 from kanna.runs.step import Plan as AnyPlan
@@ -77,7 +77,7 @@ class ExportStep(Step[Plan]):
 
 def _multiplied_out(source: Source, path: str, layer: Declared) -> Iterator[tuple[str, Tensor]]:
     module = source.module(path)
-    weight = dense_weight_of(module)
+    weight = dense_weight(module)
     yield f"{path}.weight", weight.T.contiguous() if layer.geometry.transposed else weight
     bias = bias_of(module)
     if bias is not None:
