@@ -26,7 +26,7 @@ _LAZY = {
     "evaluate": "kanna.runs.evaluations:evaluate",
     "evaluate_text": "kanna.tasks.scorers.perplexity:evaluate_text",
     "explore_space": "kanna.search.explore:explore_space",
-    "export_dense": "kanna.recipe.export:export_dense",
+    "export_dense": "kanna.methods.export.run:export_dense",
     "generate": "kanna.tasks.scorers.generation:generate",
     "inspect": "kanna.runs.inspect:inspect",
     "laser_analyze": "kanna.methods.laser.analyze:laser_analyze",

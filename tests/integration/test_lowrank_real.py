@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from kanna.checkpoint.reader import Checkpoint
-from kanna.methods.lowrank.run import LowRankResult, lowrank, parse_config
+from kanna.methods.lowrank.run import lowrank, parse_config
+from kanna.runs.runner import RunResult
 from kanna.tasks.scorers.perplexity import evaluate_text
 
 TOKENS = 4096
 
 
-def compress(model: Path, text: Path, out: Path, cache: Path, **settings: object) -> LowRankResult:
+def compress(model: Path, text: Path, out: Path, cache: Path, **settings: object) -> RunResult:
     config = parse_config({"context": 256, "tokens": 8192, **settings})
     return lowrank(model, out, config, calibration=text / "calibration.jsonl", cache=cache)
 

@@ -5,43 +5,52 @@ from typing import Annotated
 
 import typer
 
-from kanna.methods.laser import tables as laser_tables
-from kanna.methods.lowrank import verb as lowrank
-from kanna.terminal.options import Force
+from kanna.errors import InputError
+from kanna.terminal.options import Force, Out
 from kanna.terminal.session import Session, verb
 
 
 @verb
 def run(
     session: Session,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Model, output and steps.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE.yaml", help="Model, output and steps.")
+    ] = None,
+    out: Out = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")
+    ] = False,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> int:
-    """Carry out a recipe: {model, out, calibration, steps: [{lowrank: {keep: 0.8}}]}."""
-    from kanna.methods.laser.plan import Plan as LaserPlan
-    from kanna.methods.laser.run import LaserResult
-    from kanna.recipe.recipe import AnyPlan, read_recipe
+    """Carry out a recipe: steps one after the other, each on what the one before it wrote.
+
+    {model: DIR, out: DIR, calibration: FILE, steps: [{METHOD: {SETTING: VALUE}}, ...]}
+    """
+    if schema:
+        import json
+
+        from kanna.recipe.schema import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    if recipe is None:
+        raise InputError("there is no recipe", "give a YAML file, or --schema to see what one may hold")
+    from kanna.cli.steps import announce, show
+    from kanna.recipe.recipe import read_recipe
     from kanna.recipe.recipe import run as carry_out
 
     read = read_recipe(recipe)
-
-    def announce(plan: AnyPlan) -> None:
-        if isinstance(plan, LaserPlan):
-            laser_tables.announce(session, plan)
-        else:
-            lowrank.announce(session, plan, Path(read.out))
-
-    with session.resumable(read.out), session.progress() as progress:
+    target = out or read.out
+    with session.resumable(target), session.progress() as progress:
         result = carry_out(
             read,
+            out=out,
             force=force,
             resume=resume,
             dry_run=dry_run,
-            announce=announce,
+            announce=lambda plan: announce(session, plan, target),
             progress=progress,
         )
-    if isinstance(result, LaserResult):
-        return laser_tables.show(session, result)
-    return lowrank.show(session, result)
+    return show(session, result)

@@ -1,141 +1,126 @@
-"""A recipe: a model, an output, and steps, in YAML.
+"""Read a recipe and carry it out."""
 
-model: models/base
-out: models/small
-calibration: text.jsonl
-steps:
-  - lowrank: {keep: 0.8}
-tolerance: app.yaml
-"""
+from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from kanna.errors import InputError
-from kanna.methods.laser.plan import Plan as LaserPlan
-from kanna.methods.laser.run import LaserResult, laser_apply, laser_config
-from kanna.methods.lowrank.plan import Plan
-from kanna.methods.lowrank.run import LowRankResult, lowrank, parse_config
-from kanna.runs.criteria import read_criteria
-from kanna.tasks.evaluate import EvalOptions
-
-Progress = Callable[[str, int, int], None]
-_EXAMPLE = "{model: DIR, out: DIR, calibration: FILE, steps: [{lowrank: {keep: 0.8}}]}"
-_METHODS = ("lowrank", "laser")
-AnyPlan = Plan | LaserPlan
-
-
-class Recipe(BaseModel):
-    """What to do to which model.
-
-    Args:
-        model: Directory, or hub id in the local cache.
-        out: New directory.
-        calibration: Text for methods that need it.
-        device: Where to compute.
-        tolerance: YAML of tasks and what may be lost on them.
-        steps: One mapping each, from the method's name to its settings.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    out: str
-    calibration: str | None = None
-    device: str = "cpu"
-    tolerance: str | None = None
-    steps: tuple[dict[str, dict[str, Any]], ...] = Field(min_length=1)
+from kanna.methods import method
+from kanna.recipe.schema import EXAMPLE, Recipe
+from kanna.runs.criteria import Criteria, criteria_from, read_criteria
+from kanna.runs.request import Call, Request
+from kanna.runs.runner import Announce, RunResult, carry_out
+from kanna.runs.settings import message, parse
+from kanna.runs.step import Progress
+from kanna.tasks.options import EvalOptions
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file. Relative paths in it are taken from where the program runs.
+    """The recipe in a YAML file.
 
     Raises:
-        InputError: Missing, not YAML, unknown or missing keys, an unknown method, or more than one step.
+        InputError: Missing, not YAML, unknown or missing keys, an unknown method, settings that are wrong.
     """
     path = Path(path).expanduser()
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        recipe = Recipe.model_validate(data)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", f"give a YAML file such as {_EXAMPLE}") from error
+        raise InputError(f"{path} cannot be read: {error}", f"give a YAML file such as {EXAMPLE}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}", "mend that line") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg']}", f"a recipe looks like {_EXAMPLE}") from error
-    _check_steps(path, recipe)
+    recipe = recipe_of(data, str(path))
+    calls(recipe, str(path))
     return recipe
 
 
+def recipe_of(data: object, where: str) -> Recipe:
+    """The recipe that a mapping says; see `read_recipe`."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        said = message(error, Recipe.model_fields)
+        raise InputError(f"{where}: {said or 'no mapping'}", f"a recipe looks like {EXAMPLE}") from error
+
+
+def calls(recipe: Recipe, where: str) -> tuple[Call, ...]:
+    """The steps with their settings.
+
+    Raises:
+        InputError: A step that names no method or several, or whose settings are wrong; its number is named.
+    """
+    return tuple(_call(step, f"{where}: step {number}") for number, step in enumerate(recipe.steps, 1))
+
+
 def run(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Recipe | Mapping[str, Any],
     *,
+    out: str | Path | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
-    announce: Callable[[AnyPlan], None] = lambda _: None,
+    cache: Path | None = None,
+    announce: Announce = lambda _: None,
     progress: Progress = lambda *_: None,
-) -> LowRankResult | LaserResult:
-    """Carry a recipe out; the arguments are those of `lowrank`.
+) -> RunResult:
+    """Carry a recipe out: its steps one after the other, the result compared with the model it began with.
+
+    Args:
+        recipe: A file, or what it would hold.
+        out: New directory, in the place of the recipe's.
+        force: Replace `out`, and start over where an unfinished run is in the way.
+        resume: Continue an unfinished run for `out`, at the step it was in.
+        dry_run: Only say what would be done, as far as it is known.
+        cache: Where statistics are kept between runs; kanna's cache directory by default.
+        announce: Called with the plan of each step before its long work begins.
+        progress: Called with (stage, done, total).
 
     Raises:
         InputError: Whatever is wrong with the recipe or the request, before anything is written.
     """
-    read = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-    [(method, settings)] = read.steps[0].items()
-    criteria = None if read.tolerance is None else read_criteria(read.tolerance)
-    if method == "laser":
-        _check_laser(read, resume)
-        return laser_apply(
-            read.model,
-            read.out,
-            laser_config(settings),
-            force=force,
-            dry_run=dry_run,
-            device=read.device,
-            criteria=criteria,
-            options=EvalOptions(device=read.device),
-            announce=announce,
-            progress=progress,
-        )
-    return lowrank(
+    read, where = _read(recipe)
+    options = replace(read.evaluation or EvalOptions(), device=read.device)
+    request = Request(
         read.model,
-        read.out,
-        parse_config(settings),
+        read.out if out is None else out,
+        calls(read, where),
         calibration=read.calibration,
+        criteria=_criteria(read),
+        options=options,
+        device=read.device,
+        cache=cache,
         force=force,
         resume=resume,
         dry_run=dry_run,
-        device=read.device,
-        criteria=criteria,
-        options=EvalOptions(device=read.device),
-        announce=announce,
-        progress=progress,
     )
+    return carry_out(request, announce, progress)
 
 
-def _check_laser(recipe: Recipe, resume: bool) -> None:
-    if recipe.calibration is not None:
-        raise InputError("the step laser reads no calibration text", "leave calibration out of the recipe")
-    if resume:
-        raise InputError(f"there is no unfinished run for {recipe.out}", "leave out --resume")
+def _read(recipe: str | Path | Recipe | Mapping[str, Any]) -> tuple[Recipe, str]:
+    if isinstance(recipe, Recipe):
+        return recipe, "the recipe"
+    if isinstance(recipe, Mapping):
+        return recipe_of(recipe, "the recipe"), "the recipe"
+    return read_recipe(recipe), str(recipe)
 
 
-def _check_steps(path: Path, recipe: Recipe) -> None:
-    for number, step in enumerate(recipe.steps, 1):
-        if len(step) != 1:
-            raise InputError(f"{path}: step {number} must name one method, found {sorted(step)}", "split it")
-        name = next(iter(step))
-        if name not in _METHODS:
-            raise InputError(f"{path}: step {number} is {name!r}", f"known: {', '.join(_METHODS)}")
-    if len(recipe.steps) > 1:
-        raise InputError(
-            f"{path} has {len(recipe.steps)} steps; recipes of one step only can be run for now",
-            "leave one step, and give its output to the next recipe where the method allows that",
-        )
+def _criteria(recipe: Recipe) -> Criteria | None:
+    if recipe.tolerance is None:
+        return None
+    return read_criteria(recipe.tolerance) if isinstance(recipe.tolerance, str) else criteria_from(recipe.tolerance)
+
+
+def _call(step: Mapping[str, Any], where: str) -> Call:
+    if len(step) != 1:
+        raise InputError(f"{where} must name one method, found {sorted(step)}", "make each a step of its own")
+    [(name, settings)] = step.items()
+    found = method(name)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f"{where}: {name} must hold settings, found {settings!r}", f"write {name}: {{...}}")
+    config = parse(found.load_config(), settings or {}, "see kanna run --schema", f"{where}: {name}: ")
+    return Call(found, config)

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from kanna.errors import InputError
+from kanna.runs.tolerances import CONFIDENCE, Tolerances
 from kanna.tasks.data.task import HARNESS, Task, names_of
 from kanna.tasks.evaluate import EvalOptions, Prepared, headline, prepare
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.records import TEXT
 from kanna.tasks.verdict.tolerance import Tolerance, parse_tolerance
 
-CONFIDENCE = 0.95
 # A bootstrap would need millions of draws for more.
 _HIGHEST_CONFIDENCE = 0.9999
 _EXAMPLE = "{confidence: 0.95, tasks: [{task: FILE, max_drop: 1%}], guards: [{task: FILE, max_drop: 3%}]}"
@@ -89,7 +89,7 @@ def read_criteria(path: str | Path) -> Criteria:
     """
     path = Path(path).expanduser()
     try:
-        read = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        read = Tolerances.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}", f"give a YAML file such as {_EXAMPLE}") from error
     except yaml.YAMLError as error:
@@ -98,9 +98,21 @@ def read_criteria(path: str | Path) -> Criteria:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(f"{path}: {where}: {first['msg']}", f"it looks like {_EXAMPLE}") from error
-    rules = [Rule(one.task, parse_tolerance(str(one.max_drop))) for one in read.tasks]
-    rules += [Rule(one.task, parse_tolerance(str(one.max_drop)), guard=True) for one in read.guards]
-    return _checked(Criteria(tuple(rules), read.confidence))
+    return criteria_from(read)
+
+
+def criteria_from(said: Tolerances) -> Criteria:
+    """The rules of a tolerance file, or of the same in a recipe.
+
+    Raises:
+        InputError: A tolerance that cannot be read, no task, or a confidence outside (0.5, 0.9999].
+    """
+    lines = [(line, False) for line in said.tasks] + [(line, True) for line in said.guards]
+    rules = [
+        Rule(line.task, None if line.max_drop is None else parse_tolerance(str(line.max_drop)), guard)
+        for line, guard in lines
+    ]
+    return _checked(Criteria(tuple(rules), said.confidence))
 
 
 def prepare_for(model: str | Path, criteria: Criteria, options: EvalOptions) -> Prepared:
@@ -116,21 +128,6 @@ def prepare_for(model: str | Path, criteria: Criteria, options: EvalOptions) -> 
         if rule.task.startswith(HARNESS):
             _check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
     return plan
-
-
-class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    task: str
-    max_drop: str | float
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    confidence: float = CONFIDENCE
-    tasks: tuple[_Line, ...] = Field(min_length=1)
-    guards: tuple[_Line, ...] = ()
 
 
 def _guard(text: str) -> Rule:

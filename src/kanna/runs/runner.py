@@ -36,7 +36,7 @@ from kanna.runs.probe import Verdict, verify_output
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
 from kanna.runs.source import Source
-from kanna.runs.step import Changes, Description, Inputs, Job, Plan, Progress, Step
+from kanna.runs.step import Description, Inputs, Job, Plan, Progress
 from kanna.runs.unfinished import FREE_SPACE, unfinished_work
 from kanna.runs.workspace import Workspace
 

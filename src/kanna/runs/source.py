@@ -37,7 +37,6 @@ class Source:
         self.checkpoint = checkpoint
         self.name = checkpoint.name if name is None else name
         self._planned = planned
-        self._finite = False
 
     @classmethod
     def open(cls, model: str | Path, name: str | None = None) -> Source:
@@ -105,8 +104,7 @@ class Source:
 
     def check_finite(self) -> None:
         """Raise InputError naming a tensor that holds NaN or infinity."""
-        if self.scan.bad is not None:
-            check_finite(self.checkpoint.tensor(self.scan.bad), self.scan.bad)
+        self.scan.refuse_not_finite()
 
     def check_forms(self, accepts: Collection[str], step: str, instead: str) -> None:
         """Raise InputError where the model is quantised by others, or holds a form that `step` does not take."""

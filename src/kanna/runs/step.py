@@ -43,7 +43,7 @@ class Inputs:
     others: tuple[Source, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a step is going to do, known before a weight is changed. Data: printed, varied, recorded.
 

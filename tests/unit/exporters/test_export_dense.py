@@ -9,7 +9,7 @@ import kanna
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.exporters.dense import dense
+from kanna import export_dense as dense
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

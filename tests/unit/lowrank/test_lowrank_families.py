@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
-from kanna.exporters.dense import dense
+from kanna import export_dense as dense
 from kanna.forms import from_json
-from kanna.methods.lowrank.run import LowRankResult
+from kanna.runs.runner import RunResult
 
 Base = Callable[[str], Path]
 
@@ -64,7 +64,7 @@ save_file(found, sys.argv[1])
 class Run:
     base: Path
     out: Path
-    result: LowRankResult
+    result: RunResult
 
     @cached_property
     def logits(self) -> torch.Tensor:

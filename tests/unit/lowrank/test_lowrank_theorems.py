@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kanna.checkpoint.loader import load
-from kanna.exporters.dense import dense
+from kanna import export_dense as dense
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import basis, factors
 from kanna.models.inventory import Inventory

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import Checkpoint
-from kanna.methods.lowrank.run import LowRankResult, lowrank, parse_config
+from kanna.methods.lowrank.run import lowrank, parse_config
+from kanna.runs.runner import RunResult
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.skeleton import skeleton
 
@@ -90,7 +91,7 @@ def windows(count: int = 7, length: int = 20, padded: bool = False, seed: int = 
     return Windows(torch.where(mask, ids, 0), mask)
 
 
-def compress(model: Path, out: Path, calibration: Path | None, cache: Path, **given: Any) -> LowRankResult:
+def compress(model: Path, out: Path, calibration: Path | None, cache: Path, **given: Any) -> RunResult:
     """`lowrank` with the settings for tiny models; arguments of `lowrank` itself are told apart by name."""
     own = ("force", "resume", "dry_run", "progress", "device")
     options = {key: given.pop(key) for key in own if key in given}

@@ -19,7 +19,7 @@ from kanna.runs.step import Changes, Description, Inputs, Job, Step
 from kanna.runs.step import Plan as AnyPlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan(AnyPlan):
     """Which modules are multiplied out.
 

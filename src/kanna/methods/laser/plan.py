@@ -70,7 +70,7 @@ class Reduction:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan(AnyPlan):
     """All reductions, in the order of the matrices.
 

@@ -21,7 +21,7 @@ from kanna.runs.source import Source
 from kanna.runs.step import Plan as AnyPlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan(AnyPlan):
     """Which matrices, at what budget.
 
