@@ -37,7 +37,7 @@ _LAZY = {
     "load": "kanna.checkpoint.loader:load",
     "lora_targets": "kanna.checkpoint.loader:lora_targets",
     "lowrank": "kanna.methods.lowrank.run:lowrank",
-    "report": "kanna.reporting.report:report",
+    "report": "kanna.recipe.report:report",
     "read_criteria": "kanna.runs.criteria:read_criteria",
     "run": "kanna.recipe.recipe:run",
 }

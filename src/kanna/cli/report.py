@@ -21,7 +21,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="DIR...",
-            help="Folders that eval, compare, bench and laser wrote with --out; models of kanna.",
+            help="Folders that verbs wrote with --out; models of kanna.",
         ),
     ],
     out: Annotated[
@@ -39,7 +39,7 @@ def report(
 
     kanna report RESULTS MODEL --out report.html
     """
-    from kanna.reporting.report import report as write
+    from kanna.recipe.report import report as write
 
     result = write(directories, out, title=title, examples=examples, force=force)
     session.show(result.to_dict(), lambda console: _render(console, result))

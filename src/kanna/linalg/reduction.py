@@ -24,7 +24,7 @@ def reduce(
     """A matrix W (m, n) of which `rank` components are kept, in the dtype of `weight`.
 
         mode         keeps                                                      rank 0   full rank
-        top          the `rank` largest components: LASER                       zeros    W
+        top          the `rank` largest components                              zeros    W
         bottom       the others, from index `rank` on                           W        zeros
         random       `rank` components drawn without replacement                zeros    W
         magnitude    the entries of largest size, the share rank / min(m, n)    zeros    W

@@ -8,11 +8,11 @@ from typing import Any
 
 from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
-from kanna.methods.laser.report.trials import trials
 from kanna.reporting.html import render as render_html
 from kanna.reporting.markdown import render as render_markdown
-from kanna.reporting.page import page, searches
-from kanna.reporting.sources import read_sources
+from kanna.reporting.page import page, results
+from kanna.reporting.sources import Source, read_sources
+from kanna.reporting.views import View
 
 TITLE = "Compression report"
 
@@ -26,7 +26,7 @@ class ReportResult:
         markdown: The same for places that show no HTML.
         verdicts: Whom each is about -> its status.
         sources: Names of the results on the page.
-        trials: All trials as CSV, where a search is among the results.
+        trials: All trials as CSV, where some result has any.
     """
 
     html: Path
@@ -51,6 +51,7 @@ def report(
     directories: Sequence[str | Path],
     out: str | Path = "report.html",
     *,
+    views: Sequence[View] = (),
     title: str = TITLE,
     examples: bool = True,
     force: bool = False,
@@ -60,10 +61,10 @@ def report(
     Equal results give equal bytes.
 
     Args:
-        directories: Folders that `kanna eval`, `compare`, `bench` or `laser analyze` wrote with --out, single
-            results, and models of kanna.
-        out: The HTML file; the Markdown lies beside it under the same name, and where a search is among the
-            results its trials as NAME-trials.csv.
+        directories: Folders that verbs wrote with --out, single results, and models of kanna.
+        out: The HTML file; the Markdown lies beside it under the same name, and where some result has trials
+            these lie there as NAME-trials.csv.
+        views: Of the results that are no evaluation, comparison or bench.
         title: Of the page.
         examples: Show the texts of examples that flipped, of answers and of samples.
         force: Replace files that exist.
@@ -76,16 +77,22 @@ def report(
         raise InputError(f"{html.name} is no HTML file", "choose an --out that ends in .html")
     markdown = html.with_suffix(".md")
     _check_free((html, markdown), force)
-    sources = read_sources(directories, examples)
-    texts, table = {}, None
-    if found := searches(sources):
-        table = html.with_name(f"{html.stem}-trials.csv")
-        _check_free((table,), force)
-        texts[table] = trials(found)
-    made = page(sources, title)
+    sources = read_sources(directories, views, examples)
+    texts, trials = {}, None
+    if tables := _tables(sources, views):
+        trials = html.with_name(f"{html.stem}-trials.csv")
+        _check_free((trials,), force)
+        texts[trials] = tables
+    made = page(sources, title, views)
     _write({**texts, markdown: render_markdown(made), html: render_html(made)})
-    verdicts = {one.title: one.status for one in made.verdicts}
-    return ReportResult(html, markdown, verdicts, tuple(made.data), table)
+    verdicts = {verdict.title: verdict.status for verdict in made.verdicts}
+    return ReportResult(html, markdown, verdicts, tuple(made.data), trials)
+
+
+def _tables(sources: Sequence[Source], views: Sequence[View]) -> str:
+    """The tables of all views that have some, with an empty line between two."""
+    found = [(view.tables, [result.at for result in results(sources, view)]) for view in views]
+    return "\n".join(tables(places) for tables, places in found if tables and places)
 
 
 def _check_free(paths: Sequence[Path], force: bool) -> None:

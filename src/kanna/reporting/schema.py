@@ -4,11 +4,14 @@ Results are written by kanna, but they travel: a file that was cut, edited, or m
 refused with the name of the field that is wrong.
 """
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kanna.methods.laser.schema import Analysis, Composition, Search
+from kanna.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
 
 Status = Literal["pass", "fail", "undecided"]
 Bytes = Annotated[int, Field(gt=0)]
@@ -205,16 +208,24 @@ class _Run(_Part):
 class Model(_Part):
     lineage: _Lineage
     run: _Run | None
-    search: Search | None = None
-    stages: Composition | None = None
 
 
 KINDS: dict[str, type[BaseModel]] = {
     "compare": Comparison,
     "eval": Evaluation,
     "bench": Bench,
-    "model": Model,
-    "laser-search": Search,
-    "laser-compose": Composition,
-    "laser-analysis": Analysis,
 }
+
+
+def validated(schema: type[M], data: Any, path: Path) -> M:
+    """What a file holds, as its model has it.
+
+    Raises:
+        InputError: Something is missing or wrong; names the file and the field.
+    """
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}", "write it again with kanna") from error

@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from kanna.errors import InputError
-from kanna.reporting.schema import KINDS
+from kanna.reporting.schema import KINDS, Model, validated
+from kanna.reporting.views import View
 
 _SCHEMA = 1
 _LINEAGE = "kanna.json"
-_WRITTEN = ("eval", "compare", "bench", "laser-search", "laser-compose", "laser-analysis")
-# What a model directory holds of how its edits were found: file -> name and kind.
-_FOUND = {"laser-search.json": ("search", "laser-search"), "laser-stages.json": ("stages", "laser-compose")}
-_REMEDY = "give a folder that kanna eval, compare, bench or laser wrote with --out, or a model of kanna"
+_REMEDY = "give a folder that a verb of kanna wrote results to with --out, or a model of kanna"
 
 
 @dataclass(frozen=True)
@@ -25,9 +21,9 @@ class Source:
 
     Args:
         name: As the report names it; unique within the report.
-        kind: eval, compare, bench, laser-search, laser-compose, laser-analysis, or model.
+        kind: eval, compare, bench, that of a view, or model.
         data: What the file holds; for a model {"lineage": kanna.json, "run": DIR.run.json or None}, and where
-            there are {"search": laser-search.json, "stages": laser-stages.json}.
+            there are the files that views know under their keys.
     """
 
     name: str
@@ -35,11 +31,14 @@ class Source:
     data: Mapping[str, Any]
 
 
-def read_sources(directories: Sequence[str | Path], examples: bool = True) -> list[Source]:
+def read_sources(
+    directories: Sequence[str | Path], views: Sequence[View] = (), examples: bool = True
+) -> list[Source]:
     """Everything in the directories that a report can show.
 
     Args:
         directories: Folders of results, single results, and model directories.
+        views: Of kinds beside eval, compare and bench.
         examples: Keep the texts of flipped examples, of answers and of samples; records of single rows are
             always left out.
 
@@ -49,48 +48,54 @@ def read_sources(directories: Sequence[str | Path], examples: bool = True) -> li
     """
     if not directories:
         raise InputError("there is nothing to report", "give a folder of results or a model directory")
-    found: list[Source] = []
-    for directory in dict.fromkeys(Path(one).expanduser().resolve() for one in directories):
-        here = _of(directory, examples)
+    sources: list[Source] = []
+    for place in dict.fromkeys(Path(directory).expanduser().resolve() for directory in directories):
+        here = _of(place, views, examples)
         if not here:
-            raise InputError(f"{directory} holds no results", _REMEDY)
-        found += here
-    return _apart(found)
+            raise InputError(f"{place} holds no results", _REMEDY)
+        sources += here
+    return _apart(sources)
 
 
-def _of(place: Path, examples: bool) -> list[Source]:
+def _of(place: Path, views: Sequence[View], examples: bool) -> list[Source]:
     if place.is_file():
-        return _results([place], examples)
+        return _results([place], views, examples)
     if not place.is_dir():
         raise InputError(f"{place} is no directory and no file", _REMEDY)
     if (place / _LINEAGE).is_file():
-        return [_model(place)]
-    return _results(sorted(place.glob("*.json")), examples)
+        return [_model(place, views)]
+    return _results(sorted(place.glob("*.json")), views, examples)
 
 
-def _results(paths: Sequence[Path], examples: bool) -> list[Source]:
-    found = []
+def _results(paths: Sequence[Path], views: Sequence[View], examples: bool) -> list[Source]:
+    known = {view.kind: view for view in views}
+    schemas = KINDS | {view.kind: view.schema for view in views}
+    sources = []
     for path in paths:
         data = _read(path)
-        if isinstance(data, dict) and data.get("kind") in _WRITTEN:
+        if isinstance(data, dict) and (kind := data.get("kind")) in schemas:
             _check(path, data, "schema_version")
-            _check_fields(path, data["kind"], data)
-            found.append(Source(f"{path.parent.name}/{path.name}", data["kind"], _lean(data, examples)))
-    return found
+            validated(schemas[kind], data, path)
+            if kind not in known:
+                data = _lean(data, examples)
+            elif not examples:
+                data = known[kind].lean(data)
+            sources.append(Source(f"{path.parent.name}/{path.name}", kind, data))
+    return sources
 
 
-def _model(directory: Path) -> Source:
+def _model(directory: Path, views: Sequence[View]) -> Source:
     lineage = _read(directory / _LINEAGE)
     _check(directory / _LINEAGE, lineage, "format_version")
     run = directory.with_name(f"{directory.name}.run.json")
-    said = {"lineage": lineage, "run": _read(run) if run.is_file() else None}
-    _check_fields(directory / _LINEAGE, "model", said)
-    for name, (key, kind) in _FOUND.items():
-        if (path := directory / name).is_file():
-            said[key] = _read(path)
-            _check(path, said[key], "schema_version")
-            _check_fields(path, kind, said[key])
-    return Source(directory.name, "model", said)
+    data = {"lineage": lineage, "run": _read(run) if run.is_file() else None}
+    validated(Model, data, directory / _LINEAGE)
+    for view in views:
+        if view.file and (path := directory / view.file).is_file():
+            data[view.key] = _read(path)
+            _check(path, data[view.key], "schema_version")
+            validated(view.schema, data[view.key], path)
+    return Source(directory.name, "model", data)
 
 
 def _read(path: Path) -> Any:
@@ -108,19 +113,8 @@ def _check(path: Path, data: Any, key: str) -> None:
         raise InputError(f"{path} has {key} {version}, this kanna knows {_SCHEMA}", "upgrade kanna")
 
 
-def _check_fields(path: Path, kind: str, data: Mapping[str, Any]) -> None:
-    try:
-        KINDS[kind].model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}", "write it again with kanna") from error
-
-
 def _lean(data: Mapping[str, Any], examples: bool) -> dict[str, Any]:
     """A result without the records of single rows, which would make a page of megabytes."""
-    if data["kind"] == "laser-analysis":
-        return dict(data) if examples else _wordless(data)
     if "tasks" not in data:
         return dict(data)
     drop = {"records"} if examples else {"records", "flips"}
@@ -128,24 +122,11 @@ def _lean(data: Mapping[str, Any], examples: bool) -> dict[str, Any]:
     return {**data, "tasks": tasks}
 
 
-def _wordless(data: Mapping[str, Any]) -> dict[str, Any]:
-    """An analysis without what the models were asked and what they wrote."""
-    kept = {key: value for key, value in data.items() if key not in ("answers", "samples")}
-    samples = data.get("samples")
-    if samples is None:
-        return kept
-    numbers = {
-        name: {key: value for key, value in samples[name].items() if key != "texts"}
-        for name in ("base", "edited")
-    }
-    return {**kept, "samples": numbers}
-
-
-def _apart(found: Sequence[Source]) -> list[Source]:
+def _apart(sources: Sequence[Source]) -> list[Source]:
     """Sources whose names are told apart by a number where two are alike."""
     seen: dict[str, int] = {}
     named = []
-    for source in found:
+    for source in sources:
         count = seen[source.name] = seen.get(source.name, 0) + 1
         named.append(source if count == 1 else Source(f"{source.name} ({count})", source.kind, source.data))
     return named

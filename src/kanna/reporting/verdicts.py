@@ -20,17 +20,12 @@ _UNASKED = (
 )
 
 
-def verdicts(compared: Sequence[At], models: Sequence[At], edits: Sequence[Verdict] = ()) -> list[Verdict]:
-    """One per comparison, those on edits, one per model that nobody compared; at least one.
-
-    A model whose edits were tested when they were found is not called unasked.
-    """
+def verdicts(compared: Sequence[At], models: Sequence[At], others: Sequence[Verdict] = ()) -> list[Verdict]:
+    """One per comparison, the others, one per model that nobody compared; at least one."""
     asked = {at.data["model"]["model"] for at in compared}
     found = [_verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
-    found += edits
-    found += [
-        _unasked(at) for at in models if at.name not in asked and not {"search", "stages"} & set(at.data)
-    ]
+    found += others
+    found += [_unasked(at) for at in models if at.name not in asked]
     return found or [_NOTHING]
 
 

@@ -15,9 +15,10 @@ from torch import nn
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint, read_json, refuse_quantized
 from kanna.errors import InputError
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.choose import CONSTRAINED, PUBLISHED
 from kanna.methods.laser.plan import tensor_of
-from kanna.methods.laser.search import Budget
+from kanna.methods.laser.results import Settings
 from kanna.methods.laser.space import RHOS, Candidate, space
 from kanna.methods.laser.validation import Journal, Validation, by_groups, parts_of
 from kanna.methods.laser.weights import Weights
@@ -90,12 +91,15 @@ class SearchOptions:
         """As `kanna.models.selection` reads it."""
         return selection_from(None if self.layers in ("all", "*") else self.layers, self.roles)
 
-    def to_dict(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """What a result depends on; memory is not part of it."""
-        facts = {key: value for key, value in vars(self).items() if key not in ("memory", "budget")}
-        paths = {key: None if facts[key] is None else Path(facts[key]).name for key in ("text", "test")}
+        files = {"text": self.text, "test": self.test}
+        names = {key: None if path is None else Path(path).name for key, path in files.items()}
         lists = {"rhos": list(self.rhos), "blocks": list(self.blocks)}
-        return {**facts, **paths, **lists, "budget": dict(vars(self.budget))}
+        return Settings(**{**vars(self), **names, **lists, "budget": Budget(**dict(self.budget))})
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.settings().to_dict()
 
 
 @dataclass(frozen=True)

@@ -6,54 +6,16 @@ over paraphrases or whose perplexity of plain text rises by more than is allowed
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+
+from kanna.methods.laser.results import Trial
 
 PUBLISHED, CONSTRAINED = "published", "constrained"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """An edit and what it scored on the validation rows.
-
-    Args:
-        edit: As `parse_edit` reads it; empty for the model as it is.
-        layer: Of the block; -1 for the model as it is.
-        role: Of the matrix; empty likewise.
-        matrix: Its name; empty likewise.
-        rho: As given.
-        rank: What it means.
-        blocks: Row blocks that were truncated each on its own.
-        rows: Validation rows it was scored on.
-        accuracy: The headline metric, where more is better.
-        log_loss: Of the right answers, nats per row.
-        consistency: Share of facts of which all wordings are right; None without groups.
-        perplexity: Of plain text; None where it was not measured.
-    """
-
-    edit: str
-    layer: int
-    role: str
-    matrix: str
-    rho: str
-    rank: int
-    blocks: int
-    rows: int
-    accuracy: float
-    log_loss: float
-    consistency: float | None = None
-    perplexity: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 Measure = Callable[[Trial], float]
 
 
 def by_accuracy(trials: Iterable[Trial]) -> list[Trial]:
     """The most accurate first, ties by the smaller log loss, then by order."""
-    return sorted(trials, key=lambda one: (-one.accuracy, one.log_loss))
+    return sorted(trials, key=lambda trial: (-trial.accuracy, trial.log_loss))
 
 
 def choose(
@@ -76,18 +38,18 @@ def choose(
         return (ordered[0] if ordered else base), []
     measured: list[Trial] = []
     limit = None
-    for one in ordered:
-        if one.accuracy <= base.accuracy:
+    for trial in ordered:
+        if trial.accuracy <= base.accuracy:
             break
-        if not _as_consistent(one, base):
+        if not _as_consistent(trial, base):
             continue
         if perplexity is None or max_rise is None:
-            return one, measured
+            return trial, measured
         if limit is None:
-            base = base if base.perplexity is not None else replace(base, perplexity=perplexity(base))
+            base = base if base.perplexity is not None else base.measured(perplexity(base))
             assert base.perplexity is not None
             limit = base.perplexity * (1 + max_rise)
-        measured.append(replace(one, perplexity=perplexity(one)))
+        measured.append(trial.measured(perplexity(trial)))
         if (measured[-1].perplexity or 0.0) <= limit:
             return measured[-1], measured
     return base, measured
@@ -100,17 +62,20 @@ def pareto(trials: Iterable[Trial]) -> list[Trial]:
     """
     kept: list[Trial] = []
     # Whoever dominates another comes before it in this order.
-    for one in sorted(trials, key=lambda one: (-one.accuracy, one.log_loss, -(one.consistency or 0.0))):
-        if not any(_dominates(other, one) for other in kept):
-            kept.append(one)
+    for trial in sorted(trials, key=lambda one: (-one.accuracy, one.log_loss, -(one.consistency or 0.0))):
+        if not any(_dominates(better, trial) for better in kept):
+            kept.append(trial)
     return kept
 
 
-def _dominates(one: Trial, other: Trial) -> bool:
+def _dominates(trial: Trial, other: Trial) -> bool:
     """At least as good in everything."""
-    consistent = one.consistency is None or other.consistency is None or one.consistency >= other.consistency
-    return one.accuracy >= other.accuracy and one.log_loss <= other.log_loss and consistent
+    surer = trial.accuracy >= other.accuracy and trial.log_loss <= other.log_loss
+    return surer and _as_consistent(trial, other)
 
 
-def _as_consistent(one: Trial, base: Trial) -> bool:
-    return one.consistency is None or base.consistency is None or one.consistency >= base.consistency
+def _as_consistent(trial: Trial, other: Trial) -> bool:
+    """No less consistent, where both have groups."""
+    if trial.consistency is None or other.consistency is None:
+        return True
+    return trial.consistency >= other.consistency

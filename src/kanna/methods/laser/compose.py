@@ -5,35 +5,9 @@ accuracy, in log loss. What is rejected leaves no trace.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from kanna.methods.laser.choose import Trial
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step that was tried.
-
-    Args:
-        edit: As `parse_edit` reads it.
-        accuracy: With all edits accepted so far and this one.
-        log_loss: Likewise.
-        consistency: Likewise; None without groups.
-        accepted: Whether it stays.
-        number: Of the stage it makes, from 1; 0 where it was rejected.
-    """
-
-    edit: str
-    accuracy: float
-    log_loss: float
-    consistency: float | None
-    accepted: bool
-    number: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
+from kanna.methods.laser.choose import by_accuracy
+from kanna.methods.laser.results import Stage, Trial
 
 Score = tuple[float, float, float | None]
 """(accuracy, log loss, consistency)"""
@@ -46,13 +20,13 @@ def order(trials: Iterable[Trial], base: Trial, most: int) -> list[Trial]:
         most: How many steps are tried.
     """
     best: dict[str, Trial] = {}
-    for one in trials:
-        known = best.get(one.matrix)
-        if known is None or (-one.accuracy, one.log_loss) < (-known.accuracy, known.log_loss):
-            best[one.matrix] = one
-    useful = [one for one in best.values() if _better(_score(one), _score(base))]
-    strongest = sorted(useful, key=lambda one: (-one.accuracy, one.log_loss))[:most]
-    return sorted(strongest, key=lambda one: (-one.layer, -one.accuracy, one.log_loss))
+    for trial in trials:
+        known = best.get(trial.matrix)
+        if known is None or (-trial.accuracy, trial.log_loss) < (-known.accuracy, known.log_loss):
+            best[trial.matrix] = trial
+    useful = [trial for trial in best.values() if _better(_score(trial), _score(base))]
+    strongest = by_accuracy(useful)[:most]
+    return sorted(strongest, key=lambda trial: (-trial.layer, -trial.accuracy, trial.log_loss))
 
 
 def compose(
@@ -71,24 +45,33 @@ def compose(
     accepted: list[Trial] = []
     best = base
     stages: list[Stage] = []
-    for one in candidates:
-        found = score([*accepted, one])
-        good = _better(found, best) and not _less_consistent(found, best) and allowed([*accepted, one])
+    for trial in candidates:
+        new = score([*accepted, trial])
+        good = _better(new, best) and not _less_consistent(new, best) and allowed([*accepted, trial])
         if good:
-            accepted.append(one)
-            best = found
-        stages.append(Stage(one.edit, *found, good, len(accepted) if good else 0))
+            accepted.append(trial)
+            best = new
+        accuracy, log_loss, consistency = new
+        stage = Stage(
+            edit=trial.edit,
+            accuracy=accuracy,
+            log_loss=log_loss,
+            consistency=consistency,
+            accepted=good,
+            number=len(accepted) if good else 0,
+        )
+        stages.append(stage)
     return stages
 
 
-def _score(one: Trial) -> Score:
-    return one.accuracy, one.log_loss, one.consistency
+def _score(trial: Trial) -> Score:
+    return trial.accuracy, trial.log_loss, trial.consistency
 
 
-def _better(one: Score, other: Score) -> bool:
+def _better(new: Score, old: Score) -> bool:
     """More accurate, or as accurate and surer of the right answers."""
-    return (-one[0], one[1]) < (-other[0], other[1])
+    return (-new[0], new[1]) < (-old[0], old[1])
 
 
-def _less_consistent(one: Score, other: Score) -> bool:
-    return one[2] is not None and other[2] is not None and one[2] < other[2]
+def _less_consistent(new: Score, old: Score) -> bool:
+    return new[2] is not None and old[2] is not None and new[2] < old[2]

@@ -20,16 +20,18 @@ from kanna.methods.laser.arena import (
     open_arena,
     workspace,
 )
-from kanna.methods.laser.choose import Trial
-from kanna.methods.laser.compose import Score, Stage, compose, order
+from kanna.methods.laser.budget import Budget
+from kanna.methods.laser.compose import Score, compose, order
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.restore import find_base, read_manifest, restore
+from kanna.methods.laser.results import Composition, Perplexity, Search, Settings, Stage, Start, Tested, Trial
 from kanna.methods.laser.run import LaserResult, Origin, laser_apply
-from kanna.methods.laser.search import Budget, trial
+from kanna.methods.laser.search import trial
 from kanna.methods.laser.searching import RESULT, test_edits
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Journal, Tally, Validation
 from kanna.methods.lowrank.run import refuse_existing
+from kanna.reporting.schema import validated
 from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
 from kanna.tasks.evaluate import EvalOptions, headline
@@ -43,14 +45,18 @@ class ComposeResult:
     """What composing found.
 
     Args:
-        result: All that `laser-stages.json` holds.
+        found: All that `laser-stages.json` holds.
         applied: The written model.
         run: Times of this run.
     """
 
-    result: dict[str, Any]
+    found: Composition
     applied: LaserResult
     run: dict[str, Any]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return self.found.to_dict()
 
     @property
     def passed(self) -> bool:
@@ -97,27 +103,28 @@ def laser_compose(
         InputError: Another model or task than those of the search, or whatever else is wrong.
     """
     started = time.perf_counter()
-    found = read_search(search)
+    searched = read_search(search)
     stored = config or LaserConfig()
-    _check_blocks(found, stored, blocks)
+    _check_blocks(searched, stored, blocks)
     asked = evaluation or EvalOptions()
-    asked = replace(asked, metric=asked.metric or found["task"]["metric"])
+    asked = replace(asked, metric=asked.metric or searched.task.metric)
     target = Path(out).expanduser().absolute()
     refuse_existing(target, force or resume)
-    options = _options(found, text, max_ppl_rise, test)
+    options = _options(searched.settings, text, max_ppl_rise, test)
     arena = open_arena(model, task, options, asked, criteria)
-    _check_same(found, arena, search)
+    _check_same(searched, arena, search)
     replacing = force or (resume and in_place_already(target, STAGES, arena))
     refuse_existing(target, replacing)
     stages = Stages(progress)
-    key = fingerprint(arena, [found, max_steps, blocks])
+    key = fingerprint(arena, [searched.to_dict(), max_steps, blocks])
     with workspace(target, key, resume, force) as directory:
         assert directory is not None
-        result, edits = _compose(arena, found, max_steps, blocks, directory, stages.report)
+        composed = _compose(arena, searched, max_steps, blocks, directory, stages.report)
+        result = composed.to_dict()
         origin = Origin(
             "laser compose", {"compose": {"test": result["test"]}}, {STAGES: result}, arena.task.digest
         )
-        settings = stored.model_copy(update={"edits": tuple(edits), "blocks": blocks})
+        settings = stored.model_copy(update={"edits": tuple(composed.edits), "blocks": blocks})
         written = laser_apply(
             model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
             options=asked, origin=origin, progress=stages.report,
@@ -125,14 +132,14 @@ def laser_compose(
         shutil.rmtree(directory)
     run = run_record(started, stages.seconds, asked.device)
     lineage.write_run_record(target, run)
-    return ComposeResult(result, written, run)
+    return ComposeResult(composed, written, run)
 
 
-def read_search(path: str | Path) -> dict[str, Any]:
+def read_search(path: str | Path) -> Search:
     """The result of a search: the file, or the directory that holds it.
 
     Raises:
-        InputError: There is none, or it is of a newer kanna.
+        InputError: There is none, it is of a newer kanna, or something in it is missing or wrong.
     """
     given = Path(path)
     file = given / RESULT if given.is_dir() else given
@@ -144,7 +151,21 @@ def read_search(path: str | Path) -> dict[str, Any]:
     if data.get("kind") != "laser-search":
         raise InputError(f"{file} is not the result of a search", f"give a {RESULT}")
     lineage.check_format_version(data.get("schema_version"), file)
-    return data
+    return validated(Search, data, file)
+
+
+def read_stages(directory: str | Path) -> Composition:
+    """The stages of a composed model.
+
+    Raises:
+        InputError: It is no composed model, or something in its stages is missing or wrong.
+    """
+    path = Path(directory) / STAGES
+    if not path.is_file():
+        raise InputError(f"{directory} holds no {STAGES}", "give the output of kanna laser compose")
+    data = read_json(path)
+    lineage.check_format_version(data.get("schema_version"), path)
+    return validated(Composition, data, path)
 
 
 def stage_edits(directory: str | Path, stage: int) -> tuple[str, ...]:
@@ -153,10 +174,7 @@ def stage_edits(directory: str | Path, stage: int) -> tuple[str, ...]:
     Raises:
         InputError: It is no composed model, or has no such stage.
     """
-    path = Path(directory) / STAGES
-    if not path.is_file():
-        raise InputError(f"{directory} holds no {STAGES}", "give the output of kanna laser compose")
-    accepted = [one["edit"] for one in read_json(path)["stages"] if one["accepted"]]
+    accepted = read_stages(directory).edits
     if not 0 <= stage <= len(accepted):
         raise InputError(f"{directory} has no stage {stage}", f"stages are 0 (the base) to {len(accepted)}")
     return tuple(accepted[:stage])
@@ -184,13 +202,13 @@ def restore_stage(
     edits = stage_edits(directory, stage)
     checkpoint = Checkpoint.open(directory)
     manifest = read_manifest(checkpoint)
-    result = read_json(Path(directory) / STAGES)
     recorded = lineage.verify(checkpoint.directory)
     if recorded is None:
         raise InputError(f"{directory} has no {lineage.FILE}", "give what kanna laser compose wrote")
     last = recorded.steps[-1]
     config = LaserConfig(**last.config).model_copy(update={"edits": edits})
-    origin = Origin("laser compose", {"stage": stage}, {STAGES: result}, last.data_hash)
+    stages = read_stages(directory).to_dict()
+    origin = Origin("laser compose", {"stage": stage}, {STAGES: stages}, last.data_hash)
     target = Path(out).expanduser().absolute()
     refuse_existing(target, force)
     if base is not None or not manifest["originals"]:
@@ -202,27 +220,26 @@ def restore_stage(
 
 
 def _options(
-    found: dict[str, Any], text: Path | None, max_ppl_rise: float | None, test: Path | None
+    searched: Settings, text: Path | None, max_ppl_rise: float | None, test: Path | None
 ) -> SearchOptions:
     """Those of the search, all rows in one part."""
-    settings = dict(found["settings"])
-    if settings["test"] is not None and test is None:
+    if searched.test is not None and test is None:
         raise InputError(
-            f"the search had a test file of its own, {settings['test']}", "give it again with --test"
+            f"the search had a test file of its own, {searched.test}", "give it again with --test"
         )
     changed = {
-        "rhos": tuple(settings["rhos"]),
-        "blocks": tuple(settings["blocks"]),
+        "rhos": tuple(searched.rhos),
+        "blocks": tuple(searched.blocks),
         "budget": Budget(fast=None),
         "text": text,
         "max_ppl_rise": max_ppl_rise if text is not None else SearchOptions.max_ppl_rise,
         "test": test,
     }
-    return SearchOptions(**{**settings, **changed})
+    return SearchOptions(**{**dict(searched), **changed})
 
 
-def _check_blocks(found: dict[str, Any], config: LaserConfig, blocks: int) -> None:
-    tried = found["settings"]["blocks"]
+def _check_blocks(searched: Search, config: LaserConfig, blocks: int) -> None:
+    tried = searched.settings.blocks
     if blocks not in tried:
         raise InputError(
             f"the search tried no edits of {blocks} row blocks",
@@ -232,64 +249,51 @@ def _check_blocks(found: dict[str, Any], config: LaserConfig, blocks: int) -> No
         raise InputError("factors hold one block of rows only", "leave out --blocks, or --factored")
 
 
-def _check_same(found: dict[str, Any], arena: Arena, search: str | Path) -> None:
-    if arena.base_hash != found["model"]["hash"]:
+def _check_same(searched: Search, arena: Arena, search: str | Path) -> None:
+    if arena.base_hash != searched.model.hash:
         raise InputError(
-            f"{arena.checkpoint.name} is not the model that {search} searched ({found['model']['name']})",
+            f"{arena.checkpoint.name} is not the model that {search} searched ({searched.model.name})",
             "give that model",
         )
-    same_rows = (len(arena.task.rows), len(arena.choosing)) == (
-        found["task"]["rows"],
-        found["task"]["validation_rows"],
-    )
-    if arena.task.digest != found["task"]["sha256"] or not same_rows:
+    task = searched.task
+    same_rows = (len(arena.task.rows), len(arena.choosing)) == (task.rows, task.validation_rows)
+    if arena.task.digest != task.sha256 or not same_rows:
         raise InputError(
-            f"{arena.task.name} is not the task that {search} was made on ({found['task']['name']}, "
-            f"{found['task']['validation_rows']} of {found['task']['rows']} rows for validation)",
+            f"{arena.task.name} is not the task that {search} was made on ({task.name}, "
+            f"{task.validation_rows} of {task.rows} rows for validation)",
             "give that file, with the same --limit",
         )
     metric = headline(arena.task, arena.plan.options)
-    if metric != found["task"]["metric"]:
-        raise InputError(
-            f"{search} chose by {found['task']['metric']}, not by {metric}", "leave out --metric"
-        )
+    if metric != task.metric:
+        raise InputError(f"{search} chose by {task.metric}, not by {metric}", "leave out --metric")
 
 
 def _compose(
-    arena: Arena,
-    found: dict[str, Any],
-    max_steps: int,
-    blocks: int,
-    directory: Path,
-    progress: Progress,
-) -> tuple[dict[str, Any], list[str]]:
-    """What goes into the stages file, and the accepted edits."""
-    trials = [Trial(**one) for one in found["trials"]]
-    base = Trial(**found["base"])
-    by_edit = {one.edit: one for one in arena.candidates() if one.blocks == blocks}
+    arena: Arena, searched: Search, max_steps: int, blocks: int, directory: Path, progress: Progress
+) -> Composition:
+    base = searched.base
+    trials = [trial for trial in searched.trials if trial.blocks == blocks]
+    by_edit = {candidate.edit: candidate for candidate in arena.candidates() if candidate.blocks == blocks}
     validation = arena.validation(Journal.open(directory / JOURNAL), directory)
     try:
         start = _score(validation.base(len(arena.parts), progress))
-        usable = _usable([one for one in trials if one.blocks == blocks], base, by_edit, validation, progress)
-        wanted = order(usable, base, max_steps)
+        wanted = order(_usable(trials, base, by_edit, validation, progress), base, max_steps)
         limit = _limit(arena, progress)
 
         def score(some: Sequence[Trial]) -> Score:
             progress("compose", len(some), len(wanted))
-            candidates = [by_edit[one.edit] for one in some]
-            return _score(validation.together(candidates, " + ".join(one.edit for one in some)))
+            candidates = [by_edit[trial.edit] for trial in some]
+            return _score(validation.together(candidates, " + ".join(trial.edit for trial in some)))
 
         def allowed(some: Sequence[Trial]) -> bool:
-            candidates = [by_edit[one.edit] for one in some]
-            return limit is None or arena.perplexity(candidates) <= limit
+            return limit is None or arena.perplexity([by_edit[trial.edit] for trial in some]) <= limit
 
         stages = compose(start, wanted, score, allowed)
     finally:
         validation.close()
-    accepted = [one.edit for one in stages if one.accepted]
-    chosen = [by_edit[edit] for edit in accepted]
+    chosen = [by_edit[stage.edit] for stage in stages if stage.accepted]
     tested = test_edits(arena, chosen, progress) if chosen else None
-    return _result(arena, found, start, stages, chosen, limit is not None, tested), accepted
+    return _result(arena, searched, start, stages, chosen, limit is not None, tested)
 
 
 def _usable(
@@ -302,7 +306,7 @@ def _usable(
     """The trials on all validation rows; those of a fast search that saw some of them only now see all."""
     partial = [by_edit[one.edit] for one in trials if one.rows < base.rows]
     scores = validation.score(partial, len(validation.sizes), progress)
-    whole = [trial(one, score) for one, score in zip(partial, scores, strict=True)]
+    whole = [trial(candidate, score) for candidate, score in zip(partial, scores, strict=True)]
     return [*(one for one in trials if one.rows == base.rows), *whole]
 
 
@@ -314,29 +318,31 @@ def _limit(arena: Arena, progress: Progress) -> float | None:
     return arena.perplexity([]) * (1 + arena.options.max_ppl_rise)
 
 
-def _score(found: Tally) -> Score:
-    return found.accuracy, found.mean_log_loss, found.consistency
+def _score(tally: Tally) -> Score:
+    return tally.accuracy, tally.mean_log_loss, tally.consistency
 
 
 def _result(
     arena: Arena,
-    found: dict[str, Any],
+    searched: Search,
     start: Score,
-    stages: Sequence[Stage],
+    stages: list[Stage],
     chosen: Sequence[Candidate],
     measured: bool,
-    tested: dict[str, Any] | None,
-) -> dict[str, Any]:
-    before = arena.perplexity([]) if measured else None
-    after = arena.perplexity(chosen) if measured else None
-    return {
-        "schema_version": 1,
-        "kind": "laser-compose",
-        "model": found["model"],
-        "task": found["task"],
-        "base": dict(zip(("accuracy", "log_loss", "consistency"), start, strict=True)),
-        "stages": [one.to_dict() for one in stages],
-        "accepted": len(chosen),
-        "perplexity": {"base": before, "edited": after},
-        "test": tested,
-    }
+    tested: Tested | None,
+) -> Composition:
+    accuracy, log_loss, consistency = start
+    return Composition(
+        schema_version=1,
+        kind="laser-compose",
+        model=searched.model,
+        task=searched.task,
+        base=Start(accuracy=accuracy, log_loss=log_loss, consistency=consistency),
+        stages=stages,
+        accepted=len(chosen),
+        perplexity=Perplexity(
+            base=arena.perplexity([]) if measured else None,
+            edited=arena.perplexity(chosen) if measured else None,
+        ),
+        test=tested,
+    )

@@ -4,13 +4,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from kanna.linalg.decomposition import decompose, singular_gradient
 from kanna.linalg.reduction import row_blocks
-from kanna.methods.laser.choose import Trial
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.gradient import loss_weights, predicted_changes, weight_gradients
+from kanna.methods.laser.results import Trial
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Tally, Validation
 from kanna.methods.laser.weights import Weights
@@ -18,39 +20,8 @@ from kanna.models.matrix import Matrix
 from kanna.search.halving import halve
 
 Progress = Callable[[str, int, int], None]
-# Below it, a round of halving would throw dice.
-_FEWEST_ROWS = 8
 # Candidates of one matrix in a shortlist: neighbours in rho score alike.
 _PER_MATRIX = 4
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much is tried.
-
-    Args:
-        fast: Examples for the gradient; None tries every candidate on every row.
-        shortlist: Candidates that the gradient leaves.
-        finalists: Candidates that meet on all validation rows.
-        max_evaluations: Candidates tried at most; the first ones of the space.
-        max_seconds: No further block is begun after so many; what was not reached is reported.
-    """
-
-    fast: int | None = 100
-    shortlist: int = 16
-    finalists: int = 4
-    max_evaluations: int | None = None
-    max_seconds: float | None = None
-
-    def part_sizes(self) -> list[int]:
-        """Rows at which parts of the validation set end, before the last one."""
-        if self.fast is None:
-            return []
-        first = max(_FEWEST_ROWS, self.fast // 4)
-        found = [first]
-        while found[-1] * 2 < self.fast:
-            found.append(found[-1] * 2)
-        return [*found, self.fast] if found[-1] < self.fast else found
 
 
 @dataclass(frozen=True)
@@ -78,8 +49,8 @@ def exhaustive(
     parts = len(validation.sizes)
     started = time.monotonic()
     groups: dict[tuple[str, int], list[Candidate]] = defaultdict(list)
-    for one in allowed:
-        groups[one.matrix.group, one.matrix.layer].append(one)
+    for candidate in allowed:
+        groups[candidate.matrix.group, candidate.matrix.layer].append(candidate)
     trials: list[Trial] = []
     for some in groups.values():
         late = budget.max_seconds is not None and time.monotonic() - started > budget.max_seconds
@@ -87,7 +58,7 @@ def exhaustive(
             break
         progress("search", len(trials), len(allowed))
         tallies = validation.score(some, parts)
-        trials += [trial(one, found) for one, found in zip(some, tallies, strict=True)]
+        trials += [trial(candidate, tally) for candidate, tally in zip(some, tallies, strict=True)]
     progress("search", len(trials), len(allowed))
     return Found(tuple(trials), {}, len(candidates) - len(trials))
 
@@ -111,8 +82,11 @@ def fast(
         return ranked(validation.score(some, upto, progress))
 
     left = halve(short, parts - 1, budget.finalists, keys)
-    finals = dict(zip((one.key for one in left), validation.score(left, parts, progress), strict=True))
-    trials = [trial(one, finals.get(one.key) or validation.partial(one)) for one in short]
+    keys_left = (candidate.key for candidate in left)
+    finals = dict(zip(keys_left, validation.score(left, parts, progress), strict=True))
+    trials = [
+        trial(candidate, finals.get(candidate.key) or validation.partial(candidate)) for candidate in short
+    ]
     return Found(tuple(trials), predicted, len(candidates) - len(short), tokens)
 
 
@@ -170,33 +144,39 @@ def ranked(tallies: Sequence[Tally]) -> list[tuple[float, ...]]:
 
 def shortlist(candidates: Sequence[Candidate], predicted: Mapping[str, float], most: int) -> list[Candidate]:
     """The candidates of the largest predicted gains: matrices by their best one, a few of each."""
-    ordered = sorted(candidates, key=lambda one: predicted[one.key])
     taken: dict[str, int] = defaultdict(int)
-    found: list[Candidate] = []
-    for one in ordered:
-        if taken[one.matrix.name] < _PER_MATRIX and len(found) < most:
-            taken[one.matrix.name] += 1
-            found.append(one)
-    return found
+    short: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda one: predicted[one.key]):
+        if taken[candidate.matrix.name] < _PER_MATRIX and len(short) < most:
+            taken[candidate.matrix.name] += 1
+            short.append(candidate)
+    return short
 
 
-def trial(one: Candidate, found: Tally) -> Trial:
+def trial(candidate: Candidate, tally: Tally) -> Trial:
     """A candidate with its score."""
     return Trial(
-        edit=one.edit,
-        layer=one.matrix.layer,
-        role=one.matrix.role,
-        matrix=one.matrix.name,
-        rho=one.rho,
-        rank=one.rank,
-        blocks=one.blocks,
-        rows=found.rows,
-        accuracy=found.accuracy,
-        log_loss=found.mean_log_loss,
-        consistency=found.consistency,
+        edit=candidate.edit,
+        layer=candidate.matrix.layer,
+        role=candidate.matrix.role,
+        matrix=candidate.matrix.name,
+        rho=candidate.rho,
+        rank=candidate.rank,
+        blocks=candidate.blocks,
+        **_scores(tally),
     )
 
 
-def base_trial(found: Tally) -> Trial:
+def base_trial(tally: Tally) -> Trial:
     """The model as it is."""
-    return Trial("", -1, "", "", "", 0, 1, found.rows, found.accuracy, found.mean_log_loss, found.consistency)
+    return Trial(edit="", layer=-1, role="", matrix="", rho="", rank=0, blocks=1, **_scores(tally))
+
+
+def _scores(tally: Tally) -> dict[str, Any]:
+    return {
+        "rows": tally.rows,
+        "accuracy": tally.accuracy,
+        "log_loss": tally.mean_log_loss,
+        "consistency": tally.consistency,
+        "perplexity": None,
+    }

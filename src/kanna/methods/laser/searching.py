@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from kanna.methods.laser.arena import (
     open_arena,
     workspace,
 )
-from kanna.methods.laser.choose import Trial, by_accuracy, choose, pareto
+from kanna.methods.laser.choose import by_accuracy, choose, pareto
 from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.results import Figures, Model, Search, Task, Tested, TestedBy, Trial
 from kanna.methods.laser.run import LaserResult, Origin, laser_apply
 from kanna.methods.laser.search import Found, base_trial, exhaustive, fast
 from kanna.methods.laser.space import Candidate
@@ -43,14 +44,18 @@ class SearchResult:
     """What was found.
 
     Args:
-        result: All that `laser-search.json` holds.
+        found: All that `laser-search.json` holds.
         applied: The written model; None where no output was asked for.
         run: Times and work of this run.
     """
 
-    result: dict[str, Any]
+    found: Search
     applied: LaserResult | None
     run: dict[str, Any]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return self.found.to_dict()
 
     @property
     def passed(self) -> bool:
@@ -110,7 +115,7 @@ def laser_search(
         journal = Journal.open(None if directory is None else directory / JOURNAL)
         validation = arena.validation(journal, directory)
         try:
-            result, best = _search(arena, validation, stages.report)
+            search, best = _search(arena, validation, stages.report)
             work = {
                 "layer_tokens": validation.layer_tokens,
                 "decompositions": arena.weights.decompositions,
@@ -122,7 +127,7 @@ def laser_search(
         if target is not None:
             edits = (best.edit,) if best is not None else ()
             settings = stored.model_copy(update={"edits": edits, "blocks": best.blocks if best else 1})
-            origin = Origin("laser search", _facts(result), {RESULT: result}, arena.task.digest)
+            origin = Origin("laser search", _facts(search), {RESULT: search.to_dict()}, arena.task.digest)
             written = laser_apply(
                 model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
                 options=asked, origin=origin, progress=stages.report,
@@ -132,10 +137,10 @@ def laser_search(
     run = run_record(started, stages.seconds, asked.device) | {"work": work}
     if target is not None:
         lineage.write_run_record(target, run)
-    return SearchResult(result, written, run)
+    return SearchResult(search, written, run)
 
 
-def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[dict[str, Any], Trial | None]:
+def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[Search, Trial | None]:
     """The result, and the chosen edit if there is one."""
     options = arena.options
     candidates = arena.candidates()
@@ -144,105 +149,107 @@ def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[d
         found = exhaustive(validation, candidates, options.budget, progress)
     else:
         found = fast(validation, candidates, options.budget, arena.model, arena.weights, progress)
-    by_edit = {(one.edit, one.blocks): one for one in candidates}
+    by_edit = {(candidate.edit, candidate.blocks): candidate for candidate in candidates}
 
-    def perplexity(one: Trial) -> float:
+    def perplexity(trial: Trial) -> float:
         progress("perplexity", 0, 1)
-        return arena.perplexity([by_edit[one.edit, one.blocks]] if one.edit else [])
+        return arena.perplexity([by_edit[trial.edit, trial.blocks]] if trial.edit else [])
 
     measure = perplexity if options.text is not None else None
-    whole = [one for one in found.trials if one.rows == base.rows]
+    whole = [trial for trial in found.trials if trial.rows == base.rows]
     best, measured = choose(base, whole, options.rule, options.max_ppl_rise, measure)
     if measure is not None:
-        base = replace(base, perplexity=measure(base))
+        base = base.measured(measure(base))
         if best.edit and best.perplexity is None:
-            best = replace(best, perplexity=measure(best))
+            best = best.measured(measure(best))
             measured = [*measured, best]
         best = best if best.edit else base
     shown = best if best.edit else next(iter(by_accuracy(whole)), None)
     tested = None if shown is None else test_edits(arena, [by_edit[shown.edit, shown.blocks]], progress)
-    known = {(one.edit, one.blocks): one for one in measured}
-    trials = [known.get((one.edit, one.blocks), one) for one in found.trials]
-    result = _result(arena, found, base, best, trials, tested)
-    return result, best if best.edit else None
+    known = {(trial.edit, trial.blocks): trial for trial in measured}
+    trials = [known.get((trial.edit, trial.blocks), trial) for trial in found.trials]
+    return _result(arena, found, base, best, trials, tested), best if best.edit else None
 
 
-def test_edits(arena: Arena, candidates: Sequence[Candidate], progress: Progress) -> dict[str, Any]:
+def test_edits(arena: Arena, candidates: Sequence[Candidate], progress: Progress) -> Tested:
     """The model as it is, with these edits, and two controls of the same size, on rows that chose nothing."""
     task = EditedTask(arena.plan, arena.test, arena.model, arena.found, arena.options.memory)
     try:
-        base = task.base(progress, {min(one.matrix.layer for one in candidates)})
+        base = task.base(progress, {min(candidate.matrix.layer for candidate in candidates)})
         modes = ("top", "magnitude", "random")
         variants = [arena.weights.edits(candidates, mode, arena.options.seed) for mode in modes]
         edit, magnitude, random = task.edited(variants, progress)
     finally:
         task.close()
     decision = decide(base, edit, tolerance=parse_tolerance("0"))
-    rows = {"base": base, "edit": edit, "magnitude": magnitude, "random": random}
-    found: dict[str, Any] = {
-        "edits": [one.edit for one in candidates],
-        "rows": len(base.records),
-        "metric": base.metric,
-        "floors": dict(base.floors),
-        **{name: _figures(score) for name, score in rows.items()},
-        "difference": decision.difference,
-        "interval": list(decision.interval),
-        "confidence": decision.confidence,
-        "p_flips": decision.p_flips,
-        "lost": decision.lost,
-        "gained": decision.gained,
-    }
-    if arena.options.by is not None:
-        found["by"] = {
-            "key": arena.options.by,
-            **{name: breakdown(score, arena.test.rows, arena.options.by) for name, score in rows.items()},
-        }
-    return found
+    scores = {"base": base, "edit": edit, "magnitude": magnitude, "random": random}
+    return Tested(
+        edits=[candidate.edit for candidate in candidates],
+        rows=len(base.records),
+        metric=base.metric,
+        floors=dict(base.floors),
+        base=_figures(base),
+        edit=_figures(edit),
+        magnitude=_figures(magnitude),
+        random=_figures(random),
+        difference=decision.difference,
+        interval=list(decision.interval),
+        confidence=decision.confidence,
+        p_flips=decision.p_flips,
+        lost=decision.lost,
+        gained=decision.gained,
+        **_tested_by(arena, scores),
+    )
 
 
-def _figures(score: TaskScore) -> dict[str, float]:
+def _figures(score: TaskScore) -> Figures:
     names = (score.metric, "log_loss", "consistency")
-    return {"value": score.value, **{name: score.metrics[name] for name in names if name in score.metrics}}
+    metrics = {name: score.metrics[name] for name in names if name in score.metrics}
+    return Figures.model_validate({"value": score.value, **metrics})
+
+
+def _tested_by(arena: Arena, scores: Mapping[str, TaskScore]) -> dict[str, Any]:
+    """Where scores by a key were asked for."""
+    key = arena.options.by
+    if key is None:
+        return {}
+    groups = {name: breakdown(score, arena.test.rows, key) for name, score in scores.items()}
+    return {"by": TestedBy.model_validate({"key": key, **groups})}
 
 
 def _result(
-    arena: Arena,
-    found: Found,
-    base: Trial,
-    best: Trial,
-    trials: Sequence[Trial],
-    tested: dict[str, Any] | None,
-) -> dict[str, Any]:
-    candidates = arena.candidates()
-    whole = [one for one in trials if one.rows == base.rows]
-    return {
-        "schema_version": 1,
-        "kind": "laser-search",
-        "model": {"name": arena.checkpoint.name, "hash": arena.base_hash},
-        "task": {
-            "name": arena.task.name,
-            "sha256": arena.task.digest,
-            "kind": arena.task.kind,
-            "metric": headline(arena.task, arena.plan.options),
-            "rows": len(arena.task.rows),
-            "validation_rows": len(arena.choosing),
-            "test_rows": len(arena.test.rows),
-        },
-        "layers": len(arena.found.blocks),
-        "settings": arena.options.to_dict(),
-        "candidates": len(candidates),
-        "evaluations": len(whole) + 1,
-        "matrices": len(arena.matrices),
-        "left_out": found.left_out,
-        "base": base.to_dict(),
-        "trials": [one.to_dict() for one in trials],
-        "predicted": dict(found.predicted),
-        "pareto": [one.to_dict() for one in pareto([base, *whole])],
-        "chosen": best.to_dict(),
-        "base_wins": not best.edit,
-        "test": tested,
-    }
+    arena: Arena, found: Found, base: Trial, best: Trial, trials: list[Trial], tested: Tested | None
+) -> Search:
+    whole = [trial for trial in trials if trial.rows == base.rows]
+    return Search(
+        schema_version=1,
+        kind="laser-search",
+        model=Model(name=arena.checkpoint.name, hash=arena.base_hash),
+        task=Task(
+            name=arena.task.name,
+            sha256=arena.task.digest,
+            kind=arena.task.kind,
+            metric=headline(arena.task, arena.plan.options),
+            rows=len(arena.task.rows),
+            validation_rows=len(arena.choosing),
+            test_rows=len(arena.test.rows),
+        ),
+        layers=len(arena.found.blocks),
+        settings=arena.options.settings(),
+        candidates=len(arena.candidates()),
+        evaluations=len(whole) + 1,
+        matrices=len(arena.matrices),
+        left_out=found.left_out,
+        base=base,
+        trials=trials,
+        predicted=dict(found.predicted),
+        pareto=pareto([base, *whole]),
+        chosen=best,
+        base_wins=not best.edit,
+        test=tested,
+    )
 
 
-def _facts(result: dict[str, Any]) -> dict[str, Any]:
-    return {"search": {key: result[key] for key in ("task", "base", "chosen", "base_wins", "test")}}
+def _facts(search: Search) -> dict[str, Any]:
+    kept = {"task", "base", "chosen", "base_wins", "test"}
+    return {"search": search.model_dump(include=kept, exclude_unset=True)}

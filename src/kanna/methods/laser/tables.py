@@ -1,15 +1,18 @@
 """What kanna laser says: tables of edits, of searches and of what they were tested on."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kanna.reporting.wording import change, shown
 from kanna.terminal import asking
 from kanna.terminal.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from kanna.methods.laser.plan import Plan
+    from kanna.methods.laser.results import Analysis, Composition, Groups, Search, Tested, Trial
     from kanna.methods.laser.run import LaserResult
 
 
@@ -74,146 +77,162 @@ def _render_end(console: "Console", result: "LaserResult") -> None:
     console.print(f"written: {result.out}")
 
 
-def render_search(console: "Console", found: dict[str, Any], applied: "LaserResult | None") -> None:
+def render_search(console: "Console", search: "Search", applied: "LaserResult | None") -> None:
     from kanna.terminal.tables import table
 
-    metric, base = found["task"]["metric"], found["base"]
-    rows = [_trial(metric, {**base, "edit": "(as it is)"})]
-    whole = [one for one in found["trials"] if one["rows"] == base["rows"]]
-    best = sorted(whole, key=lambda one: (-one["accuracy"], one["log_loss"]))[:8]
-    rows += [_trial(metric, one) for one in best]
+    metric, base = search.task.metric, search.base
+    whole = [trial for trial in search.trials if trial.rows == base.rows]
+    best = sorted(whole, key=lambda trial: (-trial.accuracy, trial.log_loss))[:8]
+    rows = [_scored("(as it is)", base, metric), *(_scored(_named(trial), trial, metric) for trial in best)]
     headings = ("edit", ">rank", f">{metric}", ">log loss", ">consistency", ">perplexity")
     title = (
-        f"validation, {found['task']['validation_rows']:,} rows; {len(found['trials'])} of "
-        f"{found['candidates']} candidates tried, {len(whole)} on all rows"
+        f"validation, {search.task.validation_rows:,} rows; {len(search.trials)} of "
+        f"{search.candidates} candidates tried, {len(whole)} on all rows"
     )
     console.print(table(headings, rows, title))
-    chosen = found["chosen"]
-    if found["base_wins"]:
+    if search.base_wins:
         console.print("chosen: no edit; none is better than the model as it is")
     else:
-        console.print(f"chosen: {chosen['edit']} (rank {chosen['rank']})")
-    _render_test(console, found["test"])
+        console.print(f"chosen: {search.chosen.edit} (rank {search.chosen.rank})")
+    _render_test(console, search.test)
     if applied is not None:
         _render_end(console, applied)
 
 
-def _trial(metric: str, one: dict[str, Any]) -> list[str]:
-    name = one["edit"] if one["blocks"] == 1 else f"{one['edit']} in {one['blocks']} blocks"
-    consistency, perplexity = one["consistency"], one["perplexity"]
+def _named(trial: "Trial") -> str:
+    return trial.edit if trial.blocks == 1 else f"{trial.edit} in {trial.blocks} blocks"
+
+
+def _scored(name: str, trial: "Trial", metric: str) -> list[str]:
     return [
         name,
-        str(one["rank"] or ""),
-        shown(metric, one["accuracy"]),
-        f"{one['log_loss']:.4f}",
-        "" if consistency is None else shown("consistency", consistency),
-        "" if perplexity is None else f"{perplexity:.2f}",
+        str(trial.rank or ""),
+        shown(metric, trial.accuracy),
+        f"{trial.log_loss:.4f}",
+        _consistency(trial.consistency),
+        "" if trial.perplexity is None else f"{trial.perplexity:.2f}",
     ]
 
 
-def _render_test(console: "Console", test: dict[str, Any] | None) -> None:
+def _consistency(value: float | None) -> str:
+    return "" if value is None else shown("consistency", value)
+
+
+def _render_test(console: "Console", test: "Tested | None") -> None:
     from kanna.terminal.tables import table
 
     if test is None:
         return
-    metric = test["metric"]
-    names = {
-        "base": "as it is",
-        "edit": " + ".join(test["edits"]),
-        "magnitude": "magnitude pruning, same size",
-        "random": "random components, same size",
+    metric = test.metric
+    scores = {
+        "as it is": test.base,
+        " + ".join(test.edits): test.edit,
+        "magnitude pruning, same size": test.magnitude,
+        "random components, same size": test.random,
     }
     rows = [
         [
-            said,
-            shown(metric, test[name]["value"]),
-            f"{test[name]['log_loss']:.4f}",
-            "" if "consistency" not in test[name] else shown("consistency", test[name]["consistency"]),
+            name,
+            shown(metric, figures.value),
+            "" if figures.log_loss is None else f"{figures.log_loss:.4f}",
+            _consistency(figures.consistency),
         ]
-        for name, said in names.items()
+        for name, figures in scores.items()
     ]
-    rows.append(["always the commonest answer", shown("acc", test["floors"]["constant"]), "", ""])
+    rows.append(["always the commonest answer", shown("acc", test.floors["constant"]), "", ""])
+    console.print(table(("", f">{metric}", ">log loss", ">consistency"), rows, f"test, {test.rows:,} rows"))
+    low, high = test.interval
     console.print(
-        table(("", f">{metric}", ">log loss", ">consistency"), rows, f"test, {test['rows']:,} rows")
+        f"test difference {change(metric, test.difference)}, interval {change(metric, low)} to "
+        f"{change(metric, high)}; {test.lost} lost, {test.gained} gained"
     )
-    low, high = test["interval"]
-    console.print(
-        f"test difference {change(metric, test['difference'])}, interval {change(metric, low)} to "
-        f"{change(metric, high)}; {test['lost']} lost, {test['gained']} gained"
-    )
-    _render_by(console, metric, test.get("by"))
+    if test.by is not None:
+        groups = {"base": test.by.base, "edit": test.by.edit, "magnitude": test.by.magnitude,
+                  "random": test.by.random}  # fmt: skip
+        _render_by(console, metric, test.by.key, groups)
 
 
-def _render_by(console: "Console", metric: str, by: dict[str, Any] | None) -> None:
+def _render_by(console: "Console", metric: str, key: str, groups: "Mapping[str, Groups]") -> None:
+    """One line per value of the key, one column per model."""
     from kanna.terminal.tables import table
 
-    if by is None:
-        return
-    names = [name for name in by if name != "key"]
     rows = [
-        [value, f"{one['rows']:,}", *(shown(metric, by[name][value]["value"]) for name in names)]
-        for value, one in by["base"].items()
+        [value, f"{group.rows:,}", *(shown(metric, one[value].value) for one in groups.values())]
+        for value, group in groups["base"].items()
     ]
-    console.print(table((by["key"], ">rows", *(f">{name}" for name in names)), rows))
+    console.print(table((key, ">rows", *(f">{name}" for name in groups)), rows))
 
 
-def render_composed(console: "Console", found: dict[str, Any], applied: "LaserResult") -> None:
+def render_composed(console: "Console", composition: "Composition", applied: "LaserResult") -> None:
     from kanna.terminal.tables import table
 
-    metric, base = found["task"]["metric"], found["base"]
-    rows = [["", "(as it is)", shown(metric, base["accuracy"]), f"{base['log_loss']:.4f}", ""]]
+    metric, base = composition.task.metric, composition.base
+    rows = [["", "(as it is)", shown(metric, base.accuracy), f"{base.log_loss:.4f}", ""]]
     rows += [
         [
-            str(one["number"] or ""),
-            one["edit"],
-            shown(metric, one["accuracy"]),
-            f"{one['log_loss']:.4f}",
-            "accepted" if one["accepted"] else "rejected",
+            str(stage.number or ""),
+            stage.edit,
+            shown(metric, stage.accuracy),
+            f"{stage.log_loss:.4f}",
+            "accepted" if stage.accepted else "rejected",
         ]
-        for one in found["stages"]
+        for stage in composition.stages
     ]
     console.print(table((">stage", "edit", f">{metric}", ">log loss", ""), rows, "validation"))
-    _render_test(console, found["test"])
+    _render_test(console, composition.test)
     _render_end(console, applied)
 
 
-def render_analysis(console: "Console", found: dict[str, Any]) -> None:
+def render_analysis(console: "Console", analysis: "Analysis") -> None:
+    from kanna.terminal.tables import table
+
+    metric, scores, by = analysis.metric, analysis.scores, analysis.by
+    _render_spectra(console, analysis)
+    models = {"as it is": scores.base, "edited": scores.top, "removed components alone": scores.bottom}
+    rows = [
+        [name, shown(metric, score[metric]), f"{score['log_loss']:.4f}"] for name, score in models.items()
+    ]
+    console.print(table(("", f">{metric}", ">log loss"), rows, f"{analysis.task.rows:,} rows"))
+    if by is not None:
+        _render_by(console, metric, by.key, {"base": by.base, "top": by.top, "bottom": by.bottom})
+    answers = [
+        [answer.change, answer.prompt[-48:],
+         *(text.strip() for text in (answer.expected, answer.base, answer.top, answer.bottom))]
+        for answer in analysis.answers
+    ]  # fmt: skip
+    if answers:
+        console.print(table(("", "prompt", "expected", *models), answers))
+    pair = analysis.perplexity
+    if pair is not None:
+        console.print(f"perplexity: {pair.base:.2f} -> {pair.edited:.2f}")
+    _render_samples(console, analysis)
+
+
+def _render_spectra(console: "Console", analysis: "Analysis") -> None:
     from kanna.terminal.tables import percent, table
 
-    metric = found["metric"]
-    spectra = [
+    rows = [
         [
-            one["edit"],
-            f"{one['rank']} of {one['full_rank']}",
-            f"{one['effective_rank']:.0f}",
-            percent(one["kept_energy"]),
-            str(one["rank_marchenko_pastur"]),
-            str(one["rank_gavish_donoho"]),
+            spectrum.edit,
+            f"{spectrum.rank} of {spectrum.full_rank}",
+            f"{spectrum.effective_rank:.0f}",
+            percent(spectrum.kept_energy),
+            str(spectrum.rank_marchenko_pastur),
+            str(spectrum.rank_gavish_donoho),
         ]
-        for one in found["spectra"]
+        for spectrum in analysis.spectra
     ]
     headings = ("edit", ">rank", ">effective rank", ">energy kept", ">above MP edge", ">above GD threshold")
-    console.print(table(headings, spectra))
-    names = {"base": "as it is", "top": "edited", "bottom": "removed components alone"}
-    rows = [
-        [said, shown(metric, found["scores"][name][metric]), f"{found['scores'][name]['log_loss']:.4f}"]
-        for name, said in names.items()
-    ]
-    console.print(table(("", f">{metric}", ">log loss"), rows, f"{found['task']['rows']:,} rows"))
-    _render_by(console, metric, found.get("by"))
-    answers = [
-        [one["change"], one["prompt"][-48:], *(one[name].strip() for name in ("expected", *names))]
-        for one in found["answers"]
-    ]
-    if answers:
-        console.print(table(("", "prompt", "expected", *names.values()), answers))
-    if "perplexity" in found:
-        pair = found["perplexity"]
-        console.print(f"perplexity: {pair['base']:.2f} -> {pair['edited']:.2f}")
-    if "samples" in found:
-        for name in ("base", "edited"):
-            one = found["samples"][name]
-            console.print(
-                f"free text, {name}: {one['words']:.1f} words, {percent(one['repetition'])} of four-word "
-                f"sequences repeated, {percent(one['distinct'])} distinct words"
-            )
+    console.print(table(headings, rows))
+
+
+def _render_samples(console: "Console", analysis: "Analysis") -> None:
+    from kanna.terminal.tables import percent
+
+    if analysis.samples is None:
+        return
+    for name, written in (("base", analysis.samples.base), ("edited", analysis.samples.edited)):
+        console.print(
+            f"free text, {name}: {written.words:.1f} words, {percent(written.repetition)} of four-word "
+            f"sequences repeated, {percent(written.distinct)} distinct words"
+        )

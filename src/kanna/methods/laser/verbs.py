@@ -187,8 +187,8 @@ def search(
 
     kanna laser search MODEL --task facts.jsonl --out DIR
     """
+    from kanna.methods.laser.budget import Budget
     from kanna.methods.laser.config import LaserConfig
-    from kanna.methods.laser.search import Budget
     from kanna.methods.laser.searching import SearchOptions, laser_search
     from kanna.methods.laser.space import RHOS
     from kanna.runs.criteria import read_criteria
@@ -231,7 +231,7 @@ def search(
             resume=resume,
             progress=progress,
         )
-    session.show(result.to_dict(), lambda console: render_search(console, result.result, result.applied))
+    session.show(result.to_dict(), lambda console: render_search(console, result.found, result.applied))
     return 0 if result.passed else asking.VERDICT_FAILED
 
 
@@ -290,7 +290,7 @@ def compose(
             resume=resume,
             progress=progress,
         )
-    session.show(result.to_dict(), lambda console: render_composed(console, result.result, result.applied))
+    session.show(result.to_dict(), lambda console: render_composed(console, result.found, result.applied))
     return 0 if result.passed else asking.VERDICT_FAILED
 
 
@@ -333,7 +333,7 @@ def analyze(
             progress=progress,
         )
     write_result(out, "laser-analysis", model, result.to_dict())
-    session.show(result.to_dict(), lambda console: render_analysis(console, result.to_dict()))
+    session.show(result.to_dict(), lambda console: render_analysis(console, result.found))
 
 
 @verb

@@ -53,7 +53,7 @@ def score(metric: str, written: str, answers: Sequence[str]) -> float:
 
 
 def legacy_contains(prompt: str, written: str, answer: str) -> bool:
-    """`contains` over prompt and new text together, as the published code of LASER has it."""
+    """`contains` over prompt and new text together, as a published code has it."""
     return answer.strip().lower() in (prompt + written).lower()
 
 

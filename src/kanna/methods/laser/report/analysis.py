@@ -1,6 +1,7 @@
 """The section of an analysis: spectra, scores of kept and of removed components, and what they answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kanna.methods.laser.report import tested as laser_tests
 from kanna.methods.laser.report.tested import AS_IT_IS, filled, perplexity, value
@@ -26,6 +27,19 @@ def analysis(at: At, title: str) -> Section:
         blocks.append(laser_tests.by_key(at["by"], data["metric"], _NAMES, "On all rows"))
     blocks += [_spectra(at), *_text(at), *_answers(at), *_samples(at)]
     return Section(title, blocks)
+
+
+def wordless(data: Mapping[str, Any]) -> dict[str, Any]:
+    """An analysis without what the models were asked and what they wrote."""
+    kept = {key: value for key, value in data.items() if key not in ("answers", "samples")}
+    samples = data.get("samples")
+    if samples is None:
+        return kept
+    numbers = {
+        name: {key: value for key, value in samples[name].items() if key != "texts"}
+        for name in ("base", "edited")
+    }
+    return {**kept, "samples": numbers}
 
 
 def _spectra(at: At) -> Table:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from kanna.methods.laser.report.search import best, named
 from kanna.methods.laser.report.tested import direction, interval, together, value
 from kanna.reporting.blocks import At, Cell, Figure, Verdict
+from kanna.reporting.views import Result
 from kanna.reporting.wording import change
 
 NO_EDIT = "no edit"
@@ -19,8 +20,9 @@ def titles(places: Sequence[At], what: str) -> list[str]:
     ]
 
 
-def of_search(at: At, title: str) -> Verdict:
+def of_search(result: Result, title: str) -> Verdict:
     """What was chosen; where the model as it is won, what was tested in its place, and why."""
+    at = result.at
     test = at.get("test")
     if at.data["base_wins"]:
         return Verdict(NO_EDIT, title, _unbeaten(at), _tested_anyway(at), _because(at))
@@ -38,30 +40,31 @@ def of_search(at: At, title: str) -> Verdict:
     return Verdict(direction(test.data), title, _headline(test, test.data["metric"]), _scores(test), why)
 
 
-def of_composition(at: At, title: str, stage: At | None = None) -> Verdict:
-    """How many steps were accepted, and what they came to.
-
-    Args:
-        stage: How many of the accepted edits the model holds; None for all.
-    """
+def of_composition(result: Result, title: str) -> Verdict:
+    """How many steps were accepted, and what they came to; a model may hold fewer than all of them."""
+    at, stage = result.at, _stage(result.lineage)
     test, tried = at.get("test"), len(at.data["stages"])
     if test is None:
         why = f"None of the {tried:,} edits tried makes the model better on validation rows."
         return Verdict(NO_EDIT, title, "No edit is better", "", why)
     why = f"{at.data['accepted']:,} of {tried:,} edits tried were accepted: {together(test.data['edits'])}."
     if stage is not None and stage.data != at.data["accepted"]:
-        held: Cell = (
-            "The model holds stage ",
-            stage.figure(str(stage.data)),
-            ", which was not tested. ",
-            why,
-        )
-        return Verdict("not judged", title, "", "", held)
+        number = stage.figure(str(stage.data))
+        partly: Cell = ("The model holds stage ", number, ", which was not tested. ", why)
+        return Verdict("not judged", title, "", "", partly)
     return Verdict(direction(test.data), title, _headline(test, test.data["metric"]), _scores(test), why)
 
 
-def of_analysis(at: At, title: str) -> Verdict:
+def _stage(lineage: At | None) -> At | None:
+    """How many accepted edits a model holds, where `kanna laser restore --stage` wrote it."""
+    steps = None if lineage is None else lineage["steps"].items()
+    scores = steps[-1].get("scores") if steps else None
+    return None if scores is None else scores.get("stage")
+
+
+def of_analysis(result: Result, title: str) -> Verdict:
     """What the edits do on all rows of the task."""
+    at = result.at
     metric, difference = at.data["metric"], at["difference"]
     before, after = (value(at["scores"][name], metric) for name in ("base", "top"))
     rows = at["task"]["rows"].figure(f"{at.data['task']['rows']:,}")
@@ -103,8 +106,8 @@ def _tested_anyway(at: At) -> Cell:
     metric = test.data["metric"]
     moved = _headline(test, metric)
     assert isinstance(moved, Figure)
-    said = f"the most accurate one, {named(at.data['trials'][place])}, on test rows: "
-    return (said, moved, ", interval ", *interval(test, metric))
+    edit = f"the most accurate one, {named(at.data['trials'][place])}, on test rows: "
+    return (edit, moved, ", interval ", *interval(test, metric))
 
 
 def _because(at: At) -> Cell:
