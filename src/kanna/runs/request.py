@@ -86,7 +86,7 @@ class Request:
 
 
 def recipe_text(request: Request) -> str:
-    """The recipe that asks for the same, with paths as they were given; the output is named when it is run."""
+    """The recipe that asks for the same, paths as given; the output is named when it is run."""
     recipe: dict[str, Any] = {"model": str(request.model)}
     if request.calibration is not None:
         recipe["calibration"] = str(request.calibration)
@@ -104,7 +104,9 @@ def recipe_text(request: Request) -> str:
 
 
 def _tolerance(criteria: Criteria) -> dict[str, Any]:
-    rules = {guard: [_rule(rule) for rule in criteria.rules if rule.guard is guard] for guard in (False, True)}
+    rules = {
+        guard: [_rule(rule) for rule in criteria.rules if rule.guard is guard] for guard in (False, True)
+    }
     said = {"confidence": criteria.confidence, "tasks": rules[False], "guards": rules[True]}
     return {key: value for key, value in said.items() if value != []}
 

@@ -1,8 +1,8 @@
 """The one way from an opened model to a verified, judged and recorded directory; it knows no method.
 
-open, verify the lineage, read the criteria, plan, (dry run ends here), refuse an existing output, check memory
-and space, announce, take the folder of unfinished work; then for every step: apply, write, reload, probe,
-judge (the last one), card, append to the lineage, rename; at last the record of the run.
+open, verify the lineage, read the criteria, plan, (dry run ends here), refuse an existing output, check
+memory and space, announce, take the folder of unfinished work; then for every step: apply, write, reload,
+probe, judge (the last one), card, append to the lineage, rename; at last the record of the run.
 
 The model between two steps is a directory in the folder of unfinished work. It is whole or not there, so a
 killed chain goes on at the step it was in, and it is removed when the next one is whole.
@@ -31,13 +31,13 @@ from kanna.runs.compare import Comparison
 from kanna.runs.criteria import prepare_for
 from kanna.runs.judge import comparison_rows, judge
 from kanna.runs.output import plan_layout, write_model
-from kanna.runs.places import RUN, cache_directory, work_directory
+from kanna.runs.places import cache_directory
 from kanna.runs.probe import Verdict, verify_output
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
 from kanna.runs.source import Source
 from kanna.runs.step import Description, Inputs, Job, Plan, Progress
-from kanna.runs.unfinished import FREE_SPACE, unfinished_work
+from kanna.runs.unfinished import FREE_SPACE, refuse_existing, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 
 Announce = Callable[[Plan], None]
@@ -165,7 +165,7 @@ def carry_out(
         return RunResult(None, tuple(StepResult(call.name, plan) for call, plan in planned))
     if request.out is None:
         raise InputError("no output directory was given", "add --out DIR")
-    replace = request.force or (request.resume and (work_directory(request.target) / RUN).is_file())
+    replace = replaces(request.target, request.force, request.resume)
     _check_ready(ready, replace)
     stages = Stages(progress)
     with unfinished_work(request.target, _fingerprint(ready), request.resume, request.force) as directory:
@@ -177,7 +177,10 @@ def carry_out(
 
 
 def carry_out_within(
-    request: Request, directory: Path, announce: Announce = lambda _: None, progress: Progress = lambda *_: None
+    request: Request,
+    directory: Path,
+    announce: Announce = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> RunResult:
     """The same as the end of longer work, such as a search, that holds the folder of unfinished work already.
 
@@ -188,12 +191,6 @@ def carry_out_within(
     _check_ready(ready, request.force)
     steps, compared = _run_steps(ready, directory, request.force, announce, progress)
     return RunResult(request.target, steps, compared)
-
-
-def refuse_existing(out: Path, replace: bool) -> None:
-    """Raise InputError where an output is in the way."""
-    if (out.exists() or out.is_symlink()) and not replace:
-        raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
 
 
 def _prepare(request: Request) -> _Ready:
@@ -363,7 +360,9 @@ def _write(
         description = step.describe(plan, changes)
         figures = {**_sizes(job.source, layout.bytes), **description.figures}
         compared = _judge(ready, partial, job.progress) if last else None
-        card.write(partial, _card(request, call, job, target, description, figures, compared, bool(layout.forms)))
+        card.write(
+            partial, _card(request, call, job, target, description, figures, compared, bool(layout.forms))
+        )
         if last:
             (partial / RECIPE).write_text(recipe_text(request), encoding="utf-8", newline="\n")
         _record(partial, call, plan, job, figures, verdict, compared)

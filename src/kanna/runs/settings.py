@@ -34,7 +34,8 @@ def message(error: ValidationError, known: Iterable[str] = ()) -> str:
     if first["type"] == "extra_forbidden":
         return f"{place} is no setting here{suggestion(str(first['loc'][-1]), known)}"
     given = first.get("input")
-    came = "" if isinstance(given, Mapping) or not place or str(given) in first["msg"] else f", found {given!r}"
+    came = (
+        "" if isinstance(given, Mapping) or not place or str(given) in first["msg"] else f", found {given!r}"
+    )
     said = str(first["msg"]).removeprefix("Value error, ")
     return f"{place}: {said}{came}" if place else said
-

@@ -107,7 +107,7 @@ class Source:
         self.scan.refuse_not_finite()
 
     def check_forms(self, accepts: Collection[str], step: str, instead: str) -> None:
-        """Raise InputError where the model is quantised by others, or holds a form that `step` does not take."""
+        """Raise InputError where the model is quantised by others, or in a form that `step` does not take."""
         if not self.forms:
             if not self.is_planned:
                 refuse_quantized(self.checkpoint.config, self.name)
@@ -117,8 +117,8 @@ class Source:
             if other is not None:
                 takes = f"takes {', '.join(sorted(accepts))} forms" if accepts else "takes dense models only"
                 raise InputError(
-                    f"{self.name} is already compressed by kanna: {path} is stored in a {other} form, and the "
-                    f"step {step} {takes}",
+                    f"{self.name} is already compressed by kanna: {path} is stored in a {other} form, and "
+                    f"the step {step} {takes}",
                     instead,
                 )
 
@@ -152,7 +152,8 @@ class Source:
         name = self.file_name(matrix.tensor)
         if name is None:
             raise InputError(
-                f"{self.directory} lacks the tensor {matrix.tensor}, which {self.inventory.architecture} needs",
+                f"{self.directory} lacks the tensor {matrix.tensor}, which "
+                f"{self.inventory.architecture} needs",
                 "fetch the model again; or leave the matrix out of the selection",
             )
         return name
@@ -183,7 +184,9 @@ class Source:
     def module(self, path: str) -> nn.Module:
         """A module with its stored values; a dense one holds just its parameters, as the files have them."""
         prefix, held = self.prefix(path), self.declared.get(path)
-        values = {name.removeprefix(f"{prefix}."): self.checkpoint.tensor(name) for name in self.tensors_of(path)}
+        values = {
+            name.removeprefix(f"{prefix}."): self.checkpoint.tensor(name) for name in self.tensors_of(path)
+        }
         if held is None:
             holder = nn.Module()
             for name, value in values.items():

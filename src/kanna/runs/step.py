@@ -1,4 +1,4 @@
-"""What a step is: data and functions. It plans from headers, gives forms and tensors lazily, and says what it did.
+"""What a step is: it plans from headers, gives forms and tensors lazily, and says what it did.
 
 The runner calls `plan`, `apply` and `describe` in this order and does everything else.
 """
@@ -72,7 +72,7 @@ class Plan:
         return False
 
     def forms(self) -> Mapping[str, Form] | None:
-        """Module path -> the form it will have, `Dense` for one that becomes ordinary; None until it is run."""
+        """Module path -> the form it will have, `Dense` for an ordinary one; None until it is run."""
         return None
 
     def lines(self) -> list[str]:

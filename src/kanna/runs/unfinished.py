@@ -65,6 +65,21 @@ def unfinished_work(
         raise
 
 
+def refuse_existing(out: Path, replace: bool) -> None:
+    """Raise InputError where an output is in the way."""
+    if (out.exists() or out.is_symlink()) and not replace:
+        raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
+
+
+def replaces(out: Path, force: bool, resume: bool) -> bool:
+    """Whether an `out` that exists may be replaced: asked for, or written by the very run that is resumed.
+
+    A run that was killed after `out` had its name, while it cleaned up, left its record; `unfinished_work`
+    makes sure that it is the same run.
+    """
+    return force or (resume and (work_directory(out) / RUN).is_file())
+
+
 def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> None:
     found = directory / RUN
     if found.is_file() and not resume and not force:

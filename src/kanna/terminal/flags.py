@@ -56,11 +56,13 @@ def _parameter(name: str, annotation: Any, said: dict[str, Any], default: Any) -
 
 
 def given(values: dict[str, Any], config: type[BaseModel]) -> dict[str, Any]:
-    """What was said of a configuration's fields on the command line; a flag that was left out says nothing."""
+    """What the command line said of a configuration's fields; a flag that was left out says nothing."""
     names = {parameter.name for parameter in flags(config)}
     said = {name: value for name, value in values.items() if name in names and value not in (None, False)}
     no = {name for name, value in values.items() if name in names and value is False}
-    optional = {name for name in no if name in config.model_fields and _optional(config.model_fields[name].annotation)}
+    optional = {
+        name for name in no if name in config.model_fields and _optional(config.model_fields[name].annotation)
+    }
     return said | dict.fromkeys(optional, False)
 
 

@@ -6,10 +6,10 @@ import transformers
 from toy import FAMILIES, compress, logits, save_base
 
 import kanna
+from kanna import export_dense as dense
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna import export_dense as dense
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

@@ -16,9 +16,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from kanna import export_dense as dense
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
-from kanna import export_dense as dense
 from kanna.forms import from_json
 from kanna.runs.runner import RunResult
 

@@ -11,8 +11,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from kanna.checkpoint.loader import load
 from kanna import export_dense as dense
+from kanna.checkpoint.loader import load
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import basis, factors
 from kanna.models.inventory import Inventory

@@ -18,9 +18,9 @@ from transformers import PreTrainedTokenizerFast
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import Checkpoint
 from kanna.methods.lowrank.run import lowrank, parse_config
-from kanna.runs.runner import RunResult
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.skeleton import skeleton
+from kanna.runs.runner import RunResult
 
 LETTERS = (string.ascii_letters + string.digits)[: family_configs.VOCAB - 3]
 # Sizes of tiny models are no multiples of 8, and a few hundred tokens are plenty for them.

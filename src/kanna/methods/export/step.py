@@ -69,7 +69,7 @@ class ExportStep(Step[Plan]):
 
     def describe(self, plan: Plan, changes: Changes) -> Description:
         return Description(
-            summary="The layers that kanna had compressed, multiplied out again: any tool reads this checkpoint.",
+            summary="The layers that kanna had compressed, multiplied out again: any tool reads this.",
             lines=(f"{len(plan.layers)} layers multiplied out",),
             details={"format": "dense"},
         )

@@ -95,7 +95,7 @@ def laser_analyze(
     analysis = Analysis(
         schema_version=1,
         kind="laser-analysis",
-        model=Model(name=arena.checkpoint.name, hash=arena.base_hash),
+        model=Model(name=arena.source.name, hash=arena.source.hash),
         task=AnalysedTask(name=arena.task.name, sha256=arena.task.digest, rows=len(arena.task.rows)),
         metric=base.metric,
         edits=[candidate.edit for candidate in candidates],

@@ -57,7 +57,10 @@ def shapes(source: Source, plan: Plan) -> Shapes:
     for reduction in plan.reductions:
         if reduction.matrix.module not in rewritten:
             stored = reduction.tensor
-            found[reduction.matrix.tensor] = (source.checkpoint.dtype(stored), source.checkpoint.shape(stored))
+            found[reduction.matrix.tensor] = (
+                source.checkpoint.dtype(stored),
+                source.checkpoint.shape(stored),
+            )
     return found
 
 

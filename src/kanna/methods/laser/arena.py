@@ -13,22 +13,23 @@ import torch
 from torch import nn
 
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint, read_json, refuse_quantized
 from kanna.errors import InputError
+from kanna.forms import Dense
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.choose import CONSTRAINED, PUBLISHED
-from kanna.methods.laser.plan import tensor_of
 from kanna.methods.laser.results import Settings
 from kanna.methods.laser.space import RHOS, Candidate, space
+from kanna.methods.laser.step import STEP
 from kanna.methods.laser.validation import Journal, Validation, by_groups, parts_of
 from kanna.methods.laser.weights import Weights
 from kanna.models.device import device_of
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select, selection_from
+from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria, prepare_for
 from kanna.runs.evaluations import load_for
-from kanna.runs.places import RUN, work_directory
+from kanna.runs.source import Source
 from kanna.runs.unfinished import unfinished_work
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
@@ -107,8 +108,7 @@ class Arena:
     """A loaded model, a task in two parts, and what may be tried.
 
     Args:
-        checkpoint: The model on disk.
-        base_hash: What it is, whatever its files.
+        source: The model on disk.
         plan: The evaluation.
         task: All rows of the task.
         choosing: Places of the validation rows, in the order of the parts.
@@ -122,8 +122,7 @@ class Arena:
         perplexities: Those measured so far, by the edits.
     """
 
-    checkpoint: Checkpoint
-    base_hash: str
+    source: Source
     plan: Prepared
     task: Task
     choosing: tuple[int, ...]
@@ -141,7 +140,14 @@ class Arena:
         return replace(self.task, rows=tuple(self.task.rows[place] for place in self.choosing))
 
     def candidates(self) -> list[Candidate]:
-        return space(self.matrices, self.found.matrices, self.options.rhos, self.options.blocks)
+        """Of a matrix that is stored in factors only ranks that factors can have."""
+        all_of_them = space(self.matrices, self.found.matrices, self.options.rhos, self.options.blocks)
+        return [
+            candidate
+            for candidate in all_of_them
+            if isinstance(self.source.form(candidate.matrix), Dense)
+            or (candidate.rank > 0 and candidate.blocks == 1)
+        ]
 
     def validation(self, journal: Journal, directory: Path | None) -> Validation:
         return Validation(
@@ -187,8 +193,9 @@ def open_arena(
             plain text, too few validation rows, a metric that is not better when higher.
     """
     device_of(evaluation.device)
-    checkpoint = Checkpoint.open(model)
-    refuse_quantized(checkpoint.config, checkpoint.name)
+    source = Source.open(model)
+    source.check_forms(STEP.accepts, "laser", STEP.instead)
+    checkpoint = source.checkpoint
     if classifies(checkpoint.config):
         raise InputError(
             f"{checkpoint.name} has a classification head, whose edits are not searched",
@@ -206,15 +213,16 @@ def open_arena(
     groups = by_groups(first.rows, choosing, options.seed)
     parts = parts_of(groups, options.budget.part_sizes())
     loaded = load_for(checkpoint.directory, evaluation)
+    # Edits are tried on dense weights, whatever form they are stored in.
+    densify(loaded, [path for path, layer in source.declared.items() if layer.geometry.transposed])
     found = inventory(loaded)
     matrices = select(found.matrices, options.selection)
 
     def stored(matrix: Matrix) -> torch.dtype:
-        return checkpoint.dtype(tensor_of(checkpoint, found, matrix))
+        return source.dtype(matrix.module)
 
     arena = Arena(
-        checkpoint=checkpoint,
-        base_hash=lineage.base_hash(checkpoint),
+        source=source,
         plan=plan,
         task=first,
         choosing=tuple(place for part in parts for place in part),
@@ -293,24 +301,11 @@ def _split(task: Task, options: SearchOptions) -> tuple[Sequence[int], Sequence[
     return choosing, rest
 
 
-def in_place_already(out: Path | None, file: str, arena: Arena) -> bool:
-    """Whether the run to be resumed was killed after `out` had its name, while cleaning up.
-
-    Args:
-        file: Of `out`, in which such a run records its model and task.
-    """
-    if out is None or not (out / file).is_file() or not (work_directory(out) / RUN).is_file():
-        return False
-    known = read_json(out / file)
-    model = known.get("model", {}).get("hash") == arena.base_hash
-    return model and known.get("task", {}).get("sha256") == arena.task.digest
-
-
 def fingerprint(arena: Arena, more: object = None) -> str:
     """sha256 of all that a search on this arena depends on."""
     options = arena.plan.options
     facts = {
-        "base": arena.base_hash,
+        "base": arena.source.hash,
         "task": [arena.task.digest, arena.test.digest],
         "text": None if arena.options.text is None else lineage.file_digest(arena.options.text),
         "options": arena.options.to_dict(),

@@ -16,7 +16,6 @@ from kanna.methods.laser.arena import (
     Arena,
     SearchOptions,
     fingerprint,
-    in_place_already,
     open_arena,
     workspace,
 )
@@ -25,15 +24,16 @@ from kanna.methods.laser.compose import Score, compose, order
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.restore import find_base, read_manifest, restore
 from kanna.methods.laser.results import Composition, Perplexity, Search, Settings, Stage, Start, Tested, Trial
-from kanna.methods.laser.run import LaserResult, Origin, laser_apply
+from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import trial
 from kanna.methods.laser.searching import RESULT, test_edits
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Journal, Tally, Validation
-from kanna.methods.lowrank.run import refuse_existing
 from kanna.reporting.schema import validated
 from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
+from kanna.runs.request import Origin
+from kanna.runs.unfinished import refuse_existing, replaces
 from kanna.tasks.evaluate import EvalOptions, headline
 
 Progress = Callable[[str, int, int], None]
@@ -113,7 +113,7 @@ def laser_compose(
     options = _options(searched.settings, text, max_ppl_rise, test)
     arena = open_arena(model, task, options, asked, criteria)
     _check_same(searched, arena, search)
-    replacing = force or (resume and in_place_already(target, STAGES, arena))
+    replacing = replaces(target, force, resume)
     refuse_existing(target, replacing)
     stages = Stages(progress)
     key = fingerprint(arena, [searched.to_dict(), max_steps, blocks])
@@ -127,7 +127,7 @@ def laser_compose(
         settings = stored.model_copy(update={"edits": tuple(composed.edits), "blocks": blocks})
         written = laser_apply(
             model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
-            options=asked, origin=origin, progress=stages.report,
+            options=asked, origin=origin, within=directory, progress=stages.report,
         )  # fmt: skip
         shutil.rmtree(directory)
     run = run_record(started, stages.seconds, asked.device)
@@ -250,9 +250,9 @@ def _check_blocks(searched: Search, config: LaserConfig, blocks: int) -> None:
 
 
 def _check_same(searched: Search, arena: Arena, search: str | Path) -> None:
-    if arena.base_hash != searched.model.hash:
+    if arena.source.hash != searched.model.hash:
         raise InputError(
-            f"{arena.checkpoint.name} is not the model that {search} searched ({searched.model.name})",
+            f"{arena.source.name} is not the model that {search} searched ({searched.model.name})",
             "give that model",
         )
     task = searched.task

@@ -28,7 +28,7 @@ class Reduction:
 
     Args:
         matrix: Which.
-        tensor: Name of its parameter in the files; of a matrix in factors the name of their module's sentinel.
+        tensor: Name of its parameter in the files; of factors their module's sentinel.
         rank: Components that stay (with mode bottom: that go), of each block of rows.
         full: The largest rank that it could be.
         asked: The rank as the user gave it.
@@ -101,9 +101,7 @@ class Plan(AnyPlan):
 
     def forms(self) -> Mapping[str, Form]:
         new = {reduction.matrix.name: reduction.form for reduction in self.reductions}
-        return {
-            path: form_with(self.held.get(path), parts, new) for path, parts in self.rewritten().items()
-        }
+        return {path: form_with(self.held.get(path), parts, new) for path, parts in self.rewritten().items()}
 
     def lines(self) -> list[str]:
         return [f"{len(self.reductions)} matrices change, mode {self.config.mode}"]

@@ -10,8 +10,8 @@ from kanna.checkpoint.reader import Checkpoint, read_headers, read_json, weight_
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
 from kanna.errors import InputError
-from kanna.methods.laser.run import MANIFEST, ORIGINALS, stored_module
-from kanna.methods.lowrank.run import refuse_existing
+from kanna.methods.laser.step import MANIFEST, ORIGINALS, stored_module
+from kanna.runs.unfinished import refuse_existing
 
 Progress = Callable[[str, int, int], None]
 
@@ -106,9 +106,13 @@ def _restore_from_originals(
     checkpoint: Checkpoint, manifest: dict[str, Any], target: Path, force: bool
 ) -> Path:
     """All tensors as they are, those that were edited as they were."""
-    factored = [stored_module(one["tensor"]) for one in manifest["edits"] if one["stored"] == "factors"]
-    here = [name for name in checkpoint.tensors if not name.startswith(tuple(f"{one}." for one in factored))]
+    # Directories of the first version do not say which modules were rewritten: those with factors.
+    factored = [stored_module(edit["tensor"]) for edit in manifest["edits"] if edit["stored"] == "factors"]
+    rewritten = tuple(f"{module}." for module in manifest.get("rewritten", factored))
+    here = [name for name in checkpoint.tensors if not name.startswith(rewritten)]
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    if manifest.get("quantization_config") is not None:
+        config["quantization_config"] = manifest["quantization_config"]
     folder = checkpoint.directory / ORIGINALS
     kept = read_headers(weight_files(folder)) if manifest["edits"] else {}
     originals = Checkpoint(folder, checkpoint.name, config, kept)

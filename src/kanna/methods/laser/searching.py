@@ -14,20 +14,20 @@ from kanna.methods.laser.arena import (
     Arena,
     SearchOptions,
     fingerprint,
-    in_place_already,
     open_arena,
     workspace,
 )
 from kanna.methods.laser.choose import by_accuracy, choose, pareto
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.results import Figures, Model, Search, Task, Tested, TestedBy, Trial
-from kanna.methods.laser.run import LaserResult, Origin, laser_apply
+from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import Found, base_trial, exhaustive, fast
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import EditedTask, Journal, Validation
-from kanna.methods.lowrank.run import refuse_existing
 from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
+from kanna.runs.request import Origin
+from kanna.runs.unfinished import refuse_existing, replaces
 from kanna.tasks.evaluate import EvalOptions, headline
 from kanna.tasks.metrics.breakdown import breakdown
 from kanna.tasks.records import TaskScore
@@ -107,7 +107,7 @@ def laser_search(
     if target is not None:
         refuse_existing(target, force or resume)
     arena = open_arena(model, task, chosen, asked, criteria)
-    replacing = force or (resume and in_place_already(target, RESULT, arena))
+    replacing = target is not None and replaces(target, force, resume)
     if target is not None:
         refuse_existing(target, replacing)
     stages = Stages(progress)
@@ -130,7 +130,7 @@ def laser_search(
             origin = Origin("laser search", _facts(search), {RESULT: search.to_dict()}, arena.task.digest)
             written = laser_apply(
                 model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
-                options=asked, origin=origin, progress=stages.report,
+                options=asked, origin=origin, within=directory, progress=stages.report,
             )  # fmt: skip
         if directory is not None:
             shutil.rmtree(directory)
@@ -224,7 +224,7 @@ def _result(
     return Search(
         schema_version=1,
         kind="laser-search",
-        model=Model(name=arena.checkpoint.name, hash=arena.base_hash),
+        model=Model(name=arena.source.name, hash=arena.source.hash),
         task=Task(
             name=arena.task.name,
             sha256=arena.task.digest,

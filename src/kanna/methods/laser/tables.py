@@ -3,78 +3,15 @@
 from typing import TYPE_CHECKING
 
 from kanna.reporting.wording import change, shown
-from kanna.terminal import asking
-from kanna.terminal.session import Session
+from kanna.terminal.results import render_end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.console import Console
 
-    from kanna.methods.laser.plan import Plan
     from kanna.methods.laser.results import Analysis, Composition, Groups, Search, Tested, Trial
     from kanna.methods.laser.run import LaserResult
-
-
-def announce(session: Session, plan: "Plan") -> None:
-    """The resolved matrices, on stderr."""
-    session.say(f"{len(plan.reductions)} matrices change, mode {plan.config.mode}")
-    for note in plan.notes:
-        session.say(f"note: {note}")
-
-
-def show(session: Session, result: "LaserResult") -> int:
-    """What was applied, on stdout.
-
-    Returns:
-        The exit code.
-    """
-    session.show(result.to_dict(), lambda console: render_applied(console, result))
-    return 0 if result.passed else asking.VERDICT_FAILED
-
-
-def _render_plan(console: "Console", plan: "Plan") -> None:
-    from kanna.terminal.tables import table
-
-    rows = [
-        [
-            one.matrix.name,
-            f"{one.matrix.out_features} x {one.matrix.in_features}",
-            one.said,
-            f"{one.rank} of {one.full}",
-            "factors" if one.factored else "dense",
-        ]
-        for one in plan.reductions
-    ]
-    console.print(table(("matrix", ">shape", ">asked", ">rank", "stored"), rows))
-
-
-def render_applied(console: "Console", result: "LaserResult") -> None:
-    from kanna.terminal.tables import percent, size
-
-    _render_plan(console, result.plan)
-    if result.out is None:
-        for note in result.plan.notes:
-            console.print(f"note: {note}")
-        console.print("dry run: nothing was written")
-        return
-    figures = result.figures
-    console.print(
-        f"weights: {size(figures['model_bytes_before'])} -> {size(figures['model_bytes_after'])} "
-        f"({percent(figures['keep_model_bytes'])})"
-    )
-    _render_end(console, result)
-
-
-def _render_end(console: "Console", result: "LaserResult") -> None:
-    assert result.verdict is not None
-    if not result.verdict.passed:
-        console.print(f"verdict: FAIL: {result.verdict.reason}")
-    elif result.comparison is None:
-        console.print("verdict: pass: reloaded, logits finite; not compared within a tolerance")
-    else:
-        asking.render_comparison(console, result.comparison)
-    console.print(f"written: {result.out}")
 
 
 def render_search(console: "Console", search: "Search", applied: "LaserResult | None") -> None:
@@ -96,7 +33,7 @@ def render_search(console: "Console", search: "Search", applied: "LaserResult | 
         console.print(f"chosen: {search.chosen.edit} (rank {search.chosen.rank})")
     _render_test(console, search.test)
     if applied is not None:
-        _render_end(console, applied)
+        render_end(console, applied)
 
 
 def _named(trial: "Trial") -> str:
@@ -180,7 +117,7 @@ def render_composed(console: "Console", composition: "Composition", applied: "La
     ]
     console.print(table((">stage", "edit", f">{metric}", ">log loss", ""), rows, "validation"))
     _render_test(console, composition.test)
-    _render_end(console, applied)
+    render_end(console, applied)
 
 
 def render_analysis(console: "Console", analysis: "Analysis") -> None:

@@ -6,14 +6,12 @@ from typing import Annotated
 import typer
 
 from kanna.errors import InputError
-from kanna.methods.laser.tables import announce, render_analysis, render_composed, render_search, show
+from kanna.methods.laser.tables import render_analysis, render_composed, render_search
 from kanna.terminal import asking
 from kanna.terminal.options import Device, Directory, Force, Model, Out
 from kanna.terminal.session import Session, verb
 
-app = typer.Typer(
-    name="laser", help="Rank reductions that make a model better (LASER).", no_args_is_help=True
-)
+app = typer.Typer()
 _WHAT, _HOW, _CHOICE, _STORE, _RUN = "What is tried", "Search", "Choice", "Storage", "Running"
 
 Task = Annotated[
@@ -62,71 +60,6 @@ By = Annotated[
     typer.Option("--by", metavar="KEY", help="Also score by this key of the rows.", rich_help_panel=_WHAT),
 ]
 Metric = asking.Metric
-MoreTasks = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--task", metavar="FILE", help="Rows on which the result is judged.", rich_help_panel="Tasks"
-    ),
-]
-
-
-@verb
-def apply(
-    session: Session,
-    model: Model,
-    edit: Edits = None,
-    out: Out = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="top (LASER) | bottom | random | magnitude | zero | noise | none.", rich_help_panel=_WHAT
-        ),
-    ] = "top",
-    blocks: Annotated[
-        int, typer.Option(min=1, help="Row blocks truncated each on its own.", rich_help_panel=_WHAT)
-    ] = 1,
-    factored: Factored = False,
-    keep_originals: Originals = False,
-    seed: Seed = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=_RUN)
-    ] = False,
-    task: MoreTasks = None,
-    max_drop: asking.MaxDrop = None,
-    tolerance: asking.ToleranceFile = None,
-    guard: asking.Guards = None,
-    confidence: asking.Confidence = None,
-    metric: asking.Metric = None,
-    context: asking.Context = None,
-    limit: asking.Limit = None,
-    device: Device = "cpu",
-    force: Force = False,
-) -> int:
-    """Reduce the rank of the matrices that edits name.
-
-    kanna laser apply MODEL --edit mlp_in:27:0.01 --out DIR
-    """
-    from kanna.methods.laser.run import laser_apply, laser_config
-    from kanna.tasks.evaluate import EvalOptions
-
-    settings = {"edits": tuple(edit or ()), "mode": mode, "blocks": blocks, "factored": factored,
-                "keep_originals": keep_originals, "seed": seed}  # fmt: skip
-    config = laser_config(settings)
-    criteria = asking.criteria_from(task, max_drop, tolerance, guard, confidence)
-    with session.progress() as progress:
-        result = laser_apply(
-            model,
-            out,
-            config,
-            force=force,
-            dry_run=dry_run,
-            device=device,
-            criteria=criteria,
-            options=EvalOptions(metric=metric, limit=limit, context=context, device=device),
-            announce=lambda plan: announce(session, plan),
-            progress=progress,
-        )
-    return show(session, result)
 
 
 @verb
@@ -361,7 +294,7 @@ def restore(
     session.show(said, lambda console: console.print(f"written: {path}"))
 
 
-for command in (apply, search, compose, analyze, restore):
+for command in (search, compose, analyze, restore):
     app.command()(command)
 
 

@@ -175,4 +175,3 @@ class LowRankConfig(BaseModel):
     def two_streams(self) -> bool:
         """Whether blocks are run both in the original and in the compressed model."""
         return self.method == "anchored" or self.refine > 0
-

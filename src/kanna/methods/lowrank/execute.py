@@ -213,4 +213,3 @@ def _survey(
     if plan.config.method == "plain" and not plan.config.needs_gradients:
         return plain_survey(walker, plan.selected, plan.config, shared, progress)
     return run_survey(walker, plan.selected, plan.windows, plan.config, gradients, shared, progress)
-

@@ -31,7 +31,7 @@ class Plan(AnyPlan):
         selected: What may be replaced.
         stored: Matrix name -> how it is stored now, of the selected ones.
         held: Module path -> its form now, of modules that are not dense.
-        ranks: By matrix name, None for one that stays as it is; None until the survey under global allocation.
+        ranks: By matrix name, None for one that stays as it is; None for all until a survey decides them.
         windows: Calibration windows, or random tokens where there is no text.
     """
 

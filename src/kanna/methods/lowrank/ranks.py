@@ -17,9 +17,7 @@ _DENSE = Dense()
 Forms = Mapping[str, Form]
 
 
-def curve_of(
-    matrix: Matrix, energy: Tensor | None, config: LowRankConfig, form: Form = _DENSE
-) -> Curve:
+def curve_of(matrix: Matrix, energy: Tensor | None, config: LowRankConfig, form: Form = _DENSE) -> Curve:
     """Costs and errors of one matrix; without energies the errors are those of equal singular values.
 
     Args:
@@ -50,18 +48,14 @@ def allocate(
     """
     if config.rank is not None:
         return _fixed(matrices, config.rank, config, forms)
-    curves = [
-        curve_of(matrix, energies.get(matrix.name), config, forms[matrix.name]) for matrix in matrices
-    ]
+    curves = [curve_of(matrix, energies.get(matrix.name), config, forms[matrix.name]) for matrix in matrices]
     assert config.keep is not None
     if config.allocation == "global":
         return global_(curves, config.keep, config.floor)
     return uniform(curves, config.keep)
 
 
-def kept_parameters(
-    matrices: Sequence[Matrix], ranks: Ranks, config: LowRankConfig, forms: Forms
-) -> int:
+def kept_parameters(matrices: Sequence[Matrix], ranks: Ranks, config: LowRankConfig, forms: Forms) -> int:
     """Parameters of the selected matrices under an allocation, pivot indices counted."""
     chosen = ((matrix, ranks[matrix.name]) for matrix in matrices)
     return sum(

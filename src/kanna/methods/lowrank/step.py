@@ -38,9 +38,7 @@ class LowRankStep(Step[Plan]):
 
     def apply(self, plan: Plan, job: Job) -> "LowRankChanges":
         outcome = _outcome(plan, job)
-        states = {
-            layer: job.workspace.load(probe_file(layer))["probe"] for layer in range(outcome.blocks)
-        }
+        states = {layer: job.workspace.load(probe_file(layer))["probe"] for layer in range(outcome.blocks)}
         recorded = Recorded(plan.windows.first(1), states) if states else None
         return LowRankChanges(outcome.forms, outcome.shapes(), outcome.pieces, recorded, ranks=outcome.ranks)
 
