@@ -4,16 +4,18 @@
     python benchmarks/overheads.py --model tiny              the small model that comes with kanna
     python benchmarks/overheads.py --before ../other/src     beside another version of kanna, in turns
 
-`lowrank` compresses the model on a few thousand tokens and ends with the verdict on a short task; `compare`
-then asks both models again, with nothing in the cache. Each run is a process of its own. Printed are, for each
-model directory, how often its headers were opened, its weights hashed and loaded, and how many times all its
-bytes were read, loads and hashes included; how often each task file was opened; and the seconds of the command
-without the imports of torch and transformers, as the median of --repeats. Files lie in the page cache.
+`lowrank` compresses the model on a few thousand tokens and ends with the verdict on two short tasks;
+`compare` then asks both models again, with nothing in the cache. Each run is a process of its own. Printed
+are, for each model directory, how often its headers were opened, its weights hashed and loaded, and how many
+times all its bytes were read, loads and hashes included; how often each task file was opened; and the seconds
+of the command without the imports of torch and transformers, the median of --repeats. Files are in the page
+cache.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -148,7 +150,8 @@ def inputs_for(model: str, scratch: Path, rows: int) -> Inputs:
 
 def _first_rows(source: Path, target: Path, rows: int) -> Path:
     with source.open(encoding="utf-8") as lines:
-        target.write_text("".join(line for line, _ in zip(lines, range(rows), strict=False)), encoding="utf-8")
+        first = "".join(itertools.islice(lines, rows))
+    target.write_text(first, encoding="utf-8")
     return target
 
 

@@ -8,8 +8,9 @@ arguments are known without computing a block. Then `load` gives one block with 
 import copy
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from kanna.calibration.stubs import Stub, replaced
 from kanna.calibration.windows import Windows
+from kanna.checkpoint.declared import file_prefix, forms_of, resolve
+from kanna.checkpoint.quantizer import swap
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.inventory import Inventory
@@ -56,6 +59,8 @@ class Walker:
         inventory: Its inventory.
         device: Where blocks are computed.
         dtype: In which they are computed, whatever the dtype on disk.
+        whole: Gives the model itself on `device` in `dtype`, for a run that has it in memory anyway: then
+            blocks are copies of its blocks, and nothing is read. It is left as it is.
 
     Raises:
         InputError: A weight of a block is missing in the files.
@@ -67,22 +72,28 @@ class Walker:
         inventory: Inventory,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        whole: Callable[[], nn.Module] | None = None,
     ) -> None:
         self.checkpoint, self.inventory = checkpoint, inventory
         self.device, self.dtype = torch.device(device), dtype
         self.model = _empty_model(checkpoint, dtype)
-        self._resident = None if self._is_streamable() else self._load_whole()
+        self._whole = whole
+        self._filled = False
+        self.streams = whole is None and self._is_streamable()
 
-    @property
-    def streams(self) -> bool:
-        """Whether blocks come from disk one at a time, rather than from a model loaded whole."""
-        return self._resident is None
+    @cached_property
+    def _resident(self) -> nn.Module | None:
+        """The model in memory; None where blocks come from disk one at a time. Loaded when it is needed."""
+        if self.streams:
+            return None
+        return self._load_whole() if self._whole is None else self._whole()
 
     def load(self, index: int) -> nn.Module:
         """Block `index` with its weights, a module of its own."""
         path = self.inventory.blocks[index]
         if self._resident is not None:
-            return copy.deepcopy(self._resident.get_submodule(path)).to(self.device)
+            block = copy.deepcopy(self._resident.get_submodule(path))
+            return block.to(self.device).eval().requires_grad_(False)
         block = copy.deepcopy(self.model.get_submodule(path))
         self._fill(block, path)
         return block.eval()
@@ -106,19 +117,24 @@ class Walker:
         return hidden, [[call for _, call in stub.seen] for stub in stubs]
 
     def _fill_outside_blocks(self) -> None:
-        needed = list(_below(self.model, _base(self.model)))  # before filling, which unties what is tied
+        """Give what runs before the blocks its weights, the first time; heads are never run."""
+        if self._filled:
+            return
+        base = _base(self.model)
+        needed = list(_below(self.model, base))  # before filling, which unties what is tied
+        inside = {id(module) for module in base.modules()}
         for path, module in list(self.model.named_modules()):
-            if not path.startswith(f"{self.inventory.blocks_path}."):
+            if id(module) in inside and not path.startswith(f"{self.inventory.blocks_path}."):
                 self._fill(module, path, recurse=False)
+        self._filled = True
         empty = {name for name, value in self.model.named_parameters() if value.is_meta}
         blocks = f"{self.inventory.blocks_path}."
         _refuse_missing(self.checkpoint, [n for n in needed if n in empty and not n.startswith(blocks)])
 
     def _is_streamable(self) -> bool:
         """Whether every weight of the blocks lies in the files under its own name."""
-        wanted = [
-            name for name, _ in self.model.named_parameters() if name.startswith(self.inventory.blocks_path)
-        ]
+        blocks = f"{self.inventory.blocks_path}."
+        wanted = [name for name, _ in _stored(self.model) if name.startswith(blocks)]
         found = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
         return len(found) == len(wanted)
 
@@ -129,9 +145,9 @@ class Walker:
         return load_whole(self.checkpoint, self.device, self.dtype)
 
     def _fill(self, module: nn.Module, path: str, recurse: bool = True) -> None:
-        """Give the parameters and persistent buffers of `module` their values from the files."""
+        """Give the parameters of `module`, and the buffers of forms, their values from the files."""
         prefix = f"{path}." if path else ""
-        wanted = {prefix + name: name for name, _ in module.named_parameters(recurse=recurse)}
+        wanted = {prefix + name: name for name, _ in _stored(module, recurse)}
         names = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
         for full, local in wanted.items():
             if full in names:
@@ -139,9 +155,14 @@ class Walker:
         module.to(device=self.device) if recurse else _move_own(module, self.device)
 
     def _assign(self, module: nn.Module, name: str, value: Tensor) -> None:
-        owner, _, leaf = name.rpartition(".")
-        parameter = nn.Parameter(value.to(self.device, self.dtype), requires_grad=False)
-        setattr(module.get_submodule(owner), leaf, parameter)
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        # Indices stay the whole numbers that they are.
+        placed = value.to(self.device, self.dtype if value.is_floating_point() else None)
+        if leaf in owner._buffers:
+            owner._buffers[leaf] = placed
+        else:
+            setattr(owner, leaf, nn.Parameter(placed, requires_grad=False))
 
 
 def load_whole(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
@@ -176,7 +197,26 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     architecture = getattr(transformers, config.architectures[0])
     with init_empty_weights(include_buffers=False):
         model: nn.Module = architecture._from_config(config, dtype=dtype)
+    _put_forms(model, checkpoint)
     return model.eval().requires_grad_(False)
+
+
+def _put_forms(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Swap the layers that kanna compressed for modules of their forms, all of them on the meta device.
+
+    Raises:
+        InputError: A form without a layer, or one whose tensors the files do not hold.
+    """
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    for one in resolve(forms_of(checkpoint.config), model, type(model).__name__):
+        file_prefix(one, checkpoint.tensors, prefix)
+        swap(model, one)
+
+
+def _stored(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """What the files hold: parameters, and of the buffers those of forms; all others have been computed."""
+    yield from module.named_parameters(recurse=recurse)
+    yield from ((name, value) for name, value in module.named_buffers(recurse=recurse) if value.is_meta)
 
 
 def _refuse_missing(checkpoint: Checkpoint, missing: Sequence[str]) -> None:

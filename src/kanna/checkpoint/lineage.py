@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kanna.checkpoint.reader import Checkpoint, read_bytes, read_json
+from kanna.checkpoint.reader import Checkpoint, holds_not_finite, not_finite, read_json, read_pieces
+from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
 
@@ -23,6 +27,8 @@ _NOT_RECORDED = (FILE, "README.md")
 # They tell who saved a configuration from where, not what the model is.
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
 _RECORDED_VERSIONS = ("kanna", "torch", "transformers")
+# Bytes read at once: still in the processor's cache for the second hash; whole values of any dtype.
+_PIECE = 2**22
 
 
 class _Record(BaseModel):
@@ -125,8 +131,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(directory: Path) -> Lineage | None:
+def verify(directory: Path, scan: Scan | None = None) -> Lineage | None:
     """Compare every file with the sha256 recorded for it. Reads all the data.
+
+    Args:
+        scan: Of the directory: the files that it holds digests of are not read again.
 
     Returns:
         The lineage, or None when there is none to compare with.
@@ -134,12 +143,12 @@ def verify(directory: Path) -> Lineage | None:
     Raises:
         InputError: A recorded file is missing or has changed; it is named.
     """
-    lineage = read(directory)
+    lineage, known = read(directory), {} if scan is None else scan.files
     for name, digest in ({} if lineage is None else lineage.files).items():
         path = directory / name
         if not path.is_file():
             raise InputError(f"{path} is missing, though kanna.json records it", "fetch or write it again")
-        if file_digest(path) != digest:
+        if (known.get(name) or file_digest(path)) != digest:
             raise InputError(
                 f"{path} has changed since kanna wrote it: its sha256 is not the recorded one",
                 "fetch or write it again; if the change was meant, remove kanna.json",
@@ -147,18 +156,101 @@ def verify(directory: Path) -> Lineage | None:
     return lineage
 
 
+@dataclass(frozen=True)
+class NotFinite:
+    """A tensor that holds `count` NaN or infinite values of `values`."""
+
+    name: str
+    count: int
+    values: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a model's bytes showed.
+
+    Args:
+        base_hash: See `base_hash`.
+        files: sha256 of each file of weights, by its path in the directory; empty unless asked for.
+        bad: The first tensor that is not finite; None where there is none, or nobody asked.
+    """
+
+    base_hash: str
+    files: Mapping[str, str]
+    bad: NotFinite | None = None
+
+    def refuse_not_finite(self) -> None:
+        """Raise InputError naming a tensor that holds NaN or infinity."""
+        if self.bad is not None:
+            raise holds_not_finite(self.bad.name, self.bad.count, self.bad.values)
+
+
 def base_hash(checkpoint: Checkpoint) -> str:
     """sha256 of what a model is: its configuration and its tensors, whatever the files they lie in.
 
     Taken over the canonical configuration and the sorted (name, dtype, shape, sha256 of the data), so it does
-    not depend on sharding, path, or the order in files. Reads all the data, one tensor in memory.
+    not depend on sharding, path, or the order in files. Reads all the data.
     """
-    tensors = [
-        [name, stored.dtype, list(stored.shape), hashlib.sha256(read_bytes(stored)).hexdigest()]
+    return scan(checkpoint, finite=False, digests=False).base_hash
+
+
+def scan(checkpoint: Checkpoint, finite: bool, digests: bool = True) -> Scan:
+    """Read every byte of the weights once, a few megabytes in memory, for all that anybody asks of them.
+
+    Args:
+        finite: Look for NaN and infinity.
+        digests: Take the sha256 of the files too, for `verify`.
+    """
+    read = [_read_file(checkpoint, file, finite, digests) for file in checkpoint.files]
+    data = {name: digest for one in read for name, digest in one.tensors.items()}
+    facts = [
+        [name, stored.dtype, list(stored.shape), data[name]]
         for name, stored in sorted(checkpoint.tensors.items())
     ]
-    canonical = json.dumps([_identity(checkpoint.config), tensors], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    canonical = json.dumps([_identity(checkpoint.config), facts], sort_keys=True, separators=(",", ":"))
+    files = {one.name: one.digest for one in read if one.digest is not None}
+    bad = next((one.bad for one in read if one.bad is not None), None)
+    return Scan(hashlib.sha256(canonical.encode()).hexdigest(), files, bad)
+
+
+@dataclass(frozen=True)
+class _ReadFile:
+    """What a pass over one file of weights showed: its path in the directory, and digests."""
+
+    name: str
+    tensors: Mapping[str, str]
+    digest: str | None
+    bad: NotFinite | None
+
+
+def _read_file(checkpoint: Checkpoint, file: Path, finite: bool, digests: bool) -> _ReadFile:
+    held = {name: stored for name, stored in checkpoint.tensors.items() if stored.file == file}
+    hashes = {name: hashlib.sha256() for name in held}
+    lost = dict.fromkeys(held, 0)
+    whole = hashlib.sha256() if digests else None
+    pieces = list(_pieces(held))
+    for (name, _), data in zip(pieces, read_pieces(file, (size for _, size in pieces)), strict=True):
+        if whole is not None:
+            whole.update(data)
+        if name is not None:
+            hashes[name].update(data)
+            lost[name] += _count_not_finite(data, held[name].dtype) if finite else 0
+    bad = next((NotFinite(name, n, math.prod(held[name].shape)) for name, n in lost.items() if n), None)
+    found = {name: one.hexdigest() for name, one in hashes.items()}
+    path = file.relative_to(checkpoint.directory).as_posix()
+    return _ReadFile(path, found, None if whole is None else whole.hexdigest(), bad)
+
+
+def _count_not_finite(data: bytearray, dtype: str) -> int:
+    return not_finite(torch.frombuffer(data, dtype=TORCH_DTYPES[dtype]))
+
+
+def _pieces(tensors: Mapping[str, Stored]) -> Iterator[tuple[str | None, int]]:
+    """(tensor, bytes) of each piece in the order of the file; None is the header."""
+    yield None, min(stored.offset for stored in tensors.values())
+    for name, stored in tensors.items():
+        for start in range(0, stored.bytes, _PIECE):
+            yield name, min(_PIECE, stored.bytes - start)
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,9 +40,23 @@ def load(
         InputError: Whatever is wrong with the directory; see `Checkpoint.open` and `lineage.verify`. Weights
             that its files do not hold: transformers itself would only warn, and initialise them at random.
     """
-    directory = Checkpoint.open(model).directory
+    checkpoint = Checkpoint.open(model)
     if verify:
-        lineage.verify(directory)
+        lineage.verify(checkpoint.directory)
+    return load_weights(checkpoint, dtype, device_map), _tokenizer(checkpoint.directory)
+
+
+def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: Any = None) -> PreTrainedModel:
+    """The model of an opened checkpoint in evaluation mode; its files are taken as they are.
+
+    Args:
+        dtype: "auto" keeps that of the files.
+        device_map: As in transformers; None is the CPU.
+
+    Raises:
+        InputError: The files do not hold a weight: transformers itself would initialise it at random.
+    """
+    directory = checkpoint.directory
     architecture = type(skeleton(directory))
     loaded, found = architecture.from_pretrained(  # type: ignore[attr-defined]
         directory, dtype=dtype, device_map=device_map, local_files_only=True, output_loading_info=True
@@ -53,7 +67,7 @@ def load(
             f"{directory} is a {architecture.__name__}, and its files do not hold {missing[0]}{more}",
             "fetch the whole model, or name the class that was saved in architectures of config.json",
         )
-    return loaded, _tokenizer(directory)
+    return loaded
 
 
 def lora_targets(model: nn.Module) -> list[str]:

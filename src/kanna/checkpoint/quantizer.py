@@ -63,7 +63,7 @@ class KannaQuantizer(HfQuantizer):
         for one in declared:
             file_prefix(one, tensors, getattr(model, "base_model_prefix", ""))
         for one in declared:
-            _swap(model, one)
+            swap(model, one)
         self.quantization_config.restrict(declared)
         return model
 
@@ -112,7 +112,8 @@ def _files(kwargs: Mapping[str, Any], config: Any) -> list[Path]:
     return [Path(file) for file in kwargs["checkpoint_files"]]
 
 
-def _swap(model: nn.Module, declared: Declared) -> None:
+def swap(model: nn.Module, declared: Declared) -> None:
+    """Put an uninitialised module of a form in the place of the layer that it replaces."""
     old: Any = model.get_submodule(declared.path)
     sizes = declared.geometry
     new = declared.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)

@@ -158,6 +158,20 @@ def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
     return tensors
 
 
+def read_pieces(file: Path, sizes: Iterable[int]) -> Iterator[bytearray]:
+    """A file from its beginning, in pieces of these sizes.
+
+    Raises:
+        InputError: The file became shorter since its header was read.
+    """
+    with file.open("rb") as stream:
+        for size in sizes:
+            data = bytearray(size)
+            if stream.readinto(data) != size:
+                raise InputError(f"{file} ends before its data do", _FETCH_AGAIN)
+            yield data
+
+
 def read_bytes(stored: Stored) -> bytearray:
     """The data of one tensor.
 
@@ -178,10 +192,23 @@ def check_finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         InputError: It holds NaN or infinity; says how many.
     """
-    if not tensor.is_floating_point() or (bad := tensor.numel() - int(tensor.isfinite().sum())) == 0:
-        return tensor
-    raise InputError(
-        f"{name} holds {bad} NaN or infinite values of {tensor.numel()}",
+    if bad := not_finite(tensor):
+        raise holds_not_finite(name, bad, tensor.numel())
+    return tensor
+
+
+def not_finite(tensor: torch.Tensor) -> int:
+    """How many of its values are NaN or infinite."""
+    if not tensor.is_floating_point():
+        return 0
+    wide = tensor.float() if tensor.itemsize == 1 else tensor  # torch has no isfinite for eight bits
+    return tensor.numel() - int(wide.isfinite().sum())
+
+
+def holds_not_finite(name: str, bad: int, values: int) -> InputError:
+    """The error that says how many of a tensor's values are NaN or infinite."""
+    return InputError(
+        f"{name} holds {bad} NaN or infinite values of {values}",
         "fetch the model again, or leave that matrix out of the selection",
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanna.calibration.walker import Walker, load_whole
 from kanna.calibration.windows import Windows
@@ -71,6 +71,7 @@ def execute(
     workspace: Workspace,
     device: torch.device,
     progress: Progress,
+    whole: Callable[[], nn.Module] | None = None,
 ) -> Outcome:
     """Do what `plan` says.
 
@@ -79,11 +80,15 @@ def execute(
         probe: A few windows, run through methods that need no stream of their own.
         cache: Where statistics are kept for other runs on the same model and text.
         workspace: Where this run's pieces go.
+        whole: Gives the whole model in float32 on `device`, called once something must be computed. Gradients
+            and blocks are then taken from it, and nothing is read; it is as before afterwards. Without it
+            the gradients load a model of their own, and blocks come from disk one at a time.
     """
     config = plan.config
-    walker = Walker(checkpoint, plan.inventory, device)
+    walker = Walker(checkpoint, plan.inventory, device, whole=whole)
     shared = Workspace(cache / statistics_key(plan, windows, base_hash, device))
-    gradients = _gradients(checkpoint, plan, windows, base_hash, cache, device, progress)
+    load = whole or (lambda: load_whole(checkpoint, device, torch.float32))
+    gradients = _gradients(plan, windows, base_hash, cache, device, load, progress)
     with _held(shared):
         survey = _survey(walker, plan, windows, gradients, shared, progress)
     ranks = plan.ranks if plan.ranks is not None else allocate(plan.selected, survey.energies(), config)
@@ -149,12 +154,12 @@ def _digest(facts: Mapping[str, object]) -> str:
 
 
 def _gradients(
-    checkpoint: Checkpoint,
     plan: Plan,
     windows: Windows,
     base_hash: str,
     cache: Path,
     device: torch.device,
+    whole: Callable[[], nn.Module],
     progress: Progress,
 ) -> Mapping[str, OutputGradients]:
     """Output gradients by module path, from the cache where they are."""
@@ -166,20 +171,18 @@ def _gradients(
     shared = Workspace(cache / gradients_key(modules, used, base_hash, config, device))
     with _held(shared):
         if not shared.has(_GRADIENTS):
-            sums = _sum_gradients(checkpoint, modules, used, config, device, progress)
+            sums = _sum_gradients(whole(), modules, used, config, progress)
             shared.save(_GRADIENTS, _as_tensors(sums), {path: value.count for path, value in sums.items()})
     return _StoredGradients(shared)
 
 
 def _sum_gradients(
-    checkpoint: Checkpoint,
+    model: nn.Module,
     modules: Sequence[str],
     used: Windows,
     config: LowRankConfig,
-    device: torch.device,
     progress: Progress,
 ) -> dict[str, OutputGradients]:
-    model = load_whole(checkpoint, device, torch.float32)
     batch = gradient_batch(used, config.batch)
     total = -(-len(used.ids) // batch)
     sums: dict[str, OutputGradients] = {}
