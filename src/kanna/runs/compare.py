@@ -8,17 +8,17 @@ from typing import Any
 
 import psutil
 
-from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.runs.blame import Blame
 from kanna.runs.blame import blame as find_blame
-from kanna.runs.criteria import Criteria, prepare_for
-from kanna.runs.evaluations import evaluate, identity, load_for
+from kanna.runs.criteria import Criteria
+from kanna.runs.evaluations import evaluate_opened
+from kanna.runs.opened import Opened
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import EvalOptions, Prepared
 from kanna.tasks.records import TEXT, Evaluation, Record, TaskScore
 from kanna.tasks.scorers.divergence import Divergence, divergence
-from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
+from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 from kanna.tasks.verdict.tolerance import Decision, JointDecision, decide, decide_jointly
 
 Progress = Callable[[str, int, int], None]
@@ -145,8 +145,8 @@ class Comparison:
 
 
 def compare(
-    base: str | Path,
-    model: str | Path,
+    base: str | Path | Opened,
+    model: str | Path | Opened,
     criteria: Criteria,
     options: EvalOptions | None = None,
     *,
@@ -155,31 +155,41 @@ def compare(
     blame: bool = False,
     fresh: bool = False,
     cache: Path | None = None,
+    read: Sequence[Task] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Comparison:
     """Evaluate both models on the tasks of `criteria`, one in memory at a time, and decide.
 
     Bit-identical weights (with the same tokenizer) pass outright. `distribution` and `blame` hold both models
-    in memory.
+    in memory, where they fit: then the first one stays there. Each model is hashed once and loaded at most
+    once. A base that is handed over open is released before the other model is loaded, if not both must be in
+    memory.
 
     Args:
         examples: Flips to show per task.
         distribution: Measure KL divergence and top-1 agreement of next-token distributions.
         blame: Find which changed matrix, put back alone, repairs most flips.
+        read: The task files, where they have been read before with the same limit.
 
     Raises:
         InputError: Whatever is wrong with a model, a task or the request.
     """
-    chosen = _common_context(base, model, options or EvalOptions())
-    plans = [prepare_for(one, criteria, chosen) for one in (base, model)]
-    identical = identity(base) == identity(model)
+    sides = _Sides(Opened.open(base), Opened.open(model))
+    chosen = _common_context(sides, options or EvalOptions())
+    plans = [sides.base.prepared_for(criteria, chosen, read)]
+    plans.append(sides.new.prepared_for(criteria, chosen, plans[0].tasks))
+    identical = sides.base.identity == sides.new.identity
     sequences = [_sequences(plan, chosen) for plan in plans]
     _check_texts(plans, sequences[0] == sequences[1])
-    first = evaluate(base, criteria.files, chosen, fresh=fresh, cache=cache, progress=progress)
+    apart = None if not distribution else _no_distribution(plans, sequences)
+    together = not identical and (blame or (distribution and apart is None))
+    first = evaluate_opened(sides.base, plans[0], fresh=fresh, cache=cache, progress=progress)
+    if not (together and sides.fit(chosen)):
+        sides.base.release()
     second = (
         replace(first, model=plans[1].name, bytes=plans[1].bytes)
         if identical
-        else evaluate(model, criteria.files, chosen, fresh=fresh, cache=cache, progress=progress)
+        else evaluate_opened(sides.new, plans[1], fresh=fresh, cache=cache, progress=progress)
     )
     tasks = tuple(
         _task(one, two, criteria, identical, examples)
@@ -191,19 +201,42 @@ def compare(
     found = Comparison(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
     if identical:
         return replace(found, notes=(*notes, "the weights are bit-identical"))
-    return _with_both(found, base, model, plans, sequences, distribution, blame, progress)
+    if apart is not None:
+        notes = (*notes, f"next-token distributions were not compared: {apart}")
+    found = replace(found, notes=notes)
+    if not together:
+        return found
+    measured = sequences[0] if distribution and apart is None else None
+    return _with_both(found, sides, plans, measured, blame, progress)
 
 
 _UNJUDGED = "no tolerance was given, so nothing is decided"
 
 
-def _common_context(base: str | Path, model: str | Path, options: EvalOptions) -> EvalOptions:
+@dataclass(frozen=True)
+class _Sides:
+    """The two models of a comparison."""
+
+    base: Opened
+    new: Opened
+
+    def missing(self, options: EvalOptions) -> int:
+        """Bytes in float32 of those that are not in memory."""
+        return sum(_float32_bytes(one) for one in (self.base, self.new) if not one.holds(options))
+
+    def fit(self, options: EvalOptions) -> bool:
+        """Whether both can be in memory at once."""
+        return self.missing(options) <= psutil.virtual_memory().available
+
+
+def _common_context(sides: _Sides, options: EvalOptions) -> EvalOptions:
     """Both read as much: the context of the one that reads less."""
     if options.context is not None:
         return options
-    configs = [Checkpoint.open(one) for one in (base, model)]
-    lengths = [context_length(one.config, load_tokenizer(one.directory), None) for one in configs]
-    return replace(options, context=min(lengths))
+    both = (sides.base, sides.new)
+    return replace(
+        options, context=min(context_length(one.checkpoint.config, one.tokenizer, None) for one in both)
+    )
 
 
 def _check_texts(plans: Sequence[Prepared], same_tokens: bool) -> None:
@@ -275,27 +308,24 @@ def _unlike(one: TaskComparison) -> list[str]:
 
 def _with_both(
     found: Comparison,
-    base: str | Path,
-    model: str | Path,
+    sides: _Sides,
     plans: Sequence[Prepared],
-    sequences: Sequence[Sequence[Sequence[int]]],
-    distribution: bool,
+    sequences: Sequence[Sequence[int]] | None,
     blame: bool,
     progress: Progress,
 ) -> Comparison:
-    """What needs both models in memory at once."""
-    notes = list(found.notes)
-    if distribution and (reason := _no_distribution(plans, sequences)) is not None:
-        notes.append(f"next-token distributions were not compared: {reason}")
-        distribution = False
-    need = sum(_float32_bytes(one) for one in (base, model))
-    if (distribution or blame) and need > psutil.virtual_memory().available:
-        notes.append(f"both models together need {need / 1e9:.1f} GB: distributions and blame were left out")
-        distribution = blame = False
-    if not (distribution or blame):
-        return replace(found, notes=tuple(notes))
-    first, second = (load_for(one, plans[0].options) for one in (base, model))
-    apart = divergence(first, second, sequences[0], progress) if distribution else None
+    """What needs both models in memory at once.
+
+    Args:
+        sequences: Token ids on which next-token distributions are compared; None where they are not.
+    """
+    options, notes = plans[0].options, list(found.notes)
+    if not sides.fit(options):
+        need = _float32_bytes(sides.base) + _float32_bytes(sides.new)
+        said = f"both models together need {need / 1e9:.1f} GB: distributions and blame were left out"
+        return replace(found, notes=(*notes, said))
+    first, second = sides.base.loaded(options), sides.new.loaded(options)
+    apart = None if sequences is None else divergence(first, second, sequences, progress)
     blamed = None
     if blame:
         try:
@@ -318,8 +348,8 @@ def _no_distribution(plans: Sequence[Prepared], sequences: Sequence[Sequence[Seq
     return None
 
 
-def _float32_bytes(model: str | Path) -> int:
-    return 4 * sum(math.prod(stored.shape) for stored in Checkpoint.open(model).tensors.values())
+def _float32_bytes(model: Opened) -> int:
+    return 4 * sum(math.prod(stored.shape) for stored in model.checkpoint.tensors.values())
 
 
 def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:

@@ -10,10 +10,12 @@ guards:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.runs.tolerances import CONFIDENCE, Tolerances
 from kanna.tasks.data.task import HARNESS, Task, names_of
@@ -115,13 +117,24 @@ def criteria_from(said: Tolerances) -> Criteria:
     return _checked(Criteria(tuple(rules), said.confidence))
 
 
-def prepare_for(model: str | Path, criteria: Criteria, options: EvalOptions) -> Prepared:
+def prepare_for(
+    model: str | Path | Checkpoint,
+    criteria: Criteria,
+    options: EvalOptions,
+    *,
+    read: Sequence[Task] | None = None,
+    tokenizer: Any = None,
+) -> Prepared:
     """`prepare`, and a check that what is allowed makes sense for the tasks' metrics.
+
+    Args:
+        read: The task files, where they have been read before with the same limit.
+        tokenizer: That of the model, where it has been loaded before.
 
     Raises:
         InputError: As `prepare`, or a tolerance that allows everything.
     """
-    plan = prepare(model, criteria.files, options)
+    plan = prepare(model, criteria.files, options, read=read, tokenizer=tokenizer)
     for task in plan.tasks:
         _check_units(task, criteria.rule(task.name).tolerance, options)
     for rule in criteria.rules:

@@ -8,27 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from kanna.checkpoint import lineage
-from kanna.checkpoint.loader import load
-from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.whole import write_json_whole
-from kanna.models.device import device_of, dtype_of
+from kanna.runs.opened import Opened
+from kanna.runs.opened import load_for as load_for
 from kanna.runs.places import cache_directory
 from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import EvalOptions, Prepared, prepare
+from kanna.tasks.evaluate import EvalOptions, Prepared
 from kanna.tasks.metrics.user_metric import parse_user_metric
 from kanna.tasks.records import Evaluation, Record, TaskScore
 
 Progress = Callable[[str, int, int], None]
 _FORMAT = 2
-# Beside the weights, what the text that goes in and the text that comes out depend on.
-_TEXT_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "generation_config.json")
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | Opened,
     tasks: Sequence[str | Path],
     options: EvalOptions | None = None,
     *,
@@ -51,34 +47,32 @@ def evaluate(
     Raises:
         InputError: Whatever is wrong with the model, a task or the request.
     """
-    plan = prepare(model, tasks, options or EvalOptions(), texts)
-    store = _Store((cache or cache_directory()) / "evaluations", identity(model), plan, fresh)
+    opened = Opened.open(model)
+    plan = opened.prepared(tasks, options or EvalOptions(), texts)
+    return evaluate_opened(opened, plan, fresh=fresh, cache=cache, progress=progress)
+
+
+def evaluate_opened(
+    opened: Opened,
+    plan: Prepared,
+    *,
+    fresh: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Evaluation:
+    """The same of an open model on tasks that are read; it is loaded if something must be computed."""
+    store = _Store((cache or cache_directory()) / "evaluations", opened.identity, plan, fresh)
     known = {task.name: store.find(task) for task in plan.tasks}
     left = tuple(task for task in plan.tasks if known[task.name] is None)
     if not left and not plan.harness:
         return Evaluation(
             plan.name, plan.bytes, tuple(one for one in known.values() if one), {"cached": True}
         )
-    loaded = load_for(model, plan.options)
-    found = replace(plan, tasks=left).evaluate(loaded, progress, keep=store.keep)
+    found = replace(plan, tasks=left).evaluate(opened.loaded(plan.options), progress, keep=store.keep)
     computed = {score.task: score for score in found.scores}
     ordered = [known[task.name] or computed[task.name] for task in plan.tasks]
     harness = [score for score in found.scores if score.task not in known]
     return replace(found, scores=(*ordered, *harness))
-
-
-def load_for(model: str | Path, options: EvalOptions) -> nn.Module:
-    """A model ready to be evaluated."""
-    place = None if device_of(options.device).type == "cpu" else options.device
-    return load(model, dtype=dtype_of(options.dtype), device_map=place)[0]
-
-
-def identity(model: str | Path) -> str:
-    """Of the weights, and of the tokenizer and its template, which scores depend on too."""
-    checkpoint = Checkpoint.open(model)
-    files = sorted({path for pattern in _TEXT_FILES for path in checkpoint.directory.glob(pattern)})
-    digests = [(path.name, lineage.file_digest(path)) for path in files if path.is_file()]
-    return json.dumps([lineage.base_hash(checkpoint), digests])
 
 
 class _Store:

@@ -4,31 +4,45 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 from kanna.runs.compare import Comparison, compare
 from kanna.runs.criteria import Criteria
-from kanna.tasks.evaluate import EvalOptions
+from kanna.runs.opened import Opened
+from kanna.tasks.evaluate import EvalOptions, Prepared
 
 Progress = Callable[[str, int, int], None]
 _COLUMNS = ("task", "rows", "metric", "base", "this model", "interval of the change", "allowed", "verdict")
 
 
 def judge(
-    base: str | Path,
-    written: Path,
+    base: str | Path | Opened,
+    written: Path | Opened,
     name: str,
     criteria: Criteria,
     options: EvalOptions,
     *,
+    prepared: Prepared | None = None,
+    loaded: nn.Module | None = None,
     cache: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Comparison:
     """Compare a freshly written directory with its base.
 
     Args:
-        written: It may still have a provisional name.
+        base: Open already, it is neither hashed nor loaded again.
+        written: It may still have a provisional name. Nobody has touched it since: it is not verified.
         name: The one it will have.
+        prepared: What was read of the tasks, for any model and the same `options`, before the run began.
+        loaded: The model of `written` in memory; used if `options` ask for that dtype and device.
     """
-    found = compare(base, written, criteria, options, distribution=False, cache=cache, progress=progress)
+    new = Opened.open(written, trusted=True)
+    if loaded is not None:
+        new.hold(loaded)
+    read = None if prepared is None else prepared.tasks
+    found = compare(
+        base, new, criteria, options, distribution=False, cache=cache, read=read, progress=progress
+    )
     return replace(found, new=replace(found.new, model=name))
 
 

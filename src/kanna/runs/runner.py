@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 from kanna.checkpoint import card, lineage
 from kanna.checkpoint.writer import output_directory
@@ -28,7 +29,6 @@ from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.reporting.blocks import Table
 from kanna.runs.compare import Comparison
-from kanna.runs.criteria import prepare_for
 from kanna.runs.judge import comparison_rows, judge
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory
@@ -39,6 +39,7 @@ from kanna.runs.source import Source
 from kanna.runs.step import Description, Inputs, Job, Plan, Progress
 from kanna.runs.unfinished import FREE_SPACE, refuse_existing, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
+from kanna.tasks.evaluate import Prepared
 
 Announce = Callable[[Plan], None]
 
@@ -138,12 +139,14 @@ class _Ready:
         source: The model that the chain starts from.
         inputs: For every step.
         plans: Of the steps as far as they are known; the first one always is.
+        prepared: The tasks of the criteria, read.
     """
 
     request: Request
     source: Source
     inputs: Inputs
     plans: tuple[Plan | None, ...]
+    prepared: Prepared | None
 
 
 def carry_out(
@@ -196,14 +199,15 @@ def carry_out_within(
 def _prepare(request: Request) -> _Ready:
     """Open, verify, read the criteria, plan. Reads headers, and weights only where a plan depends on them."""
     device = device_of(request.device)
-    source = Source.open(request.model)
+    source = Source.open(request.model, finite=request.calls[0].method.load_step().needs_finite)
     _ = source.lineage  # compares the files with what was recorded
+    prepared = None
     if request.criteria is not None:
-        prepare_for(source.directory, request.criteria, request.options)
+        prepared = source.opened.prepared_for(request.criteria, request.options)
     calibration = None if request.calibration is None else Path(request.calibration).expanduser()
     _check_calibration(request, calibration)
     inputs = Inputs(calibration, device, request.cache or cache_directory())
-    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)))
+    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 
 def _check_calibration(request: Request, calibration: Path | None) -> None:
@@ -239,14 +243,11 @@ def _check_ready(ready: _Ready, replace: bool) -> None:
     """An output in the way, memory, space, and numbers that are none: all before anything is written."""
     target = ready.request.target
     refuse_existing(target, replace)
-    first = ready.plans[0]
-    assert first is not None
     for plan in ready.plans:
         if plan is not None:
             _check_memory(plan)
             _check_space(target, plan)
-    if ready.request.calls[0].method.load_step().needs_finite:
-        ready.source.check_finite()
+    _ = ready.source.hash  # reads all bytes; numbers that are not finite are named
 
 
 def _check_memory(plan: Plan) -> None:
@@ -326,7 +327,8 @@ def _between(directory: Path, number: int) -> Path:
 def _reopened(ready: _Ready, directory: Path, number: int) -> Source:
     """What a step before wrote, named for what it is and not for where it lies."""
     names = "+".join(call.name for call in ready.request.calls[:number])
-    return Source.open(_between(directory, number), f"{ready.source.name} + {names}")
+    finite = ready.request.calls[number].method.load_step().needs_finite
+    return Source.open(_between(directory, number), f"{ready.source.name} + {names}", finite)
 
 
 def _earlier(ready: _Ready, directory: Path, done: int) -> list[StepResult]:
@@ -355,11 +357,14 @@ def _write(
         for name, data in call.origin.files.items():
             lineage.write_json(partial / name, data)
         job.progress("verify", 0, 1)
-        verdict, _ = verify_output(partial, job.source.inventory, changes.recorded, layout.parameters)
+        if not (last and _shares_base(ready, job)):
+            job.source.opened.release()
+        verdict, loaded = verify_output(partial, job.source.inventory, changes.recorded, layout.parameters)
         job.progress("verify", 1, 1)
         description = step.describe(plan, changes)
         figures = {**_sizes(job.source, layout.bytes), **description.figures}
-        compared = _judge(ready, partial, job.progress) if last else None
+        compared = _judge(ready, partial, loaded, job.progress) if last else None
+        del loaded
         card.write(
             partial, _card(request, call, job, target, description, figures, compared, bool(layout.forms))
         )
@@ -369,16 +374,25 @@ def _write(
     return StepResult(call.name, plan, figures, verdict, description), compared
 
 
-def _judge(ready: _Ready, partial: Path, progress: Progress) -> Comparison | None:
+def _shares_base(ready: _Ready, job: Job) -> bool:
+    """Whether the base, if it is in memory, may stay there to be evaluated beside the reloaded output."""
+    if ready.request.criteria is None or job.source is not ready.source:
+        return False
+    return 8 * ready.source.inventory.parameters < psutil.virtual_memory().available
+
+
+def _judge(ready: _Ready, partial: Path, loaded: nn.Module | None, progress: Progress) -> Comparison | None:
     request = ready.request
     if request.criteria is None:
         return None
     return judge(
-        ready.source.directory,
+        ready.source.opened,
         partial,
         request.target.name,
         request.criteria,
         request.options,
+        prepared=ready.prepared,
+        loaded=loaded,
         cache=request.cache,
         progress=progress,
     )

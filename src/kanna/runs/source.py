@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -20,33 +20,46 @@ from kanna.models.matrix import Matrix
 from kanna.models.names import tensor_name
 from kanna.models.skeleton import skeleton
 from kanna.runs.assemble import matrix_weight
+from kanna.runs.opened import Opened
+from kanna.tasks.options import EvalOptions
 
 
 class Source:
     """A model that a step starts from.
 
     Args:
-        checkpoint: Its directory, opened.
+        opened: Its directory.
         name: How lineage and card name it; None takes the checkpoint's.
         planned: Forms that a step before will leave behind: then nothing but shapes is known.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, name: str | None = None, planned: Mapping[str, Form] | None = None
+        self, opened: Opened, name: str | None = None, planned: Mapping[str, Form] | None = None
     ) -> None:
-        self.checkpoint = checkpoint
-        self.name = checkpoint.name if name is None else name
+        self.opened = opened
+        self.name = opened.name if name is None else name
         self._planned = planned
 
     @classmethod
-    def open(cls, model: str | Path, name: str | None = None) -> Source:
-        """Raises InputError for whatever is wrong with the directory; see `Checkpoint.open`."""
-        return cls(Checkpoint.open(model), name)
+    def open(cls, model: str | Path, name: str | None = None, finite: bool = False) -> Source:
+        """Open a directory, or a hub id in the local cache.
+
+        Args:
+            finite: Whether its numbers must be finite; that is found when its bytes are read.
+
+        Raises:
+            InputError: Whatever is wrong with the directory; see `Checkpoint.open`.
+        """
+        return cls(Opened.open(model, finite=finite), name)
 
     def after(self, forms: Mapping[str, Form]) -> Source:
         """The model that a step will leave behind, as far as shapes go."""
         merged = {path: form for path, form in {**self.forms, **forms}.items() if not isinstance(form, Dense)}
-        return Source(self.checkpoint, self.name, merged)
+        return Source(self.opened, self.name, merged)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.opened.checkpoint
 
     @property
     def directory(self) -> Path:
@@ -81,15 +94,14 @@ class Source:
                 file_prefix(layer, self.checkpoint.tensors, self.inventory.base_model_prefix)
         return {layer.path: layer for layer in found}
 
-    @cached_property
-    def scan(self) -> lineage.Scan:
-        """One pass over all bytes: hash, digests of the files, and whether every number is finite."""
-        return lineage.scan(self.checkpoint, finite=True)
-
     @property
     def hash(self) -> str:
-        """Of the model, whatever its files; see `lineage.base_hash`."""
-        return self.scan.base_hash
+        """Of the model, whatever its files; see `lineage.base_hash`. All bytes are read once, for all checks.
+
+        Raises:
+            InputError: A number is not finite though it must be; its tensor is named.
+        """
+        return self.opened.base_hash
 
     @cached_property
     def lineage(self) -> lineage.Lineage | None:
@@ -98,13 +110,14 @@ class Source:
         Raises:
             InputError: A file is missing or has changed.
         """
-        if not (self.directory / lineage.FILE).exists():
-            return None
-        return lineage.verify(self.directory, self.scan)
+        recorded = lineage.read(self.directory)
+        if recorded is not None:
+            _ = self.opened.scan
+        return recorded
 
-    def check_finite(self) -> None:
-        """Raise InputError naming a tensor that holds NaN or infinity."""
-        self.scan.refuse_not_finite()
+    def whole(self, device: torch.device) -> Callable[[], nn.Module]:
+        """Gives the model in float32 on a device; loaded once, and shared with whoever evaluates it."""
+        return lambda: self.opened.loaded(EvalOptions(device=str(device)))
 
     def check_forms(self, accepts: Collection[str], step: str, instead: str) -> None:
         """Raise InputError where the model is quantised by others, or in a form that `step` does not take."""

@@ -81,9 +81,20 @@ class Prepared:
 
 
 def prepare(
-    model: str | Path, tasks: Sequence[str | Path], options: EvalOptions, texts: Sequence[str | Path] = ()
+    model: str | Path | Checkpoint,
+    tasks: Sequence[str | Path],
+    options: EvalOptions,
+    texts: Sequence[str | Path] = (),
+    *,
+    read: Sequence[Task] | None = None,
+    tokenizer: Any = None,
 ) -> Prepared:
-    """Read and check all that an evaluation needs but the weights; `texts` are tasks read as plain text.
+    """Read and check all that an evaluation needs but the weights.
+
+    Args:
+        texts: Those of `tasks` to be read as plain text.
+        read: The files of `tasks`, where they have been read before with the same limit.
+        tokenizer: That of the model, where it has been loaded before.
 
     Raises:
         InputError: Whatever is wrong with the model's directory, a task or the request.
@@ -92,14 +103,16 @@ def prepare(
         raise InputError(
             "there is nothing to evaluate on", "give --task FILE, --task lm_eval:NAME or --text FILE"
         )
-    checkpoint = Checkpoint.open(model)
+    checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     device_of(options.device)
     dtype_of(options.dtype)
     names = [str(one).removeprefix(HARNESS) for one in tasks if str(one).startswith(HARNESS)]
-    files = load_tasks([one for one in tasks if not str(one).startswith(HARNESS)], options.limit, texts)
+    files = read
+    if files is None:
+        files = load_tasks([one for one in tasks if not str(one).startswith(HARNESS)], options.limit, texts)
     for task in files:
         _check(task, checkpoint, options)
-    tokenizer = load_tokenizer(checkpoint.directory)
+    tokenizer = load_tokenizer(checkpoint.directory) if tokenizer is None else tokenizer
     check_model(checkpoint.name, checkpoint.config, tokenizer, harness=bool(names), chat=options.chat)
     _check_harness(names, options)
     if options.chat and not getattr(tokenizer, "chat_template", None):

@@ -125,6 +125,20 @@ def keep_output(
     return linear.register_forward_hook(note)
 
 
+def test_a_model_that_others_use_too_is_left_as_it_was(tmp_path: Path) -> None:
+    base, windows = tiny.family("llama", tmp_path / "llama"), tiny.windows()
+    _, found = tiny.opened(base)
+    modules = list(dict.fromkeys(matrix.module for matrix in found.compressible))
+    shared = tiny.whole(base)
+    frozen = next(shared.parameters()).requires_grad_(False)
+    *_, (_, sums) = output_gradients(shared, modules, windows, BATCH, 0, fisher=True)
+    *_, (_, own) = output_gradients(tiny.whole(base).requires_grad_(False), modules, windows, BATCH, 0, True)
+    assert all(torch.equal(sums[path].second, own[path].second) for path in modules)
+    assert all(parameter.requires_grad != (parameter is frozen) for parameter in shared.parameters())
+    assert all(parameter.grad is None for parameter in shared.parameters())
+    assert not any(module._forward_hooks for module in shared.modules())
+
+
 @pytest.mark.parametrize(
     ("length", "batch", "expected"), [(256, 8, 8), (2048, 8, 1), (4096, 8, 1), (1024, 8, 2), (64, 4, 4)]
 )

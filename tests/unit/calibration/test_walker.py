@@ -8,6 +8,8 @@ import family_configs
 import pytest
 import tiny
 import torch
+import toy
+from counting import counted
 from torch import Tensor, nn
 
 from kanna.calibration.walker import Walker, run_block
@@ -93,6 +95,63 @@ def test_files_of_the_base_model_lack_the_prefix(tmp_path: Path) -> None:
     base = tiny.family("gpt2", tmp_path / "gpt2")
     tiny.rename(base, lambda name: name.removeprefix("transformer."))
     check(base, tiny.windows())
+
+
+@pytest.mark.parametrize("name", sorted(toy.FAMILIES))
+def test_blocks_in_forms_of_kanna(name: str, tmp_path: Path) -> None:
+    small = toy.compress(toy.save_base(name, tmp_path / "base"), tmp_path / "small", toy.FAMILIES[name])
+    checkpoint, found = tiny.opened(small)
+    windows = tiny.windows(padded=name == "bert")
+    expected, got = by_model(small, found, windows), by_walker(small, windows)
+    for mask, right, left in zip(windows.mask.split(BATCH), expected, got, strict=True):
+        for a, b in zip(left, right, strict=True):
+            torch.testing.assert_close(a[mask], b[mask], rtol=1e-6, atol=1e-6)
+    walker = Walker(checkpoint, found)
+    assert walker.streams
+    for layer, path in enumerate(found.blocks):
+        block, whole = walker.load(layer), tiny.whole(small).get_submodule(path)
+        assert {n: t.dtype for n, t in block.state_dict().items()} == {
+            n: t.dtype for n, t in whole.state_dict().items()
+        }
+
+
+def test_forms_in_half_precision_are_computed_in_float32(tmp_path: Path) -> None:
+    base = toy.save_base("gpt2", tmp_path / "base")
+    toy.tiny("gpt2").to(torch.bfloat16).save_pretrained(base)
+    small = toy.compress(base, tmp_path / "small", toy.FAMILIES["gpt2"])
+    check(small, tiny.windows())
+
+
+def test_weights_outside_the_blocks_are_read_once(tmp_path: Path) -> None:
+    base = tiny.family("llama", tmp_path / "llama")
+    checkpoint, found = tiny.opened(base)
+    walker = Walker(checkpoint, found)
+    with counted() as counts:
+        for _ in range(2):
+            walker.prologue(tiny.windows(), BATCH)
+    once = (
+        checkpoint.tensors["model.embed_tokens.weight"].bytes + checkpoint.tensors["model.norm.weight"].bytes
+    )
+    assert counts.of(base).read == once
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_a_model_in_memory_is_walked_without_reading_and_left_as_it_is(name: str, tmp_path: Path) -> None:
+    base, windows = tiny.family(name, tmp_path / name), tiny.windows()
+    checkpoint, found = tiny.opened(base)
+    model, expected = tiny.whole(base), by_walker(base, windows)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with counted() as counts:
+        walker = Walker(checkpoint, found, whole=lambda: model)
+        hidden, calls = walker.prologue(windows, BATCH)
+        for layer in range(len(found.blocks)):
+            block = walker.load(layer)
+            assert not any(parameter.requires_grad for parameter in block.parameters())
+            hidden = [run_block(block, h, call) for h, call in zip(hidden, calls[layer], strict=True)]
+            assert all(torch.equal(a, batch[layer]) for a, batch in zip(hidden, expected, strict=True))
+    assert counts.of(base).read == 0 and not walker.streams
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_only_one_block_is_in_memory(tmp_path: Path) -> None:

@@ -27,14 +27,13 @@ from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select, selection_from
 from kanna.runs.assemble import densify
-from kanna.runs.criteria import Criteria, prepare_for
-from kanna.runs.evaluations import load_for
+from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
 from kanna.runs.unfinished import unfinished_work
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task
-from kanna.tasks.evaluate import EvalOptions, Prepared, headline, prepare
+from kanna.tasks.evaluate import EvalOptions, Prepared, headline
 from kanna.tasks.metrics.breakdown import check_key
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.records import TEXT
@@ -201,9 +200,9 @@ def open_arena(
             f"{checkpoint.name} has a classification head, whose edits are not searched",
             "give a causal or a masked language model; kanna laser apply takes any",
         )
-    plan = prepare(checkpoint.directory, _files(task, options), evaluation)
+    plan = source.opened.prepared(_files(task, options), evaluation)
     if criteria is not None:
-        prepare_for(checkpoint.directory, criteria, evaluation)
+        source.opened.prepared_for(criteria, evaluation)
     first = plan.tasks[0]
     _check_task(plan, first, options)
     every = tuple(range(len(first.rows)))
@@ -212,7 +211,7 @@ def open_arena(
     _check_test(first, test, options)
     groups = by_groups(first.rows, choosing, options.seed)
     parts = parts_of(groups, options.budget.part_sizes())
-    loaded = load_for(checkpoint.directory, evaluation)
+    loaded = source.opened.loaded(evaluation)
     # Edits are tried on dense weights, whatever form they are stored in.
     densify(loaded, [path for path, layer in source.declared.items() if layer.geometry.transposed])
     found = inventory(loaded)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
-from kanna.calibration.walker import Walker, load_whole
+from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
@@ -60,12 +59,16 @@ class Outcome:
 
 
 def execute(job: Job, plan: Plan) -> Outcome:
-    """Do what `plan` says: windows that need no stream of their own are run through once, as the probe."""
-    config, checkpoint, device = plan.config, job.source.checkpoint, job.inputs.device
+    """Do what `plan` says: windows that need no stream of their own are run through once, as the probe.
+
+    Where gradients are wanted, the whole model is in memory for them, and blocks are copies of its blocks.
+    """
+    config, source, device = plan.config, job.source, job.inputs.device
     cache = job.inputs.cache / "statistics"
-    walker = Walker(checkpoint, plan.inventory, device)
-    shared = Workspace(cache / statistics_key(plan, job.source.hash, device))
-    gradients = _gradients(job, plan, cache)
+    whole = source.whole(device) if config.needs_gradients else None
+    walker = Walker(source.checkpoint, plan.inventory, device, whole=whole)
+    shared = Workspace(cache / statistics_key(plan, source.hash, device))
+    gradients = {} if whole is None else _gradients(job, plan, cache, whole)
     with _held(shared):
         survey = _survey(walker, plan, gradients, shared, job.progress)
     ranks = plan.ranks
@@ -132,30 +135,28 @@ def _digest(facts: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _gradients(job: Job, plan: Plan, cache: Path) -> Mapping[str, OutputGradients]:
+def _gradients(
+    job: Job, plan: Plan, cache: Path, whole: Callable[[], nn.Module]
+) -> Mapping[str, OutputGradients]:
     """Output gradients by module path, from the cache where they are."""
     config, device = plan.config, job.inputs.device
-    if not config.needs_gradients:
-        return {}
     modules = list(dict.fromkeys(matrix.module for matrix in plan.selected))
     used = plan.windows.limited(config.gradient_tokens)
     shared = Workspace(cache / gradients_key(modules, used, job.source.hash, config, device))
     with _held(shared):
         if not shared.has(_GRADIENTS):
-            sums = _sum_gradients(job.source.checkpoint, modules, used, config, device, job.progress)
+            sums = _sum_gradients(whole(), modules, used, config, job.progress)
             shared.save(_GRADIENTS, _as_tensors(sums), {path: value.count for path, value in sums.items()})
     return _StoredGradients(shared)
 
 
 def _sum_gradients(
-    checkpoint: Checkpoint,
+    model: nn.Module,
     modules: Sequence[str],
     used: Windows,
     config: LowRankConfig,
-    device: torch.device,
     progress: Progress,
 ) -> dict[str, OutputGradients]:
-    model = load_whole(checkpoint, device, torch.float32)
     batch = gradient_batch(used, config.batch)
     total = -(-len(used.ids) // batch)
     sums: dict[str, OutputGradients] = {}

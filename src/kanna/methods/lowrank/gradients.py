@@ -93,9 +93,23 @@ def output_gradients(
     device = next(model.parameters()).device
     pairs = zip(windows.ids.split(batch), windows.mask.split(batch), strict=True)
     for done, (ids, mask) in enumerate(pairs, 1):
-        with _observed(model, modules, mask if windows.padded else None, sums, fisher):
+        seen = mask if windows.padded else None
+        with _without_own_gradients(model), _observed(model, modules, seen, sums, fisher):
             _loss(model, ids.to(device), mask.to(device), windows.padded, generator).backward()
         yield done, sums
+
+
+@contextmanager
+def _without_own_gradients(model: nn.Module) -> Iterator[None]:
+    """Nobody asks for the gradients of parameters, which would take the memory of the model again."""
+    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def _check_text(config: LowRankConfig, has_text: bool, gradients_fit: bool) -> N
 def _memory(found: Inventory, config: LowRankConfig, tokens: int, backward: int) -> int:
     """Three copies of the largest block in float32, its statistics in float64, and one batch's activations.
 
-    Gradients, if they are wanted, need a backward pass and the statistics of all outputs instead.
+    Gradients, if they are wanted, need the whole model, a backward pass and the statistics of all outputs.
     """
     blocks: dict[int, list[Matrix]] = {}
     for matrix in found.matrices:
@@ -207,8 +207,10 @@ def _memory(found: Inventory, config: LowRankConfig, tokens: int, backward: int)
     streams = 3 * 4 * tokens * max(m.in_features for m in largest)
     widths = [m.out_features for m in found.matrices]
     outputs = 8 * sum(width**2 if width <= LARGEST_FULL_METRIC else width for width in widths)
-    whole = backward + outputs if config.needs_gradients else 0
-    return 500_000_000 + max(3 * weights + 2 * statistics + decomposition + streams, whole)
+    block = 3 * weights + 2 * statistics + decomposition + streams
+    if not config.needs_gradients:
+        return 500_000_000 + block
+    return 500_000_000 + max(4 * found.parameters + block, backward + outputs)
 
 
 def _work_bytes(found: Inventory, config: LowRankConfig, tokens: int) -> int:

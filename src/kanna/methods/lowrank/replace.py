@@ -7,6 +7,7 @@ same input, in the order in which the block computes them, to the original outpu
     W* = W (G_xh + lam I)(G_hh + lam I)^-1,   then the rank-k optimum of W* under G_hh
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -105,7 +106,8 @@ def _stream(job: Replacement, which: str, layer: int) -> Stream:
 def _replace_block(job: Replacement, layer: int, batches: _Batches) -> None:
     """Write the streams after a block, then the block's file: its presence says that all is done."""
     path, device = job.walker.inventory.blocks[layer], job.walker.device
-    original, compressed = job.walker.load(layer), job.walker.load(layer)
+    original = job.walker.load(layer)
+    compressed = copy.deepcopy(original)
     chosen = [m for m in job.matrices if m.layer == layer and job.ranks.get(m.name) is not None]
     forms: dict[str, object] = {}
     tensors: dict[str, Tensor] = {}

@@ -48,9 +48,14 @@ def read_rows(path: str | Path) -> list[Row]:
         InputError: Missing, empty or not UTF-8; a line that is no row (its number is given).
     """
     path = Path(path)
+    return rows_of(path, read_data(path))
+
+
+def rows_of(path: Path, data: bytes) -> list[Row]:
+    """The same of a file that has been read: `path` says what it is, `data` is what it holds."""
     if path.suffix.lower() not in TABLES:
-        return [Row(read_text(path))]
-    rows = [read_row(where, fields) for where, fields in sound(read_fields(path))]
+        return [Row(_decoded(path, data))]
+    rows = [read_row(where, fields) for where, fields in sound(_fields_of(path, data))]
     if not rows:
         raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
     return rows
@@ -62,10 +67,14 @@ def read_fields(path: Path) -> Iterator[Placed]:
     Raises:
         InputError: Nothing of the file can be read.
     """
+    return _fields_of(path, read_data(path))
+
+
+def _fields_of(path: Path, data: bytes) -> Iterator[Placed]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return tables.parquet_rows(path)
-    text = read_text(path)
+        return tables.parquet_rows(path, data)
+    text = _decoded(path, data)
     if suffix in (".csv", ".tsv"):
         return tables.csv_rows(path, text)
     if suffix == ".json" and text.lstrip().startswith("["):
@@ -94,16 +103,28 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: Missing, empty, not UTF-8, or a spreadsheet.
     """
+    return _decoded(path, read_data(path))
+
+
+def read_data(path: Path) -> bytes:
+    """The bytes of a file of data.
+
+    Raises:
+        InputError: Missing, or a spreadsheet.
+    """
     if path.suffix.lower() in _SPREADSHEETS:
         raise InputError(
             f"{path} is a spreadsheet", "save its sheet as CSV UTF-8 (one header line), and give that"
         )
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist", "give a .jsonl, a .csv or a plain text file") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
+
+
+def _decoded(path: Path, data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -85,14 +85,12 @@ def _csv_rows(path: Path, reader: Any, names: Sequence[str]) -> Iterator[Placed]
             yield where, _fields(where, names, cells)
 
 
-def parquet_rows(path: Path) -> Iterator[Placed]:
-    """Rows of a Parquet file.
+def parquet_rows(path: Path, data: bytes) -> Iterator[Placed]:
+    """Rows of the Parquet file `path`, which holds `data`.
 
     Raises:
-        InputError: There is none, or nothing to read it with.
+        InputError: It is none, or there is nothing to read it with.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist", "give a readable file")
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -100,7 +98,7 @@ def parquet_rows(path: Path) -> Iterator[Placed]:
             "Parquet files need pyarrow, which is not installed", "pip install 'kanna[eval]', or give .jsonl"
         ) from error
     try:
-        rows = parquet.read_table(path).to_pylist()
+        rows = parquet.read_table(io.BytesIO(data)).to_pylist()
     except (ArrowException, OSError) as error:
         raise InputError(f"{path} is no Parquet file: {error}", "write it again, or give .jsonl") from error
     return ((f"{path}, row {number}", fields) for number, fields in enumerate(rows, 1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanna.errors import InputError
-from kanna.tasks.data.rows import Row, read_rows, task_kind
+from kanna.tasks.data.rows import Row, read_data, rows_of, task_kind
 from kanna.tasks.records import TEXT
 
 HARNESS = "lm_eval:"
@@ -63,7 +63,9 @@ def _shortest(own: Sequence[str], others: Sequence[Sequence[str]]) -> str:
 
 
 def _load(path: Path, name: str, limit: int | None, text: bool) -> Task:
-    rows = read_rows(path)
+    """Rows and digest are of the same bytes, whatever happens to the file meanwhile."""
+    data = read_data(path)
+    rows = rows_of(path, data)
     kind = TEXT if text else task_kind(rows)
     kept = tuple(rows if limit is None or kind == TEXT else rows[:limit])
-    return Task(name, kind, kept, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Task(name, kind, kept, hashlib.sha256(data).hexdigest())

@@ -1,0 +1,142 @@
+"""A model directory that a run opens once: headers, hash, tokenizer and weights are read at most once."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.loader import load_weights
+from kanna.checkpoint.reader import Checkpoint
+from kanna.models.device import device_of, dtype_of
+from kanna.runs.criteria import Criteria, prepare_for
+from kanna.tasks.data.task import Task
+from kanna.tasks.evaluate import EvalOptions, Prepared, prepare
+from kanna.tasks.tokens.tokenizer import load_tokenizer
+
+# Beside the weights, what the text that goes in and the text that comes out depend on.
+_TEXT_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "generation_config.json")
+
+
+class Opened:
+    """One model, for everybody in a run who asks something of it.
+
+    Args:
+        checkpoint: Its headers.
+        finite: Whether its numbers must be finite.
+        trusted: Its files were written just now, and need no comparison with the digests recorded for them.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, finite: bool = False, trusted: bool = False) -> None:
+        self.checkpoint = checkpoint
+        self._finite, self._trusted = finite, trusted
+        self._model: nn.Module | None = None
+        self._computes: tuple[torch.device, torch.dtype] | None = None
+
+    @classmethod
+    def open(cls, model: "str | Path | Opened", *, finite: bool = False, trusted: bool = False) -> "Opened":
+        """Open a directory, or a hub id in the local cache; what is open already is returned.
+
+        Raises:
+            InputError: See `Checkpoint.open`.
+        """
+        if isinstance(model, Opened):
+            return model
+        return cls(Checkpoint.open(model), finite=finite, trusted=trusted)
+
+    @property
+    def directory(self) -> Path:
+        return self.checkpoint.directory
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Raises InputError where there is none."""
+        return load_tokenizer(self.directory)
+
+    @cached_property
+    def scan(self) -> lineage.Scan:
+        """The one pass over the bytes: hash, comparison with what is recorded, finiteness.
+
+        Raises:
+            InputError: A file changed since kanna wrote it, or a number is not finite though it must be.
+        """
+        recorded = None if self._trusted else lineage.read(self.directory)
+        found = lineage.scan(self.checkpoint, self._finite, digests=recorded is not None)
+        if recorded is not None:
+            lineage.verify(self.directory, found)
+        found.refuse_not_finite()
+        return found
+
+    @property
+    def base_hash(self) -> str:
+        """What it is, whatever its files."""
+        return self.scan.base_hash
+
+    @cached_property
+    def identity(self) -> str:
+        """Of the weights, and of the tokenizer and its template, which scores depend on too."""
+        files = sorted({path for pattern in _TEXT_FILES for path in self.directory.glob(pattern)})
+        digests = [(path.name, lineage.file_digest(path)) for path in files if path.is_file()]
+        return json.dumps([self.base_hash, digests])
+
+    def prepared(
+        self,
+        tasks: Sequence[str | Path],
+        options: EvalOptions,
+        texts: Sequence[str | Path] = (),
+        read: Sequence[Task] | None = None,
+    ) -> Prepared:
+        """`prepare` for this model; `read` are the files of `tasks`, if they have been read."""
+        return prepare(self.checkpoint, tasks, options, texts, read=read, tokenizer=self.tokenizer)
+
+    def prepared_for(
+        self, criteria: Criteria, options: EvalOptions, read: Sequence[Task] | None = None
+    ) -> Prepared:
+        """`prepare_for` for this model; `read` are the files of its tasks, if they have been read."""
+        return prepare_for(self.checkpoint, criteria, options, read=read, tokenizer=self.tokenizer)
+
+    def loaded(self, options: EvalOptions) -> nn.Module:
+        """The model, ready to be evaluated; it stays in memory until `release`, for others who ask.
+
+        Whoever changes it puts back what was there.
+        """
+        if self._model is None or not self.holds(options):
+            self.release()
+            if not self._trusted:
+                _ = self.scan  # compares the files with what is recorded, before anything is computed
+            self._model, self._computes = load_for(self.checkpoint, options), _computing(options)
+        return self._model
+
+    def hold(self, model: nn.Module) -> None:
+        """Take a model that somebody else loaded from this directory's files: `loaded` gives it on."""
+        first = next(model.parameters())
+        self._model, self._computes = model, (first.device, first.dtype)
+
+    def holds(self, options: EvalOptions) -> bool:
+        """Whether `loaded` has nothing to read."""
+        return self._model is not None and self._computes == _computing(options)
+
+    def release(self) -> None:
+        """Let go of the weights in memory."""
+        self._model = self._computes = None
+
+
+def _computing(options: EvalOptions) -> tuple[torch.device, torch.dtype]:
+    """Where (with its number, where there may be several) and in what an evaluation computes."""
+    return torch.empty(0, device=device_of(options.device)).device, dtype_of(options.dtype)
+
+
+def load_for(model: str | Path | Checkpoint, options: EvalOptions) -> nn.Module:
+    """A model ready to be evaluated. The files of an opened checkpoint are taken as they are."""
+    if not isinstance(model, Checkpoint):
+        return Opened.open(model).loaded(options)
+    place = None if device_of(options.device).type == "cpu" else options.device
+    return load_weights(model, dtype_of(options.dtype), place)
