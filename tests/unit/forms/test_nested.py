@@ -83,6 +83,7 @@ def repacked(form: Form, state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return form.pack(given, bias)
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_json_there_and_back(case: tuple[Form, int, int, bool]) -> None:
     form = case[0]
@@ -91,6 +92,7 @@ def test_json_there_and_back(case: tuple[Form, int, int, bool]) -> None:
     assert hash(again) == hash(form)
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_the_module_holds_the_declared_tensors(case: tuple[Form, int, int, bool]) -> None:
     form, m, n, bias = case
@@ -102,6 +104,7 @@ def test_the_module_holds_the_declared_tensors(case: tuple[Form, int, int, bool]
     assert set(state) == form.suffixes | ({form.bias_suffix} if bias else set())
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_bytes_are_those_of_a_file(case: tuple[Form, int, int, bool]) -> None:
     form, m, n, bias = case
@@ -110,6 +113,7 @@ def test_bytes_are_those_of_a_file(case: tuple[Form, int, int, bool]) -> None:
     assert form.bytes(m, n, torch.float16, bias) == len(file) - 8 - header
 
 
+@settings(deadline=None)
 @given(case=cases())
 def test_parameters_are_all_numbers_but_sentinels_and_bias(case: tuple[Form, int, int, bool]) -> None:
     form, m, n, _ = case
@@ -130,6 +134,7 @@ def test_merge_is_what_the_module_does_to_the_identity(case: tuple[Form, int, in
     torch.testing.assert_close(module(torch.eye(n, dtype=torch.float64)), merged.T + offset)
 
 
+@settings(deadline=None)
 @given(case=cases(), seed=st.integers(0, 99))
 def test_a_module_taken_apart_and_packed_again(case: tuple[Form, int, int, bool], seed: int) -> None:
     torch.manual_seed(seed)
