@@ -7,10 +7,10 @@ from typing import Any
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.exporters.dense import dense
-from kanna.runs.compare import Comparison
 from kanna.runs.criteria import Criteria, prepare_for
 from kanna.runs.judge import judge
 from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.verdict.comparison import Comparison
 
 Progress = Callable[[str, int, int], None]
 

@@ -26,7 +26,7 @@ def verdicts(compared: Sequence[At], models: Sequence[At], edits: Sequence[Verdi
     A model whose edits were tested when they were found is not called unasked.
     """
     asked = {at.data["model"]["model"] for at in compared}
-    found = [_verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
+    found = [verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
     found += edits
     found += [
         _unasked(at) for at in models if at.name not in asked and not {"search", "stages"} & set(at.data)
@@ -56,7 +56,8 @@ def _weights(new: At, base: At) -> Cell:
     return (base.figure(size(base.data)), " → ", new.figure(size(new.data)), " of weights")
 
 
-def _verdict(at: At, title: str) -> Verdict:
+def verdict(at: At, title: str) -> Verdict:
+    """Of one comparison."""
     new, base = at["model"]["bytes"], at["base"]["bytes"]
     evidence = [_evidence(task) for task in at["tasks"].items()]
     why = f"Why: {at.data['explanation']}."

@@ -21,13 +21,13 @@ from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.plan import Plan, make_plan
 from kanna.methods.lowrank.run import refuse_existing
 from kanna.models.device import device_of
-from kanna.runs.compare import Comparison
 from kanna.runs.criteria import Criteria, prepare_for
 from kanna.runs.judge import comparison_rows, judge
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.probe import Verdict, verify_finite
 from kanna.runs.record import Stages, run_record
 from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.verdict.comparison import Comparison
 
 Progress = Callable[[str, int, int], None]
 # A folder of its own: loaders that take every safetensors file beside config.json must not see it.

@@ -25,7 +25,6 @@ from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, check_memory, make_plan
 from kanna.methods.lowrank.replace import probe_file
 from kanna.models.device import device_of
-from kanna.runs.compare import Comparison
 from kanna.runs.criteria import Criteria, prepare_for
 from kanna.runs.judge import comparison_rows, judge
 from kanna.runs.output import Layout, plan_layout, write_model
@@ -37,6 +36,7 @@ from kanna.runs.workspace import Workspace
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.evaluate import EvalOptions
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
+from kanna.tasks.verdict.comparison import Comparison
 
 Progress = Callable[[str, int, int], None]
 _PROBE_LENGTH = 64
