@@ -12,7 +12,7 @@ from kanna.terminal.session import Session, verb
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.measure.bench import BenchResult, Setting
+    from kanna.measure.results import BenchResult
 
 
 @verb
@@ -80,78 +80,9 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def _render(console: "Console", result: "BenchResult") -> None:
-    from kanna.terminal.tables import size, table
+    """What a page shows of it."""
+    from kanna.reporting.blocks import At
+    from kanna.reporting.console import draw
+    from kanna.reporting.costs import bench as section
 
-    for one in result.models:
-        rows = [_times(setting) for setting in one.settings]
-        headings = (
-            one.model,
-            ">prefill p50",
-            ">p95",
-            ">p99",
-            ">tokens/s",
-            ">decode step p50",
-            ">p95",
-            ">p99",
-        )
-        console.print(table((*headings, ">spread", ">tokens/s", ">all streams"), rows))
-        held = "" if one.memory is None else f", peak memory {size(one.memory.host_bytes)} (its own process)"
-        console.print(f"on disk {size(one.bytes_on_disk)}{held}")
-        for setting in one.settings:
-            console.print(_computed(setting))
-        if one.cost is not None:
-            console.print(_cost(one.cost.per_million_tokens, one.cost.break_even_tokens, one.cost.currency))
-    rounds = int(result.settings["repeats"])
-    for ratio in result.ratios:
-        console.print(
-            f"batch {ratio.batch}, context {ratio.context}: prefill {_ratio(ratio.prefill, rounds)}, "
-            f"decode {_ratio(ratio.decode, rounds)}"
-        )
-    for name, reason in result.meters.items():
-        if reason:
-            console.print(f"energy by {name}: not measured: {reason}")
-
-
-def _times(one: "Setting") -> list[str]:
-    streams = one.concurrent_tokens_per_second
-    prefill, decode = one.prefill, one.decode
-    return [
-        f"batch {one.batch}, context {one.context}",
-        *(_seconds(value) for value in (prefill.p50, prefill.p95, prefill.p99)),
-        f"{one.prefill_tokens_per_second:,.0f}",
-        *(_seconds(value) for value in (decode.p50, decode.p95, decode.p99)),
-        f"{100 * decode.spread:.0f} %",
-        f"{one.decode_tokens_per_second:,.1f}",
-        "" if streams is None else f"{streams:,.1f}",
-    ]
-
-
-def _computed(one: "Setting") -> str:
-    from kanna.terminal.tables import size
-
-    measured = [
-        f"{name} {joules:.4f} J/token" for name, joules in one.joules_per_token.items() if joules is not None
-    ]
-    estimate = one.estimated_joules_per_token
-    guessed = [] if estimate is None else [f"estimated from your watts: {estimate:.4f} J/token"]
-    computed = f"computed: {size(round(one.bytes_per_token))} read per token, {size(round(one.bandwidth))}/s"
-    return f"batch {one.batch}, context {one.context}: " + "; ".join([*measured, computed, *guessed])
-
-
-def _cost(per_million: float, break_even: float | None, currency: str) -> str:
-    after = "" if break_even is None else f", paid back after {break_even / 1e6:,.1f} million tokens"
-    return f"computed from your price: {per_million:.2f} {currency} per million decoded tokens{after}"
-
-
-def _ratio(found: tuple[float, float, float], rounds: int) -> str:
-    from kanna.measure.latency import FEWEST_PAIRS
-
-    middle, low, high = found
-    word = "faster" if low > 1 else "SLOWER" if high < 1 else "no clear difference"
-    if rounds < FEWEST_PAIRS:
-        word = f"fewer than {FEWEST_PAIRS} rounds say nothing at 95 %"
-    return f"{middle:.2f}x ({low:.2f} to {high:.2f}: {word})"
-
-
-def _seconds(value: float) -> str:
-    return f"{1e3 * value:,.1f} ms"
+    draw(console, section(At(result.models[0].model, result.to_dict())))

@@ -16,9 +16,19 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.measure.energy import Meter, Reading, nvml_meter, rapl_meter
-from kanna.measure.latency import Request, Spread, concurrent, paired_ratio, request, spread_of
-from kanna.measure.memory import PeakMemory, peak_memory
-from kanna.measure.price import Cost, Price, cost
+from kanna.measure.latency import Request, concurrent, paired_ratio, request, spread_of
+from kanna.measure.memory import peak_memory
+from kanna.measure.price import Price, cost
+from kanna.measure.results import (
+    BenchResult,
+    Computed,
+    Estimated,
+    Measured,
+    ModelBench,
+    PeakMemory,
+    Ratio,
+    Setting,
+)
 from kanna.models.device import device_of, dtype_of
 
 Progress = Callable[[str, int, int], None]
@@ -55,104 +65,6 @@ class BenchOptions:
     watts: float | None = None
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One batch and context of one model. Times in seconds, energy in joules.
-
-    Args:
-        batch: Prompts at once.
-        context: Tokens of a prompt.
-        prefill: Time to first token.
-        decode: Of one step, which gives `batch` tokens.
-        prefill_tokens_per_second: At the median.
-        decode_tokens_per_second: At the median.
-        concurrent_tokens_per_second: All streams together; None where not asked for.
-        joules_per_token: Meter -> prefill and decode over new tokens; None where not measured.
-        bytes_per_token: Weights and keys and values read for a decode step, over its tokens; computed.
-        bandwidth: Bytes read over the median step, per second; computed.
-        estimated_joules_per_token: From the user's watts; None unless asked for.
-    """
-
-    batch: int
-    context: int
-    prefill: Spread
-    decode: Spread
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
-    concurrent_tokens_per_second: float | None
-    joules_per_token: dict[str, float | None]
-    bytes_per_token: float
-    bandwidth: float
-    estimated_joules_per_token: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        said = asdict(self)
-        computed = {key: said.pop(key) for key in ("bytes_per_token", "bandwidth")}
-        estimated = {"joules_per_token": said.pop("estimated_joules_per_token")}
-        place = {key: said.pop(key) for key in ("batch", "context")}
-        return {**place, "measured": said, "computed": computed, "estimated": estimated}
-
-
-@dataclass(frozen=True)
-class ModelBench:
-    """One model."""
-
-    model: str
-    bytes_on_disk: int
-    memory: PeakMemory | None
-    settings: tuple[Setting, ...]
-    cost: Cost | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "bytes_on_disk": self.bytes_on_disk,
-            "memory": None if self.memory is None else asdict(self.memory),
-            "settings": [one.to_dict() for one in self.settings],
-            "computed_cost": None if self.cost is None else asdict(self.cost),
-        }
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Time of the base over that of the model, paired by round: above 1 is faster.
-
-    Interval at 95 %, or all that was seen where there are fewer rounds than `FEWEST_PAIRS`.
-    """
-
-    batch: int
-    context: int
-    prefill: tuple[float, float, float]
-    decode: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """One model, or two with their ratios.
-
-    Args:
-        models: The one asked about, then its base.
-        ratios: Per setting; empty for one model.
-        meters: Meter -> why it measures nothing, or empty.
-        settings: What was asked for, with threads and versions.
-    """
-
-    models: tuple[ModelBench, ...]
-    ratios: tuple[Ratio, ...]
-    meters: dict[str, str]
-    settings: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "kind": "bench",
-            "models": [one.to_dict() for one in self.models],
-            "ratios": [asdict(one) for one in self.ratios],
-            "meters": self.meters,
-            "settings": self.settings,
-        }
-
-
 def bench(
     model: str | Path,
     *,
@@ -184,20 +96,25 @@ def bench(
         tuple(_setting(loaded[i], *place, rounds[place][i], chosen) for place in grid)
         for i in range(len(loaded))
     ]
-    speeds = [one[0].decode_tokens_per_second for one in settings]
+    speeds = [of_model[0].measured.decode_tokens_per_second for of_model in settings]
     costs = [
         None if price is None else cost(price, speed, speeds[1] if i == 0 and against is not None else None)
         for i, speed in enumerate(speeds)
     ]
     models = [
-        ModelBench(name, checkpoint.bytes, peak, some, one)
-        for name, checkpoint, peak, some, one in zip(
+        ModelBench(model=name, bytes_on_disk=checkpoint.bytes, memory=peak, settings=some, cost=paid)
+        for name, checkpoint, peak, some, paid in zip(
             _names(checkpoints), checkpoints, peaks, settings, costs, strict=True
         )
     ]
     ratios = [] if against is None else [_ratio(place, rounds[place]) for place in grid]
     said = asdict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    return BenchResult(tuple(models), tuple(ratios), {one.name: one.reason for one in used}, said)
+    return BenchResult(
+        models=tuple(models),
+        ratios=tuple(ratios),
+        meters={meter.name: meter.reason for meter in used},
+        settings=said,
+    )
 
 
 def _names(checkpoints: Sequence[Checkpoint]) -> list[str]:
@@ -273,20 +190,22 @@ def _setting(
     }
     streamed = [one.streamed for one in rounds if one.streamed is not None]
     read = _bytes_read(model, batch, context)
-    return Setting(
-        batch=batch,
-        context=context,
+    measured = Measured(
         prefill=prefill,
         decode=decode,
         prefill_tokens_per_second=batch * context / prefill.p50,
         decode_tokens_per_second=batch / decode.p50,
         concurrent_tokens_per_second=_median(streamed) if streamed else None,
         joules_per_token=joules,
-        bytes_per_token=read / batch,
-        bandwidth=read / decode.p50,
-        estimated_joules_per_token=(
-            None if options.watts is None else options.watts * _median([one.seconds for one in rounds]) / new
-        ),
+    )
+    watts = options.watts
+    guess = None if watts is None else watts * _median([one.seconds for one in rounds]) / new
+    return Setting(
+        batch=batch,
+        context=context,
+        measured=measured,
+        computed=Computed(bytes_per_token=read / batch, bandwidth=read / decode.p50),
+        estimated=Estimated(joules_per_token=guess),
     )
 
 
@@ -294,7 +213,7 @@ def _ratio(place: tuple[int, int], rounds: dict[int, list[_Round]]) -> Ratio:
     ours, theirs = rounds[0], rounds[1]
     prefill = paired_ratio([r.request.prefill for r in ours], [r.request.prefill for r in theirs])
     decode = paired_ratio([r.request.decode for r in ours], [r.request.decode for r in theirs])
-    return Ratio(*place, prefill, decode)
+    return Ratio(batch=place[0], context=place[1], prefill=prefill, decode=decode)
 
 
 def _bytes_read(model: Any, batch: int, context: int) -> int:

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# With fewer, the lowest and the highest ratio miss the median more often than one time in twenty.
-FEWEST_PAIRS = 6
+from kanna.measure.results import Spread
 
 
 @dataclass(frozen=True)
@@ -33,29 +32,11 @@ class Request:
         return sum(self.steps)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Of some times.
-
-    Args:
-        p50: Median, seconds.
-        p95: 95th percentile.
-        p99: 99th percentile.
-        spread: Interquartile range over the median.
-        count: How many times.
-    """
-
-    p50: float
-    p95: float
-    p99: float
-    spread: float
-    count: int
-
-
 def spread_of(times: Sequence[float]) -> Spread:
     """Percentiles of times in seconds."""
     q25, p50, q75, p95, p99 = np.quantile(np.asarray(times), (0.25, 0.5, 0.75, 0.95, 0.99))
-    return Spread(float(p50), float(p95), float(p99), float((q75 - q25) / p50), len(times))
+    spread = float((q75 - q25) / p50)
+    return Spread(p50=float(p50), p95=float(p95), p99=float(p99), spread=spread, count=len(times))
 
 
 def request(model: Any, ids: Tensor, new_tokens: int) -> Request:

@@ -7,26 +7,11 @@ import json
 import resource
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import KannaError
-
-
-@dataclass(frozen=True)
-class PeakMemory:
-    """Peaks of one process.
-
-    Args:
-        host_bytes: Resident memory, all libraries included.
-        device_bytes: Allocated on the accelerator; None on the CPU.
-        imported_bytes: Resident before the model was loaded: what Python and its libraries take.
-    """
-
-    host_bytes: int
-    device_bytes: int | None
-    imported_bytes: int
+from kanna.measure.results import PeakMemory
 
 
 def peak_memory(
@@ -70,7 +55,7 @@ def _measure(asked: dict[str, Any]) -> PeakMemory:
     ids = torch.ones((asked["batch"], asked["context"]), dtype=torch.int64, device=device)
     request(model, ids, asked["new_tokens"])
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return PeakMemory(_resident(), on_device, before)
+    return PeakMemory(host_bytes=_resident(), device_bytes=on_device, imported_bytes=before)
 
 
 def _resident() -> int:
@@ -80,4 +65,4 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_measure(json.loads(sys.argv[1])))))
+    print(json.dumps(_measure(json.loads(sys.argv[1])).to_dict()))

@@ -6,13 +6,13 @@ utilisation: 0.5
 one_time: 200
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kanna.errors import InputError
+from kanna.measure.results import Cost
 
 _EXAMPLE = "{per_hour: 0.40, currency: EUR, utilisation: 0.5, one_time: 200}"
 
@@ -31,19 +31,6 @@ class Price(BaseModel):
     currency: str = "USD"
     utilisation: float = Field(default=1.0, gt=0, le=1)
     one_time: float = Field(default=0.0, ge=0)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Args:
-    per_million_tokens: In the currency.
-    break_even_tokens: Tokens after which a cheaper model has paid for its making; None where it never does.
-    currency: Its name.
-    """
-
-    per_million_tokens: float
-    break_even_tokens: float | None
-    currency: str
 
 
 def read_price(path: Path) -> Price:
@@ -66,10 +53,9 @@ def read_price(path: Path) -> Price:
 def cost(price: Price, tokens_per_second: float, against: float | None = None) -> Cost:
     """Of decoding at some speed; with the base's speed, when the difference has paid for `one_time`."""
     mine = _per_million(price, tokens_per_second)
-    if against is None:
-        return Cost(mine, None, price.currency)
-    saved = _per_million(price, against) - mine
-    return Cost(mine, price.one_time / saved * 1e6 if saved > 0 else None, price.currency)
+    saved = 0.0 if against is None else _per_million(price, against) - mine
+    paid_back = price.one_time / saved * 1e6 if saved > 0 else None
+    return Cost(per_million_tokens=mine, break_even_tokens=paid_back, currency=price.currency)
 
 
 def _per_million(price: Price, tokens_per_second: float) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from kanna.measure.results import FEWEST_PAIRS
 from kanna.reporting.blocks import (
     COMPUTED,
     ESTIMATED,
@@ -162,21 +163,25 @@ def _estimated(models: Sequence[At]) -> Table | None:
 
 
 def _ratios(at: At) -> Table | None:
+    rounds = at.data["settings"].get("repeats", FEWEST_PAIRS)
     rows: list[list[Cell]] = []
-    for one in at["ratios"].items():
-        cells: list[Cell] = [_named(one)]
+    for ratio in at["ratios"].items():
+        cells: list[Cell] = [_named(ratio)]
         for part in ("prefill", "decode"):
-            cells += _ratio(one[part])
+            cells += _ratio(ratio[part], rounds)
         rows.append(cells)
     if not rows:
         return None
     names = [model["model"] for model in at.data["models"]]
-    title = f"Speed of {names[0]} over {names[1]}, paired by round, interval at 95 %"
+    between = "from least to most" if rounds < FEWEST_PAIRS else "interval at 95 %"
+    title = f"Speed of {names[0]} over {names[1]}, paired by round, {between}"
     return Table(title, ("setting", ">prefill", "", ">decode", ""), rows, MEASURED)
 
 
-def _ratio(at: At) -> list[Cell]:
+def _ratio(at: At, rounds: int) -> list[Cell]:
     middle, low, high = at.data
     word = "faster" if low > 1 else "SLOWER" if high < 1 else "no clear difference"
+    if rounds < FEWEST_PAIRS:
+        word = f"fewer than {FEWEST_PAIRS} rounds say nothing at 95 %"
     between = (at[1].figure(f"{low:.2f}x"), " to ", at[2].figure(f"{high:.2f}x"), f": {word}")
     return [at[0].figure(f"{middle:.2f}x"), between]

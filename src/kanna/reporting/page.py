@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from kanna.reporting import costs
-from kanna.reporting.blocks import MEASURED, At, Block, Cell, Page, Paragraph, Section, Table
-from kanna.reporting.comparison import comparison, floors, named
+from kanna.reporting.blocks import At, Page
+from kanna.reporting.comparison import comparison
+from kanna.reporting.evaluation import evaluation
 from kanna.reporting.lineage import lineage
 from kanna.reporting.overview import overview
 from kanna.reporting.sources import Source
 from kanna.reporting.verdicts import titles, verdicts
 from kanna.reporting.views import Result, View
-from kanna.reporting.wording import shown
 
 
 def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> Page:
@@ -27,7 +27,7 @@ def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> P
         *overview(compared, benches),
         *(comparison(at, name) for at, name in zip(compared, titles(compared), strict=True)),
         *(section for _, found in drawn for section in found),
-        *(_evaluation(at) for source, at in places if source.kind == "eval"),
+        *(evaluation(at) for source, at in places if source.kind == "eval"),
         *(costs.bench(at) for at in benches),
         *(lineage(at) for at in models),
     ]
@@ -59,31 +59,3 @@ def comparisons(places: Sequence[tuple[Source, At]]) -> list[At]:
             if inside and (inside["base"]["model"], inside["model"]["model"]) not in known:
                 found.append(step["scores"]["comparison"])
     return found
-
-
-def _evaluation(at: At) -> Section:
-    rows = [_score(one) for one in at["tasks"].items()]
-    columns = ("task", ">rows", "metric", ">value", ">constant answer", ">answer in prompt")
-    blocks: list[Block] = [Table("Scores", columns, rows, MEASURED)]
-    rest = [row for one in at["tasks"].items() for row in _rest(one)]
-    if rest:
-        blocks.append(Table("Everything else that was scored", ("task", "metric", ">value"), rest, MEASURED))
-    for task in at.data["tasks"]:
-        blocks += [Paragraph([f"Note: {task['task']}: {note}"]) for note in task["notes"]]
-    return Section(f"{at.data['model']} on its own", blocks)
-
-
-def _score(at: At) -> list[Cell]:
-    data = at.data
-    value = at["value"].figure(shown(data["metric"], data["value"]))
-    rows = at["rows"].figure(f"{data['rows']:,}")
-    return [data["task"], rows, named(data), value, *floors(at)]
-
-
-def _rest(at: At) -> list[list[Cell]]:
-    metrics = at["metrics"]
-    return [
-        [at.data["task"], name, metrics[name].figure(shown(name, value))]
-        for name, value in metrics.data.items()
-        if name != at.data["metric"]
-    ]

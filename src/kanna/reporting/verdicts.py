@@ -23,7 +23,7 @@ _UNASKED = (
 def verdicts(compared: Sequence[At], models: Sequence[At], others: Sequence[Verdict] = ()) -> list[Verdict]:
     """One per comparison, the others, one per model that nobody compared; at least one."""
     asked = {at.data["model"]["model"] for at in compared}
-    found = [_verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
+    found = [verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
     found += others
     found += [_unasked(at) for at in models if at.name not in asked]
     return found or [_NOTHING]
@@ -51,7 +51,8 @@ def _weights(new: At, base: At) -> Cell:
     return (base.figure(size(base.data)), " → ", new.figure(size(new.data)), " of weights")
 
 
-def _verdict(at: At, title: str) -> Verdict:
+def verdict(at: At, title: str) -> Verdict:
+    """Of one comparison."""
     new, base = at["model"]["bytes"], at["base"]["bytes"]
     evidence = [_evidence(task) for task in at["tasks"].items()]
     why = f"Why: {at.data['explanation']}."

@@ -2,36 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from kanna.errors import InputError
+from kanna.tasks.verdict.comparison import Blame
 
 Progress = Callable[[str, int, int], None]
 # Asked again: which examples, by place in the list of flips, are right now.
 Ask = Callable[[], Sequence[bool]]
-
-
-@dataclass(frozen=True)
-class Blame:
-    """What putting one matrix back does.
-
-    Args:
-        matrix: Module path.
-        repaired: Flips from right to wrong that are right again.
-        undone: Flips from wrong to right that are wrong again.
-    """
-
-    matrix: str
-    repaired: int
-    undone: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def changed_modules(base: nn.Module, new: nn.Module) -> list[str]:
@@ -71,7 +52,7 @@ def blame(
             right = ask()
         repaired = sum(now for now, was_lost in zip(right, lost, strict=True) if was_lost)
         undone = sum(not now for now, was_lost in zip(right, lost, strict=True) if not was_lost)
-        found.append(Blame(path, repaired, undone))
+        found.append(Blame(matrix=path, repaired=repaired, undone=undone))
     progress("blame", len(paths), len(paths))
     return sorted(found, key=lambda one: (-one.repaired, one.undone))
 

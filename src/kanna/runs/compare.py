@@ -2,146 +2,40 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from kanna.errors import InputError
-from kanna.runs.blame import Blame
+from kanna.result import replace
 from kanna.runs.blame import blame as find_blame
 from kanna.runs.criteria import Criteria
 from kanna.runs.evaluations import evaluate_opened
 from kanna.runs.opened import Opened
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import EvalOptions, Prepared
-from kanna.tasks.records import TEXT, Evaluation, Record, TaskScore
-from kanna.tasks.scorers.divergence import Divergence, divergence
+from kanna.tasks.records import TEXT, Record, TaskScore
+from kanna.tasks.scorers.divergence import divergence
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
-from kanna.tasks.verdict.tolerance import Decision, JointDecision, decide, decide_jointly
+from kanna.tasks.verdict.comparison import (
+    GAINED,
+    LOST,
+    NOT_JUDGED,
+    Blame,
+    Comparison,
+    Flip,
+    TaskComparison,
+)
+from kanna.tasks.verdict.tolerance import JointDecision, decide, decide_jointly
 
 Progress = Callable[[str, int, int], None]
-PASS, FAIL, UNDECIDED, NOT_JUDGED = "pass", "fail", "undecided", "not judged"
 _DIVERGENCE_TOKENS = 4096
 # Per token; text beyond is not looked at.
 _MOST_CHARACTERS = 20
 # Flipped examples that --blame asks again for each matrix.
 _MOST_BLAMED = 64
-_LOST, _GAINED = "lost", "gained"
-
-
-@dataclass(frozen=True)
-class Flip:
-    """An example on which one model is right and the other wrong, or that got worse."""
-
-    row: int
-    prompt: str
-    expected: str
-    base: str
-    new: str
-    direction: str
-    change: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class TaskComparison:
-    """One task.
-
-    Args:
-        base: Score of the base.
-        new: Score of the new model, on the same rows.
-        guard: Whether the task only guards against side effects.
-        decision: None where no tolerance was given.
-        flips: The worst first.
-        lost: Rows that were right and are wrong.
-        gained: Rows that were wrong and are right.
-    """
-
-    base: TaskScore
-    new: TaskScore
-    guard: bool
-    decision: Decision | None
-    flips: tuple[Flip, ...]
-    lost: int
-    gained: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "task": self.base.task,
-            "kind": self.base.kind,
-            "metric": self.base.metric,
-            "higher_is_better": self.base.higher_is_better,
-            "guard": self.guard,
-            "rows": len(self.base.records),
-            "base": self.base.value,
-            "new": self.new.value,
-            "base_metrics": dict(self.base.metrics),
-            "new_metrics": dict(self.new.metrics),
-            "floors": dict(self.base.floors),
-            "decision": None if self.decision is None else self.decision.to_dict(),
-            "lost": self.lost,
-            "gained": self.gained,
-            "flips": [flip.to_dict() for flip in self.flips],
-            "notes": list(dict.fromkeys((*self.base.notes, *self.new.notes))),
-        }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same tasks.
-
-    Args:
-        base: Name and bytes of the first.
-        new: Of the second.
-        confidence: Of the one-sided bounds.
-        status: pass, fail, undecided, or "not judged" where no tolerance was given.
-        explanation: One sentence for people.
-        tasks: In the order asked for.
-        divergence: None where it was not measured; `notes` says why.
-        blame: None unless asked for.
-    """
-
-    base: Evaluation
-    new: Evaluation
-    confidence: float
-    status: str
-    explanation: str
-    tasks: tuple[TaskComparison, ...]
-    divergence: Divergence | None = None
-    blame: tuple[Blame, ...] | None = None
-    notes: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        return self.status in (PASS, NOT_JUDGED)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "kind": "compare",
-            "base": {"model": self.base.model, "bytes": self.base.bytes},
-            "model": {"model": self.new.model, "bytes": self.new.bytes},
-            "confidence": self.confidence,
-            "status": self.status,
-            "explanation": self.explanation,
-            "tasks": [one.to_dict() for one in self.tasks],
-            "distribution": None if self.divergence is None else self.divergence.to_dict(),
-            "blame": None if self.blame is None else [one.to_dict() for one in self.blame],
-            "notes": list(self.notes),
-            "settings": self.settings,
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """What a lineage keeps: no rows of the task."""
-        said = self.to_dict()
-        for one in said["tasks"]:
-            one.pop("flips")
-        return {key: value for key, value in said.items() if key not in ("schema_version", "kind")}
 
 
 def compare(
@@ -198,7 +92,7 @@ def compare(
     joint = _joint(tasks)
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
     notes = tuple(note for one in tasks for note in _unlike(one))
-    found = Comparison(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
+    found = Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
     if identical:
         return replace(found, notes=(*notes, "the weights are bit-identical"))
     if apart is not None:
@@ -264,9 +158,9 @@ def _task(
             identical=identical,
         )
     flips = _flips(base, new)
-    lost = sum(flip.direction == _LOST for flip in flips)
-    gained = sum(flip.direction == _GAINED for flip in flips)
-    return TaskComparison(base, new, rule.guard, decision, tuple(flips[:examples]), lost, gained)
+    lost = sum(flip.direction == LOST for flip in flips)
+    gained = sum(flip.direction == GAINED for flip in flips)
+    return TaskComparison.of(base, new, rule.guard, decision, flips[:examples], lost, gained)
 
 
 def _flips(base: TaskScore, new: TaskScore) -> list[Flip]:
@@ -274,14 +168,19 @@ def _flips(base: TaskScore, new: TaskScore) -> list[Flip]:
     pairs = zip(base.records, new.records, strict=True)
     known = [(one, two) for one, two in pairs if one.right is not None and two.right is not None]
     flipped = [_flip(one, two) for one, two in known if one.right != two.right]
-    return sorted(flipped, key=lambda flip: (flip.direction != _LOST, -flip.change))
+    return sorted(flipped, key=lambda flip: (flip.direction != LOST, -flip.change))
 
 
 def _flip(base: Record, new: Record) -> Flip:
-    change = new.values.get("log_loss", 0.0) - base.values.get("log_loss", 0.0)
-    direction = _LOST if base.right else _GAINED
-    said = (base.predicted or _described(base), new.predicted or _described(new))
-    return Flip(base.row, base.prompt, base.expected, *said, direction, change)
+    return Flip(
+        row=base.row,
+        prompt=base.prompt,
+        expected=base.expected,
+        base=base.predicted or _described(base),
+        new=new.predicted or _described(new),
+        direction=LOST if base.right else GAINED,
+        change=new.values.get("log_loss", 0.0) - base.values.get("log_loss", 0.0),
+    )
 
 
 def _described(record: Record) -> str:
@@ -332,7 +231,7 @@ def _with_both(
             blamed = _blamed(found, plans[1], first, second, progress)
         except InputError as error:
             notes.append(f"nothing was put back: {error.problem}")
-    return replace(found, divergence=apart, blame=blamed, notes=tuple(notes))
+    return replace(found, distribution=apart, blame=blamed, notes=tuple(notes))
 
 
 def _no_distribution(plans: Sequence[Prepared], sequences: Sequence[Sequence[Sequence[int]]]) -> str | None:
@@ -377,7 +276,7 @@ def _blamed(found: Comparison, plan: Prepared, base: Any, new: Any, progress: Pr
         if flips:
             rows = tuple(task.rows[flip.row] for flip in flips)
             parts.append(_asked_again(plan, replace(task, rows=rows), one.new))
-        lost += [flip.direction == _LOST for flip in flips]
+        lost += [flip.direction == LOST for flip in flips]
     if not lost:
         return ()
 

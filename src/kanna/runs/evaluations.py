@@ -3,21 +3,20 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.whole import write_json_whole
+from kanna.result import replace
 from kanna.runs.opened import Opened
-from kanna.runs.opened import load_for as load_for
 from kanna.runs.places import cache_directory
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import EvalOptions, Prepared
 from kanna.tasks.metrics.user_metric import parse_user_metric
-from kanna.tasks.records import Evaluation, Record, TaskScore
+from kanna.tasks.records import Evaluation, TaskScore
 
 Progress = Callable[[str, int, int], None]
 _FORMAT = 2
@@ -65,9 +64,8 @@ def evaluate_opened(
     known = {task.name: store.find(task) for task in plan.tasks}
     left = tuple(task for task in plan.tasks if known[task.name] is None)
     if not left and not plan.harness:
-        return Evaluation(
-            plan.name, plan.bytes, tuple(one for one in known.values() if one), {"cached": True}
-        )
+        kept = tuple(score for score in known.values() if score)
+        return Evaluation(model=plan.name, bytes=plan.bytes, scores=kept, run={"cached": True})
     found = replace(plan, tasks=left).evaluate(opened.loaded(plan.options), progress, keep=store.keep)
     computed = {score.task: score for score in found.scores}
     ordered = [known[task.name] or computed[task.name] for task in plan.tasks]
@@ -86,9 +84,10 @@ class _Store:
         if self._fresh or not self._keepable() or not path.is_file():
             return None
         try:
-            return replace(from_json(json.loads(path.read_text(encoding="utf-8"))), task=task.name)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            score = TaskScore.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
             return None  # damaged: it is computed and written again
+        return replace(score, task=task.name) if len(score.records) == score.rows else None
 
     def keep(self, task: Task, score: TaskScore) -> None:
         if self._keepable():
@@ -114,10 +113,3 @@ class _Store:
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return self._directory / f"{key}.json"
-
-
-def from_json(data: dict[str, Any]) -> TaskScore:
-    """The inverse of `TaskScore.to_dict`."""
-    fields = {key: value for key, value in data.items() if key not in ("rows", "value", "records", "notes")}
-    records = tuple(Record(**record) for record in data["records"])
-    return TaskScore(records=records, notes=tuple(data["notes"]), **fields)

@@ -1,15 +1,16 @@
 """The end of every run that writes a model: is it still right on the user's tasks?"""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from kanna.runs.compare import Comparison, compare
+from kanna.result import replace
+from kanna.runs.compare import compare
 from kanna.runs.criteria import Criteria
 from kanna.runs.opened import Opened
 from kanna.tasks.evaluate import EvalOptions, Prepared
+from kanna.tasks.verdict.comparison import Comparison
 
 Progress = Callable[[str, int, int], None]
 _COLUMNS = ("task", "rows", "metric", "base", "this model", "interval of the change", "allowed", "verdict")
@@ -43,18 +44,18 @@ def judge(
     found = compare(
         base, new, criteria, options, distribution=False, cache=cache, read=read, progress=progress
     )
-    return replace(found, new=replace(found.new, model=name))
+    return replace(found, model=replace(found.model, model=name))
 
 
 def comparison_rows(compared: Comparison) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Columns and rows of a model card's table."""
     rows: list[tuple[object, ...]] = []
-    for one in compared.tasks:
-        decision = one.decision
+    for task in compared.tasks:
+        decision = task.decision
         judged = ("", "", "not judged")
         if decision is not None:
             low, high = decision.interval
             judged = (f"{low:+.4f} to {high:+.4f}", f"{decision.allowed:+.4f}", decision.status)
-        values = (f"{one.base.value:.4f}", f"{one.new.value:.4f}")
-        rows.append((one.base.task, len(one.base.records), one.base.metric, *values, *judged))
+        values = (f"{task.base_value:.4f}", f"{task.new_value:.4f}")
+        rows.append((task.task, task.rows, task.metric, *values, *judged))
     return _COLUMNS, rows

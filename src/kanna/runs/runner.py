@@ -28,7 +28,6 @@ from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.reporting.blocks import Table
-from kanna.runs.compare import Comparison
 from kanna.runs.judge import comparison_rows, judge
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory
@@ -40,6 +39,7 @@ from kanna.runs.step import Description, Inputs, Job, Plan, Progress
 from kanna.runs.unfinished import FREE_SPACE, refuse_existing, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
+from kanna.tasks.verdict.comparison import Comparison
 
 Announce = Callable[[Plan], None]
 

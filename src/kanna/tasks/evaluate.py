@@ -77,7 +77,7 @@ class Prepared:
             keep(task, scores[-1])
         scores += _harness(self, model, progress)
         seconds = round(time.perf_counter() - started, 3)
-        return Evaluation(self.name, self.bytes, tuple(scores), {"seconds": seconds})
+        return Evaluation(model=self.name, bytes=self.bytes, scores=tuple(scores), run={"seconds": seconds})
 
 
 def prepare(
@@ -187,7 +187,7 @@ def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> T
     metric = headline(task, options)
     settings = {"data_sha256": task.digest, "context": context, "stride": stride, "dtype": options.dtype}
     scored = {"tokens_scored": int(sum(record.values["tokens"] for record in records))}
-    return TaskScore(
+    return TaskScore.of(
         task.name, TEXT, metric, False, text_metrics(records, size), {}, tuple(records), (), settings | scored
     )
 
@@ -216,7 +216,7 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
     }
     if writing is not None:
         settings |= {"new_tokens": writing.new_tokens, "stop": list(writing.stop), "legacy": writing.legacy}
-    return TaskScore(
+    return TaskScore.of(
         task=task.name,
         kind=task.kind,
         metric=name,

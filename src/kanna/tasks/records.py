@@ -3,9 +3,13 @@
 Records of two models on the same task have the same order and the same `row`, so any two compare pairwise.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from kanna.result import Bytes, Result, Scores, Several
 
 CHOICE, ANSWER, TEXT = "choice", "answer", "text"
 
@@ -41,59 +45,70 @@ class Record:
     chosen: int | None = None
     confidence: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    # There are thousands of them, so that they are no models of their own; strict would refuse their JSON.
+    __pydantic_config__ = ConfigDict(strict=False)
 
 
-@dataclass(frozen=True)
-class TaskScore:
+class TaskScore(Result):
     """How a model did on one task.
 
     Args:
         task: Its name: the file's name, or lm_eval:<name>.
         kind: choice, answer or text.
+        rows: How many were scored.
         metric: The headline metric, a key of `metrics`.
+        value: Of the headline metric.
         higher_is_better: Of the headline metric.
         metrics: Metric -> value over all rows: shares in 0..1, nats, or perplexity.
         floors: What needs no model: "constant" (always the commonest answer) and "answer_in_prompt" (share
             of prompts that contain their answer); absent where it has no meaning.
-        records: One per example, in the order of the task.
         notes: What the reader must know: prompts cut, answers in prompts, how text was segmented.
         settings: All that the numbers depend on: context, chat, metric, new tokens, dtype, data hash.
+        records: One per example, in the order of the task; a file may leave them out.
     """
 
     task: str
     kind: str
+    rows: int
     metric: str
+    value: float
     higher_is_better: bool
-    metrics: Mapping[str, float]
-    floors: Mapping[str, float]
-    records: tuple[Record, ...]
-    notes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Scores
+    floors: Scores
+    notes: Several[str]
+    settings: dict[str, Any]
+    records: Several[Record] = ()
 
-    @property
-    def value(self) -> float:
-        return self.metrics[self.metric]
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        kind: str,
+        metric: str,
+        higher_is_better: bool,
+        metrics: Mapping[str, float],
+        floors: Mapping[str, float],
+        records: Sequence[Record],
+        notes: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> "TaskScore":
+        """The score of some records."""
+        return cls(
+            task=task,
+            kind=kind,
+            rows=len(records),
+            metric=metric,
+            value=metrics[metric],
+            higher_is_better=higher_is_better,
+            metrics=dict(metrics),
+            floors=dict(floors),
+            notes=tuple(notes),
+            settings=dict(settings or {}),
+            records=tuple(records),
+        )
 
-    def to_dict(self, records: bool = True) -> dict[str, Any]:
-        said = {
-            "task": self.task,
-            "kind": self.kind,
-            "rows": len(self.records),
-            "metric": self.metric,
-            "value": self.value,
-            "higher_is_better": self.higher_is_better,
-            "metrics": dict(self.metrics),
-            "floors": dict(self.floors),
-            "notes": list(self.notes),
-            "settings": dict(self.settings),
-        }
-        return said | ({"records": [record.to_dict() for record in self.records]} if records else {})
 
-
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Result):
     """A model on its tasks.
 
     Args:
@@ -103,17 +118,13 @@ class Evaluation:
         run: Seconds, forward tokens and such that differ between runs.
     """
 
+    schema_version: int = 1
+    kind: Literal["eval"] = "eval"
     model: str
-    bytes: int
-    scores: tuple[TaskScore, ...]
-    run: Mapping[str, Any] = field(default_factory=dict)
+    bytes: Bytes
+    scores: Several[TaskScore] = Field(validation_alias="tasks", serialization_alias="tasks")
+    run: dict[str, Any]
 
     def to_dict(self, records: bool = True) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "kind": "eval",
-            "model": self.model,
-            "bytes": self.bytes,
-            "tasks": [score.to_dict(records) for score in self.scores],
-            "run": dict(self.run),
-        }
+        left_out = None if records else {"scores": {"__all__": {"records"}}}
+        return self.model_dump(mode="json", exclude=left_out)

@@ -1,20 +1,20 @@
 """Options of the verbs that evaluate on tasks, and how their results are drawn."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kanna.errors import InputError
-from kanna.reporting.wording import change, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.runs.compare import Comparison, TaskComparison
     from kanna.runs.criteria import Criteria
-    from kanna.tasks.records import Evaluation, TaskScore
+    from kanna.tasks.records import Evaluation
+    from kanna.tasks.verdict.comparison import Comparison
 
 VERDICT_FAILED = 3
 _TASK, _HOW = "Tasks", "How it is scored"
@@ -148,98 +148,25 @@ def criteria_from(
 
 
 def render_evaluation(console: "Console", result: "Evaluation") -> None:
-    """A table of the headline metrics and one of the rest."""
-    from kanna.terminal.tables import table
+    """What a page shows of it."""
+    from kanna.reporting.blocks import At
+    from kanna.reporting.console import draw
+    from kanna.reporting.evaluation import evaluation
 
-    rows = [
-        [one.task, f"{len(one.records):,}", one.metric, shown(one.metric, one.value), *_floors(one)]
-        for one in result.scores
-    ]
-    headings = (result.model, ">rows", "metric", ">value", ">constant answer", ">answer in prompt")
-    console.print(table(headings, rows))
-    for one in result.scores:
-        rest = [f"{name} {shown(name, value)}" for name, value in one.metrics.items() if name != one.metric]
-        console.print(f"{one.task}: {', '.join(rest)}")
-        for note in one.notes:
-            console.print(f"  note: {note}")
+    draw(console, evaluation(At(result.model, result.to_dict(records=False))))
 
 
 def render_comparison(console: "Console", result: "Comparison") -> None:
-    """Scores side by side, what flipped, the worst examples, the verdict."""
-    from kanna.terminal.tables import percent, size, table
+    """What a page shows of it, less the drawing, whose figures the table has; the verdict last."""
+    from kanna.reporting.blocks import At, Chart, Section
+    from kanna.reporting.comparison import comparison
+    from kanna.reporting.console import draw
+    from kanna.reporting.verdicts import titles, verdict
 
-    rows = [_row(one) for one in result.tasks]
-    headings = ("task", ">rows", "metric", ">base", ">new", ">change", ">interval", ">allowed", "verdict")
-    console.print(table((*headings, ">lost", ">gained", ">constant"), rows))
-    kept = result.new.bytes / result.base.bytes
-    console.print(
-        f"weights: {size(result.base.bytes)} -> {size(result.new.bytes)} ({percent(kept)} of the base)"
-    )
-    if result.divergence is not None:
-        apart = result.divergence
-        console.print(
-            f"next-token distributions: KL {apart.kl_mean:.4f} nats per token (99th percentile "
-            f"{apart.kl_p99:.3f}), same first choice "
-            f"{percent(apart.top1_agreement)} of {apart.tokens:,} tokens"
-        )
-    for one in result.tasks:
-        _render_flips(console, one)
-    if result.blame is not None:
-        found = [[one.matrix, str(one.repaired), str(one.undone)] for one in result.blame[:10]]
-        console.print(table(("put back alone", ">repairs", ">undoes"), found))
-    for note in result.notes:
-        console.print(f"note: {note}")
-    status = result.status.upper() if result.status == "fail" else result.status
-    console.print(f"verdict: {status}: {result.explanation}")
-
-
-def _row(one: "TaskComparison") -> list[str]:
-    metric, base, new = one.base.metric, one.base.value, one.new.value
-    counts = (
-        [str(one.lost), str(one.gained)]
-        if one.base.records and one.base.records[0].right is not None
-        else ["", ""]
-    )
-    constant = one.base.floors.get("constant")
-    tail = [*counts, "" if constant is None else shown("acc", constant)]
-    name = f"{one.base.task} (guard)" if one.guard else one.base.task
-    head = [name, f"{len(one.base.records):,}", metric, shown(metric, base), shown(metric, new)]
-    decision = one.decision
-    if decision is None:
-        return [*head, change(metric, new - base), "", "", "", *tail]
-    low, high = decision.interval
-    between = f"{change(metric, low)} to {change(metric, high)}"
-    return [
-        *head,
-        change(metric, decision.difference),
-        between,
-        change(metric, decision.allowed),
-        decision.status,
-        *tail,
-    ]
-
-
-def _render_flips(console: "Console", one: "TaskComparison") -> None:
-    from kanna.terminal.tables import table
-
-    if not one.flips:
-        return
-    rows = [
-        [str(flip.row), _short(flip.prompt), flip.expected.strip(), _short(flip.base), _short(flip.new)]
-        for flip in one.flips
-    ]
-    title = f"{one.base.task}: {one.lost} lost, {one.gained} gained; the worst"
-    console.print(table((">row", "prompt", "expected", "base", "new"), rows, title))
-
-
-def _short(text: str, most: int = 48) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else "..." + line[-most:]
-
-
-def _floors(one: "TaskScore") -> list[str]:
-    found = [one.floors.get("constant"), one.floors.get("answer_in_prompt")]
-    return ["" if value is None else shown("acc", value) for value in found]
+    at = At(result.model.model, result.to_dict())
+    (title,) = titles([at])
+    blocks = [block for block in comparison(at, title).blocks if not isinstance(block, Chart)]
+    draw(console, Section(title, [*blocks, replace(verdict(at, title), evidence=())]))
 
 
 def stops(given: Sequence[str] | None) -> tuple[str, ...] | None:

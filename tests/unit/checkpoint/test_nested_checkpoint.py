@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from kanna.exporters.dense import dense
 from torch import nn
 from toy import INPUT, NESTED, compress, logits, save_base
 
@@ -17,7 +18,6 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.declared import forms_of, walk
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.exporters.dense import dense
 from kanna.forms import Dense, LowRank, Pivot, Rows
 
 UP = "model.layers.0.mlp.up_proj"

@@ -11,9 +11,10 @@ import transformers
 
 from kanna.cli.main import main
 from kanna.measure import bench as module
-from kanna.measure.bench import BenchOptions, Setting, _bytes_read, bench
+from kanna.measure.bench import BenchOptions, _bytes_read, bench
 from kanna.measure.energy import NotMeasured
 from kanna.measure.latency import Request
+from kanna.measure.results import Setting
 
 QUICK = ("--context", "8", "--new-tokens", "3", "--repeats", "2", "--no-memory", "-q")
 NO_METER = (NotMeasured("wall plug", "none"),)
@@ -131,12 +132,12 @@ def test_speeds_and_bandwidth_by_hand(monkeypatch: pytest.MonkeyPatch, grouped: 
     monkeypatch.setattr(module, "request", Scripted((9.0, 0.1, 0.4, 0.2)))
     options = quick(batches=(4,), warmup=1, repeats=3)
     found = bench(grouped, options=options, meters=NO_METER).models[0].settings[0]
-    assert found.decode.p50 == pytest.approx(0.2) and found.decode.count == 3 * 2
-    assert found.prefill.p50 == pytest.approx(2.0) and found.prefill.count == 3
-    assert found.decode_tokens_per_second == pytest.approx(4 / 0.2)
-    assert found.prefill_tokens_per_second == pytest.approx(4 * 8 / 2.0)
-    assert found.bandwidth == pytest.approx(found.bytes_per_token * 4 / 0.2)
-    assert found.concurrent_tokens_per_second is None
+    assert found.measured.decode.p50 == pytest.approx(0.2) and found.measured.decode.count == 3 * 2
+    assert found.measured.prefill.p50 == pytest.approx(2.0) and found.measured.prefill.count == 3
+    assert found.measured.decode_tokens_per_second == pytest.approx(4 / 0.2)
+    assert found.measured.prefill_tokens_per_second == pytest.approx(4 * 8 / 2.0)
+    assert found.computed.bandwidth == pytest.approx(found.computed.bytes_per_token * 4 / 0.2)
+    assert found.measured.concurrent_tokens_per_second is None
 
 
 def test_two_models_take_turns_on_one_prompt(
@@ -205,7 +206,7 @@ def test_measured_energy_is_over_new_tokens(grouped: Path) -> None:
     """6 J for 2 prompts of 3 new tokens; a meter that is absent stays without a number beside it."""
     options = quick(batches=(2,))
     found = bench(grouped, options=options, meters=[Fixed(), *NO_METER])
-    assert found.models[0].settings[0].joules_per_token == {"fixed": 1.0, "wall plug": None}
+    assert found.models[0].settings[0].measured.joules_per_token == {"fixed": 1.0, "wall plug": None}
     assert found.meters == {"fixed": "", "wall plug": "none"}
 
 
@@ -214,11 +215,13 @@ def test_an_estimate_is_only_given_when_asked_for(grouped: Path) -> None:
         return bench(grouped, options=quick(watts=watts), meters=NO_METER).models[0].settings[0]
 
     without, asked = setting(None), setting(50.0)
-    assert without.estimated_joules_per_token is None
-    assert without.joules_per_token == asked.joules_per_token == {"wall plug": None}
-    least = asked.prefill.p50 + 2 * asked.decode.p50  # of what ran in the time that is estimated from
-    assert asked.estimated_joules_per_token is not None
-    assert asked.estimated_joules_per_token > 0.5 * 50.0 * least / 3
+    assert without.estimated.joules_per_token is None
+    assert without.measured.joules_per_token == asked.measured.joules_per_token == {"wall plug": None}
+    least = (
+        asked.measured.prefill.p50 + 2 * asked.measured.decode.p50
+    )  # of what ran in the time that is estimated from
+    assert asked.estimated.joules_per_token is not None
+    assert asked.estimated.joules_per_token > 0.5 * 50.0 * least / 3
 
 
 def test_a_price_is_computed_from_decoding(

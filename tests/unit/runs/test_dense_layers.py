@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from kanna.exporters.dense import dense
 from torch import nn
 from toy import FAMILIES, NESTED, compress, logits, save_base
 from transformers.pytorch_utils import Conv1D
 
 import kanna
 from kanna.checkpoint.reader import Checkpoint
-from kanna.exporters.dense import dense
 from kanna.forms import Form, FormModule, LowRank
 from kanna.models.inventory import inventory
 from kanna.models.views import View, read

@@ -25,7 +25,7 @@ def score_of(
     make = record if binary else record.__wrapped__
     records = tuple(make(i, float(v), metric, names[i]) for i, v in enumerate(values))
     mean = float(np.mean(values)) if value is None else value
-    return TaskScore("task.jsonl", "choice", metric, higher, {metric: mean}, {}, records)
+    return TaskScore.of("task.jsonl", "choice", metric, higher, {metric: mean}, {}, records)
 
 
 def text_of(nll: np.ndarray, tokens: np.ndarray, metric: str = "perplexity", unit: float = 1.0) -> TaskScore:
@@ -34,7 +34,7 @@ def text_of(nll: np.ndarray, tokens: np.ndarray, metric: str = "perplexity", uni
     value = float(np.exp(mean)) if metric.endswith("perplexity") else mean
     pairs = enumerate(zip(nll, tokens, strict=True))
     records = tuple(Record(i, "", "", "", None, {"nll": float(n), "tokens": float(t)}) for i, (n, t) in pairs)
-    return TaskScore("text.txt", "text", metric, False, {metric: value}, {}, records)
+    return TaskScore.of("text.txt", "text", metric, False, {metric: value}, {}, records)
 
 
 def binary_of(both: int, lost: int, gained: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from kanna.methods.export import METHOD
 from kanna.methods.export.config import ExportConfig
-from kanna.runs.compare import Comparison
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import carry_out
 from kanna.runs.step import Progress
 from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.verdict.comparison import Comparison
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,14 @@
 """How far two models' next-token distributions are apart: no task, no right answers needed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
+from kanna.tasks.verdict.comparison import Divergence
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Over all tokens looked at.
-
-    Args:
-        kl_mean: Mean of KL(base || new), nats per token.
-        kl_p99: 99th percentile of the same.
-        top1_agreement: Share of tokens after which both find the same next token likeliest.
-        tokens: How many.
-    """
-
-    kl_mean: float
-    kl_p99: float
-    top1_agreement: float
-    tokens: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def divergence(
@@ -52,7 +31,9 @@ def divergence(
     progress("divergence", len(sequences), len(sequences))
     found = torch.cat(divergences)
     ninety_nine = float(torch.quantile(found, 0.99))
-    return Divergence(float(found.mean()), ninety_nine, same / len(found), len(found))
+    return Divergence(
+        kl_mean=float(found.mean()), kl_p99=ninety_nine, top1_agreement=same / len(found), tokens=len(found)
+    )
 
 
 def kl(base: Tensor, new: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def _score(name: str, found: dict[str, Any], settings: dict[str, Any]) -> TaskSc
     floors = {"constant": _constant(records)} if all(one.label is not None for one in records) else {}
     shots = found.get("n-shot", {}).get(name)
     better = bool(higher.get(metric, metric not in ("perplexity", "word_perplexity", "byte_perplexity")))
-    return TaskScore(
+    return TaskScore.of(
         task=f"lm_eval:{name}",
         kind=kind,
         metric=metric,

@@ -7,16 +7,20 @@ large if they show as surely that it does not; else nothing is decided, and the 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from kanna.errors import InputError
+from kanna.result import Interval, Result
 from kanna.tasks.records import TaskScore
 from kanna.tasks.verdict import paired, statistics
 from kanna.tasks.verdict.paired import Outcome, Values
 from kanna.tasks.verdict.statistics import Pairs
 
-PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+Status = Literal["pass", "fail", "undecided"]
+PASS: Final = "pass"
+FAIL: Final = "fail"
+UNDECIDED: Final = "undecided"
 _PATTERN = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(%|pt|pts|)\s*")
 
 
@@ -58,8 +62,7 @@ def parse_tolerance(text: str) -> Tolerance:
     return Tolerance(number if unit == "" else number / 100, unit == "%", text.strip())
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(Result):
     """Whether one task stays within its tolerance.
 
     Args:
@@ -86,9 +89,9 @@ class Decision:
         tolerance: As the user wrote it.
     """
 
-    status: str
+    status: Status
     difference: float
-    interval: tuple[float, float]
+    interval: Interval
     bound: float
     allowed: float
     confidence: float
@@ -102,9 +105,6 @@ class Decision:
     more_rows: int | None
     method: str
     tolerance: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def decide(
@@ -138,7 +138,7 @@ def decide(
     if identical:
         return _decision(values, paired.unchanged(), PASS, tolerance, confidence)
     test = paired.compared(values, target, tolerance.relative, confidence, seed)
-    status = PASS if test.low > target else FAIL if test.high < target else UNDECIDED
+    status: Status = PASS if test.low > target else FAIL if test.high < target else UNDECIDED
     return _decision(values, test, status, tolerance, confidence)
 
 
@@ -150,7 +150,7 @@ def _target(values: Values, tolerance: Tolerance) -> float:
 
 
 def _decision(
-    values: Values, test: Outcome, status: str, tolerance: Tolerance, confidence: float
+    values: Values, test: Outcome, status: Status, tolerance: Tolerance, confidence: float
 ) -> Decision:
     base, ends = values.score(values.base), [values.change(end) for end in (test.low, test.high)]
     flips = statistics.pairs_of(values.base, values.new) if values.binary else None
@@ -179,7 +179,7 @@ def _decision(
 class JointDecision:
     """Of several tasks at once."""
 
-    status: str
+    status: Status
     explanation: str
 
 
