@@ -79,7 +79,7 @@ def peak_resident() -> int:
     except ModuleNotFoundError:  # Windows, where psutil knows the same figure by another name
         import psutil
 
-        return int(psutil.Process().memory_info().peak_wset)
+        return int(psutil.Process().memory_info().peak_wset)  # type: ignore[attr-defined,unused-ignore]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
 
