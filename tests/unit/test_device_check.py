@@ -51,6 +51,7 @@ def test_rehearsal(check: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixt
     assert found["card"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_marked_tests_are_found(check: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     assert check.main(["--rehearse", "--stages", "tests", "--json", str(out)]) == 0

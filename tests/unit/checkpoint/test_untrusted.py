@@ -5,6 +5,7 @@ SECURITY.md names these tests.
 
 import builtins
 import json
+import pickle
 import shutil
 import socket
 from collections.abc import Callable
@@ -67,6 +68,26 @@ def test_code_of_a_model_is_not_run(stranger: Path) -> None:
     with pytest.raises(InputError, match="code of its own"):
         kanna.load(stranger)
     assert not (stranger.parent / "ran").exists()
+
+
+class _Payload:
+    """Writes the file `mark` when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "training_args.bin", "adapter_model.bin"])
+def test_a_pickle_beside_the_weights_is_not_read(stranger: Path, name: str) -> None:
+    mark = stranger.parent / "ran"
+    (stranger / name).write_bytes(pickle.dumps(_Payload(mark)))
+    kanna.load(stranger)
+    assert not mark.exists()
+    pickle.loads((stranger / name).read_bytes())
+    assert mark.exists()
 
 
 def test_loading_connects_to_nothing(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
