@@ -146,6 +146,14 @@ def verify(directory: Path, scan: Scan | None = None) -> Lineage | None:
     lineage, known = read(directory), {} if scan is None else scan.files
     for name, digest in ({} if lineage is None else lineage.files).items():
         path = directory / name
+        if (
+            not path.absolute().is_relative_to(directory.absolute())
+            or ".." in path.relative_to(directory).parts
+        ):
+            raise InputError(
+                f"{directory / FILE} names {name!r}, which lies outside the directory",
+                "do not use this checkpoint unless you know who wrote it",
+            )
         if not path.is_file():
             raise InputError(f"{path} is missing, though kanna.json records it", "fetch or write it again")
         if (known.get(name) or file_digest(path)) != digest:

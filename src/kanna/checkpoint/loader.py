@@ -93,4 +93,10 @@ def lora_targets(model: nn.Module) -> list[str]:
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         return None
-    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    try:
+        # Without the last word transformers asks on the terminal whether to run code of the model.
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(
+            f"the tokenizer in {directory} cannot be loaded: {error}", "copy it from the original model again"
+        ) from error

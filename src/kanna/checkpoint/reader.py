@@ -16,6 +16,8 @@ from kanna.errors import InputError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# With peft installed, transformers follows this file to another model.
+_ADAPTER = "adapter_config.json"
 _FETCH_AGAIN = "the file is damaged or was not fetched whole: fetch or write it again"
 
 
@@ -41,10 +43,12 @@ class Checkpoint:
 
         Raises:
             InputError: No such model; no or broken config.json; a pickle checkpoint; a safetensors file
-                missing, cut short or damaged; an index that names a missing shard or leaves the directory.
+                missing, cut short or damaged; an index that names a missing shard or leaves the directory;
+                files that make transformers load other weights than these.
         """
         directory = locate(model)
         config = read_json(directory / "config.json")
+        _refuse_redirection(directory, config)
         return cls(directory, model_name(model, directory), config, read_headers(weight_files(directory)))
 
     @property
@@ -231,6 +235,20 @@ def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:
         f"{model} is already quantized (quantization_config of {method!r})",
         "start from the model before quantization",
     )
+
+
+def _refuse_redirection(directory: Path, config: Mapping[str, Any]) -> None:
+    """What was read here and what transformers loads must be the same files."""
+    if config.get("transformers_weights") is not None:
+        raise InputError(
+            f"{directory / 'config.json'} names other weights: 'transformers_weights'",
+            f"remove that key if {SINGLE} or {INDEX} is the model that you mean",
+        )
+    if (directory / _ADAPTER).is_file():
+        raise InputError(
+            f"{directory} holds {_ADAPTER}: it may stand for another model than its own files",
+            "merge the adapter into its model first, or move its files away",
+        )
 
 
 def _cached_snapshot(repo: str) -> Path | None:

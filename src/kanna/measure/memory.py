@@ -4,7 +4,6 @@ python -m kanna.measure.memory '{"model": ..., "batch": 1, "context": 128, "new_
 """
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +46,7 @@ def _measure(asked: dict[str, Any]) -> PeakMemory:
     from kanna.models.device import dtype_of
 
     torch.set_num_threads(asked["threads"])
-    before = _resident()
+    before = peak_resident()
     device = torch.device(asked["device"])
     place = None if device.type == "cpu" else asked["device"]
     # Checking digests would read all files through memory, which serving does not.
@@ -55,11 +54,17 @@ def _measure(asked: dict[str, Any]) -> PeakMemory:
     ids = torch.ones((asked["batch"], asked["context"]), dtype=torch.int64, device=device)
     request(model, ids, asked["new_tokens"])
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return PeakMemory(host_bytes=_resident(), device_bytes=on_device, imported_bytes=before)
+    return PeakMemory(host_bytes=peak_resident(), device_bytes=on_device, imported_bytes=before)
 
 
-def _resident() -> int:
-    """Peak so far."""
+def peak_resident() -> int:
+    """Largest number of bytes that this process had in memory so far."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows, where psutil knows the same figure by another name
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)  # type: ignore[attr-defined,unused-ignore]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
 

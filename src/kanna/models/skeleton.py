@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,16 @@ def read_config(path: Path) -> PretrainedConfig:
     """The configuration in directory or file `path`.
 
     Raises:
-        InputError: It is missing, is no JSON object, or names a model type that transformers does not have.
+        InputError: It is missing, is no JSON object, names a model type that transformers does not have, or
+            asks for compiled code from the hub.
     """
     file = path / "config.json" if path.is_dir() else path
     entries = _read_json(file)
+    if kernel := next(_kernels(entries), None):
+        raise InputError(
+            f"{file} asks for a kernel from the hub: {kernel!r}",
+            "remove that entry; kanna fetches nothing and runs no code of a model",
+        )
     model_type = str(entries.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         own_code = " (it runs code of its own, which kanna never does)" if "auto_map" in entries else ""
@@ -63,6 +70,21 @@ def read_config(path: Path) -> PretrainedConfig:
         ) from error
 
 
+def _kernels(entries: object, inside: bool = False) -> Iterator[str]:
+    """Repositories named where an implementation of attention or experts is chosen, at any depth.
+
+    transformers fetches and runs such a kernel while it builds the model, where the library for it is there.
+    """
+    if isinstance(entries, str) and inside and "/" in entries:
+        yield entries
+    elif isinstance(entries, dict):
+        for key, value in entries.items():
+            yield from _kernels(value, inside or "_implementation" in key)
+    elif isinstance(entries, list):
+        for value in entries:
+            yield from _kernels(value, inside)
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(
@@ -71,7 +93,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         )
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} is not readable JSON: {error}", "fetch the model again") from error
     if not isinstance(entries, dict):
         raise InputError(f"{file} must hold a JSON object, found {type(entries).__name__}", "fetch it again")

@@ -1,13 +1,13 @@
 """What a run took: seconds by stage, memory, where it was computed. None of it is part of the result."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
+
+from kanna.measure.memory import peak_resident
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,12 +34,11 @@ def run_record(started: float, stages: Mapping[str, float], device: str) -> dict
     Args:
         started: time.perf_counter() at the beginning.
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - started, 3),
         "stage_seconds": {name: round(value, 3) for name, value in stages.items()},
-        "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+        "peak_memory_bytes": peak_resident(),
         "device": device,
         "threads": torch.get_num_threads(),
     }

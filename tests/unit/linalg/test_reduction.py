@@ -274,6 +274,7 @@ def test_requests_that_make_no_sense_are_refused() -> None:
         reduce(weight, [1, 1])
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["float16", "float32"])

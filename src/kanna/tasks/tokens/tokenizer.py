@@ -40,7 +40,8 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        # Without the last word transformers asks on the terminal whether to run code of the model.
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise InputError(
             f"the tokenizer in {directory} cannot be loaded: {error}", "copy it from the original model again"

@@ -1,0 +1,83 @@
+"""`kanna demo` from end to end, held against the table at the top of the README."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from kanna.cli.main import main
+
+README = Path(__file__).parents[2] / "README.md"
+# Points of accuracy: two questions of 279, for other processors and numbers of threads.
+TOLERANCE = 0.8
+_ROW = re.compile(r"^\| (all|\d+ %) \| ([\d.]+) MB \| ([\d.]+) % \|(?: ([\d.]+) %)? \|$", re.MULTILINE)
+
+
+def promised() -> dict[float, tuple[float, float, float | None]]:
+    """Keep -> megabytes, right answers of kanna and of plain SVD in per cent, as README says."""
+    rows = _ROW.findall(README.read_text(encoding="utf-8"))
+    return {
+        1.0 if keep == "all" else float(keep.split()[0]) / 100: (
+            float(size),
+            float(ours),
+            float(plain) if plain else None,
+        )
+        for keep, size, ours, plain in rows
+    }
+
+
+def test_the_table_is_read() -> None:
+    assert promised() == {
+        1.0: (2.1, 99.3, None),
+        0.8: (1.7, 99.3, 98.2),
+        0.6: (1.4, 93.5, 70.3),
+        0.4: (0.96, 75.6, 16.5),
+    }
+
+
+@pytest.mark.slow
+def test_the_demo_gives_what_the_readme_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "demo.json").read_text(encoding="utf-8")) == result
+    assert result["questions"] == 279
+    assert 100 * result["constant_answer"] == pytest.approx(8.6, abs=0.05)
+    dense, *rows = result["rows"]
+    found = {
+        (method, keep): row
+        for (keep, method), row in zip(
+            ((keep, method) for keep in (0.9, 0.8, 0.6, 0.4) for method in ("kanna's default", "plain SVD")),
+            rows,
+            strict=True,
+        )
+    }
+    assert all(row["method"] == method for (method, _), row in found.items())
+    for keep, (size, ours, plain) in promised().items():
+        row = dense if keep == 1.0 else found["kanna's default", keep]
+        assert row["keep"] == pytest.approx(keep, abs=0.005)
+        assert row["model_bytes"] / 1e6 == pytest.approx(size, abs=0.05)
+        assert 100 * row["right"] == pytest.approx(ours, abs=TOLERANCE)
+        if plain is not None:
+            other = found["plain SVD", keep]
+            assert other["model_bytes"] == pytest.approx(row["model_bytes"], rel=0.01)
+            assert 100 * other["right"] == pytest.approx(plain, abs=TOLERANCE)
+    for keep in ("0.9", "0.8", "0.6", "0.4"):
+        for name in (f"kanna-{keep}", f"plain-{keep}"):
+            assert (out / name / "model.safetensors").is_file() and (out / name / "kanna.json").is_file()
+    assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert main(["demo", "--out", str(out), "--json", "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert "exists already" in said.err and "--force" in said.err
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_force_replaces_only_an_earlier_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").write_text("precious")
+    assert main(["demo", "--out", str(tmp_path), "--force", "--quiet"]) == 2
+    assert "not the output of an earlier demo" in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "precious"
