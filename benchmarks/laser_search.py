@@ -31,7 +31,8 @@ from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import inventory
 from kanna.models.selection import select
 from kanna.runs.evaluations import load_for
-from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.evaluate import prepare
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.tokens.encode import Encoder, Piece
 
 

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 # Public name -> "module:attribute".
 _LAZY = {
     "Criteria": "kanna.runs.criteria:Criteria",
-    "EvalOptions": "kanna.tasks.evaluate:EvalOptions",
+    "EvalOptions": "kanna.tasks.options:EvalOptions",
     "LaserConfig": "kanna.methods.laser.config:LaserConfig",
     "LowRankConfig": "kanna.methods.lowrank.config:LowRankConfig",
     "bench": "kanna.measure.bench:bench",

@@ -53,7 +53,7 @@ def compare(
     """
     from kanna.runs.compare import compare as judge
     from kanna.runs.results import check_free, write_result
-    from kanna.tasks.evaluate import EvalOptions
+    from kanna.tasks.options import EvalOptions
 
     criteria = asking.criteria_from(task, max_drop, tolerance, guard, confidence)
     if criteria is None:

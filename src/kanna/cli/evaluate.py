@@ -45,7 +45,7 @@ def evaluate(
     """
     from kanna.runs.evaluations import evaluate as score
     from kanna.runs.results import check_free, write_result
-    from kanna.tasks.evaluate import EvalOptions
+    from kanna.tasks.options import EvalOptions
 
     options = EvalOptions(
         metric=metric,

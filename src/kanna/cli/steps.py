@@ -60,7 +60,7 @@ def _carry_out(
     from kanna.runs.request import Call, Request
     from kanna.runs.runner import carry_out
     from kanna.runs.settings import parse
-    from kanna.tasks.evaluate import EvalOptions
+    from kanna.tasks.options import EvalOptions
 
     config = parse(method.load_config(), settings, f"see kanna {' '.join(method.words)} --help")
     request = Request(

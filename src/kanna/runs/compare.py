@@ -15,7 +15,8 @@ from kanna.runs.criteria import Criteria
 from kanna.runs.evaluations import evaluate_opened
 from kanna.runs.opened import Opened
 from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import EvalOptions, Prepared
+from kanna.tasks.evaluate import Prepared
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT, Record, TaskScore
 from kanna.tasks.scorers.divergence import divergence
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token

@@ -19,8 +19,9 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.runs.tolerances import CONFIDENCE, Tolerances
 from kanna.tasks.data.task import HARNESS, Task, names_of
-from kanna.tasks.evaluate import EvalOptions, Prepared, headline, prepare
+from kanna.tasks.evaluate import Prepared, headline, prepare
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT
 from kanna.tasks.verdict.tolerance import Tolerance, parse_tolerance
 

@@ -14,8 +14,9 @@ from kanna.result import replace
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory
 from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import EvalOptions, Prepared
+from kanna.tasks.evaluate import Prepared
 from kanna.tasks.metrics.user_metric import parse_user_metric
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import Evaluation, TaskScore
 
 Progress = Callable[[str, int, int], None]

@@ -9,7 +9,8 @@ from kanna.result import replace
 from kanna.runs.compare import compare
 from kanna.runs.criteria import Criteria
 from kanna.runs.opened import Opened
-from kanna.tasks.evaluate import EvalOptions, Prepared
+from kanna.tasks.evaluate import Prepared
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.verdict.comparison import Comparison
 
 Progress = Callable[[str, int, int], None]

@@ -15,7 +15,8 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.models.device import device_of, dtype_of
 from kanna.runs.criteria import Criteria, prepare_for
 from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import EvalOptions, Prepared, prepare
+from kanna.tasks.evaluate import Prepared, prepare
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.tokens.tokenizer import load_tokenizer
 
 # Beside the weights, what the text that goes in and the text that comes out depend on.

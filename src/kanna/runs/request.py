@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from kanna.runs.criteria import Criteria, Rule
 from kanna.runs.method import Method
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 
 RECIPE = "recipe.yaml"
 

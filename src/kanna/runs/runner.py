@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from kanna.checkpoint import card, lineage
-from kanna.checkpoint.writer import output_directory
+from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.reporting.blocks import Table
@@ -355,7 +355,7 @@ def _write(
         write_model(partial, job.source, layout, changes)
         changes.finish(partial)
         for name, data in call.origin.files.items():
-            lineage.write_json(partial / name, data)
+            write_json(partial / name, data)
         job.progress("verify", 0, 1)
         if not (last and _shares_base(ready, job)):
             job.source.opened.release()

@@ -130,7 +130,8 @@ def criteria_from(
     Raises:
         InputError: Both ways of saying it at once, or either is wrong.
     """
-    from kanna.runs.criteria import CONFIDENCE, criteria_of, read_criteria
+    from kanna.runs.criteria import criteria_of, read_criteria
+    from kanna.runs.tolerances import CONFIDENCE
 
     if tolerance is not None:
         if tasks or max_drop or guards or confidence is not None:

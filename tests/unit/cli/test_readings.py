@@ -16,7 +16,7 @@ from kanna.runs.criteria import criteria_of
 from kanna.runs.evaluations import evaluate
 from kanna.runs.judge import judge
 from kanna.runs.opened import Opened
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 
 
 @pytest.fixture

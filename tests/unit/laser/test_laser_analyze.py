@@ -12,7 +12,7 @@ from kanna.methods.laser.analyze import laser_analyze
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.run import laser_apply
 from kanna.runs.evaluations import evaluate
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.scorers.perplexity import evaluate_text
 
 EDIT = "down:2:0.25"

@@ -21,7 +21,7 @@ from kanna.methods.laser.search import Budget
 from kanna.methods.laser.searching import RESULT, laser_search
 from kanna.methods.laser.validation import EditedTask
 from kanna.runs.places import work_directory
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 
 RHOS = ("0.9", "0.75", "0.5", "0.25")
 

@@ -20,7 +20,7 @@ from kanna.models.inventory import inventory
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
 from kanna.tasks.data.rows import Row
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.scorers.likelihood import build, plan_batches
 from kanna.tasks.scorers.masked import MaskedScorer
 from kanna.tasks.scorers.resumed import Edit, applied

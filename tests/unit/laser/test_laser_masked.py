@@ -13,7 +13,7 @@ from kanna.methods.laser.arena import SearchOptions
 from kanna.methods.laser.search import Budget
 from kanna.methods.laser.searching import laser_search
 from kanna.runs.evaluations import evaluate
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 
 HEADS = tiny_encoders.HEADS
 MASK = {"Bert": "[MASK]", "Roberta": "<mask>"}

@@ -13,8 +13,9 @@ from tiny_model import WORDS, save_model
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
-from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.evaluate import prepare
 from kanna.tasks.metrics.user_metric import METRICS
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import Record
 from kanna.tasks.scorers.answer import Writing, default_new_tokens, needs_writing, score_answers
 from kanna.tasks.scorers.scorer import CausalScorer

@@ -17,7 +17,8 @@ from tokenizers.processors import TemplateProcessing
 
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
-from kanna.tasks.evaluate import EvalOptions, prepare
+from kanna.tasks.evaluate import prepare
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
 from kanna.tasks.scorers.harness import run_harness
 

@@ -11,7 +11,7 @@ from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import carry_out
 from kanna.runs.step import Progress
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.verdict.comparison import Comparison
 
 

@@ -7,6 +7,7 @@ tensors of one layer.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kanna.checkpoint.declared import Declared
@@ -52,7 +53,7 @@ class ExportStep(Step[Plan]):
         return Plan(config=config, layers=source.declared)
 
     def apply(self, plan: Plan, job: Job) -> Changes:
-        shapes = {}
+        shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for path, layer in plan.layers.items():
             sizes, dtype = layer.geometry, job.source.dtype(path)
             shape = (sizes.n, sizes.m) if sizes.transposed else (sizes.m, sizes.n)

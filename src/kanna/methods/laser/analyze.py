@@ -26,8 +26,9 @@ from kanna.methods.laser.results import (
 )
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import EditedTask
-from kanna.tasks.evaluate import EvalOptions, make_scorer
+from kanna.tasks.evaluate import make_scorer
 from kanna.tasks.metrics.breakdown import breakdown
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
 from kanna.tasks.scorers.resumed import applied
 from kanna.tasks.scorers.samples import write_samples

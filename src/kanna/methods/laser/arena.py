@@ -33,9 +33,10 @@ from kanna.runs.unfinished import unfinished_work
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task
-from kanna.tasks.evaluate import EvalOptions, Prepared, headline
+from kanna.tasks.evaluate import Prepared, headline
 from kanna.tasks.metrics.breakdown import check_key
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT
 from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.scorers.resumed import applied

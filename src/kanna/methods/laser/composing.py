@@ -34,7 +34,8 @@ from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
 from kanna.runs.unfinished import refuse_existing, replaces
-from kanna.tasks.evaluate import EvalOptions, headline
+from kanna.tasks.evaluate import headline
+from kanna.tasks.options import EvalOptions
 
 Progress = Callable[[str, int, int], None]
 STAGES = "laser-stages.json"

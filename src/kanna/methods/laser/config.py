@@ -3,12 +3,14 @@
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from kanna.errors import InputError
 from kanna.methods.laser.edits import Edit, parse_edit
 
 Mode = Literal["top", "bottom", "random", "magnitude", "zero", "noise", "none"]
-_WHAT, _STORE = {"group": "What is tried"}, {"group": "Storage"}
+_WHAT: JsonDict = {"group": "What is tried"}
+_STORE: JsonDict = {"group": "Storage"}
 
 
 class LaserConfig(BaseModel):

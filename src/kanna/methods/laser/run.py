@@ -14,7 +14,7 @@ from kanna.runs.request import Call, Origin, Request
 from kanna.runs.runner import RunResult, carry_out, carry_out_within
 from kanna.runs.settings import parse
 from kanna.runs.step import Progress
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
 from kanna.runs.unfinished import refuse_existing, replaces
-from kanna.tasks.evaluate import EvalOptions, headline
+from kanna.tasks.evaluate import headline
 from kanna.tasks.metrics.breakdown import breakdown
+from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
 from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 

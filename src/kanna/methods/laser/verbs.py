@@ -125,7 +125,7 @@ def search(
     from kanna.methods.laser.searching import SearchOptions, laser_search
     from kanna.methods.laser.space import RHOS
     from kanna.runs.criteria import read_criteria
-    from kanna.tasks.evaluate import EvalOptions
+    from kanna.tasks.options import EvalOptions
 
     if max_minutes is not None and not exhaustive:
         raise InputError("--max-minutes limits an exhaustive search", "add --exhaustive, or leave it out")
@@ -202,7 +202,7 @@ def compose(
     from kanna.methods.laser.composing import laser_compose
     from kanna.methods.laser.config import LaserConfig
     from kanna.runs.criteria import read_criteria
-    from kanna.tasks.evaluate import EvalOptions
+    from kanna.tasks.options import EvalOptions
 
     criteria = None if tolerance is None else read_criteria(tolerance)
     with session.resumable(out), session.progress() as progress:
@@ -250,7 +250,7 @@ def analyze(
     """
     from kanna.methods.laser.analyze import laser_analyze
     from kanna.runs.results import check_free, write_result
-    from kanna.tasks.evaluate import EvalOptions
+    from kanna.tasks.options import EvalOptions
 
     check_free(out, "laser-analysis", model, force)
     with session.progress() as progress:

@@ -3,6 +3,7 @@
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from kanna.errors import InputError
 from kanna.models.selection import selection_from
@@ -14,9 +15,9 @@ Allocation = Literal["global", "uniform"]
 ANCHOR_BELOW = 0.5
 CALIBRATED: frozenset[str] = frozenset({"anchored", "whitened", "asvd", "fwsvd"})
 
-_BUDGET = {"group": "Which and how much"}
-_HOW = {"group": "How"}
-_DATA = {"group": "Calibration"}
+_BUDGET: JsonDict = {"group": "Which and how much"}
+_HOW: JsonDict = {"group": "How"}
+_DATA: JsonDict = {"group": "Calibration"}
 
 
 class LowRankConfig(BaseModel):

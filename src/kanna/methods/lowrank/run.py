@@ -12,7 +12,7 @@ from kanna.runs.request import Call, Request
 from kanna.runs.runner import RunResult, carry_out
 from kanna.runs.settings import parse
 from kanna.runs.step import Progress
-from kanna.tasks.evaluate import EvalOptions
+from kanna.tasks.options import EvalOptions
 
 
 def parse_config(settings: dict[str, Any]) -> LowRankConfig:
