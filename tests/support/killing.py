@@ -1,0 +1,97 @@
+"""Runs that kill themselves: in forked children, so that each starts from the same state."""
+
+import hashlib
+import os
+import pathlib
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+_FINAL = ("replace", "rename")
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Exit status of `action` in a process of its own; negative where a signal ended it."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def names_taken(action: Callable[[], object], log: Path) -> int:
+    """How often a file or directory takes its final name in `action`, carried out in a child."""
+
+    def counted() -> None:
+        count = 0
+
+        def wrap(name: str) -> None:
+            original = getattr(pathlib.Path, name)
+
+            def wrapped(self: Path, target: Path) -> Path:
+                nonlocal count
+                count += 1
+                result: Path = original(self, target)
+                return result
+
+            setattr(pathlib.Path, name, wrapped)
+
+        for name in _FINAL:
+            wrap(name)
+        action()
+        log.write_text(str(count))
+
+    assert in_child(counted) == 0
+    return int(log.read_text())
+
+
+def die_at(point: int, late: bool) -> None:
+    """In this process, be killed right before (or after) the `point`-th file takes its final name."""
+    count = 0
+
+    def wrap(name: str) -> None:
+        original = getattr(pathlib.Path, name)
+
+        def wrapped(self: Path, target: Path) -> Path:
+            nonlocal count
+            count += 1
+            if count == point and not late:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result: Path = original(self, target)
+            if count == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(pathlib.Path, name, wrapped)
+
+    for name in _FINAL:
+        wrap(name)
+
+
+def killed_and_resumed(run: Callable[[bool], object], point: int, late: bool) -> tuple[int, int]:
+    """Exit status of a run killed at a point, and of the one that resumes it.
+
+    Args:
+        run: Given whether it resumes.
+    """
+
+    def killed() -> None:
+        die_at(point, late)
+        run(False)
+
+    status = in_child(killed)
+    return status, in_child(lambda: run(True))
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
