@@ -38,13 +38,13 @@ def _render_plan(console: "Console", plan: "Plan") -> None:
 
     rows = [
         [
-            one.matrix.name,
-            f"{one.matrix.out_features} x {one.matrix.in_features}",
-            one.said,
-            f"{one.rank} of {one.full}",
-            "factors" if one.factored else "dense",
+            reduction.matrix.name,
+            f"{reduction.matrix.out_features} x {reduction.matrix.in_features}",
+            reduction.said,
+            f"{reduction.rank} of {reduction.full}",
+            "factors" if reduction.factored else "dense",
         ]
-        for one in plan.reductions
+        for reduction in plan.reductions
     ]
     console.print(table(("matrix", ">shape", ">asked", ">rank", "stored"), rows))
 
@@ -157,7 +157,7 @@ def _render_by(console: "Console", metric: str, key: str, groups: "Mapping[str, 
     from kanna.terminal.tables import table
 
     rows = [
-        [value, f"{group.rows:,}", *(shown(metric, one[value].value) for one in groups.values())]
+        [value, f"{group.rows:,}", *(shown(metric, values[value].value) for values in groups.values())]
         for value, group in groups["base"].items()
     ]
     console.print(table((key, ">rows", *(f">{name}" for name in groups)), rows))
