@@ -24,7 +24,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import Tensor, nn
 
-from kanna.methods.laser.search import Budget, fast
+from kanna.methods.laser.budget import Budget
+from kanna.methods.laser.search import fast
 from kanna.methods.laser.space import RHOS, Candidate, space
 from kanna.methods.laser.validation import Journal, Tally, Validation, by_groups, parts_of
 from kanna.methods.laser.weights import Weights

@@ -26,7 +26,7 @@ def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> P
     sections = [
         *overview(compared, benches),
         *(comparison(at, name) for at, name in zip(compared, titles(compared), strict=True)),
-        *(section for _, found in drawn for section in found),
+        *(section for _, group in drawn for section in group),
         *(evaluation(at) for source, at in places if source.kind == "eval"),
         *(costs.bench(at) for at in benches),
         *(lineage(at) for at in models),
@@ -37,14 +37,14 @@ def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> P
 
 def results(sources: Sequence[Source], view: View) -> list[Result]:
     """Those that a view draws: files of their own, and those in model directories."""
-    found = []
+    drawn = []
     for source in sources:
         at = At(source.name, source.data)
         if source.kind == view.kind:
-            found.append(Result(at))
+            drawn.append(Result(at))
         elif source.kind == "model" and view.key and (inside := at.get(view.key)):
-            found.append(Result(inside, at["lineage"]))
-    return found
+            drawn.append(Result(inside, at["lineage"]))
+    return drawn
 
 
 def comparisons(places: Sequence[tuple[Source, At]]) -> list[At]:

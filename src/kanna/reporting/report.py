@@ -56,21 +56,10 @@ def report(
     examples: bool = True,
     force: bool = False,
 ) -> ReportResult:
-    """Write one page of all results in some folders, and of some model directories.
-
-    Equal results give equal bytes.
+    """Write one page; see `kanna.report`.
 
     Args:
-        directories: Folders that verbs wrote with --out, single results, and models of kanna.
-        out: The HTML file; the Markdown lies beside it under the same name, and where some result has trials
-            these lie there as NAME-trials.csv.
-        views: Of the results that are no evaluation, comparison or bench.
-        title: Of the page.
-        examples: Show the texts of examples that flipped, of answers and of samples.
-        force: Replace files that exist.
-
-    Raises:
-        InputError: Something is missing, damaged or from a newer kanna, or `out` is not to be written.
+        views: Of the results that are no evaluation, comparison or bench; their tables go to NAME-trials.csv.
     """
     html = Path(out).expanduser().absolute()
     if html.suffix.lower() not in (".html", ".htm"):

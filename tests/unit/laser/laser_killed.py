@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from kanna.methods.laser.arena import SearchOptions
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.composing import laser_compose
-from kanna.methods.laser.search import Budget
 from kanna.methods.laser.searching import laser_search
 from kanna.methods.laser.validation import Journal, Tally
 

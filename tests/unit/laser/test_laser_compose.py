@@ -13,11 +13,11 @@ import torch
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.laser.arena import SearchOptions, open_arena
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.composing import STAGES, laser_compose, restore_stage, stage_edits
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.restore import restore
 from kanna.methods.laser.run import laser_apply
-from kanna.methods.laser.search import Budget
 from kanna.methods.laser.searching import RESULT, laser_search
 from kanna.methods.laser.validation import EditedTask
 from kanna.runs.places import work_directory

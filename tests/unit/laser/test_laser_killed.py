@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kanna.methods.laser.arena import SearchOptions
-from kanna.methods.laser.search import Budget
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.searching import laser_search
 
 KILLED = -9

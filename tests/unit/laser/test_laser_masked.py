@@ -10,7 +10,7 @@ import torch
 
 from kanna.checkpoint.loader import load
 from kanna.methods.laser.arena import SearchOptions
-from kanna.methods.laser.search import Budget
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.searching import laser_search
 from kanna.runs.evaluations import evaluate
 from kanna.tasks.options import EvalOptions

@@ -1,31 +1,35 @@
 """Choosing, halving, composing, the Pareto set, the space: pure functions against plain definitions."""
 
 import random
-from dataclasses import replace
 from itertools import chain, product
 
 import family_configs
 import pytest
 
-from kanna.methods.laser.choose import PUBLISHED, Trial, choose, pareto
+from kanna.methods.laser.budget import Budget
+from kanna.methods.laser.choose import PUBLISHED, choose, pareto
 from kanna.methods.laser.compose import compose, order
-from kanna.methods.laser.search import Budget
+from kanna.methods.laser.results import Trial
 from kanna.methods.laser.space import RHOS, space
 from kanna.methods.laser.validation import Tally, by_groups, parts_of
 from kanna.models.inventory import inventory
 from kanna.search.halving import halve, survivors
 from kanna.tasks.data.rows import Row
 
-BASE = Trial("", -1, "", "", "", 0, 1, 100, 0.5, 2.0, 0.4)
+BASE = Trial(
+    edit="", layer=-1, role="", matrix="", rho="", rank=0, blocks=1, rows=100, accuracy=0.5, log_loss=2.0,
+    consistency=0.4, perplexity=None,
+)  # fmt: skip
 
 
 def trial(
     name: str, accuracy: float, log_loss: float = 2.0, consistency: float | None = 0.4, **given
 ) -> Trial:
-    layer = given.pop("layer", 0)
-    return replace(
-        Trial(f"{name}", layer, "down", name, "0.5", 5, 1, 100, accuracy, log_loss, consistency), **given
-    )
+    fields = {"layer": 0, "matrix": name, "perplexity": None} | given
+    return Trial(
+        edit=name, role="down", rho="0.5", rank=5, blocks=1, rows=100, accuracy=accuracy, log_loss=log_loss,
+        consistency=consistency, **fields,
+    )  # fmt: skip
 
 
 def drawn(count: int, seed: int) -> list[Trial]:
@@ -54,7 +58,7 @@ def test_less_consistent_edits_are_passed_over():
     trials = [trial("a", 0.8, consistency=0.3), trial("b", 0.7, consistency=0.4), trial("c", 0.6)]
     assert choose(BASE, trials)[0].edit == "b"
     assert choose(BASE, trials, PUBLISHED)[0].edit == "a"
-    assert choose(replace(BASE, consistency=None), trials)[0].edit == "a"
+    assert choose(BASE.model_copy(update={"consistency": None}), trials)[0].edit == "a"
     assert choose(BASE, [trial("a", 0.8, consistency=0.3)])[0] == BASE
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.laser.arena import SearchOptions, fingerprint, open_arena
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.config import LaserConfig
-from kanna.methods.laser.search import Budget
 from kanna.methods.laser.searching import RESULT, SearchResult, laser_search
 from kanna.methods.laser.validation import Journal
 from kanna.runs.places import work_directory

@@ -3,22 +3,32 @@
 import random
 from typing import Any
 
-from kanna.methods.laser.choose import CONSTRAINED, Trial, choose, pareto
+from kanna.methods.laser.choose import CONSTRAINED, choose, pareto
+from kanna.methods.laser.results import Trial
 
 ROLES, LAYERS, RHOS = ("gate", "up", "down"), 4, ["0.9", "0.4", "0.1", "0.01"]
 ROWS = 500
 
 
 def base_trial(accuracy: float = 0.25) -> Trial:
-    return Trial("", -1, "", "", "", 0, 1, ROWS, accuracy, 2.5, 0.125)
+    return Trial(
+        edit="", layer=-1, role="", matrix="", rho="", rank=0, blocks=1, rows=ROWS, accuracy=accuracy,
+        log_loss=2.5, consistency=0.125, perplexity=None,
+    )  # fmt: skip
 
 
 def trial(role: str, layer: int, rho: str, accuracy: float, rows: int = ROWS, **more: Any) -> Trial:
-    settings = {"blocks": 1, "log_loss": 2.5, "consistency": 0.25} | more
-    name = f"model.layers.{layer}.mlp.{role}_proj"
-    rank = max(1, int(64 * float(rho)))
+    scores = {"blocks": 1, "log_loss": 2.5, "consistency": 0.25, "perplexity": None} | more
     return Trial(
-        f"{role}:{layer}:{rho}", layer, role, name, rho, rank, rows=rows, accuracy=accuracy, **settings
+        edit=f"{role}:{layer}:{rho}",
+        layer=layer,
+        role=role,
+        matrix=f"model.layers.{layer}.mlp.{role}_proj",
+        rho=rho,
+        rank=max(1, int(64 * float(rho))),
+        rows=rows,
+        accuracy=accuracy,
+        **scores,
     )
 
 
@@ -64,11 +74,19 @@ def search(trials: list[Trial], test: Any = None, **more: Any) -> Any:
         test: (lower, upper) end of the interval on test rows; None for no test.
     """
     settings = {
+        "roles": "mlp",
         "layers": "all",
         "rhos": RHOS,
+        "blocks": [1],
         "rule": CONSTRAINED,
         "max_ppl_rise": 0.02,
         "text": None,
+        "text_tokens": 8192,
+        "share": 0.2,
+        "first": False,
+        "test": None,
+        "by": None,
+        "seed": 0,
         "budget": {"fast": None},
     } | more.pop("settings", {})
     base = base_trial()
@@ -166,11 +184,22 @@ def analysis(text: str, **more: Any) -> Any:
         "scores": {"base": scores, "top": scores | {"greedy": 0.2088}, "bottom": scores | {"greedy": 0.1}},
         "floors": {"constant": 0.0408},
         "difference": {
+            "status": "undecided",
             "difference": 0.0044,
             "interval": [-0.0011, 0.0102],
+            "bound": -0.0011,
+            "allowed": 0.0,
             "confidence": 0.95,
+            "p_pass": 0.06,
+            "p_fail": 0.94,
+            "p_flips": 0.16,
             "lost": 20,
             "gained": 31,
+            "rows": 2500,
+            "groups": 2500,
+            "more_rows": None,
+            "method": "score test of paired proportions",
+            "tolerance": "0",
         },
         "answers": [
             {"row": 7, "change": "gained", "prompt": text * 2, "expected": text, "base": f"base {text}",

@@ -14,10 +14,11 @@ from report_samples import lineage, write, write_model
 
 from kanna.errors import InputError
 from kanna.methods.laser.choose import choose
+from kanna.methods.laser.report import VIEWS
 from kanna.methods.laser.report.search import search
+from kanna.recipe.report import report
 from kanna.reporting.blocks import At, Chart
 from kanna.reporting.heatmap import Axis, Tile, brief, depth, heatmap
-from kanna.reporting.report import report
 from kanna.reporting.sources import read_sources
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -282,7 +283,7 @@ def test_a_search_is_read_from_a_model_a_folder_or_alone(tmp_path):
     data = laser.search(laser.grid(4), (0.01, 0.05))
     model = write_model(tmp_path / "m", lineage(), search=data, stages=laser.composition())
     folder = write(tmp_path / "bare", **{"laser-search": data})
-    found = read_sources([model, folder / "laser-search.json"])
+    found = read_sources([model, folder / "laser-search.json"], VIEWS)
     assert [(one.name, one.kind) for one in found] == [
         ("m", "model"),
         ("bare/laser-search.json", "laser-search"),

@@ -13,10 +13,10 @@ from tiny_model import TEXT, save_model
 
 from kanna.methods.laser.analyze import laser_analyze
 from kanna.methods.laser.arena import SearchOptions
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.composing import laser_compose
-from kanna.methods.laser.search import Budget
 from kanna.methods.laser.searching import laser_search
-from kanna.reporting.report import report
+from kanna.recipe.report import report
 from kanna.runs.results import write_result
 
 

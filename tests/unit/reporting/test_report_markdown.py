@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from report_samples import CJK, EVIL, everything
 
+from kanna.recipe.report import report
 from kanna.reporting.blocks import Example, Examples, Page, Section, Table
 from kanna.reporting.markdown import escaped, fenced, render
-from kanna.reporting.report import report
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 ALLOWED = {"text", "softbreak", "strong_open", "strong_close"}
@@ -81,11 +81,12 @@ def _outside(text: str, found: str) -> bool:
 
 
 def test_both_pages_show_the_same_numbers(tmp_path):
+    from kanna.methods.laser.report import VIEWS
     from kanna.reporting.blocks import Figure
     from kanna.reporting.page import page
     from kanna.reporting.sources import read_sources
 
-    made = page(read_sources(everything(tmp_path)), "title")
+    made = page(read_sources(everything(tmp_path), VIEWS), "title", VIEWS)
     text = render(made)
     cells = [
         c for s in made.sections for b in s.blocks if isinstance(b, Table) for row in b.rows for c in row

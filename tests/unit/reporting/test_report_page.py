@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from report_samples import CJK, EVIL, everything
 
-from kanna.reporting.report import report
+from kanna.recipe.report import report
 
 UNITS = {
     "": 1.0, "%": 0.01, "pt": 0.01, "x": 1.0, "EUR": 1.0, "million tokens": 1e6, "s": 1.0, "ms": 1e-3,

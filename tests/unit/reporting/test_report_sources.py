@@ -19,7 +19,7 @@ from report_samples import (
 
 import kanna
 from kanna.errors import InputError
-from kanna.reporting.report import report
+from kanna.recipe.report import report
 from kanna.reporting.sources import read_sources
 
 GOOD = comparison("small", "pass", [task("q", 0.9, 0.9, decision("pass", 0.0, (-0.01, 0.01), -0.02))])

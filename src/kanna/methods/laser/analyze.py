@@ -7,23 +7,11 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.linalg.spectra import effective_rank, signal_rank
+from kanna.methods.laser import results
 from kanna.methods.laser.arena import Arena, SearchOptions, open_arena
 from kanna.methods.laser.edits import Edit, parse_edit, resolve, spell
 from kanna.methods.laser.plan import stated_rank
 from kanna.methods.laser.ranks import laserrmt_threshold, signal_to_noise
-from kanna.methods.laser.results import (
-    AnalysedTask,
-    Analysis,
-    Answer,
-    Compared,
-    ComparedBy,
-    Continued,
-    Difference,
-    Model,
-    Perplexity,
-    Spectrum,
-    Written,
-)
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import EditedTask
 from kanna.tasks.evaluate import make_scorer
@@ -44,7 +32,7 @@ _SAMPLES, _SAMPLE_TOKENS = 16, 64
 class AnalyzeResult:
     """All that an analysis found."""
 
-    found: Analysis
+    found: results.Analysis
 
     @property
     def result(self) -> dict[str, Any]:
@@ -93,17 +81,17 @@ def laser_analyze(
     base = scores["base"]
     difference = decide(base, scores["top"], tolerance=parse_tolerance("0")).to_dict()
     written = predicts_next_token(arena.plan.config)
-    analysis = Analysis(
+    analysis = results.Analysis(
         schema_version=1,
         kind="laser-analysis",
-        model=Model(name=arena.source.name, hash=arena.source.hash),
-        task=AnalysedTask(name=arena.task.name, sha256=arena.task.digest, rows=len(arena.task.rows)),
+        model=results.Model(name=arena.source.name, hash=arena.source.hash),
+        task=results.AnalysedTask(name=arena.task.name, sha256=arena.task.digest, rows=len(arena.task.rows)),
         metric=base.metric,
         edits=[candidate.edit for candidate in candidates],
         spectra=[_spectrum(arena, candidate) for candidate in candidates],
-        scores=Compared(**{name: dict(score.metrics) for name, score in scores.items()}),
+        scores=results.Compared(**{name: dict(score.metrics) for name, score in scores.items()}),
         floors=dict(base.floors),
-        difference=Difference(**difference | {"interval": list(difference["interval"])}),
+        difference=results.Difference(**difference | {"interval": list(difference["interval"])}),
         answers=_answers(arena, candidates, scores, examples if written else 0, progress),
         **_asked(arena, candidates, scores, samples if written else 0, progress),
     )
@@ -133,10 +121,12 @@ def _asked(
     parts: dict[str, Any] = {}
     if (key := arena.options.by) is not None:
         groups = {name: breakdown(score, arena.task.rows, key) for name, score in scores.items()}
-        parts["by"] = ComparedBy.model_validate({"key": key, **groups})
+        parts["by"] = results.ComparedBy.model_validate({"key": key, **groups})
     if arena.options.text is not None:
         progress("perplexity", 0, 1)
-        parts["perplexity"] = Perplexity(base=arena.perplexity([]), edited=arena.perplexity(candidates))
+        parts["perplexity"] = results.Perplexity(
+            base=arena.perplexity([]), edited=arena.perplexity(candidates)
+        )
     if samples:
         progress("samples", 0, 1)
         parts["samples"] = _samples(arena, candidates, samples)
@@ -157,13 +147,13 @@ def _candidates(arena: Arena, edits: Sequence[Edit]) -> list[Candidate]:
     return list(smallest.values())
 
 
-def _spectrum(arena: Arena, candidate: Candidate) -> Spectrum:
+def _spectrum(arena: Arena, candidate: Candidate) -> results.Spectrum:
     values = arena.weights.decomposition(candidate.matrix).values
     rows, columns = candidate.matrix.shape
     squares = values.square()
     total = squares.sum()
     threshold = laserrmt_threshold(values, rows, columns)
-    return Spectrum(
+    return results.Spectrum(
         edit=candidate.edit,
         matrix=candidate.matrix.name,
         rank=candidate.rank,
@@ -187,7 +177,7 @@ def _answers(
     scores: Mapping[str, TaskScore],
     most: int,
     progress: Progress,
-) -> list[Answer]:
+) -> list[results.Answer]:
     """What the three models say to the rows that changed: set right first, then set wrong."""
     pairs = list(zip(scores["base"].records, scores["top"].records, strict=True))
     gained = [old.row for old, new in pairs if not old.right and new.right]
@@ -204,7 +194,7 @@ def _answers(
         with applied(arena.model, edits):
             texts[name] = scorer.write(prompts, _SHOWN_TOKENS, ("\n",), lambda *_: None)
     return [
-        Answer(
+        results.Answer(
             row=place,
             change="gained" if place in gained else "lost",
             prompt=arena.task.rows[place].prompt,
@@ -215,14 +205,14 @@ def _answers(
     ]
 
 
-def _samples(arena: Arena, candidates: Sequence[Candidate], count: int) -> Continued:
+def _samples(arena: Arena, candidates: Sequence[Candidate], count: int) -> results.Continued:
     """Free continuations of the task's first distinct prompts."""
     prompts = list(dict.fromkeys(row.prompt for row in arena.task.rows))[:count]
     scorer = make_scorer(arena.plan, arena.model)
     room = context_length(arena.plan.config, arena.plan.tokenizer, arena.plan.options.context) // 2
-    written: dict[str, Written] = {}
+    written: dict[str, results.Written] = {}
     for name, edits in (("base", []), ("edited", arena.weights.edits(candidates))):
         with applied(arena.model, edits):
             samples = write_samples(scorer, prompts, min(_SAMPLE_TOKENS, room))
-        written[name] = Written(**samples.to_dict() | {"texts": list(samples.texts)})
-    return Continued(prompts=prompts, **written)
+        written[name] = results.Written(**samples.to_dict() | {"texts": list(samples.texts)})
+    return results.Continued(prompts=prompts, **written)

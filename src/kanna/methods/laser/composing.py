@@ -23,10 +23,21 @@ from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.compose import Score, compose, order
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.restore import find_base, read_manifest, restore
-from kanna.methods.laser.results import Composition, Perplexity, Search, Settings, Stage, Start, Tested, Trial
+from kanna.methods.laser.results import (
+    RESULT,
+    STAGES,
+    Composition,
+    Perplexity,
+    Search,
+    Settings,
+    Stage,
+    Start,
+    Tested,
+    Trial,
+)
 from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import trial
-from kanna.methods.laser.searching import RESULT, test_edits
+from kanna.methods.laser.searching import test_edits
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Journal, Tally, Validation
 from kanna.reporting.schema import validated
@@ -38,7 +49,6 @@ from kanna.tasks.evaluate import headline
 from kanna.tasks.options import EvalOptions
 
 Progress = Callable[[str, int, int], None]
-STAGES = "laser-stages.json"
 
 
 @dataclass(frozen=True)
@@ -305,10 +315,10 @@ def _usable(
     progress: Progress,
 ) -> list[Trial]:
     """The trials on all validation rows; those of a fast search that saw some of them only now see all."""
-    partial = [by_edit[one.edit] for one in trials if one.rows < base.rows]
+    partial = [by_edit[tried.edit] for tried in trials if tried.rows < base.rows]
     scores = validation.score(partial, len(validation.sizes), progress)
     whole = [trial(candidate, score) for candidate, score in zip(partial, scores, strict=True)]
-    return [*(one for one in trials if one.rows == base.rows), *whole]
+    return [*(tried for tried in trials if tried.rows == base.rows), *whole]
 
 
 def _limit(arena: Arena, progress: Progress) -> float | None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kanna.methods.laser.budget import Budget
 
+# Files in model directories: how the edits were found, and put together.
+RESULT, STAGES = "laser-search.json", "laser-stages.json"
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 Scores = dict[str, float]
 

@@ -102,20 +102,20 @@ def predict(
     work = validation.examples(parts, progress)
     total = sum(len(rows) for rows, _, _ in work)
     passes = [
-        (some, [w * len(rows) / total for w in loss_weights(rows, found)]) for rows, some, found in work
+        (some, [w * len(rows) / total for w in loss_weights(rows, score)]) for rows, some, score in work
     ]
-    matrices = {one.matrix.name: one.matrix for one in candidates}
+    matrices = {candidate.matrix.name: candidate.matrix for candidate in candidates}
     gradients = weight_gradients(model, passes, list(matrices.values()))
-    found: dict[str, float] = {}
+    predicted: dict[str, float] = {}
     for done, (name, matrix) in enumerate(matrices.items()):
         progress("gradient", done, len(matrices))
-        mine = [one for one in candidates if one.matrix.name == name]
-        for blocks in dict.fromkeys(one.blocks for one in mine):
+        own = [candidate for candidate in candidates if candidate.matrix.name == name]
+        for blocks in dict.fromkeys(candidate.blocks for candidate in own):
             changes = _changes(weights, matrix, gradients[name], blocks)
-            found |= {one.key: changes(one.rank) for one in mine if one.blocks == blocks}
+            predicted |= {edit.key: changes(edit.rank) for edit in own if edit.blocks == blocks}
     progress("gradient", len(matrices), len(matrices))
     tokens = sum(make().inputs["input_ids"].numel() for some, _ in passes for make in some.batches)
-    return found, tokens
+    return predicted, tokens
 
 
 def _changes(weights: Weights, matrix: Matrix, gradient: Tensor, blocks: int) -> Callable[[int], float]:
@@ -133,12 +133,13 @@ def ranked(tallies: Sequence[Tally]) -> list[tuple[float, ...]]:
 
     Accuracy alone is too coarse there, log loss alone not what is chosen by in the end.
     """
-    by_accuracy = {value: i for i, value in enumerate(sorted({-one.accuracy for one in tallies}))}
-    by_loss = {value: i for i, value in enumerate(sorted({one.mean_log_loss for one in tallies}))}
+    by_accuracy = {value: i for i, value in enumerate(sorted({-tally.accuracy for tally in tallies}))}
+    by_loss = {value: i for i, value in enumerate(sorted({tally.mean_log_loss for tally in tallies}))}
     spread = max(1, len(by_accuracy) - 1), max(1, len(by_loss) - 1)
     return [
-        (by_accuracy[-one.accuracy] / spread[0] + by_loss[one.mean_log_loss] / spread[1], one.mean_log_loss)
-        for one in tallies
+        (by_accuracy[-tally.accuracy] / spread[0] + by_loss[loss] / spread[1], loss)
+        for tally in tallies
+        for loss in [tally.mean_log_loss]
     ]
 
 

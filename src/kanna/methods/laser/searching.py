@@ -19,7 +19,7 @@ from kanna.methods.laser.arena import (
 )
 from kanna.methods.laser.choose import by_accuracy, choose, pareto
 from kanna.methods.laser.config import LaserConfig
-from kanna.methods.laser.results import Figures, Model, Search, Task, Tested, TestedBy, Trial
+from kanna.methods.laser.results import RESULT, Figures, Model, Search, Task, Tested, TestedBy, Trial
 from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import Found, base_trial, exhaustive, fast
 from kanna.methods.laser.space import Candidate
@@ -37,7 +37,6 @@ from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 __all__ = ["RESULT", "SearchOptions", "SearchResult", "laser_search", "test_edits"]
 
 Progress = Callable[[str, int, int], None]
-RESULT = "laser-search.json"
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _render_by(console: "Console", metric: str, key: str, groups: "Mapping[str, 
     from kanna.terminal.tables import table
 
     rows = [
-        [value, f"{group.rows:,}", *(shown(metric, one[value].value) for one in groups.values())]
+        [value, f"{group.rows:,}", *(shown(metric, values[value].value) for values in groups.values())]
         for value, group in groups["base"].items()
     ]
     console.print(table((key, ">rows", *(f">{name}" for name in groups)), rows))

@@ -7,7 +7,7 @@ what is said first, `tested` for the tables that they share, `trials` for the CS
 from collections.abc import Callable, Sequence
 
 from kanna.methods.laser.report import analysis, composition, search, trials, verdicts
-from kanna.methods.laser.results import Analysis, Composition, Search
+from kanna.methods.laser.results import RESULT, STAGES, Analysis, Composition, Search
 from kanna.reporting.blocks import At, Section, Verdict
 from kanna.reporting.views import Result, View
 
@@ -32,7 +32,7 @@ VIEWS: tuple[View, ...] = (
         "laser-search",
         Search,
         _draw("search", verdicts.of_search, search.search),
-        file="laser-search.json",
+        file=RESULT,
         key="search",
         tables=trials.trials,
     ),
@@ -40,7 +40,7 @@ VIEWS: tuple[View, ...] = (
         "laser-compose",
         Composition,
         _draw("composition", verdicts.of_composition, composition.composition),
-        file="laser-stages.json",
+        file=STAGES,
         key="stages",
     ),
     View(

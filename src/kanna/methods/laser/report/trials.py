@@ -20,13 +20,13 @@ def trials(searches: Sequence[At]) -> str:
     for at in searches:
         base, place = at.data["base"], best(at.data)
         writer.writerow(_line(at, base, at.data["base_wins"]))
-        for index, one in enumerate(at.data["trials"]):
-            writer.writerow(_line(at, one, index == place and not at.data["base_wins"]))
+        for index, trial in enumerate(at.data["trials"]):
+            writer.writerow(_line(at, trial, index == place and not at.data["base_wins"]))
     return out.getvalue()
 
 
-def _line(at: At, one: dict[str, Any], chosen: bool) -> list[Any]:
+def _line(at: At, trial: dict[str, Any], chosen: bool) -> list[Any]:
     task, base = at.data["task"], at.data["base"]
-    change = one["accuracy"] - base["accuracy"] if one["rows"] == base["rows"] else None
-    said = [at.source, task["name"], task["metric"], *(one[key] for key in _COLUMNS)]
-    return [*said, one["accuracy"], change, *(one[key] for key in _SCORES), int(chosen)]
+    change = trial["accuracy"] - base["accuracy"] if trial["rows"] == base["rows"] else None
+    cells = [at.source, task["name"], task["metric"], *(trial[key] for key in _COLUMNS)]
+    return [*cells, trial["accuracy"], change, *(trial[key] for key in _SCORES), int(chosen)]
