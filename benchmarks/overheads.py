@@ -8,8 +8,8 @@
 `compare` then asks both models again, with nothing in the cache. Each run is a process of its own. Printed
 are, for each model directory, how often its headers were opened, its weights hashed and loaded, and how many
 times all its bytes were read, loads and hashes included; how often each task file was opened; and the seconds
-of the command without the imports of torch and transformers, the median of --repeats. Files are in the page
-cache.
+of the command without the imports of torch and transformers, the median of --repeats: by the clock, and of
+the processor, which other work on the machine disturbs less. Files are in the page cache.
 """
 
 import argparse
@@ -80,9 +80,9 @@ def measured(words: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]:
 
     _ = transformers.PreTrainedModel  # imported when first asked for: not a part of the command
     with counted(*tasks) as counts, contextlib.redirect_stdout(io.StringIO()):
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         code = kanna(list(words))
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     if code not in (0, 3):
         raise SystemExit(f"kanna {' '.join(words)} ended with code {code}")
     models = {
@@ -95,7 +95,7 @@ def measured(words: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]:
         for path, one in counts.models.items()
         if one.bytes
     }
-    return {"seconds": seconds, "models": models, "tasks": [counts.files[path] for path in counts.files]}
+    return {"seconds": seconds, "cpu": cpu, "models": models, "tasks": list(counts.files.values())}
 
 
 def in_a_process(source: Path, words: Sequence[str], inputs: Inputs, cache: Path) -> dict[str, Any]:
@@ -122,9 +122,9 @@ def one_round(source: Path, inputs: Inputs, scratch: Path) -> dict[str, dict[str
 def describe(command: str, version: str, rounds: Sequence[dict[str, dict[str, Any]]], base: Path) -> str:
     """A line for each model of a command; counts are those of the last round, and the same in all."""
     last = rounds[-1][command]
-    seconds = median(found[command]["seconds"] for found in rounds)
+    seconds, cpu = (median(found[command][key] for found in rounds) for key in ("seconds", "cpu"))
     tasks = ", ".join(map(str, last["tasks"]))
-    lines = [f"{command} ({version}): {seconds:.2f} s; task files opened {tasks} times"]
+    lines = [f"{command} ({version}): {seconds:.2f} s, {cpu:.2f} s of CPU; task files opened {tasks} times"]
     for path, one in last["models"].items():
         name = "base" if Path(path) == base.resolve() else "other"
         lines.append(

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from kanna.calibration.stubs import Stub, replaced
 from kanna.calibration.windows import Windows
-from kanna.checkpoint.declared import file_prefix, forms_of, resolve
-from kanna.checkpoint.quantizer import swap
+from kanna.checkpoint.declared import file_prefix, forms_of, resolve, swap
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.inventory import Inventory

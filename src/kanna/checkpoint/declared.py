@@ -13,7 +13,7 @@ from kanna.checkpoint.geometry import Geometry, geometry
 from kanna.checkpoint.lineage import FORMAT_VERSION, check_format_version
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, TORCH_DTYPES, Stored
 from kanna.errors import InputError
-from kanna.forms import Dense, Form, from_json
+from kanna.forms import Dense, Form, from_json, install
 
 METHOD = "kanna"
 _KEYS = {"quant_method", "format_version", "forms"}
@@ -119,6 +119,14 @@ def file_prefix(declared: Declared, tensors: Mapping[str, Stored], base_model_pr
     for suffix, shape in declared.tensors.items():
         _check_stored(f"{prefix}.{suffix}", shape, declared.form, suffix, tensors)
     return prefix
+
+
+def swap(model: nn.Module, declared: Declared) -> None:
+    """Put an uninitialised module of a form in the place of the layer that it replaces."""
+    old: Any = model.get_submodule(declared.path)
+    sizes = declared.geometry
+    new = declared.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
+    install(model, declared.path, new.train(old.training))
 
 
 def _parse_form(path: str, data: object) -> Form:

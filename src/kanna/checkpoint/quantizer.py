@@ -11,10 +11,9 @@ from torch import nn
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from kanna.checkpoint.declared import METHOD, Declared, file_prefix, parse_forms, resolve
+from kanna.checkpoint.declared import METHOD, Declared, file_prefix, parse_forms, resolve, swap
 from kanna.checkpoint.reader import locate, read_headers, weight_files
 from kanna.errors import InputError
-from kanna.forms import install
 
 
 class KannaConfig(QuantizationConfigMixin):
@@ -110,11 +109,3 @@ def _files(kwargs: Mapping[str, Any], config: Any) -> list[Path]:
             "pass the directory to from_pretrained, or load_state_dict into a model that was loaded so",
         )
     return [Path(file) for file in kwargs["checkpoint_files"]]
-
-
-def swap(model: nn.Module, declared: Declared) -> None:
-    """Put an uninitialised module of a form in the place of the layer that it replaces."""
-    old: Any = model.get_submodule(declared.path)
-    sizes = declared.geometry
-    new = declared.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
-    install(model, declared.path, new.train(old.training))

@@ -134,7 +134,7 @@ def test_numbers_below_one(kanna, shared_base, task, option):
 
 def test_tasks_of_lm_eval(refused, shared_base, task, tmp_path, monkeypatch):
     manager = pytest.importorskip("lm_eval.tasks").TaskManager
-    import kanna.runs.evaluations as recipe
+    import kanna.runs.opened as opened
     import kanna.tasks.scorers.harness as harness
 
     lines = ("task: tiny_mails", "dataset_path: json", "output_type: multiple_choice")
@@ -143,7 +143,7 @@ def test_tasks_of_lm_eval(refused, shared_base, task, tmp_path, monkeypatch):
     monkeypatch.setattr(
         harness, "_index", lambda: manager(include_path=str(tmp_path), include_defaults=False)
     )
-    monkeypatch.setattr(recipe, "load", None)  # it is said before the model is loaded
+    monkeypatch.setattr(opened, "load_weights", None)  # it is said before the model is loaded
     words = ("eval", shared_base, "--task", task(ANSWER), "--task")
     refused(*words, "lm_eval:tiny_mail", named=("lm_eval knows no task 'tiny_mail'", "near it: tiny_mails"))
     refused(*words, "lm_eval:tiny_mails", "--task", "lm_eval:tiny_mails", named="given twice")
@@ -152,12 +152,12 @@ def test_tasks_of_lm_eval(refused, shared_base, task, tmp_path, monkeypatch):
 def test_what_cannot_work_is_said_before_the_model_is_loaded(
     refused, shared_base, task, tmp_path, monkeypatch
 ):
-    import kanna.runs.evaluations as module
+    import kanna.runs.opened as module
 
     def load(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(module, "load", load)
+    monkeypatch.setattr(module, "load_weights", load)
     metric = tmp_path / "metric.py"
     metric.write_text("def f(examples):\n    return [1.0 for _ in examples]\n\nconstant = 5\n")
     path = task(ANSWER)
@@ -350,9 +350,9 @@ def test_a_failed_task_leaves_the_others_in_the_cache(kanna, shared_base, task, 
     good, bad = task(CHOICE, name="good.jsonl"), task(*long_rows(CHOICE), name="bad.jsonl")
     words = ("eval", shared_base, "--task", good, "--task", bad, "--context", 16, "--refuse-long")
     assert kanna(*words).code == 2
-    import kanna.runs.evaluations as module
+    import kanna.runs.opened as module
 
-    monkeypatch.setattr(module, "load", None)
+    monkeypatch.setattr(module, "load_weights", None)
     words = ("eval", shared_base, "--task", good, "--context", 16, "--refuse-long", "--json")
     assert kanna(*words).json["run"] == {"cached": True}
 
