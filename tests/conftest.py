@@ -6,8 +6,9 @@ pytest reads this file before any test module, so before torch and transformers 
 import os
 from collections.abc import Generator, Iterator
 
-import process_state
 import pytest
+
+import process_state
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
