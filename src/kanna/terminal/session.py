@@ -254,7 +254,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """transformers reports errors alone and draws no bars, also where it is imported only within the block."""
+    """transformers reports errors alone and draws no bars, also where it is first imported in the block."""
     over = False
     with ExitStack() as undone:
 
