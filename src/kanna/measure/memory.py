@@ -38,6 +38,15 @@ def peak_memory(
     return PeakMemory(**json.loads(ran.stdout.strip().splitlines()[-1]))
 
 
+def main() -> None:
+    """In the process of its own, whose threads are nobody else's."""
+    import torch
+
+    asked = json.loads(sys.argv[1])
+    torch.set_num_threads(asked["threads"])
+    print(json.dumps(_measure(asked).to_dict()))
+
+
 def _measure(asked: dict[str, Any]) -> PeakMemory:
     import torch
 
@@ -45,7 +54,6 @@ def _measure(asked: dict[str, Any]) -> PeakMemory:
     from kanna.measure.latency import request
     from kanna.models.device import dtype_of
 
-    torch.set_num_threads(asked["threads"])
     before = peak_resident()
     device = torch.device(asked["device"])
     place = None if device.type == "cpu" else asked["device"]
@@ -70,4 +78,4 @@ def peak_resident() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(json.loads(sys.argv[1])).to_dict()))
+    main()

@@ -120,7 +120,8 @@ def build(piece: Piece, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The module of a piece with its stored values, for computing in `dtype`."""
     m, n = piece.shape
     bias = piece.form.bias_suffix in piece.tensors
-    module = piece.form.build(m, n, bias, dtype, device)
+    # Never filled at random, which would take numbers from the generator of whoever calls.
+    module = piece.form.build(m, n, bias, dtype, torch.device("meta")).to_empty(device=device)
     with torch.no_grad():
         module.load_state_dict({name: value.to(device) for name, value in piece.tensors.items()})
     return module.eval().requires_grad_(False)

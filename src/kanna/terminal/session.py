@@ -8,8 +8,9 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,8 +142,7 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
         root = invocation.find_root()
         before, argv = root.obj if root.obj is not None else (Common(), ())
         session = Session(before.joined(after), argv)
-        with _errors(session), _logging(session.common):
-            _prepare(session.common)
+        with _errors(session), _logging(session.common), _surroundings(session.common):
             code = function(session, **given)
         if code:
             raise typer.Exit(code)
@@ -230,16 +230,58 @@ def _log_file(path: Path) -> logging.Handler:
         ) from error
 
 
-def _prepare(common: Common) -> None:
-    """Threads, and libraries that would talk over our own output."""
-    if not common.verbose:
-        wrapt.when_imported("transformers.utils.logging")(_silence)
-    if common.threads is not None:
-        import torch
-
-        torch.set_num_threads(common.threads)
+@contextmanager
+def _surroundings(common: Common) -> Iterator[None]:
+    """Threads as asked for, and no library that talks over our own output; all given back in the end."""
+    with _threads(common.threads), nullcontext() if common.verbose else _silence():
+        yield
 
 
-def _silence(module: ModuleType) -> None:
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    if count is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """transformers reports errors alone and draws no bars, also where it is first imported in the block."""
+    over = False
+    with ExitStack() as undone:
+
+        def imported(module: ModuleType) -> None:
+            if not over:
+                undone.enter_context(_silent(module))
+
+        wrapt.when_imported("transformers.utils.logging")(imported)
+        try:
+            yield
+        finally:
+            over = True
+
+
+@contextmanager
+def _silent(module: ModuleType) -> Iterator[None]:
+    """`transformers.utils.logging` silenced; what huggingface_hub draws goes with it."""
+    hub = import_module("huggingface_hub.utils")
+    level, bars = module.get_verbosity(), module.is_progress_bar_enabled()
+    hub_bars = not hub.are_progress_bars_disabled()
     module.disable_progress_bar()
     module.set_verbosity_error()
+    try:
+        yield
+    finally:
+        module.set_verbosity(level)
+        if bars:
+            module.enable_progress_bar()
+        if hub_bars != bars:
+            (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()

@@ -242,6 +242,7 @@ import sys
 import kanna
 import torch
 from transformers import AutoModelForCausalLM
+torch.set_num_threads(int(sys.argv[3]))
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 with torch.no_grad():
     torch.save(model(torch.arange(3, 15)[None])[0], sys.argv[2])
@@ -249,7 +250,7 @@ with torch.no_grad():
 
 
 def test_a_new_process_gives_identical_logits(llama: Path, tmp_path: Path) -> None:
-    done = run(_NEW_PROCESS, llama, tmp_path / "logits")
+    done = run(_NEW_PROCESS, llama, tmp_path / "logits", torch.get_num_threads())
     assert done.returncode == 0, done.stderr
     assert torch.equal(torch.load(tmp_path / "logits"), logits(load_plain(llama)))
 

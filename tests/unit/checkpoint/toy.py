@@ -65,6 +65,7 @@ FAMILIES: dict[str, Mapping[str, Form]] = {"llama": LLAMA, "gpt2": GPT2, "neox":
 INPUT = torch.arange(3, 15)[None]
 
 
+@torch.random.fork_rng(devices=[])
 def tiny(family: str, **changes: Any) -> transformers.PreTrainedModel:
     """A random two-layer model of width 32."""
     torch.manual_seed(0)

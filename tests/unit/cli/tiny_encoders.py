@@ -97,6 +97,7 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 
 
+@torch.random.fork_rng(devices=[])
 def encoder(family: str, head: str = "ForMaskedLM", **changes: Any) -> tuple[nn.Module, Any]:
     """A model in evaluation mode and its tokenizer."""
     make, settings = ENCODERS[family]

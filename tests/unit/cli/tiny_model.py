@@ -23,6 +23,7 @@ def save_tokenizer(directory: Path, chat: bool = False) -> None:
     fast.save_pretrained(directory)
 
 
+@torch.random.fork_rng(devices=[])
 def save_model(directory: Path, max_shard_size: str = "5GB", chat: bool = False, **changes: Any) -> Path:
     torch.manual_seed(0)
     settings: dict[str, Any] = {

@@ -275,6 +275,7 @@ def test_dense_output_needs_no_kanna_and_factors_do(base, tmp_path):
     code = (
         "import sys, torch, transformers\n"
         "root = sys.argv[1]\n"
+        "torch.set_num_threads(int(sys.argv[2]))\n"
         "known = torch.load(f'{root}/logits.pt')\n"
         "ids = torch.arange(3, 27).reshape(2, 12)\n"
         "def same(name):\n"
@@ -288,9 +289,8 @@ def test_dense_output_needs_no_kanna_and_factors_do(base, tmp_path):
         "import kanna\n"
         "assert same('factored')\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(torch.get_num_threads())]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 

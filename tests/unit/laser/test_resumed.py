@@ -38,6 +38,7 @@ ADDED = ("llama", "mistral", "qwen2", "qwen3", "phi", "gpt2", "gpt_neox", "gptj"
 NOT_ADDED = ("gemma2", "gemma3", "olmo2", "glm4", "opt", "bloom", "mpt")
 
 
+@torch.random.fork_rng(devices=[])
 def causal(name: str) -> nn.Module:
     """Weights larger than at birth, so that every block matters."""
     settings = family_configs.config(name)

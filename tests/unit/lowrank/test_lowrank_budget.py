@@ -33,8 +33,10 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden_size=128, intermediate_size=344, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, vocab_size=61, max_position_embeddings=32,
     )  # fmt: skip
-    torch.manual_seed(0)
-    return tiny.save(transformers.LlamaForCausalLM(config), tmp_path_factory.mktemp("larger") / "base")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config)
+    return tiny.save(model, tmp_path_factory.mktemp("larger") / "base")
 
 
 @pytest.mark.parametrize("storage", ["pair", "pivot"])

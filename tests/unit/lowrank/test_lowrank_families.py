@@ -49,6 +49,7 @@ RELOAD = """
 import json, sys
 import kanna, torch, transformers
 from safetensors.torch import save_file
+torch.set_num_threads(int(sys.argv[2]))
 ids = torch.arange(3, 15)[None]
 found = {}
 for name, directory in json.load(sys.stdin).items():
@@ -151,7 +152,8 @@ def test_multiplied_out_it_computes_the_same(
 def test_a_new_process_gives_identical_logits(runs: Callable[[str, str], Run], tmp_path: Path) -> None:
     made = {f"{name}/{way}": runs(name, way) for name, way in CASES}
     outputs = {key: str(run.out) for key, run in made.items()}
-    command = [sys.executable, "-c", RELOAD, str(tmp_path / "logits.safetensors")]
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, "-c", RELOAD, str(tmp_path / "logits.safetensors"), threads]
     subprocess.run(command, input=json.dumps(outputs), text=True, check=True, capture_output=True)
     reloaded = load_file(tmp_path / "logits.safetensors")
     for key, run in made.items():

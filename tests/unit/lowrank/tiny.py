@@ -56,6 +56,7 @@ def family(name: str, directory: Path, dtype: torch.dtype = torch.float32, **opt
     return save(model.to(dtype), directory, **options)
 
 
+@torch.random.fork_rng(devices=[])
 def _model(name: str) -> nn.Module:
     """Of `family_configs`; experts get sizes that torch's grouped products take."""
     settings = family_configs.config(name)

@@ -26,10 +26,11 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that does not generate; read only."""
-    torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     directory = tmp_path_factory.mktemp("measure") / "encoder"
-    transformers.BertForMaskedLM(config).save_pretrained(directory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.BertForMaskedLM(config).save_pretrained(directory)
     return directory

@@ -316,12 +316,10 @@ def test_the_file_is_what_json_says(run: Run, grouped: Path, tmp_path: Path) -> 
 def test_a_full_disk_leaves_the_old_result(
     run: Run, grouped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kanna.runs import workspace
-
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(workspace.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     there = tmp_path / "bench-grouped.json"
     there.write_text("old")
     assert run(grouped, *QUICK, "--out", tmp_path, "--force")[0] != 0

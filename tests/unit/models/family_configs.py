@@ -149,6 +149,7 @@ def config(name: str) -> PretrainedConfig:
     return CONFIG_MAPPING[model_type](architectures=[architecture], **entries)
 
 
+@torch.random.fork_rng(devices=[])
 def model(name: str) -> nn.Module:
     """A real model of that configuration: random weights, biases too, float32, no dropout."""
     torch.manual_seed(0)

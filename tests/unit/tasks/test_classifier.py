@@ -27,6 +27,7 @@ def classifier(family: str, **changes: Any) -> tuple[nn.Module, Any]:
     return encoder(family, HEAD, **({"id2label": NAMES} | changes))
 
 
+@torch.random.fork_rng(devices=[])
 def decoder(**changes: Any) -> tuple[nn.Module, Any]:
     tokenizer = encoder("Bert")[1]
     torch.manual_seed(1)

@@ -6,6 +6,8 @@ import functools
 import io
 import logging
 import math
+import os
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from kanna.errors import InputError
@@ -60,7 +64,7 @@ def run_harness(
     """
     library = _library()
     wanted = _wanted_names(names)
-    with _quiet(), _offline():
+    with _quiet(), _offline(), _seeds_kept():
         manager = _manager(library, names, include)
         _check_names(wanted, manager)
         asked = _model(model, tokenizer, context, batch_tokens, progress)
@@ -340,13 +344,14 @@ def _fitting(before: Sequence[int], target: Sequence[int], context: int) -> Piec
 
 
 def _library() -> Any:
-    try:
-        import lm_eval
-        import lm_eval.tasks
-    except ImportError as error:
-        raise InputError(
-            "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
-        ) from error
+    with _environment_kept():
+        try:
+            import lm_eval
+            import lm_eval.tasks
+        except ImportError as error:
+            raise InputError(
+                "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
+            ) from error
     return lm_eval
 
 
@@ -396,6 +401,30 @@ def _offline() -> Iterator[None]:
     finally:
         for place, value in zip(places, before, strict=True):
             setattr(place, _OFFLINE, value)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """lm_eval, when imported, sets variables that tell huggingface_hub how to fetch."""
+    before = set(os.environ)
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("HF_") and name not in before]:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
+def _seeds_kept() -> Iterator[None]:
+    """lm_eval seeds all generators of the process; the caller gets them back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=cards):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextlib.contextmanager
