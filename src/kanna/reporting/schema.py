@@ -6,7 +6,7 @@ that is wrong. Of a model directory, which has many writers, this holds the fiel
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from kanna.measure.results import BenchResult
 from kanna.methods.laser.schema import Analysis, Composition, Search
@@ -38,7 +38,7 @@ class _Step(Result):
 class _Lineage(Result):
     base: _Base
     steps: list[_Step]
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class _Run(Result):
