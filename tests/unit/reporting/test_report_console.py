@@ -70,7 +70,7 @@ def test_rows_of_text_are_neither_lost_nor_gained():
     asked = [task("t", 20.0, 21.0, kind="text", metric="perplexity"), task("q", 0.5, 0.5)]
     told = drawn(comparison_section(At("small", comparison("small", "not judged", asked)), ""))
     rows = {line.split()[0]: words(line) for line in told.splitlines() if "not judged" in line}
-    assert rows["t"].startswith("t 1,234 perplexity 20 21 +1 not judged 0.56")
+    assert rows["t"].startswith("t 1,234 perplexity 20 21 +1 not judged 56.05 %")
     assert rows["q"] == "q 1,234 acc 50.00 % 50.00 % +0.00 pt not judged 3, 1 56.05 % 3.12 %"
 
 
