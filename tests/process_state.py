@@ -41,7 +41,7 @@ def snapshot() -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
-    """Name of what changed -> how. What one alone knows, since a library was imported between, is left out."""
+    """Name of what changed -> how; what one alone knows, by an import in between, is left out."""
     return {
         name: _said(value, after[name])
         for name, value in before.items()

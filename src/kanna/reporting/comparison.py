@@ -19,6 +19,7 @@ from kanna.reporting.blocks import (
     Table,
 )
 from kanna.reporting.wording import change, percent, shown
+from kanna.tasks.records import TEXT
 
 # A longer list says no more: harm is concentrated, or it is everywhere.
 _MOST_BLAMED = 10
@@ -68,7 +69,8 @@ def _decided(at: At, metric: str) -> list[Cell]:
     lost, gained = (at[key].figure(f"{at.data[key]:,}") for key in ("lost", "gained"))
     if decision is None:
         moved = at["new"].minus(at["base"], change(metric, at.data["new"] - at.data["base"]))
-        return [moved, "", "", "not judged", (lost, ", ", gained)]
+        flips: Cell = "" if at.data["kind"] == TEXT else (lost, ", ", gained)
+        return [moved, "", "", "not judged", flips]
     found = decision.data
     low, high = decision["interval"].items()
     allowed = decision["allowed"].figure(change(metric, found["allowed"]))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as Drawn
 from rich.text import Text
 
@@ -22,6 +23,10 @@ from kanna.reporting.blocks import (
 
 # An example is told by its end, where the question stands.
 _MOST_CHARACTERS = 48
+# Share of its own width that a table needs: on less, its cells would be of few letters each.
+_LEAST_WIDTH, _UNLIMITED = 0.75, 10_000
+# Beside what is printable.
+_KEPT = "\n\N{NO-BREAK SPACE}"
 
 
 def draw(console: Console, section: Section) -> None:
@@ -38,14 +43,14 @@ def draw_block(console: Console, block: Block) -> None:
         case Paragraph():
             console.print(_text(_cell(tuple(block.cells))))
         case Table():
-            console.print(_table(block))
+            _draw_table(console, block)
         case Chart(table=Table() as marks):
-            console.print(_table(marks))
+            _draw_table(console, marks)
         case Chart():
             for line in (block.title, *(f"  {mark}" for mark in block.marks), block.caption):
                 console.print(_text(line))
         case Examples():
-            console.print(_examples(block))
+            _draw_examples(console, block)
         case Verdict():
             for line in _verdict(block):
                 console.print(_text(line))
@@ -55,9 +60,8 @@ def draw_block(console: Console, block: Block) -> None:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Drawn:
     """A table whose columns of numbers are right-aligned; a heading with a leading '>' marks one."""
-    drawn = Drawn(
-        box=box.SIMPLE_HEAD, title=_text(title) if title else None, title_justify="left", pad_edge=False
-    )
+    named = _text(title) if title else None
+    drawn = Drawn(box=box.SIMPLE_HEAD, title=named, title_justify="left", pad_edge=False)
     for heading in headings:
         right = heading.startswith(">")
         name = _text(heading.removeprefix(">").removeprefix("<"))
@@ -69,9 +73,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
 
 def _text(text: str) -> Text:
     """Text that stands for itself: no markup, and no character that would steer a terminal."""
-    return Text(
-        "".join(mark if mark.isprintable() or mark in "\n\N{NO-BREAK SPACE}" else "�" for mark in text)
-    )
+    return Text("".join(mark if mark.isprintable() or mark in _KEPT else "�" for mark in text))
 
 
 def _cell(cell: Cell) -> str:
@@ -79,12 +81,26 @@ def _cell(cell: Cell) -> str:
     return "".join(part.text if isinstance(part, Figure) else part for part in parts)
 
 
-def _table(block: Table) -> Drawn:
-    title = f"{block.title} ({block.nature})" if block.nature else block.title
-    return table(block.columns, [[_cell(cell) for cell in row] for row in block.rows], title)
+def _draw_table(console: Console, block: Table) -> None:
+    """Without columns that are empty in every row; on a console that is much too narrow as a list."""
+    cells = [[_cell(cell) for cell in row] for row in block.rows]
+    filled = [i for i in range(len(block.columns)) if any(row[i] for row in cells)]
+    headings = [block.columns[i] for i in filled]
+    rows = [[row[i] for i in filled] for row in cells]
+    console.print(_text(f"{block.title} ({block.nature})" if block.nature else block.title))
+    drawn = table(headings, rows)
+    unlimited = console.options.update(max_width=_UNLIMITED)
+    if Measurement.get(console, unlimited, drawn).maximum * _LEAST_WIDTH <= console.width:
+        console.print(drawn)
+        return
+    for row in rows:
+        named = [
+            f"{name.lstrip('<>')} {cell}".strip() for name, cell in zip(headings, row, strict=True) if cell
+        ]
+        console.print(_text(f"  {'; '.join(named)}"))
 
 
-def _examples(block: Examples) -> Drawn:
+def _draw_examples(console: Console, block: Examples) -> None:
     rows = [
         (
             example.direction,
@@ -93,7 +109,8 @@ def _examples(block: Examples) -> Drawn:
         )
         for example in block.examples
     ]
-    return table(("", "", "prompt", "expected", block.base, block.new), rows, block.title)
+    console.print(_text(block.title))
+    console.print(table(("", "", "prompt", "expected", block.base, block.new), rows))
 
 
 def _short(text: str) -> str:

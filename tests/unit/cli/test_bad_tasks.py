@@ -252,7 +252,7 @@ def test_prompts_longer_than_the_context(kanna, refused, shared_base, task, shap
     words = ("eval", shared_base, "--task", path, "--context", 16, "--metric", metric)
     ran = kanna(*words)
     assert ran.code == 0, ran.err
-    assert f"note: {cut} prompts were longer than the context and cut from the left" in ran.out
+    assert f"Note: {path.name}: {cut} prompts were longer than the context and cut from the left" in ran.out
     err = refused(*words, "--refuse-long", named=("task.jsonl", "row 2", "context of 16", "--refuse-long"))
     assert "shorten it" in err
 
@@ -277,7 +277,7 @@ def test_a_task_of_one_class(kanna, shared_base, task):
     path = task(*({**CHOICE, "prompt": f"w{i}"} for i in range(5)))
     ran = kanna("eval", shared_base, "--task", path)
     assert ran.code == 0 and "100.00 %" in ran.out
-    assert "note: 'w4' is right in every row" in ran.out
+    assert f"Note: {path.name}: 'w4' is right in every row" in ran.out
     checked = kanna("task", "check", path)
     assert checked.code == 0 and "warning: one class: 'w4' is right in every row" in checked.out
 

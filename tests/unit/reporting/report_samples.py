@@ -23,7 +23,15 @@ def decision(
         "status": status,
         "difference": difference,
         "interval": list(interval),
+        "bound": interval[0],
         "allowed": allowed,
+        "confidence": 0.95,
+        "p_pass": 0.04,
+        "p_fail": 0.9,
+        "p_flips": 0.625,
+        "rows": 1234,
+        "groups": 1234,
+        "more_rows": None,
         "tolerance": "1pt",
         "method": "score test of paired proportions",
         "lost": 3,
@@ -46,12 +54,15 @@ def flip(text: str, direction: str = "lost") -> Any:
 def task(name: str, base: float, new: float, decided: Any = None, **more: Any) -> Any:
     return {
         "task": name,
+        "kind": "choice",
         "metric": "acc",
         "higher_is_better": True,
         "guard": False,
         "rows": 1234,
         "base": base,
         "new": new,
+        "base_metrics": {"acc": base},
+        "new_metrics": {"acc": new},
         "floors": {"constant": 0.5605, "answer_in_prompt": 0.0312},
         "decision": decided,
         "lost": 3,
@@ -74,12 +85,15 @@ def comparison(name: str, status: str, tasks: list[Any], count: int = 1_746_458,
         "distribution": None,
         "blame": None,
         "notes": [],
+        "settings": {},
     } | more
 
 
 def evaluation(model: str, name: str) -> Any:
+    record = {"row": 0, "prompt": "SECRET ROW", "expected": "yes", "predicted": "no", "right": False}
     scored = {
         "task": name,
+        "kind": "choice",
         "metric": "acc",
         "higher_is_better": True,
         "rows": 279,
@@ -87,9 +101,11 @@ def evaluation(model: str, name: str) -> Any:
         "metrics": {"acc": 0.806451, "log_loss": 0.6884002, "regex:a.b/c~d": 0.25},
         "floors": {"constant": 0.086},
         "notes": [f"note on {name}"],
-        "records": [{"row": 0, "prompt": "SECRET ROW"}],
+        "settings": {"context": 64},
+        "records": [record | {"values": {"acc": 0.0}}],
     }
-    return {"schema_version": 1, "kind": "eval", "model": model, "bytes": 1_746_458, "tasks": [scored]}
+    whole = {"schema_version": 1, "kind": "eval", "model": model, "bytes": 1_746_458, "tasks": [scored]}
+    return whole | {"run": {"seconds": 1.5}}
 
 
 def _benched(model: str, count: int, factor: float, estimate: float | None) -> Any:
@@ -98,8 +114,8 @@ def _benched(model: str, count: int, factor: float, estimate: float | None) -> A
             "batch": 1,
             "context": context,
             "measured": {
-                "prefill": {"p50": 0.0076 * factor, "p95": 0.0081, "p99": 0.0092, "spread": 0.27},
-                "decode": {"p50": 0.00233 * factor, "p95": 0.00301, "p99": 0.0142, "spread": 1.8},
+                "prefill": {"p50": 0.0076 * factor, "p95": 0.0081, "p99": 0.0092, "spread": 0.27, "count": 6},
+                "decode": {"p50": 0.00233 * factor, "p95": 0.00301, "p99": 0.0142, "spread": 1.8, "count": 6},
                 "prefill_tokens_per_second": 4180.8265,
                 "decode_tokens_per_second": 429.2494 / factor,
                 "concurrent_tokens_per_second": 812.55,

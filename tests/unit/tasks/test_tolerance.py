@@ -231,7 +231,7 @@ def test_a_metric_without_values_per_row_is_refused():
     base, new = binary_of(5, 1, 1, 3)
     one = score_of(base)
     with pytest.raises(InputError, match="mcc has no value per row"):
-        decided(type(one)("t", "choice", "mcc", True, {"mcc": 0.5}, {}, one.records), score_of(new), "5pt")
+        decided(type(one).of("t", "choice", "mcc", True, {"mcc": 0.5}, {}, one.records), score_of(new), "5pt")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""Blocks on a console."""
+
+import io
+
+from report_samples import EVIL, bench, comparison, decision, evaluation, flip, task
+from rich.console import Console
+
+from kanna.reporting.blocks import At, Chart, Details, Figure, Paragraph, Section, Table
+from kanna.reporting.comparison import comparison as comparison_section
+from kanna.reporting.console import draw
+from kanna.reporting.costs import bench as bench_section
+from kanna.reporting.evaluation import evaluation as evaluation_section
+from kanna.reporting.verdicts import verdict
+
+
+def drawn(section: Section, width: int = 200) -> str:
+    text = io.StringIO()
+    draw(Console(file=text, width=width), section)
+    return text.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_numbers_end_below_each_other_and_empty_columns_are_left_out():
+    rows = [["a", Figure("9", 9, ""), ""], ["b", (Figure("10", 10, ""), " %"), ""]]
+    lines = drawn(Section("", [Table("T", ("name", ">count", "nothing"), rows, "measured")])).splitlines()
+    assert lines[0] == "T (measured)" and "nothing" not in "".join(lines)
+    ends = [line.rstrip() for line in lines if line.strip() and line[:2] in (" n", " a", " b")]
+    assert [line.split() for line in ends] == [["name", "count"], ["a", "9"], ["b", "10", "%"]]
+    assert len({len(line) for line in ends}) == 1
+
+
+def test_a_table_much_too_wide_becomes_a_list():
+    table = Table("T", [f">heading {i}" for i in range(12)], [[f"cell {i}" for i in range(12)]])
+    assert "heading 0 cell 0; heading 1 cell 1" in words(drawn(Section("", [table]), 60))
+
+
+def test_a_drawing_is_told_by_its_marks_or_its_table():
+    table = Table("All marks", ("x", ">y"), [["a", "1"]])
+    charts = [Chart("C", "<svg/>", "how to read", ["mark 1"]), Chart("D", "<svg/>", "", [], table)]
+    told = words(drawn(Section("S", [*charts, Details("folded", "long")])))
+    assert told.startswith("S C mark 1 how to read All marks") and "svg" not in told and "long" not in told
+
+
+def test_texts_stand_for_themselves():
+    """No markup, and nothing that steers a terminal."""
+    told = drawn(Section("[bold]S[/bold]", [Paragraph(["[red]x[/red] \x1b[31m \x9b ", EVIL])]))
+    assert "[bold]S[/bold]" in told and "[red]x[/red] �[31m � <script>" in told and "\x1b" not in told
+
+
+def test_a_comparison_and_its_verdict():
+    decided = decision("fail", -0.1864, (-0.2390, -0.1419), -0.01)
+    data = comparison("small", "fail", [task("q", 0.9928, 0.8064, decided, flips=[flip("Why? " * 20)])])
+    at = At("small", data)
+    section = comparison_section(at, "small against base")
+    told = words(drawn(Section(section.title, [*section.blocks, verdict(at, section.title)])))
+    for said in (
+        "q 1,234 acc 99.28 % 80.64 % -18.64 pt -23.90 pt to -14.19 pt",
+        "-14.19 pt -1.00 pt (1pt) BEYOND 3, 1 56.05 % 3.12 %",
+        "lost row 7 ...",
+        "verdict: FAIL: small against base: 18.4 % smaller (2.1 MB → 1.7 MB of weights)",
+        "of weights) Why: because it is fail.",
+    ):
+        assert said in told
+
+
+def test_rows_of_text_are_neither_lost_nor_gained():
+    asked = [task("t", 20.0, 21.0, kind="text", metric="perplexity"), task("q", 0.5, 0.5)]
+    told = drawn(comparison_section(At("small", comparison("small", "not judged", asked)), ""))
+    rows = {line.split()[0]: words(line) for line in told.splitlines() if "not judged" in line}
+    assert rows["t"].startswith("t 1,234 perplexity 20 21 +1 not judged 56.05 %")
+    assert rows["q"] == "q 1,234 acc 50.00 % 50.00 % +0.00 pt not judged 3, 1 56.05 % 3.12 %"
+
+
+def test_an_evaluation_and_a_bench():
+    told = words(drawn(evaluation_section(At("small", evaluation("small", "q")))))
+    assert told.startswith("small on its own Scores (measured)")
+    assert "q 279 acc 80.65 % 8.60 %" in told and "q log_loss 0.6884" in told and "Note: q: note on q" in told
+    told = words(drawn(bench_section(At("small", bench()))))
+    assert "Energy that no counter measured (estimated)" in told and "0.52 EUR" in told
+    assert (
+        "batch 1, context 32 1.05x 0.51x to 2.09x: no clear difference 1.49x 1.22x to 1.75x: faster" in told
+    )
