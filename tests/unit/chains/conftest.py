@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parents[2]
-for _folder in ("support", "unit/models", "unit/lowrank"):
+for _folder in ("unit/models", "unit/lowrank"):
     sys.path.insert(0, str(_TESTS / _folder))
 
 import tiny  # noqa: E402

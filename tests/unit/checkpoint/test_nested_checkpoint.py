@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from kanna.exporters.dense import dense
+from exported import dense
 from torch import nn
 from toy import INPUT, NESTED, compress, logits, save_base
 

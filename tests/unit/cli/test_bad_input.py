@@ -160,8 +160,14 @@ def test_a_base_that_is_quantized(refused, base, tmp_path):
     refused("lowrank", base, *PLAIN, "--out", tmp_path / "out", named="gptq")
 
 
-def test_a_base_that_kanna_compressed(refused, small, tmp_path):
-    refused("lowrank", small, *PLAIN, "--out", tmp_path / "out", named="already compressed by kanna")
+def test_a_base_that_kanna_compressed_into_a_form_that_nobody_takes(refused, small, tmp_path):
+    """Low-rank forms are taken (tests/unit/chains); one of a newer kanna is not."""
+    edit(
+        small / "config.json",
+        lambda config: next(iter(config["quantization_config"]["forms"].values())).update(form="newer"),
+    )
+    (small / "kanna.json").unlink()  # or its sha256 would be what is wrong
+    refused("lowrank", small, *PLAIN, "--out", tmp_path / "out", named="unknown form 'newer'")
 
 
 def flip_last_byte(directory: Path) -> None:

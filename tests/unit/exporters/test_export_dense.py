@@ -1,15 +1,18 @@
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from exported import dense
 from toy import FAMILIES, compress, logits, save_base
 
 import kanna
-from kanna import export_dense as dense
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.writer import write_tensors
 from kanna.errors import InputError
+from kanna.runs import output
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -38,13 +41,14 @@ def test_dense_export_has_history_and_a_card_that_needs_no_kanna(tmp_path: Path)
     assert "import kanna" not in (out / "README.md").read_text()
 
 
-def test_dense_export_keeps_bfloat16_and_shards(tmp_path: Path) -> None:
+def test_dense_export_keeps_bfloat16_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         save_base("llama", tmp_path / "full"), dtype=torch.bfloat16
     )
     model.save_pretrained(tmp_path / "base")
     small = compress(tmp_path / "base", tmp_path / "small", FAMILIES["llama"])
-    exported = Checkpoint.open(dense(small, tmp_path / "dense", max_shard_bytes=20_000))
+    monkeypatch.setattr(output, "write_tensors", functools.partial(write_tensors, max_shard_bytes=20_000))
+    exported = Checkpoint.open(dense(small, tmp_path / "dense"))
     assert len(exported.files) > 1
     assert {stored.dtype for stored in exported.tensors.values()} == {"BF16"}
 

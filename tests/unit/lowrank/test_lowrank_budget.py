@@ -182,10 +182,13 @@ def test_too_little_text(bases: Base, cache: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["short.jsonl"]
 
 
-def test_a_compressed_model_is_refused(bases: Base, text: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_compressed_model_is_compressed_further(
+    bases: Base, text: Path, cache: Path, tmp_path: Path
+) -> None:
     tiny.compress(bases("llama"), tmp_path / "once", text, cache, keep=0.7)
-    with pytest.raises(InputError, match="already compressed"):
-        tiny.compress(tmp_path / "once", tmp_path / "twice", text, cache, keep=0.7)
+    result = tiny.compress(tmp_path / "once", tmp_path / "twice", text, cache, keep=0.7)
+    assert result.passed and 0.6 < result.figures["keep_selected"] <= 0.7
+    assert result.figures["keep_selected_of_dense"] <= 0.49
 
 
 def test_packed_windows_are_full_and_padded_ones_lose_nothing() -> None:

@@ -14,9 +14,9 @@ import family_configs
 import pytest
 import tiny
 import torch
+from exported import dense
 from safetensors.torch import load_file
 
-from kanna import export_dense as dense
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.forms import from_json

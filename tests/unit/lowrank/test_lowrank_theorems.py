@@ -9,9 +9,9 @@ import naive
 import pytest
 import tiny
 import torch
+from exported import dense
 from torch import Tensor
 
-from kanna import export_dense as dense
 from kanna.checkpoint.loader import load
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import basis, factors

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from kanna.exporters.dense import dense
+from exported import dense
 from torch import nn
 from toy import FAMILIES, NESTED, compress, logits, save_base
 from transformers.pytorch_utils import Conv1D
