@@ -69,7 +69,7 @@ def test_every_file_that_is_named_exists(document: Path) -> None:
     text = _text(document)
     for name in re.findall(r"`([\w*./-]+/[\w*.-]+\.(?:py|yaml|toml|md))`", text):
         if not re.match(r"(models|small|SMALL)/\w+\.yaml", name):
-            assert any(list(root.glob(name)) for root in (ROOT, ROOT / "src" / "kanna")), name
+            assert any(list(root.glob(name)) for root in (ROOT, ROOT / "src", ROOT / "src" / "kanna")), name
     for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
         assert (document.parent / link).exists(), link
     for link, anchor in re.findall(r"\]\(([^)#:]+)#([\w-]+)\)", text):

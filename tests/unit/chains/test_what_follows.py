@@ -1,6 +1,7 @@
 """The table of docs/architecture.md that says which step may follow which: each cell is tried out."""
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -89,7 +90,9 @@ def test_the_table_is_read() -> None:
 @pytest.mark.parametrize(("held", "step"), CELLS)
 def test_the_cell_is_true(held: str, step: str, holding: Callable[[str], Path], tmp_path: Path) -> None:
     task = tmp_path / "task.jsonl"
-    rows = [{"prompt": "abcd", "choices": ["e", "f"], "label": i % 2} for i in range(120)]
+    draw = random.Random(0)
+    prompts = ["".join(draw.choices("abcdefghijkl", k=10)) for _ in range(120)]
+    rows = [{"prompt": p, "choices": ["e", "f"], "label": i % 2} for i, p in enumerate(prompts)]
     task.write_text("\n".join(map(json.dumps, rows)))
     model, cell = holding(held), CELLS[held, step]
     if cell == "yes":
