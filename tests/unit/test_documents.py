@@ -1,8 +1,16 @@
 """What documents say of the repository is true of it."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kanna
+from kanna.recipe.schema import Recipe
+from kanna.runs.tolerances import Tolerances
 
 ROOT = Path(__file__).parents[2]
 _FLOOR = re.compile(r"^([A-Za-z0-9_-]+)>=([\d.]+)$")
@@ -29,3 +37,94 @@ def test_the_lowest_constraints_are_the_floors_of_the_project() -> None:
     assert {name: release(v) for name, v in pinned.items()} == {
         name: release(v) for name, v in floors.items()
     }
+
+
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+# Objects of the house that architecture.md names without their module.
+PACKAGES = ("runs", "checkpoint", "forms", "models", "methods", "cli", "terminal", "calibration")
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads(_text(ROOT / "pyproject.toml"))
+
+
+def test_the_floors_are_those_of_the_contract() -> None:
+    contract = next(
+        one for one in _pyproject()["tool"]["importlinter"]["contracts"] if one["type"] == "layers"
+    )
+    layers = [re.findall(r"kanna\.(\w+)", layer) for layer in contract["layers"]]
+    table = _text(ARCHITECTURE).partition("| floor |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines()[2:]]
+    assert [sorted(row) for row in rows] == [sorted(layer) for layer in layers]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_is_named_exists(document: Path) -> None:
+    text = _text(document)
+    for name in re.findall(r"`([\w*./-]+/[\w*.-]+\.(?:py|yaml|toml|md))`", text):
+        if not re.match(r"(models|small|SMALL)/\w+\.yaml", name):
+            assert any(list(root.glob(name)) for root in (ROOT, ROOT / "src", ROOT / "src" / "kanna")), name
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+        assert (document.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#:]+)#([\w-]+)\)", text):
+        headings = re.findall(r"^#+ (.*)$", _text(document.parent / link), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
+
+
+def test_the_toy_method_is_quoted_word_for_word() -> None:
+    excerpts = re.findall(r"^```python\n(.*?)^```", _text(ARCHITECTURE), re.MULTILINE | re.DOTALL)
+    toy = _text(ROOT / "tests" / "support" / "toy_method.py")
+    assert len(excerpts) == 5
+    assert all(excerpt in toy for excerpt in excerpts)
+
+
+def _defined() -> set[str]:
+    """Functions, classes, and "Class.member" of kanna's packages."""
+    found: set[str] = set()
+    for package in PACKAGES:
+        for path in (ROOT / "src" / "kanna" / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(_text(path))):
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    found |= {node.name, f"{path.stem}.{node.name}"}
+                if isinstance(node, ast.ClassDef):
+                    members = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+                    fields = [one.target for one in node.body if isinstance(one, ast.AnnAssign)]
+                    found |= {f"{node.name}.{one.name}" for one in members}
+                    found |= {f"{node.name}.{one.id}" for one in fields if isinstance(one, ast.Name)}
+    return found
+
+
+def test_the_objects_that_the_architecture_names_exist() -> None:
+    text, defined = _text(ARCHITECTURE), _defined()
+    named = re.findall(r"`(?:[a-z]+\.)*((?:[a-z_]+\.|[A-Z]\w+\.)?_?[A-Za-z]\w+)(?:\([^`]*\))?`", text)
+    calls = [name for name in re.findall(r"`([^`]+)`", text) if re.fullmatch(r"[\w.]+\([^)]*\)", name)]
+    dotted = {name for name in named if "." in name and re.match(r"[A-Z][a-z]", name)}
+    plain = {call.partition("(")[0] for call in calls}
+    for name in dotted | plain:
+        last = ".".join(name.replace("STEP.", "Step.").split(".")[-2:])
+        assert last in defined or last.split(".")[-1] in defined, name
+    assert len(dotted | plain) > 20
+
+
+def test_the_recipes_page_has_every_key() -> None:
+    text = _text(ROOT / "docs" / "recipes.md")
+    keys = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(keys) == sorted(Recipe.model_fields)
+    assert all(f"`{key}`" in text for key in Tolerances.model_fields)
+
+
+def test_public_names_in_documents_exist() -> None:
+    named = {
+        name
+        for path in DOCUMENTS
+        for name in re.findall(r"\bkanna\.([a-z_]\w*)\(|\bkanna\.([A-Z]\w+)\b", _text(path))
+        for name in name
+        if name
+    }
+    assert named <= {*kanna.__all__}, sorted(named - {*kanna.__all__})
