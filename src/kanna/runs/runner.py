@@ -36,7 +36,7 @@ from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
 from kanna.runs.source import Source
 from kanna.runs.step import Description, Inputs, Job, Plan, Progress
-from kanna.runs.unfinished import FREE_SPACE, refuse_existing, replaces, unfinished_work
+from kanna.runs.unfinished import FREE_SPACE, refuse_existing, refuse_input, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
 from kanna.tasks.verdict.comparison import Comparison
@@ -242,6 +242,7 @@ def _plan(call: Call, source: Source, inputs: Inputs) -> Plan:
 def _check_ready(ready: _Ready, replace: bool) -> None:
     """An output in the way, memory, space, and numbers that are none: all before anything is written."""
     target = ready.request.target
+    refuse_input(target, ready.source.directory)
     refuse_existing(target, replace)
     for plan in ready.plans:
         if plan is not None:
@@ -288,8 +289,18 @@ def _fingerprint(ready: _Ready) -> str:
         "versions": lineage.versions(),
         "threads": torch.get_num_threads(),
         "device": request.device,
+        "judged": _judged(ready),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _judged(ready: _Ready) -> object:
+    """What the recorded verdict depends on."""
+    criteria, prepared = ready.request.criteria, ready.prepared
+    if criteria is None or prepared is None:
+        return None
+    rules = [[str(rule.task), rule.tolerance and rule.tolerance.text, rule.guard] for rule in criteria.rules]
+    return [criteria.confidence, rules, [task.digest for task in prepared.tasks], str(ready.request.options)]
 
 
 def _run_steps(

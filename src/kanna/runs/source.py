@@ -119,13 +119,13 @@ class Source:
         """Gives the model in float32 on a device; loaded once, and shared with whoever evaluates it."""
         return lambda: self.opened.loaded(EvalOptions(device=str(device)))
 
-    def check_forms(self, accepts: Collection[str], step: str, instead: str) -> None:
+    def check_forms(self, accepts: Collection[str] | None, step: str, instead: str) -> None:
         """Raise InputError where the model is quantised by others, or in a form that `step` does not take."""
         if not self.forms:
             if not self.is_planned:
                 refuse_quantized(self.checkpoint.config, self.name)
             return
-        for path, form in self.forms.items():
+        for path, form in self.forms.items() if accepts is not None else ():
             other = next((inner.key for _, inner in walk(form) if inner.key not in accepts), None)
             if other is not None:
                 takes = f"takes {', '.join(sorted(accepts))} forms" if accepts else "takes dense models only"

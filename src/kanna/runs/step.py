@@ -176,11 +176,12 @@ class Step(ABC, Generic[P]):
 
     Attributes:
         accepts: Keys of the forms that the source may hold; what it holds beside them is refused by name.
+            None takes any form.
         instead: What to do with a source that holds others.
         needs_finite: Whether a NaN anywhere in the source is refused before work begins.
     """
 
-    accepts: ClassVar[Collection[str]] = ()
+    accepts: ClassVar[Collection[str] | None] = ()
     instead: ClassVar[str] = "write dense weights first: kanna export DIR --format dense --out D2"
     needs_finite: ClassVar[bool] = True
 

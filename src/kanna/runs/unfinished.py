@@ -71,6 +71,16 @@ def refuse_existing(out: Path, replace: bool) -> None:
         raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
 
 
+def refuse_input(out: Path, source: Path) -> None:
+    """Raise InputError for an output that is the source, lies in it or holds it, through links or not."""
+    there, here = out.resolve(), source.resolve()
+    if there == here or here in there.parents or there in here.parents:
+        raise InputError(
+            f"{out} is, lies in or holds the model that is read ({source}), which is never touched",
+            "choose another directory",
+        )
+
+
 def replaces(out: Path, force: bool, resume: bool) -> bool:
     """Whether an `out` that exists may be replaced: asked for, or written by the very run that is resumed.
 

@@ -205,3 +205,20 @@ def test_restoring_an_edit_of_factors_gives_the_factors_back(bases: Base, tmp_pa
     assert all(expected[name].equal(found[name]) for name in expected)
     configs = [json.loads((p / "config.json").read_text()) for p in (tmp_path / "hidden", back)]
     assert configs[0]["quantization_config"] == configs[1]["quantization_config"]
+
+
+@pytest.mark.parametrize("spelling", ["itself", "inside", "parent", "dots", "link"])
+def test_an_output_is_never_an_input(spelling: str, tmp_path: Path) -> None:
+    base = tiny.family("llama", tmp_path / "models" / "base")
+    (tmp_path / "link").symlink_to(base)
+    out = {
+        "itself": base,
+        "inside": base / "small",
+        "parent": base.parent,
+        "dots": base.parent / "other" / ".." / "base",
+        "link": tmp_path / "link",
+    }[spelling]
+    before = hashes(base)
+    with pytest.raises(InputError, match="never touched"):
+        kanna.lowrank(base, out, kanna.LowRankConfig(keep=0.7, method="plain", align=1), force=True)
+    assert hashes(base) == before

@@ -31,7 +31,7 @@ class LaserConfig(BaseModel):
 
     edits: tuple[str, ...] = Field(
         default=(),
-        description="mlp_in:27:0.01 (rho), down:-1:k=40, mlp:all:energy=0.9, q,k@3-:mp; may be repeated.",
+        description="mlp_in:27:0.01 (rho), down@-1:k=40, mlp:all:energy=0.9, q,k@3-:mp; may be repeated.",
         json_schema_extra={**_WHAT, "flag": "--edit", "metavar": "ROLE:LAYERS:RANK"},
     )
     mode: Mode = Field(
