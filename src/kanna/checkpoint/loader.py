@@ -64,7 +64,7 @@ def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: A
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise InputError(
-            f"{directory} is a {architecture.__name__}, and its files do not hold {missing[0]}{more}",
+            f"{directory} lacks the tensor {missing[0]}{more}, which {architecture.__name__} needs",
             "fetch the whole model, or name the class that was saved in architectures of config.json",
         )
     return loaded

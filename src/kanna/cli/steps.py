@@ -131,8 +131,8 @@ def show(session: Session, result: RunResult) -> int:
 
     if result.out is None:
         for step in result.steps:
-            if step.plan is not None:
-                announce(session, step.plan, None)
+            for line in step.plan.lines() if step.plan is not None else ():
+                session.say(line)
         session.show(result.to_dict(), lambda console: render_plans(console, result))
         return 0
     session.show(result.to_dict(), lambda console: render_run(console, result))

@@ -25,6 +25,8 @@ def render_plans(console: Console, result: RunResult) -> None:
             continue
         for block in step.plan.tables():
             _draw(console, block)
+        for note in step.plan.notes:
+            console.print(f"note: {note}")
     if len(result.steps) > 1:
         known = [step.plan for step in result.steps if step.plan is not None]
         memory, work = max(plan.memory for plan in known), max(plan.work_bytes for plan in known)

@@ -172,7 +172,7 @@ def test_interrupted_recipe(kanna, base, tmp_path, monkeypatch):
 
 
 def test_interrupted_before_anything_was_begun(kanna, base, tmp_path, monkeypatch):
-    import kanna.methods.lowrank.run as module
+    import kanna.methods.lowrank.step as module
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

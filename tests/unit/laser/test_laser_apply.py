@@ -23,7 +23,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.forms import dense_weight
 from kanna.methods.laser import apply as module
-from kanna.methods.laser import run as recipe
+from kanna.methods.laser import run, step
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.restore import restore
 from kanna.methods.laser.run import laser_apply
@@ -34,7 +34,7 @@ from kanna.models.views import read, row_index
 IDS = torch.arange(3, 27).reshape(2, 12)
 
 
-def apply(model: Path, out: Path, *edits: str, **given: Any) -> recipe.LaserResult:
+def apply(model: Path, out: Path, *edits: str, **given: Any) -> run.LaserResult:
     own = {key: given.pop(key) for key in ("force", "dry_run") if key in given}
     return laser_apply(model, out, LaserConfig(edits=edits, **given), **own)
 
@@ -215,7 +215,7 @@ def test_restore_wants_the_very_base(base, tmp_path, kanna):
 def test_restore_refuses_damaged_originals(base, tmp_path):
     out = tmp_path / "out"
     apply(base, out, "down:3:0.5", keep_originals=True)
-    path = out / recipe.ORIGINALS / "model.safetensors"
+    path = out / step.ORIGINALS / "model.safetensors"
     kept = load_file(path)
     save_file({name: tensor + 1 for name, tensor in kept.items()}, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match="has changed"):
@@ -405,10 +405,11 @@ def test_quantised_and_compressed_models_are_refused(base, tmp_path, kanna):
     )
     code, _, said = kanna("laser", "apply", quantised, "--edit", "down:0:0.5", "--out", tmp_path / "out")
     assert code == 2 and "already quantized" in said and "gptq" in said
+    # Factors are taken (tests/unit/chains), but not by every mode.
     apply(base, tmp_path / "factored", "down:3:0.25", factored=True)
-    words = ("--edit", "up:0:0.5", "--out", tmp_path / "out")
+    words = ("--edit", "down:3:0.1", "--mode", "bottom", "--out", tmp_path / "out")
     code, _, said = kanna("laser", "apply", tmp_path / "factored", *words)
-    assert code == 2 and "already compressed by kanna" in said and "kanna export" in said
+    assert code == 2 and "only the first components can be kept" in said and "kanna export" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -460,7 +461,7 @@ def test_encoders_and_classifiers(tmp_path):
 
 def test_what_is_recorded(base, tmp_path):
     result = apply(base, tmp_path / "out", "down:3:0.25", "up:2:energy=0.5")
-    manifest = json.loads((tmp_path / "out" / recipe.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / "out" / step.MANIFEST).read_text())
     ranks = {one["matrix"]: one["rank"] for one in manifest["edits"]}
     assert ranks["model.layers.3.mlp.down_proj"] == 8
     weight = tensors(base)["model.layers.2.mlp.up_proj.weight"].double()
