@@ -49,7 +49,7 @@ def hooi(
 
     Args:
         tensor: (d_1, ..., d_N).
-        ranks: One per dimension, none above the product of the others.
+        ranks: One per dimension; none but full ones above the product of the others.
         start: `hosvd(tensor)`, where it is known.
         sweeps: At most so many; 0 gives the HOSVD.
         tolerance: Stop when a sweep adds less than this share of the tensor's energy to the core.
@@ -58,7 +58,7 @@ def hooi(
         InputError: Ranks that do not fit.
     """
     fits = len(ranks) == tensor.ndim and all(
-        1 <= rank <= size and rank * rank <= prod(ranks)
+        1 <= rank <= size and (rank == size or rank * rank <= prod(ranks))
         for rank, size in zip(ranks, tensor.shape, strict=False)
     )
     if not fits:

@@ -24,6 +24,7 @@ each Nth stack, only; perplexity is then that of the model with these layers' pr
 """
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,7 +84,8 @@ def candidates(sizes: Ranks, budget: int, free: Sequence[int] = (0, 1)) -> Itera
             full = count((r1, r2, c), sizes) <= budget
             r3 = c if full else min((budget - fixed) // (r1 * r2 + c), r1 * r2, c - 1)
             ranks = (r1, r2, r3)
-            usable = r3 > 0 and all(r * r <= math.prod(ranks) for r in ranks)
+            fits = [r == d or r * r <= math.prod(ranks) for r, d in zip(ranks, sizes, strict=True)]
+            usable = r3 > 0 and all(fits)
             if usable and any(ranks[mode] < sizes[mode] for mode in free):
                 yield ranks
 
@@ -210,10 +213,18 @@ def _packed(mix: Tensor, within: Tensor, core: Tensor, outer: Tensor | None, sid
     return Approximation(form.dense(form.pack(parts), core.dtype), form, parts, (r1, r2, core.shape[1]))
 
 
-def stack(weights: Sequence[Tensor], grams: Sequence[Tensor] | None, budget: int) -> list[Tensor]:
-    """W' of every layer of a stack (L, m, n) of equal weight; cores refitted under each layer's metric."""
-    n = weights[0].shape[1]
-    root = torch.eye(n, dtype=weights[0].dtype)
+def stack(
+    weights: Sequence[Tensor], grams: Sequence[Tensor] | None, budget: int, dtype: torch.dtype
+) -> tuple[list[Tensor], Ranks]:
+    """W' of every layer of a stack (L, m, n), and the ranks; cores refitted under each layer's metric.
+
+    Layers count equally. Left of rank m, and L cores: W' is core_l @ right^T, a pair whose `reduce` the
+    layers share, and is stored as that.
+
+    Args:
+        dtype: What the factors are rounded to.
+    """
+    root = torch.eye(weights[0].shape[1], dtype=weights[0].dtype)
     if grams is not None:
         shares = [g / _energy(w, g) for w, g in zip(weights, grams, strict=True)]
         root = torch.linalg.cholesky(sum(shares[1:], shares[0]) / len(shares))
@@ -221,17 +232,18 @@ def stack(weights: Sequence[Tensor], grams: Sequence[Tensor] | None, budget: int
     tensor = torch.stack([w @ root / s for w, s in zip(weights, scales, strict=True)])
     parts = best_hooi(tensor, budget, free=(0, 1, 2))
     mix, left, right = parts
+    ranks = (mix.shape[1], left.shape[1], right.shape[1])
     core = project(tensor, parts)
     right = torch.linalg.solve_triangular(root.T, right, upper=True)
-    if len(mix) > mix.shape[1]:
-        core = torch.einsum("lr,rab->lab", mix, core)
-    elif grams is not None:
-        refit = [
-            torch.linalg.solve(right.T @ g @ right, right.T @ g @ w.T @ left).T
-            for w, g in zip(weights, grams, strict=True)
-        ]
-        core = torch.stack([one / s for one, s in zip(refit, scales, strict=True)])
-    return [s * (left @ one @ right.T) for one, s in zip(core, scales, strict=True)]
+    if len(mix) == mix.shape[1] and grams is not None:
+        both = zip(weights, grams, scales, strict=True)
+        core = torch.stack(
+            [torch.linalg.solve(right.T @ g @ right, right.T @ g @ w.T @ left).T / s for w, g, s in both]
+        )
+    core = core * torch.tensor(scales, dtype=core.dtype)[:, None, None] if mix.shape[1] == len(mix) else core
+    mix = mix if mix.shape[1] == len(mix) else mix * torch.tensor(scales, dtype=core.dtype)[:, None]
+    mix, left, core, right = (t.to(dtype).double() for t in (mix, left, core, right))
+    return [left @ one @ right.T for one in torch.einsum("lr,rab->lab", mix, core)], ranks
 
 
 def _energy(weight: Tensor, gram: Tensor | None) -> float:
@@ -347,16 +359,22 @@ class Bench:
         key, started = f"stack of {depth} from {first}", time.perf_counter()
         if key in self.done:
             return
-        rows = []
+        rows: list[dict[str, Any]] = []
+        tensors: dict[str, Tensor] = {}
         layers = range(first, first + depth)
         for role, keep, metric in product(ROLES, self.options.keeps, ("whitened", "plain")):
             weights = [self.weight(layer, role) for layer in layers]
             grams = [self.gram(layer, role) for layer in layers] if metric == "whitened" else None
             m, n = weights[0].shape
             rank = int(keep * m * n / (m + n))
-            found = stack(weights, grams, depth * rank * (m + n))
+            found, ranks = stack(weights, grams, depth * rank * (m + n), self.stored)
+            if grams is not None:
+                label = f"stack of {depth}:{keep}"
+                at = zip(layers, found, strict=True)
+                tensors |= {f"{label}:{self.paths[layer, role]}": w.float().contiguous() for layer, w in at}
             alone = [pair(w, None if grams is None else grams[i], rank).dense for i, w in enumerate(weights)]
             row = {"role": role, "keep": keep, "metric": metric, "layer": first, "depth": depth}
+            row["ranks"], row["sizes"] = list(ranks), [depth, m, n]
             for name, each in (("pair", alone), ("stack", found)):
                 errors = [
                     error(w, w2, None if grams is None else grams[i])
@@ -364,29 +382,22 @@ class Bench:
                 ]
                 row[name] = math.sqrt(sum(e * e for e in errors) / depth)
             rows.append(row)
+        save_file(tensors, self.options.out / f"stack-{depth}-{first:03d}.safetensors")
         self.record(key, rows, started)
 
     def run_perplexity(self, name: str, keep: float) -> None:
         key, started = f"perplexity {name} {keep}", time.perf_counter()
         if key in self.done:
             return
-        from safetensors import safe_open
-
         originals = {path: self.model.get_submodule(path) for path in self.paths.values()}
         size = 0
-        for layer in self.layers if name != "dense" else ():
-            with safe_open(self.options.out / f"layer-{layer:03d}.safetensors", "pt") as file:
-                for role in ROLES:
-                    path = self.paths[layer, role]
-                    label = f"{name}:{keep}:{path}"
-                    form = from_json(json.loads(file.metadata()[label]))
-                    names = [key for key in file.keys() if key.startswith(f"{label}:")]  # noqa: SIM118
-                    state = {key.removeprefix(f"{label}:"): file.get_tensor(key) for key in names}
-                    m, n = originals[path].weight.shape
-                    module = form.build(m, n, dtype=torch.float32)
-                    module.load_state_dict(state)
-                    install(self.model, path, module.eval())
-                    size += form.bytes(m, n, self.stored)
+        if name == "dense":
+            shapes = [originals[self.paths[at]].weight.numel() for at in product(self.layers, ROLES)]
+            size = sum(shapes) * self.stored.itemsize
+        elif name.startswith("stack"):
+            self._install_stacks(name, keep)
+        else:
+            size = sum(self._install_layer(layer, f"{name}:{keep}") for layer in self.layers)
         joined = "\n\n".join(row.text for row in read_rows(self.options.text))
         ids = self.tokenizer(joined, return_tensors="pt", verbose=False)["input_ids"][0]
         context = self.options.context
@@ -395,6 +406,33 @@ class Bench:
             install(self.model, path, module)
         row = {"name": name, "keep": keep, "perplexity": found, "attention_bytes": size}
         self.record(key, [row], started)
+
+    def _install_layer(self, layer: int, label: str) -> int:
+        """Put the modules of a layer in; their bytes."""
+        size = 0
+        with safe_open(self.options.out / f"layer-{layer:03d}.safetensors", "pt") as file:
+            for role in ROLES:
+                path = self.paths[layer, role]
+                form = from_json(json.loads(file.metadata()[f"{label}:{path}"]))
+                start = f"{label}:{path}:"
+                names = [key for key in file.keys() if key.startswith(start)]  # noqa: SIM118
+                state = {key.removeprefix(start): file.get_tensor(key) for key in names}
+                m, n = self.model.get_submodule(path).weight.shape
+                module = form.build(m, n, dtype=torch.float32)
+                module.load_state_dict(state)
+                install(self.model, path, module.eval())
+                size += form.bytes(m, n, self.stored)
+        return size
+
+    def _install_stacks(self, name: str, keep: float) -> None:
+        """Put what stacks multiply out to in: no form of one module can share a matrix with another."""
+        for file in sorted(self.options.out.glob(f"{name.replace('stack of ', 'stack-')}-*.safetensors")):
+            for key, weight in load_file(file).items():
+                label, _, path = key.rpartition(":")
+                if label == f"{name}:{keep}":
+                    module = copy.deepcopy(self.model.get_submodule(path))
+                    module.weight.data = weight
+                    install(self.model, path, module)
 
     def run(self) -> None:
         for layer in self.layers:
@@ -405,6 +443,8 @@ class Bench:
         for depth in (2, 4):
             for first in range(0, self.count - depth + 1, depth * self.options.every):
                 self.run_stack(depth, first)
+            for keep in self.options.keeps if self.options.every == 1 else ():
+                self.run_perplexity(f"stack of {depth}", keep)
 
     def report(self) -> None:
         """Tables in Markdown, and who won."""
@@ -420,17 +460,19 @@ class Bench:
                 stacks = [row for row in match if row.get("depth") == depth]
                 cells += [_mean(stacks, "stack"), _mean(stacks, "pair")]
             print(f"| {keep} | {role} | {metric} | {' | '.join(cells)} |")
-        print("\n| all attention projections | bytes of them | perplexity |\n|---|---:|---:|")
+        print("\n| attention projections replaced | bytes of them | perplexity |\n|---|---:|---:|")
         for row in rows:
             if "perplexity" in row:
                 label = row["name"] if row["name"] == "dense" else f"{row['name']}, keep {row['keep']}"
-                print(f"| {label} | {row['attention_bytes'] or '':,} | {row['perplexity']:.2f} |")
+                print(f"| {label} | {row['attention_bytes'] or 'as pairs'} | {row['perplexity']:.2f} |")
         for name, among in (("heads", layers), ("stack", [row for row in rows if "stack" in row])):
             for metric in ("plain", "whitened"):
                 match = [row for row in among if row["metric"] == metric]
                 wins = sum(row[name] < row["pair"] for row in match)
                 print(f"\nTucker of {name}, {metric}: better than pairs in {wins} of {len(match)}.", end="")
-        print()
+        won = [row for row in rows if "stack" in row and row["stack"] < row["pair"]]
+        shared = sum(row["ranks"][:2] == list(row["sizes"][:2]) for row in won)
+        print(f" Of all stacks that won, {shared} of {len(won)} only share `reduce`.")
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str, heads: bool = False) -> str:

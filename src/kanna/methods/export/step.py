@@ -40,7 +40,7 @@ class Plan(AnyPlan):
 class ExportStep(Step[Plan]):
     """Takes any form: each can return the dense weight."""
 
-    accepts = ("dense", "low_rank", "pivot", "rows", "tucker", "int")
+    accepts = ("dense", "low_rank", "pivot", "rows", "int")
     instead = "upgrade kanna if a newer version wrote this model"
     needs_finite = False
 
