@@ -148,10 +148,11 @@ def heads_in(weight: Tensor, gram: Tensor | None, heads: int, budget: int) -> Ap
 
 
 def refitted(weight: Tensor, gram: Tensor, mix: Tensor, within: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best expand (m, rank) and reduce (rank, r1 r2) behind mix x within, under `gram`."""
+    """The best expand (m, rank) and reduce (rank, r1 r2) behind mix x within; rank is at most r1 r2."""
     p = torch.kron(mix.contiguous(), within.contiguous())
     inner = p.T @ gram @ p
     target = torch.linalg.solve(inner, p.T @ gram @ weight.T).T
+    rank = min(rank, *target.shape)
     return factors(target, basis(target, inner, max_rank=rank), rank)
 
 
@@ -460,7 +461,11 @@ class Bench:
                 stacks = [row for row in match if row.get("depth") == depth]
                 cells += [_mean(stacks, "stack"), _mean(stacks, "pair")]
             print(f"| {keep} | {role} | {metric} | {' | '.join(cells)} |")
-        print("\n| attention projections replaced | bytes of them | perplexity |\n|---|---:|---:|")
+        won = [row for row in layers if row["heads"] < row["pair"]]
+        for role, metric, keep in sorted({(row["role"], row["metric"], row["keep"]) for row in won}):
+            wins = sum((row["role"], row["metric"], row["keep"]) == (role, metric, keep) for row in won)
+            print(f"\nHeads won {wins} times for {role}, {metric}, keep {keep}.", end="")
+        print("\n\n| attention projections replaced | bytes of them | perplexity |\n|---|---:|---:|")
         for row in rows:
             if "perplexity" in row:
                 label = row["name"] if row["name"] == "dense" else f"{row['name']}, keep {row['keep']}"
