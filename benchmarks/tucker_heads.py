@@ -16,8 +16,9 @@ whose inputs are heads; stacks, whose layers have metrics of their own) HOOI sta
 that it knows; then the cores are refitted under the true one, and for o everything is polished by L-BFGS. So
 Tucker gets more work than the pair, whose optimum is one decomposition.
 
-Perplexity: all attention projections replaced by `pair`, or by `heads`, made under the whitened error, from
-weights rounded to the dtype of MODEL's files; windows of `--context` tokens that do not overlap.
+Perplexity: all attention projections replaced by `pair`, by `heads`, by heads for o alone (mixed), or by
+`stack` (where every layer is in one), made under the whitened error from weights rounded to the dtype of
+MODEL's files; windows of `--context` tokens that do not overlap.
 
 Everything finished is kept in `--out` and not computed again. `--every N` takes each Nth layer, and
 each Nth stack, only; perplexity is then that of the model with these layers' projections replaced.
@@ -398,7 +399,7 @@ class Bench:
         elif name.startswith("stack"):
             self._install_stacks(name, keep)
         else:
-            size = sum(self._install_layer(layer, f"{name}:{keep}") for layer in self.layers)
+            size = sum(self._install_layer(layer, name, keep) for layer in self.layers)
         joined = "\n\n".join(row.text for row in read_rows(self.options.text))
         ids = self.tokenizer(joined, return_tensors="pt", verbose=False)["input_ids"][0]
         context = self.options.context
@@ -408,14 +409,15 @@ class Bench:
         row = {"name": name, "keep": keep, "perplexity": found, "attention_bytes": size}
         self.record(key, [row], started)
 
-    def _install_layer(self, layer: int, label: str) -> int:
-        """Put the modules of a layer in; their bytes."""
+    def _install_layer(self, layer: int, name: str, keep: float) -> int:
+        """Put the modules of a layer in (`mixed`: pairs, and heads for o); their bytes."""
         size = 0
         with safe_open(self.options.out / f"layer-{layer:03d}.safetensors", "pt") as file:
             for role in ROLES:
                 path = self.paths[layer, role]
-                form = from_json(json.loads(file.metadata()[f"{label}:{path}"]))
-                start = f"{label}:{path}:"
+                kind = name if name != "mixed" else "heads" if role == "o" else "pair"
+                form = from_json(json.loads(file.metadata()[f"{kind}:{keep}:{path}"]))
+                start = f"{kind}:{keep}:{path}:"
                 names = [key for key in file.keys() if key.startswith(start)]  # noqa: SIM118
                 state = {key.removeprefix(start): file.get_tensor(key) for key in names}
                 m, n = self.model.get_submodule(path).weight.shape
@@ -439,7 +441,7 @@ class Bench:
         for layer in self.layers:
             self.run_layer(layer)
         self.run_perplexity("dense", 1.0)
-        for name, keep in product(("pair", "heads"), self.options.keeps):
+        for name, keep in product(("pair", "heads", "mixed"), self.options.keeps):
             self.run_perplexity(name, keep)
         for depth in (2, 4):
             for first in range(0, self.count - depth + 1, depth * self.options.every):
