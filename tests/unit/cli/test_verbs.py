@@ -116,6 +116,35 @@ def test_lowrank_json_is_all_of_stdout(kanna, base, tmp_path):
     assert ran.json["verdict"]["passed"] is True
 
 
+def test_tucker_of_single_matrices_is_plain(kanna, base, tmp_path):
+    words = ("lowrank", base, "--keep", 0.7, "--align", 1)
+    assert kanna(*words, "--method", "plain", "--out", tmp_path / "plain" / "out").code == 0
+    ran = kanna(*words, "--method", "tucker", "--out", tmp_path / "tucker" / "out")
+    assert ran.code == 0
+    assert "tucker of a single matrix is its truncated SVD" in ran.err and "method plain" in ran.err
+    recorded = json.loads((tmp_path / "tucker" / "out" / "kanna.json").read_text())
+    assert recorded["steps"][0]["config"]["method"] == "plain"
+    said = {"kanna.json", "recipe.yaml"}  # the recipe keeps the word that was used
+    plain, tucker = (
+        {
+            path.name: path.read_bytes()
+            for path in (tmp_path / name / "out").iterdir()
+            if path.name not in said
+        }
+        for name in ("plain", "tucker")
+    )
+    assert plain == tucker and "model.safetensors" in plain
+
+
+def test_a_dry_run_says_what_tucker_is(kanna, base):
+    ran = kanna("lowrank", base, "--keep", 0.8, "--method", "tucker", "--align", 1, "--dry-run")
+    assert ran.code == 0
+    assert "note: tucker of a single matrix is its truncated SVD with the core folded" in ran.out + ran.err
+    words = ("--keep", 0.8, "--method", "tucker", "--align", 1, "--dry-run", "--json")
+    found = json.dumps(kanna("lowrank", base, *words).json)
+    assert "the same as plain" in found and '"method": "plain"' in found
+
+
 def test_lowrank_dry_run_writes_nothing(kanna, base, tmp_path, unchanged):
     before = unchanged(tmp_path)
     ran = kanna("lowrank", base, "--keep", 0.8, "--method", "plain", "--align", 1, "--dry-run")

@@ -8,7 +8,7 @@ from pydantic.config import JsonDict
 from kanna.errors import InputError
 from kanna.models.selection import selection_from
 
-Method = Literal["anchored", "whitened", "plain", "asvd", "fwsvd"]
+Method = Literal["anchored", "whitened", "plain", "asvd", "fwsvd", "tucker"]
 Allocation = Literal["global", "uniform"]
 
 # Below it, inputs of later blocks have drifted enough that anchoring to the original outputs pays.
@@ -26,7 +26,8 @@ class LowRankConfig(BaseModel):
     Args:
         keep: Parameters kept over those stored now for the selected matrices, in (0, 1]. Give it or `rank`.
         rank: One rank for every selected matrix instead of a budget.
-        method: Which error is minimised; None chooses `anchored` below keep 0.5, else `whitened`.
+        method: Which error is minimised; None chooses `anchored` below keep 0.5, else `whitened`. `tucker` is
+            another name of `plain`.
         allocation: How ranks are spread; None chooses `global` where gradients can be had, else `uniform`.
         outputs: `gradient` weighs output directions by the loss gradient, `equal` does not; None chooses
             `gradient` for whitened and anchored with global allocation.
@@ -74,7 +75,7 @@ class LowRankConfig(BaseModel):
     )
     method: Method | None = Field(
         default=None,
-        description="anchored (below keep 0.5), whitened (above), plain, asvd, fwsvd.",
+        description="anchored (below keep 0.5), whitened (above), plain (or tucker), asvd, fwsvd.",
         json_schema_extra={**_HOW, "metavar": "NAME"},
     )
     allocation: Allocation | None = Field(
@@ -146,19 +147,20 @@ class LowRankConfig(BaseModel):
     def _one_target(self) -> Self:
         if (self.keep is None) == (self.rank is None):
             raise ValueError("give either keep or rank")
-        if self.method in ("plain", "asvd", "fwsvd") and self.outputs == "gradient":
+        if self.method in ("plain", "tucker", "asvd", "fwsvd") and self.outputs == "gradient":
             raise ValueError(f"outputs=gradient goes with whitened and anchored, not with {self.method}")
         return self
 
     def resolved(self, has_text: bool, gradients: bool) -> "LowRankConfig":
-        """The same with every None of method, allocation and outputs decided.
+        """The same with every None of method, allocation and outputs decided, and no method under two names.
 
         Args:
             has_text: Whether calibration text was given.
             gradients: Whether gradients of the whole model can be had.
         """
         low = self.keep is not None and self.keep < ANCHOR_BELOW
-        method = self.method or ("anchored" if low else "whitened")
+        named: Method = self.method or ("anchored" if low else "whitened")
+        method: Method = "plain" if named == "tucker" else named
         if self.rank is not None:
             allocation: Allocation = "uniform"
         else:

@@ -20,6 +20,10 @@ from kanna.runs.assemble import form_with
 from kanna.runs.source import Source
 from kanna.runs.step import Plan as AnyPlan
 
+_TUCKER = (
+    "tucker of a single matrix is its truncated SVD with the core folded into one factor: the same as plain"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(AnyPlan):
@@ -134,7 +138,7 @@ def make_plan(
     """
     gradients_fit = backward is not None
     resolved = config.resolved(has_text, gradients_fit)
-    notes = []
+    notes = [_TUCKER] if config.method == "tucker" else []
     if resolved.keep != 1.0:
         _check_text(resolved, has_text, gradients_fit)
     if config.allocation is None and has_text and not gradients_fit and config.keep is not None:
