@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -19,6 +18,7 @@ from kanna.errors import InputError
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
+from kanna.progress import Progress
 from kanna.tasks.data.rows import Row, read_rows
 from kanna.tasks.scorers.exact import answered
 from kanna.tasks.scorers.perplexity import perplexity
@@ -31,7 +31,6 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
 CONTEXT = 128
 TOKENS = 8192
 _OURS = "demo.json"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

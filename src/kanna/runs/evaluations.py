@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.whole import write_json_whole
+from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory
@@ -19,7 +20,6 @@ from kanna.tasks.metrics.user_metric import parse_user_metric
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import Evaluation, TaskScore
 
-Progress = Callable[[str, int, int], None]
 _FORMAT = 2
 
 

@@ -1,7 +1,7 @@
 """What a model is made of, from its headers alone; its spectra where they are asked for."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from kanna.linalg.spectra import effective_rank, energy_rank, signal_rank, singu
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import match
+from kanna.progress import Progress
 from kanna.runs.places import cache_directory
 from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
 
-Progress = Callable[[str, int, int], None]
 _FORMAT = 1
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
+from kanna.progress import Progress
 from kanna.tasks.data.task import HARNESS, Task, load_tasks
 from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
 from kanna.tasks.metrics.summaries import load_costs, summarise
@@ -35,7 +36,6 @@ from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
-Progress = Callable[[str, int, int], None]
 Keep = Callable[[Task, TaskScore], None]
 _DEFAULT_METRIC = {CHOICE: "acc", ANSWER: GREEDY, TEXT: "perplexity"}
 _STOP = ("\n",)

@@ -17,9 +17,9 @@ from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Tally, Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.matrix import Matrix
+from kanna.progress import Progress
 from kanna.search.halving import halve
 
-Progress = Callable[[str, int, int], None]
 # Candidates of one matrix in a shortlist: neighbours in rho score alike.
 _PER_MATRIX = 4
 

@@ -16,6 +16,7 @@ from kanna.errors import InputError
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import Inventory
+from kanna.progress import Progress
 from kanna.tasks.data.rows import Row
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, make_scorer, score_questions
@@ -24,8 +25,6 @@ from kanna.tasks.scorers.answer import accepted
 from kanna.tasks.scorers.masked import MaskedScorer
 from kanna.tasks.scorers.resumed import Edit, Resumed, Rows, applied
 from kanna.tasks.scorers.scorer import CausalScorer, Passes, Replayed
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

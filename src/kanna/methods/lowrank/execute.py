@@ -22,10 +22,10 @@ from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
 from kanna.methods.lowrank.survey import Survey, plain_survey, run_survey
+from kanna.progress import Progress
 from kanna.runs.step import Job
 from kanna.runs.workspace import Workspace
 
-Progress = Callable[[str, int, int], None]
 _GRADIENTS = "gradients.safetensors"
 
 

@@ -25,10 +25,9 @@ from kanna.methods.lowrank.metric import corrects_bias, output_metric, ridge_for
 from kanna.methods.lowrank.refine import RefineTask, refine_block
 from kanna.methods.lowrank.survey import Survey, weight_of
 from kanna.models.matrix import Matrix
+from kanna.progress import Progress
 from kanna.runs.assemble import Factors, Piece, assemble, install_piece
 from kanna.runs.workspace import Stream, Workspace
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

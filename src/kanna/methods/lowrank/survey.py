@@ -6,7 +6,7 @@ once under its metric. The result serves every budget: energies give the error c
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,11 @@ from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import metric_of
 from kanna.models.matrix import Matrix
+from kanna.progress import Progress
 from kanna.runs.assemble import matrix_weight
 from kanna.runs.workspace import Stream, Workspace
 
 log = logging.getLogger("kanna")
-Progress = Callable[[str, int, int], None]
 _KINDS = ("survey", "curves")
 
 

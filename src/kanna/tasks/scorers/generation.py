@@ -1,6 +1,5 @@
 """What a model writes after a prompt, greedily."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
+from kanna.progress import Progress
 from kanna.tasks.scorers.written import plain_settings
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
 from kanna.tasks.scorers.likelihood import likelihoods
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Piece
 
-Progress = Callable[[str, int, int], None]
 _INSTALL = "pip install 'kanna[eval]'"
 _HEADLINES = ("acc", "exact_match", "em", "f1", "perplexity", "word_perplexity", "byte_perplexity")
 _NEW_TOKENS = 256

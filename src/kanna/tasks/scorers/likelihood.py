@@ -9,7 +9,7 @@ Not every model takes such masks. That is found out on a few pieces, by comparis
 a model that does not gets plain rows; `Likelihoods.packed` says which it was.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.forest import Pack, packs, singles
 
-Progress = Callable[[str, int, int], None]
 # Long enough for efficient products, short enough that attention among strangers stays cheap.
 PACK_TOKENS = 256
 _CHECKED = 4

@@ -1,7 +1,7 @@
 """Perplexity of a causal model on text, by a sliding window."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
+from kanna.progress import Progress
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

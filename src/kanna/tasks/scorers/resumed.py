@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from kanna.calibration.states import States
 from kanna.calibration.stubs import Stub, replaced
 from kanna.models.inventory import Inventory
+from kanna.progress import Progress
 from kanna.tasks.scorers.likelihood import Batch, Likelihood, read
 from kanna.tasks.scorers.scorer import Passes
 
-Progress = Callable[[str, int, int], None]
 # Rounding stays below; a norm between the feed-forward part and the sum does not.
 _SEPARABLE = 1e-3
 Rows = list[list[Likelihood]]

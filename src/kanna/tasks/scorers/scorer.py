@@ -8,11 +8,11 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor, nn
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.scorers.likelihood import Batch, Likelihood, build, logits_at, plan_batches, read
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Encoder, Piece
 
-Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
 

@@ -1,18 +1,18 @@
 """Text rows as a task: perplexity, with one record per window."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.data.rows import Row
 from kanna.tasks.records import Record
 from kanna.tasks.scorers.perplexity import window_scores
 
-Progress = Callable[[str, int, int], None]
 BETWEEN = "\n\n"
 _SHOWN = 40
 

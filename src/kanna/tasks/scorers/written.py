@@ -1,6 +1,6 @@
 """What a model writes after each of many prompts, greedily, and only what is new."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-Progress = Callable[[str, int, int], None]
+from kanna.progress import Progress
 
 
 @dataclass(frozen=True)
