@@ -40,7 +40,7 @@ from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT
 from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.scorers.resumed import applied
-from kanna.tasks.scorers.text import score_text, text_metrics
+from kanna.tasks.scorers.text import score_text
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 JOURNAL = "tallies.jsonl"
@@ -167,11 +167,11 @@ class Arena:
         rows = read_rows(self.options.text)
         context = context_length(self.plan.config, self.plan.tokenizer, self.plan.options.context)
         with applied(self.model, self.weights.edits(candidates)):
-            records, size = score_text(
+            _, scored = score_text(
                 self.model, self.plan.tokenizer, rows, context, max(1, context // 2),
                 self.options.text_tokens, lambda *_: None,
             )  # fmt: skip
-        return text_metrics(records, size)["perplexity"]
+        return scored.perplexity
 
 
 def open_arena(

@@ -23,15 +23,13 @@ from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.forest import Pack, packs, singles
+from kanna.tasks.tokens.padded import batches, rounding
 
 # Long enough for efficient products, short enough that attention among strangers stays cheap.
 PACK_TOKENS = 256
 _CHECKED = 4
 # Float32 logits in memory at a time.
 _LOGIT_BYTES = 2**28
-# Of a sum of log-probabilities: rounding stays below, a mask not heeded does not.
-_AGREE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_AGREE_HALF = 0.1
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,11 @@ def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, s
     sequences = [piece.inputs for piece in pieces]
     packed = share and _takes_packs(model, pieces)
     made = list(packs(sequences, PACK_TOKENS) if packed else singles(sequences))
-    batches = tuple(tuple(batch) for batch in _batches(made, pieces, batch_tokens, most_logits(model)))
-    computed = sum(len(batch) * max(map(len, batch)) for batch in batches)
-    return BatchPlan(batches, computed, sum(map(len, sequences)), packed)
+    targets = [sum(len(pieces[number].target) for number in pack.paths) for pack in made]
+    numbers = batches(list(map(len, made)), targets, batch_tokens, most_logits(model), equal=False)
+    groups = tuple(tuple(made[i] for i in some) for some in numbers)
+    computed = sum(len(group) * max(map(len, group)) for group in groups)
+    return BatchPlan(groups, computed, sum(map(len, sequences)), packed)
 
 
 def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
@@ -158,7 +158,7 @@ def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
         shared = _score(model, list(packs(sequences, 2**30)), few, True)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return False
-    allowed = _AGREE.get(next(model.parameters()).dtype, _AGREE_HALF)
+    allowed = rounding(model)
     return all(abs(plain[i].sum - shared[i].sum) <= allowed * max(1, len(few[i].target)) for i in plain)
 
 
@@ -166,21 +166,6 @@ def most_logits(model: nn.Module) -> int:
     """How many places may have logits at a time."""
     vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 2**15) or 2**15)
     return max(1, _LOGIT_BYTES // (4 * vocabulary))
-
-
-def _batches(made: Sequence[Pack], pieces: Sequence[Piece], tokens: int, wanted: int) -> Iterator[list[Pack]]:
-    """Packs of like length together, as many as fit."""
-    batch: list[Pack] = []
-    targets = 0
-    for pack in sorted(made, key=len):
-        more = sum(len(pieces[number].target) for number in pack.paths)
-        if batch and ((len(batch) + 1) * len(pack) > tokens or targets + more > wanted):
-            yield batch
-            batch, targets = [], 0
-        batch.append(pack)
-        targets += more
-    if batch:
-        yield batch
 
 
 def _score(
