@@ -121,6 +121,22 @@ def file_prefix(declared: Declared, tensors: Mapping[str, Stored], base_model_pr
     return prefix
 
 
+def put_forms(
+    model: nn.Module, forms: Mapping[str, Form], architecture: str | None, tensors: Mapping[str, Stored]
+) -> tuple[Declared, ...]:
+    """Check every form against the model and the files' headers, then swap their layers for modules of them.
+
+    Raises:
+        InputError: See `resolve` and `file_prefix`.
+    """
+    layers = resolve(forms, model, architecture)
+    for layer in layers:
+        file_prefix(layer, tensors, str(getattr(model, "base_model_prefix", "")))
+    for layer in layers:
+        swap(model, layer)
+    return layers
+
+
 def swap(model: nn.Module, declared: Declared) -> None:
     """Put an uninitialised module of a form in the place of the layer that it replaces."""
     old: Any = model.get_submodule(declared.path)

@@ -131,6 +131,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(facts: object) -> str:
+    """sha256 of the canonical JSON of what something depends on, in hexadecimal."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def verify(directory: Path, scan: Scan | None = None) -> Lineage | None:
     """Compare every file with the sha256 recorded for it. Reads all the data.
 

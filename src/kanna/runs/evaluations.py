@@ -1,6 +1,5 @@
 """Evaluations that are kept: a finished task is not asked again, after a kill or in the next comparison."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -157,5 +156,4 @@ class _Store:
             "versions": lineage.versions(),
             "threads": torch.get_num_threads(),
         }
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return self._directory / f"{key}.json"
+        return self._directory / f"{lineage.digest_of(facts)}.json"

@@ -20,7 +20,7 @@ from kanna.methods.laser.choose import CONSTRAINED, PUBLISHED
 from kanna.methods.laser.results import Settings
 from kanna.methods.laser.space import RHOS, Candidate, space
 from kanna.methods.laser.step import STEP
-from kanna.methods.laser.validation import Journal, Validation, by_groups, parts_of
+from kanna.methods.laser.validation import Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.device import device_of
 from kanna.models.inventory import Inventory, inventory
@@ -30,6 +30,8 @@ from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
 from kanna.runs.unfinished import unfinished_work
+from kanna.search.journal import Journal
+from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task

@@ -39,12 +39,13 @@ from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import trial
 from kanna.methods.laser.searching import test_edits
 from kanna.methods.laser.space import Candidate
-from kanna.methods.laser.validation import Journal, Tally, Validation
+from kanna.methods.laser.validation import Validation
 from kanna.reporting.schema import validated
 from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
 from kanna.runs.unfinished import refuse_existing, replaces
+from kanna.search.journal import Journal, Tally
 from kanna.tasks.evaluate import headline
 from kanna.tasks.options import EvalOptions
 

@@ -9,12 +9,14 @@ same input, in the order in which the block computes them, to the original outpu
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from kanna.calibration.statistics import captured, rows_of
+from kanna.calibration.stubs import Reached
 from kanna.calibration.walker import Call, Walker, run_block
 from kanna.calibration.windows import Windows
 from kanna.linalg.allocation import Ranks
@@ -232,10 +234,6 @@ def _install(
     return pieces
 
 
-class _Enough(Exception):
-    """Raised where a block's run may end."""
-
-
 def _order(
     job: Replacement, block: nn.Module, path: str, chosen: Sequence[Matrix], batches: _Batches
 ) -> list[str]:
@@ -271,15 +269,9 @@ def _input_of(block: nn.Module, path: str, matrix: Matrix, hidden: Tensor, call:
 
     def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen.append(args[0])
-        raise _Enough
+        raise Reached
 
     module = block.get_submodule(matrix.module.removeprefix(f"{path}."))
-    handle = module.register_forward_pre_hook(note)
-    try:
-        with torch.no_grad():
-            run_block(block, hidden, call)
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
+    with module.register_forward_pre_hook(note), suppress(Reached), torch.no_grad():
+        run_block(block, hidden, call)
     return seen[0]

@@ -49,12 +49,17 @@ def summarise(
 
 def consistency(records: Sequence[Record]) -> float | None:
     """Share of groups of two rows or more that are right in every row; None without such groups."""
+    whole = groups_right(records)
+    return _mean([float(right) for right in whole]) if whole else None
+
+
+def groups_right(records: Sequence[Record]) -> list[bool]:
+    """Of each group of two judged rows or more, whether all are right."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for record in records:
-        if record.group:
-            groups[record.group].append(bool(record.right))
-    several = [rights for rights in groups.values() if len(rights) > 1]
-    return _mean([float(all(rights)) for rights in several]) if several else None
+        if record.group and record.right is not None:
+            groups[record.group].append(record.right)
+    return [all(rights) for rights in groups.values() if len(rights) > 1]
 
 
 def calibration(records: Sequence[Record]) -> dict[str, float]:

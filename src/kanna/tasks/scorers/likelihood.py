@@ -9,11 +9,12 @@ Not every model takes such masks. That is found out on a few pieces, by comparis
 a model that does not gets plain rows; `Likelihoods.packed` says which it was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -86,31 +87,8 @@ def likelihoods(
         InputError: Logits that are not finite.
     """
     plan = plan_batches(model, pieces, batch_tokens, share)
-    found: dict[int, Likelihood] = {}
-    for done, packs_of_batch in enumerate(plan.batches):
-        progress("log-likelihood", done, len(plan.batches))
-        batch = build(packs_of_batch, pieces, plan.packed, model)
-        found |= read(logits_at(model, batch.inputs, batch.places), batch, ranks)
-    progress("log-likelihood", len(plan.batches), len(plan.batches))
-    ordered = tuple(found[i] for i in range(len(pieces)))
-    return Likelihoods(ordered, plan.forward_tokens, plan.naive_tokens, plan.packed)
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which packs go together.
-
-    Args:
-        batches: Packs of each forward pass.
-        forward_tokens: Tokens of all passes, padding included.
-        naive_tokens: Tokens of one unpadded row per piece.
-        packed: Whether shared prefixes are there once.
-    """
-
-    batches: tuple[tuple[Pack, ...], ...]
-    forward_tokens: int
-    naive_tokens: int
-    packed: bool
+    (found,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
+    return Likelihoods(tuple(found), plan.forward_tokens, plan.naive_tokens, plan.packed)
 
 
 @dataclass(frozen=True)
@@ -130,6 +108,66 @@ class Batch:
     index: Tensor
     tokens: Tensor
     numbers: tuple[int, ...]
+
+
+class Logits(Protocol):
+    """Logits (places, vocabulary) at places of a flattened batch."""
+
+    def __call__(
+        self, model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False, /
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The forward passes that likelihoods need, to be run once or, with an edited model, many times.
+
+    Args:
+        batches: Each makes one pass' tensors when called.
+        counts: Continuations of each prompt; the batches' pieces are all of them in order.
+        logits: How to run the model on them.
+    """
+
+    batches: tuple[Callable[[], Batch], ...]
+    counts: tuple[int, ...]
+    logits: Logits
+
+    def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
+        """Likelihoods of each continuation of each prompt."""
+        found: dict[int, Likelihood] = {}
+        for done, make in enumerate(self.batches):
+            progress("log-likelihood", done, len(self.batches))
+            batch = make()
+            found |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
+        progress("log-likelihood", len(self.batches), len(self.batches))
+        return self.rows([found[piece] for piece in range(sum(self.counts))])
+
+    def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:
+        """What belongs to each prompt."""
+        ordered = iter(pieces)
+        return [[next(ordered) for _ in range(count)] for count in self.counts]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which packs go together.
+
+    Args:
+        batches: Packs of each forward pass.
+        forward_tokens: Tokens of all passes, padding included.
+        naive_tokens: Tokens of one unpadded row per piece.
+        packed: Whether shared prefixes are there once.
+    """
+
+    batches: tuple[tuple[Pack, ...], ...]
+    forward_tokens: int
+    naive_tokens: int
+    packed: bool
+
+    def passes(self, model: nn.Module, pieces: Sequence[Piece], counts: tuple[int, ...]) -> Passes:
+        """How to run them; `counts` of the pieces belong to each prompt."""
+        batches = tuple(partial(build, group, pieces, self.packed, model) for group in self.batches)
+        return Passes(batches, counts, logits_at)
 
 
 def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, share: bool) -> BatchPlan:
@@ -266,11 +304,8 @@ def only_at(model: nn.Module, places: Tensor) -> Iterator[None]:
         hidden = given[0]
         return (hidden.reshape(-1, hidden.shape[-1])[places][None], *given[1:])
 
-    handle = head.register_forward_pre_hook(select)
-    try:
+    with head.register_forward_pre_hook(select):
         yield
-    finally:
-        handle.remove()
 
 
 def _ranks(logits: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
