@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from kanna.checkpoint.reader import read_json
+from kanna.checked import read_json
 from kanna.checkpoint.whole import write_json_whole
 from kanna.errors import InputError
 from kanna.runs.places import RUN, work_directory

@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kanna.checked import read_json
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint, read_headers, read_json, weight_files
+from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
 from kanna.errors import InputError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.statistics import InputStatistics, captured, rows_of, sources
+from kanna.calibration.statistics import InputStatistics, captured, rows_of
 from kanna.calibration.walker import Call, Walker, run_block
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import check_finite
@@ -236,6 +236,3 @@ def _strip(held: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 def _name(kind: str, layer: int) -> str:
     return f"{kind}-{layer:03d}.safetensors"
-
-
-__all__ = ["Survey", "gather", "plain_survey", "run_survey", "sources", "weight_of"]
