@@ -27,11 +27,13 @@ from torch import Tensor, nn
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.search import fast
 from kanna.methods.laser.space import RHOS, Candidate, space
-from kanna.methods.laser.validation import Journal, Tally, Validation, by_groups, parts_of
+from kanna.methods.laser.validation import Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import inventory
 from kanna.models.selection import select
-from kanna.runs.evaluations import load_for
+from kanna.runs.opened import Opened
+from kanna.search.journal import Journal, Tally
+from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.evaluate import prepare
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.tokens.encode import Encoder, Piece
@@ -102,7 +104,7 @@ def main() -> None:
     options = EvalOptions(context=arguments.context, batch_tokens=arguments.batch_tokens)
     plan = prepare(arguments.model, [arguments.task], replace(options, limit=arguments.rows))
     task = plan.tasks[0]
-    model = load_for(arguments.model, options)
+    model = Opened.open(arguments.model).loaded(options)
     found = inventory(model)
     matrices = select(found.matrices, arguments.roles)
     candidates = space(matrices, found.matrices, RHOS, (1,))

@@ -24,7 +24,7 @@ _LAZY = {
     "compare": "kanna.runs.compare:compare",
     "criteria_of": "kanna.runs.criteria:criteria_of",
     "evaluate": "kanna.runs.evaluations:evaluate",
-    "evaluate_text": "kanna.tasks.scorers.perplexity:evaluate_text",
+    "evaluate_text": "kanna.runs.evaluations:evaluate_text",
     "explore_space": "kanna.search.explore:explore_space",
     "export_dense": "kanna.methods.export.run:export_dense",
     "generate": "kanna.tasks.scorers.generation:generate",

@@ -8,8 +8,8 @@ import pytest
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.methods.lowrank.run import lowrank, parse_config
+from kanna.runs.evaluations import evaluate_text
 from kanna.runs.runner import RunResult
-from kanna.tasks.scorers.perplexity import evaluate_text
 
 TOKENS = 4096
 

@@ -21,11 +21,6 @@ class States:
         self._held: dict[tuple[int, int], Tensor] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    @property
-    def on_disk(self) -> bool:
-        """Whether anything had to go to files."""
-        return self._folder is not None
-
     def put(self, layer: int, batch: int, states: Tensor) -> None:
         size = states.numel() * states.element_size()
         if size <= self._left:

@@ -1,7 +1,7 @@
 """What the matrices of a block read: second moments, mean and size of their inputs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -65,19 +65,15 @@ def captured(block: nn.Module, block_path: str, wanted: Sequence[Matrix]) -> Ite
         block: The module at `block_path`, which is one of ours.
     """
     seen: dict[str, Tensor] = {}
-    handles = []
-    for key, matrix in sources(wanted).items():
+    with ExitStack() as hooks:
+        for key, matrix in sources(wanted).items():
 
-        def note(_: nn.Module, args: tuple[Tensor, ...], key: str = key) -> None:
-            seen[key] = args[0]
+            def note(_: nn.Module, args: tuple[Tensor, ...], key: str = key) -> None:
+                seen[key] = args[0]
 
-        module = block.get_submodule(matrix.module.removeprefix(f"{block_path}."))
-        handles.append(module.register_forward_pre_hook(note))
-    try:
+            module = block.get_submodule(matrix.module.removeprefix(f"{block_path}."))
+            hooks.enter_context(module.register_forward_pre_hook(note))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def rows_of(inputs: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,6 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 
+class Reached(Exception):
+    """Raised by a hook where a model's run may end."""
+
+
 class Stub(nn.Module):
     """Stands in for a block: hands the hidden states on.
 

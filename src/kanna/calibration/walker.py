@@ -9,6 +9,7 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +19,10 @@ import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from kanna.calibration.stubs import Stub, replaced
+from kanna.calibration.stubs import Reached, Stub, replaced
 from kanna.calibration.windows import Windows
-from kanna.checkpoint.declared import file_prefix, forms_of, resolve, swap
+from kanna.checkpoint.declared import forms_of, put_forms
+from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.inventory import Inventory
@@ -141,7 +143,8 @@ class Walker:
         log.info(
             "this architecture's files are laid out differently from its blocks: loading the model whole"
         )
-        return load_whole(self.checkpoint, self.device, self.dtype)
+        loaded: nn.Module = load_weights(self.checkpoint, self.dtype)
+        return loaded.to(self.device).requires_grad_(False)
 
     def _fill(self, module: nn.Module, path: str, recurse: bool = True) -> None:
         """Give the parameters of `module`, and the buffers of forms, their values from the files."""
@@ -164,21 +167,6 @@ class Walker:
             setattr(owner, leaf, nn.Parameter(placed, requires_grad=False))
 
 
-def load_whole(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """The model of `architectures[0]` with all its weights, without parameter gradients.
-
-    Raises:
-        InputError: The files lack a weight, which transformers would make up at random.
-    """
-    architecture = getattr(transformers, read_config(checkpoint.directory).architectures[0])
-    model, report = architecture.from_pretrained(
-        checkpoint.directory, dtype=dtype, output_loading_info=True, local_files_only=True
-    )
-    _refuse_missing(checkpoint, sorted(report["missing_keys"]))
-    loaded: nn.Module = model.to(device).eval().requires_grad_(False)
-    return loaded
-
-
 def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
     """The hidden states (b, length, width) after `block`."""
     out = block(hidden, *call.args, **call.kwargs)
@@ -196,20 +184,8 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     architecture = getattr(transformers, config.architectures[0])
     with init_empty_weights(include_buffers=False):
         model: nn.Module = architecture._from_config(config, dtype=dtype)
-    _put_forms(model, checkpoint)
+    put_forms(model, forms_of(checkpoint.config), type(model).__name__, checkpoint.tensors)
     return model.eval().requires_grad_(False)
-
-
-def _put_forms(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Swap the layers that kanna compressed for modules of their forms, all of them on the meta device.
-
-    Raises:
-        InputError: A form without a layer, or one whose tensors the files do not hold.
-    """
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    for one in resolve(forms_of(checkpoint.config), model, type(model).__name__):
-        file_prefix(one, checkpoint.tensors, prefix)
-        swap(model, one)
 
 
 def _stored(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
@@ -268,21 +244,14 @@ def _try_run(
     )
 
 
-class _ReachedTheEnd(Exception):
-    """Raised by a hook on the last block: what follows needs no run."""
-
-
 def _run_to_last_stub(base: nn.Module, ids: Tensor, kwargs: dict[str, Any], stubs: list[_Stub]) -> None:
-    def stop(*_: object) -> None:
-        raise _ReachedTheEnd
+    """What follows the last block needs no run."""
 
-    handle = stubs[-1].register_forward_hook(stop)
-    try:
+    def stop(*_: object) -> None:
+        raise Reached
+
+    with stubs[-1].register_forward_hook(stop), suppress(Reached):
         base(ids, use_cache=False, **kwargs) if _takes_cache(base) else base(ids, **kwargs)
-    except _ReachedTheEnd:
-        pass
-    finally:
-        handle.remove()
 
 
 def _takes_cache(base: nn.Module) -> bool:

@@ -1,0 +1,1 @@
+"""Directories of models: read and checked, written whole, recorded (`lineage`), loaded (`quantizer`)."""

@@ -14,6 +14,7 @@ from kanna.checkpoint.lineage import FORMAT_VERSION, check_format_version
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, TORCH_DTYPES, Stored
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, from_json, install
+from kanna.models.names import aliases, tensor_name
 
 METHOD = "kanna"
 _KEYS = {"quant_method", "format_version", "forms"}
@@ -97,7 +98,7 @@ def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | Non
     modules = dict(model.named_modules())
     found = []
     for path, form in forms.items():
-        name = next((name for name in _aliases(path, prefix) if name in modules), None)
+        name = tensor_name(path, modules, prefix)
         if name is not None:
             found.append(_declared(name, form, modules[name]))
         elif not (other_class and _in_head(path, prefix)):
@@ -114,11 +115,27 @@ def file_prefix(declared: Declared, tensors: Mapping[str, Stored], base_model_pr
     Raises:
         InputError: A tensor is missing, of another shape, or of another kind of dtype; it is named.
     """
-    candidates = _aliases(declared.path, base_model_prefix)
+    candidates = aliases(declared.path, base_model_prefix)
     prefix = max(candidates, key=lambda path: sum(f"{path}.{s}" in tensors for s in declared.tensors))
     for suffix, shape in declared.tensors.items():
         _check_stored(f"{prefix}.{suffix}", shape, declared.form, suffix, tensors)
     return prefix
+
+
+def put_forms(
+    model: nn.Module, forms: Mapping[str, Form], architecture: str | None, tensors: Mapping[str, Stored]
+) -> tuple[Declared, ...]:
+    """Check every form against the model and the files' headers, then swap their layers for modules of them.
+
+    Raises:
+        InputError: See `resolve` and `file_prefix`.
+    """
+    layers = resolve(forms, model, architecture)
+    for layer in layers:
+        file_prefix(layer, tensors, str(getattr(model, "base_model_prefix", "")))
+    for layer in layers:
+        swap(model, layer)
+    return layers
 
 
 def swap(model: nn.Module, declared: Declared) -> None:
@@ -146,14 +163,6 @@ def _declared(name: str, form: Form, module: nn.Module) -> Declared:
     except InputError as error:
         raise InputError(f"{name} in config.json: {error.problem}", error.remedy or _WRITE_AGAIN) from error
     return declared
-
-
-def _aliases(path: str, prefix: str) -> tuple[str, ...]:
-    """The path itself, then without or with the prefix of the base model."""
-    if not prefix:
-        return (path,)
-    dotted = f"{prefix}."
-    return (path, path.removeprefix(dotted)) if path.startswith(dotted) else (path, dotted + path)
 
 
 def _in_head(path: str, prefix: str) -> bool:

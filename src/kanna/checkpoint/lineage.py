@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kanna.checkpoint.reader import Checkpoint, holds_not_finite, not_finite, read_json, read_pieces
+from kanna.checked import read_json, validated
+from kanna.checkpoint.reader import Checkpoint, holds_not_finite, not_finite, read_pieces
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
@@ -89,22 +90,13 @@ def read(directory: Path) -> Lineage | None:
         return None
     data = read_json(path)
     check_format_version(data.get("format_version"), path)
-    try:
-        return Lineage.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{path} is damaged: {where}: {first['msg']}", "write the checkpoint again"
-        ) from error
+    return validated(Lineage, data, f"{path} is damaged", _WRITE_AGAIN)
 
 
 def check_format_version(found: object, where: str | Path) -> None:
     """Raise InputError for a format that this version of kanna cannot read."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise InputError(
-            f"{where} has no sound format_version (found {found!r})", "write the checkpoint again"
-        )
+        raise InputError(f"{where} has no sound format_version (found {found!r})", _WRITE_AGAIN)
     if found > FORMAT_VERSION:
         raise InputError(
             f"{where} has format_version {found}; this kanna reads up to {FORMAT_VERSION}", "upgrade kanna"
@@ -129,6 +121,11 @@ def file_digest(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(facts: object) -> str:
+    """sha256 of the canonical JSON of what something depends on, in hexadecimal."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def verify(directory: Path, scan: Scan | None = None) -> Lineage | None:

@@ -43,7 +43,7 @@ def load(
     checkpoint = Checkpoint.open(model)
     if verify:
         lineage.verify(checkpoint.directory)
-    return load_weights(checkpoint, dtype, device_map), _tokenizer(checkpoint.directory)
+    return load_weights(checkpoint, dtype, device_map), tokenizer_of(checkpoint.directory)
 
 
 def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: Any = None) -> PreTrainedModel:
@@ -90,7 +90,12 @@ def lora_targets(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
+def tokenizer_of(directory: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model directory; None where there is none.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from kanna.checkpoint.declared import METHOD, Declared, file_prefix, parse_forms, resolve, swap
+from kanna.checkpoint.declared import METHOD, Declared, parse_forms, put_forms
 from kanna.checkpoint.reader import locate, read_headers, weight_files
 from kanna.errors import InputError
 
@@ -57,13 +57,9 @@ class KannaQuantizer(HfQuantizer):
         """
         config: Any = model.config
         architectures = getattr(config, "architectures", None) or [None]
-        declared = resolve(self.quantization_config.parsed, model, architectures[0])
         tensors = read_headers(_files(kwargs, config))
-        for one in declared:
-            file_prefix(one, tensors, getattr(model, "base_model_prefix", ""))
-        for one in declared:
-            swap(model, one)
-        self.quantization_config.restrict(declared)
+        forms = self.quantization_config.parsed
+        self.quantization_config.restrict(put_forms(model, forms, architectures[0], tensors))
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:

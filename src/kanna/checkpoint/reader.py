@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kanna.checked import FETCH_AGAIN, read_json
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored, read_header
 from kanna.errors import InputError
 
@@ -18,7 +18,6 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # With peft installed, transformers follows this file to another model.
 _ADAPTER = "adapter_config.json"
-_FETCH_AGAIN = "the file is damaged or was not fetched whole: fetch or write it again"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Checkpoint:
 
     def _stored(self, name: str) -> Stored:
         if name not in self.tensors:
-            raise InputError(f"{self.directory} holds no tensor {name!r}", _FETCH_AGAIN)
+            raise InputError(f"{self.directory} holds no tensor {name!r}", FETCH_AGAIN)
         return self.tensors[name]
 
 
@@ -115,23 +114,6 @@ def model_name(model: str | Path, directory: Path) -> str:
     return directory.resolve().name if Path(model).expanduser().is_dir() else str(model)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        InputError: Missing, not UTF-8, not JSON, or not an object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing", "give the directory of a whole model") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON: {error}", _FETCH_AGAIN) from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path} must hold a JSON object, found {type(data).__name__}", _FETCH_AGAIN)
-    return data
-
-
 def weight_files(directory: Path) -> tuple[Path, ...]:
     """The safetensors files of a model, in the order of their names; one file goes before an index.
 
@@ -156,7 +138,7 @@ def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
     for file in files:
         header = read_header(file)
         if twice := sorted(tensors.keys() & header.keys()):
-            raise InputError(f"{file} holds {twice[0]!r}, which another file holds too", _FETCH_AGAIN)
+            raise InputError(f"{file} holds {twice[0]!r}, which another file holds too", FETCH_AGAIN)
         tensors |= header
         _check_index(file, tensors)
     return tensors
@@ -172,7 +154,7 @@ def read_pieces(file: Path, sizes: Iterable[int]) -> Iterator[bytearray]:
         for size in sizes:
             data = bytearray(size)
             if stream.readinto(data) != size:
-                raise InputError(f"{file} ends before its data do", _FETCH_AGAIN)
+                raise InputError(f"{file} ends before its data do", FETCH_AGAIN)
             yield data
 
 
@@ -186,7 +168,7 @@ def read_bytes(stored: Stored) -> bytearray:
     with stored.file.open("rb") as file:
         file.seek(stored.offset)
         if file.readinto(data) != len(data):
-            raise InputError(f"{stored.file} ends before its data do", _FETCH_AGAIN)
+            raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
     return data
 
 
@@ -265,7 +247,7 @@ def _shards(directory: Path) -> tuple[Path, ...]:
     index = directory / INDEX
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index} has no 'weight_map' of tensor names to files", _FETCH_AGAIN)
+        raise InputError(f"{index} has no 'weight_map' of tensor names to files", FETCH_AGAIN)
     names = sorted({_shard_name(index, name) for name in weight_map.values()})
     for name in names:
         if not (directory / name).is_file():
@@ -275,7 +257,7 @@ def _shards(directory: Path) -> tuple[Path, ...]:
 
 def _shard_name(index: Path, name: object) -> str:
     if not isinstance(name, str) or not name.endswith(".safetensors") or "\0" in name:
-        raise InputError(f"{index} names {name!r}, which is not a safetensors file", _FETCH_AGAIN)
+        raise InputError(f"{index} names {name!r}, which is not a safetensors file", FETCH_AGAIN)
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or "\\" in name or PureWindowsPath(name).drive:
         raise InputError(
@@ -292,9 +274,7 @@ def _check_index(file: Path, tensors: Mapping[str, Stored]) -> None:
         return
     promised = {name for name, shard in read_json(index).get("weight_map", {}).items() if shard == file.name}
     if missing := sorted(promised - tensors.keys()):
-        raise InputError(
-            f"{index} places {missing[0]!r} in {file.name}, which does not hold it", _FETCH_AGAIN
-        )
+        raise InputError(f"{index} places {missing[0]!r} in {file.name}, which does not hold it", FETCH_AGAIN)
 
 
 def _no_weights(directory: Path) -> InputError:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from kanna.checked import FETCH_AGAIN
 from kanna.errors import InputError
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -42,7 +43,6 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in TORCH_D
 _LONGEST_HEADER = 100_000_000
 # Beyond it torch's own counts overflow, even where one size is 0.
 _LARGEST_COUNT = 2**60
-_REMEDY = "the file is damaged or was not fetched whole: fetch or write it again"
 
 
 @dataclass(frozen=True)
@@ -185,4 +185,4 @@ def _whole_numbers(value: object) -> bool:
 
 
 def _damaged(file: Path, what: str) -> InputError:
-    return InputError(f"{file} {what}", _REMEDY)
+    return InputError(f"{file} {what}", FETCH_AGAIN)

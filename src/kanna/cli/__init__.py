@@ -1,0 +1,1 @@
+"""The program `kanna`: `main`, and the verbs that belong to no method."""

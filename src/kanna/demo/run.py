@@ -1,26 +1,27 @@
 """The main job on the small model shipped with kanna: inspect, compress, reload, compare."""
 
-import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from kanna.checkpoint.loader import load
-from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import write_json
 from kanna.demo.picture import draw
 from kanna.errors import InputError
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
-from kanna.tasks.data.rows import Row, read_rows
-from kanna.tasks.scorers.exact import answered
+from kanna.progress import Progress
+from kanna.runs.opened import Opened
+from kanna.tasks.data.rows import read_rows
+from kanna.tasks.metrics.breakdown import breakdown
+from kanna.tasks.options import EvalOptions
+from kanna.tasks.records import TaskScore
 from kanna.tasks.scorers.perplexity import perplexity
 
 KEEPS = (0.9, 0.8, 0.6, 0.4)
@@ -31,7 +32,6 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
 CONTEXT = 128
 TOKENS = 8192
 _OURS = "demo.json"
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def _check(target: Path, force: bool) -> None:
 
 
 def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
-    questions, skills = _questions(home / "data" / "questions.jsonl")
     model = home / "model"
-    rows = [_measure("dense", 1.0, model, home, questions, skills)]
+    dense, score = _measure("dense", 1.0, model, home)
+    rows = [dense]
     steps = [(name, settings, keep) for keep in KEEPS for name, settings in METHODS]
     for done, (name, settings, keep) in enumerate(steps):
         progress("demo", done, len(steps))
@@ -127,55 +127,31 @@ def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
         text = home / "data" / "calibration.jsonl"
         done_run = lowrank(model, directory, config, calibration=text, cache=target / "cache")
         kept = done_run.figures["keep_selected"]
-        rows.append(_measure(name, kept, directory, home, questions, skills))
+        rows.append(_measure(name, kept, directory, home)[0])
     progress("demo", len(steps), len(steps))
     shutil.rmtree(target / "cache", ignore_errors=True)
     matrices = len(inventory(skeleton(model)).compressible)
-    return DemoResult(target, matrices, len(questions), _constant(questions), tuple(rows), _lost(rows))
+    return DemoResult(target, matrices, score.rows, score.floors["constant"], tuple(rows), _lost(rows))
 
 
-def _questions(path: Path) -> tuple[list[Row], list[str]]:
-    """The questions and the kind of each."""
-    kinds = [
-        json.loads(line).get("skill", "") for line in path.read_text("utf-8").splitlines() if line.strip()
-    ]
-    return read_rows(path), kinds
-
-
-def _measure(
-    method: str, keep: float, directory: Path, home: Path, questions: list[Row], skills: list[str]
-) -> DemoRow:
-    """Reload a model as a user would and score it."""
-    model, tokenizer = load(directory, dtype="float32")
-    right = answered(model, tokenizer, questions)
-    by_skill = {
-        skill: _mean([r for r, s in zip(right, skills, strict=True) if s == skill])
-        for skill in sorted(set(skills))
-    }
+def _measure(method: str, keep: float, directory: Path, home: Path) -> tuple[DemoRow, TaskScore]:
+    """Reload a model as a user would, and evaluate it; the score of the questions beside the row."""
+    opened, options = Opened.open(directory), EvalOptions()
+    plan = opened.prepared([home / "data" / "questions.jsonl"], options)
+    model = opened.loaded(options)
+    score = plan.evaluate(model).scores[0]
+    by_skill = breakdown(score, plan.tasks[0].rows, "skill")
+    skills = {skill: float(figures["value"]) for skill, figures in by_skill.items()}
     stories = [row.text for row in read_rows(home / "data" / "heldout.jsonl")]
-    size = Checkpoint.open(directory).bytes
-    return DemoRow(method, keep, size, _mean(right), by_skill, _perplexity(model, tokenizer, stories))
+    lost = _perplexity(model, plan.tokenizer, stories)
+    return DemoRow(method, keep, opened.checkpoint.bytes, score.value, skills, lost), score
 
 
 def _perplexity(model: nn.Module, tokenizer: Any, stories: list[str]) -> float:
     """Of short texts that have nothing to do with each other: none is the context of the next."""
-    total, scored = 0.0, 0
-    for story in stories:
-        ids = tokenizer(story, return_tensors="pt")["input_ids"][0]
-        found = perplexity(model, ids, CONTEXT, CONTEXT)
-        total += found.log_likelihood
-        scored += found.scored
-    return math.exp(-total / scored)
-
-
-def _mean(values: list[bool]) -> float:
-    return sum(values) / max(1, len(values))
-
-
-def _constant(questions: list[Row]) -> float:
-    """Share of questions that the commonest answer gets right."""
-    answers = [row.answer for row in questions]
-    return max(answers.count(answer) for answer in set(answers)) / len(answers)
+    ids = [torch.tensor(tokenizer(story, verbose=False)["input_ids"]) for story in stories]
+    scored = [perplexity(model, story, CONTEXT, CONTEXT) for story in ids]
+    return math.exp(-sum(one.log_likelihood for one in scored) / sum(one.scored for one in scored))
 
 
 def _lost(rows: list[DemoRow]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: decompositions, reductions, whitening, spectra, allocation of ranks."""

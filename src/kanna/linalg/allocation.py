@@ -5,7 +5,7 @@ error is 0. Ranks that would cost as much as the dense weight are not on the men
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -98,25 +98,10 @@ def global_(curves: Sequence[Curve], keep: float, floor: float = 0.5) -> Ranks:
     return _named(menus, _fill_greedily(menus, _hull_picks(menus, budget), budget))
 
 
-def total_cost(curves: Iterable[Curve], ranks: Ranks) -> int:
-    """Parameters of all matrices under an allocation."""
-    return sum(_cost(curve, ranks[curve.name]) for curve in curves)
-
-
-def total_error(curves: Iterable[Curve], ranks: Ranks) -> float:
-    """Predicted error of all matrices under an allocation."""
-    chosen = ((curve, ranks[curve.name]) for curve in curves)
-    return sum(float(curve.tails[rank]) for curve, rank in chosen if rank is not None)
-
-
 def least_keep(curves: Sequence[Curve]) -> float:
     """The smallest keep that can be reached."""
     menus = _menus(curves)
     return sum(menu.cost[0] for menu in menus) / sum(menu.dense_cost for menu in menus)
-
-
-def _cost(curve: Curve, rank: int | None) -> int:
-    return curve.dense_cost if rank is None else curve.cost[curve.ranks.index(rank)]
 
 
 def _all_dense(curves: Sequence[Curve]) -> Ranks:

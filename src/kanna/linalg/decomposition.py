@@ -54,11 +54,6 @@ class Decomposition:
         expand, reduce = self.left[:, :rank] * root, root[:, None] * self.right[:rank]
         return expand.contiguous(), reduce.contiguous()
 
-    def tail_energy(self) -> Tensor:
-        """(r + 1,) squared Frobenius error of `top` at rank 0..r, summed from the small end, the last 0."""
-        sums = self.values.square().flip(0).cumsum(0).flip(0)
-        return torch.cat([sums, sums.new_zeros(1)])
-
     def _sum(self, chosen: slice | Tensor) -> Tensor:
         return (self.left[:, chosen] * self.values[chosen]) @ self.right[chosen]
 

@@ -14,11 +14,6 @@ from kanna.errors import InputError
 LARGEST_MIX = 1.2
 
 
-def pivot_parameters(m: int, n: int, k: int) -> int:
-    """Numbers stored at rank k: k rows of n, (m - k) mixtures of k, and m row indices."""
-    return k * (m + n) - k * k + m
-
-
 def pivot_factors(expand: Tensor, reduce: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Turn the pair W' = expand @ reduce into chosen rows and mixtures.
 
@@ -46,11 +41,6 @@ def pivot_factors(expand: Tensor, reduce: Tensor) -> tuple[Tensor, Tensor, Tenso
     order = torch.empty_like(rows)
     order[rows] = torch.arange(m, device=rows.device)
     return order, basis, mix
-
-
-def pivot_dense(order: Tensor, basis: Tensor, mix: Tensor) -> Tensor:
-    """The (m, n) weight that pivot storage stands for."""
-    return torch.cat([basis, mix @ basis])[order]
 
 
 def _choose(frame: Tensor) -> tuple[Tensor, Tensor]:

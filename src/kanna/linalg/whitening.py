@@ -73,10 +73,6 @@ class Basis:
         sums = self.energy.flip(0).cumsum(0).flip(0)
         return torch.cat([sums, sums.new_zeros(1)])
 
-    def tail(self, rank: int) -> float:
-        """The error || D (W - W') R ||_F^2 at `rank`."""
-        return float(self.energy[rank:].flip(0).cumsum(0)[-1]) if rank < len(self.energy) else 0.0
-
 
 def basis(
     weight: Tensor,
@@ -108,17 +104,6 @@ def basis(
     inputs = None if gram is None else gram.to(weight.device, dtype)
     left, energy = _decompose(seen, inputs, max_rank)
     return Basis(left, energy, float(energy.flip(0).sum()), metric)
-
-
-def basis_of_outputs(covariance: Tensor, max_rank: int | None = None) -> Basis:
-    """The whitened basis from output statistics C = sum y y^T (m, m), y = W x without bias, float64.
-
-    The same directions as `basis(weight, gram)`: cheaper to collect where n is much larger than m. The ridge
-    of the inputs becomes `C + lam W W^T`.
-    """
-    covariance = covariance.double()
-    left, energy = _eigen((covariance + covariance.T) / 2, min(len(covariance), max_rank or len(covariance)))
-    return Basis(left, energy, float(energy.flip(0).sum()))
 
 
 def factors(
@@ -174,24 +159,6 @@ def anchored_target(weight: Tensor, cross: Tensor, gram_hat: Tensor, ridge: floa
     # As a correction to W: exactly W where the prefix is unchanged, and no cancellation where it nearly is.
     pull = weight @ (cross - gram_hat)
     return weight + _solve_right(pull, with_ridge(gram_hat, ridge))
-
-
-def refit_expand(weight: Tensor, reduce: Tensor, cross: Tensor, gram_hat: Tensor) -> Tensor:
-    """The best `expand` for a given `reduce` B: A = W G_xh B^T (B G_hh B^T)^+, float64 (m, k).
-
-    Of use when B changed after the closed form, for instance by quantisation.
-    """
-    weight, reduce = weight.double(), reduce.double()
-    pull = weight @ cross.double() @ reduce.T
-    return _solve_right(pull, reduce @ gram_hat.double() @ reduce.T)
-
-
-def bias_correction(weight: Tensor, approx: Tensor, mean_input: Tensor) -> Tensor:
-    """What to add to the bias so that the mean output is kept: (W - W') mu, (m,) float64.
-
-    Use it with the centred statistics G - N mu mu^T: then the mean costs no rank.
-    """
-    return (weight.double() - approx.double()) @ mean_input.double()
 
 
 def balanced(expand: Tensor, reduce: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,9 @@ one_time: 200
 
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kanna.errors import InputError
+from kanna.checked import read_yaml, validated
 from kanna.measure.results import Cost
 
 _EXAMPLE = "{per_hour: 0.40, currency: EUR, utilisation: 0.5, one_time: 200}"
@@ -39,15 +38,7 @@ def read_price(path: Path) -> Price:
     Raises:
         InputError: It cannot be read, or a value is missing, unknown or out of range.
     """
-    try:
-        return Price.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read: {said}", f"give YAML such as {_EXAMPLE}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg']}", f"it looks like {_EXAMPLE}") from error
+    return validated(Price, read_yaml(path, _EXAMPLE), path, f"it looks like {_EXAMPLE}")
 
 
 def cost(price: Price, tokens_per_second: float, against: float | None = None) -> Cost:

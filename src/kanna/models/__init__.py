@@ -1,0 +1,1 @@
+"""What a model is made of: `inventory` lists its matrices, `selection` picks some, `views` read them."""

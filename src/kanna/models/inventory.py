@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from kanna.errors import InputError, KannaError
 from kanna.models.experts import expert_matrices
 from kanna.models.families import UNGATED, layout_of, role_of
-from kanna.models.matrix import ROLE_ORDER, Matrix, View
+from kanna.models.matrix import Matrix, View, role_key
 
 _ROUTERS = ("gate", "router", "wg")
 
@@ -67,7 +67,7 @@ class Inventory:
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that occur, attention first."""
-        return tuple(sorted({matrix.role for matrix in self.matrices}, key=_role_key))
+        return tuple(sorted({matrix.role for matrix in self.matrices}, key=role_key))
 
 
 def inventory(model: nn.Module) -> Inventory:
@@ -84,7 +84,7 @@ def inventory(model: nn.Module) -> Inventory:
             "kanna compresses nn.Linear and Conv1D layers inside transformer blocks; this model has neither",
         )
     return Inventory(
-        matrices=tuple(sorted(matrices, key=lambda m: (m.layer, _role_key(m.role)))),
+        matrices=tuple(sorted(matrices, key=lambda m: (m.layer, role_key(m.role)))),
         skipped=_skipped(model, path, {m.tensor for m in matrices}),
         blocks=blocks,
         blocks_path=path,
@@ -93,10 +93,6 @@ def inventory(model: nn.Module) -> Inventory:
         tied_embeddings=_tied(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
-
-
-def _role_key(role: str) -> tuple[int, str]:
-    return (ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER), role)
 
 
 def _is_linear(module: nn.Module) -> bool:

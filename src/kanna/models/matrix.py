@@ -10,6 +10,11 @@ ROLE_ORDER = (*ATTENTION_ROLES, *MLP_ROLES)
 _INPUT_GROUPS = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 
 
+def role_key(role: str) -> tuple[int, str]:
+    """Sorts roles: attention first, those that kanna does not know last."""
+    return (ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER), role)
+
+
 @dataclass(frozen=True)
 class RowSlice:
     """The rows ``start + i * stride + j`` for ``i < count`` and ``j < block``, in that order.

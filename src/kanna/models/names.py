@@ -15,8 +15,7 @@ def tensor_name(name: str, available: Collection[str], base_model_prefix: str) -
         available: Names that exist, such as those of the tensors in the files.
         base_model_prefix: The class's ``base_model_prefix``, without a dot; may be empty.
     """
-    candidates = (name, *_other_names(name, base_model_prefix))
-    return next((candidate for candidate in candidates if candidate in available), None)
+    return next((alias for alias in aliases(name, base_model_prefix) if alias in available), None)
 
 
 def tensor_names(names: Iterable[str], available: Iterable[str], base_model_prefix: str) -> dict[str, str]:
@@ -26,8 +25,9 @@ def tensor_names(names: Iterable[str], available: Iterable[str], base_model_pref
     return {name: known for name, known in found if known is not None}
 
 
-def _other_names(name: str, prefix: str) -> tuple[str, ...]:
+def aliases(name: str, prefix: str) -> tuple[str, ...]:
+    """The name itself, then without or with the prefix of the base model."""
     if not prefix:
-        return ()
+        return (name,)
     dotted = f"{prefix}."
-    return (name.removeprefix(dotted),) if name.startswith(dotted) else (dotted + name,)
+    return (name, name.removeprefix(dotted) if name.startswith(dotted) else dotted + name)

@@ -1,10 +1,8 @@
 """The model of a configuration on the meta device: every shape, no weight, no network."""
 
 import difflib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -12,6 +10,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from kanna.checked import read_json
 from kanna.errors import InputError
 
 
@@ -49,7 +48,12 @@ def read_config(path: Path) -> PretrainedConfig:
             asks for compiled code from the hub.
     """
     file = path / "config.json" if path.is_dir() else path
-    entries = _read_json(file)
+    if not file.is_file():
+        raise InputError(
+            f"no config.json: {file} does not exist",
+            "give the directory of a model in Hugging Face layout, with config.json beside its safetensors",
+        )
+    entries = read_json(file)
     if kernel := next(_kernels(entries), None):
         raise InputError(
             f"{file} asks for a kernel from the hub: {kernel!r}",
@@ -83,21 +87,6 @@ def _kernels(entries: object, inside: bool = False) -> Iterator[str]:
     elif isinstance(entries, list):
         for value in entries:
             yield from _kernels(value, inside)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputError(
-            f"no config.json: {file} does not exist",
-            "give the directory of a model in Hugging Face layout, with config.json beside its safetensors",
-        )
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file} is not readable JSON: {error}", "fetch the model again") from error
-    if not isinstance(entries, dict):
-        raise InputError(f"{file} must hold a JSON object, found {type(entries).__name__}", "fetch it again")
-    return entries
 
 
 def _architecture_name(config: PretrainedConfig) -> str:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.methods import method
 from kanna.recipe.schema import EXAMPLE, Recipe
@@ -28,13 +28,7 @@ def read_recipe(path: str | Path) -> Recipe:
         InputError: Missing, not YAML, unknown or missing keys, an unknown method, settings that are wrong.
     """
     path = Path(path).expanduser()
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", f"give a YAML file such as {EXAMPLE}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}", "mend that line") from error
-    recipe = recipe_of(data, str(path))
+    recipe = recipe_of(read_yaml(path, EXAMPLE), str(path))
     calls(recipe, str(path))
     return recipe
 

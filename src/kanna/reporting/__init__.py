@@ -1,0 +1,1 @@
+"""From results to a page: `page` makes `blocks`, `html`, `markdown`, `console` draw them; knows no method."""

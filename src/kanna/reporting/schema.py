@@ -4,18 +4,14 @@ Results travel: a file that was cut, edited, or made by something else is refuse
 that is wrong. Of a model directory, which has many writers, this holds the fields that a page reads.
 """
 
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from kanna.errors import InputError
 from kanna.measure.results import BenchResult
 from kanna.result import Bytes, Result
 from kanna.tasks.records import Evaluation
 from kanna.tasks.verdict.comparison import Comparison
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class _Base(Result):
@@ -59,17 +55,3 @@ KINDS: dict[str, type[BaseModel]] = {
     "eval": Evaluation,
     "bench": BenchResult,
 }
-
-
-def validated(schema: type[M], data: Any, path: Path) -> M:
-    """What a file holds, as its model has it.
-
-    Raises:
-        InputError: Something is missing or wrong; names the file and the field.
-    """
-    try:
-        return schema.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}", "write it again with kanna") from error

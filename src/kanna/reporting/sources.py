@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna.checked import validated
 from kanna.errors import InputError
-from kanna.reporting.schema import KINDS, Model, validated
+from kanna.reporting.schema import KINDS, Model
 from kanna.reporting.views import View
 
 _SCHEMA = 1
 _LINEAGE = "kanna.json"
+_AGAIN = "write it again with kanna"
 _REMEDY = "give a folder that a verb of kanna wrote results to with --out, or a model of kanna"
 
 
@@ -75,7 +77,7 @@ def _results(paths: Sequence[Path], views: Sequence[View], examples: bool) -> li
         data = _read(path)
         if isinstance(data, dict) and (kind := data.get("kind")) in schemas:
             _check(path, data, "schema_version")
-            validated(schemas[kind], data, path)
+            validated(schemas[kind], data, path, _AGAIN)
             if kind not in known:
                 data = _lean(data, examples)
             elif not examples:
@@ -89,12 +91,12 @@ def _model(directory: Path, views: Sequence[View]) -> Source:
     _check(directory / _LINEAGE, lineage, "format_version")
     run = directory.with_name(f"{directory.name}.run.json")
     data = {"lineage": lineage, "run": _read(run) if run.is_file() else None}
-    validated(Model, data, directory / _LINEAGE)
+    validated(Model, data, directory / _LINEAGE, _AGAIN)
     for view in views:
         if view.file and (path := directory / view.file).is_file():
             data[view.key] = _read(path)
             _check(path, data[view.key], "schema_version")
-            validated(view.schema, data[view.key], path)
+            validated(view.schema, data[view.key], path, _AGAIN)
     return Source(directory.name, "model", data)
 
 
@@ -108,7 +110,7 @@ def _read(path: Path) -> Any:
 def _check(path: Path, data: Any, key: str) -> None:
     version = data.get(key) if isinstance(data, dict) else None
     if not isinstance(version, int):
-        raise InputError(f"{path} has no {key}", "write it again with kanna")
+        raise InputError(f"{path} has no {key}", _AGAIN)
     if version > _SCHEMA:
         raise InputError(f"{path} has {key} {version}, this kanna knows {_SCHEMA}", "upgrade kanna")
 

@@ -8,9 +8,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.verdict.comparison import Blame
 
-Progress = Callable[[str, int, int], None]
 # Asked again: which examples, by place in the list of flips, are right now.
 Ask = Callable[[], Sequence[bool]]
 

@@ -1,7 +1,7 @@
 """Is the new model still right: the same tasks, the same rows, an interval, and a verdict."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.blame import blame as find_blame
 from kanna.runs.criteria import Criteria
@@ -31,7 +32,6 @@ from kanna.tasks.verdict.comparison import (
 )
 from kanna.tasks.verdict.tolerance import JointDecision, decide, decide_jointly
 
-Progress = Callable[[str, int, int], None]
 _DIVERGENCE_TOKENS = 4096
 # Per token; text beyond is not looked at.
 _MOST_CHARACTERS = 20

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
+from kanna.checked import read_yaml, validated
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.runs.tolerances import CONFIDENCE, Tolerances
@@ -91,17 +89,8 @@ def read_criteria(path: str | Path) -> Criteria:
         InputError: Missing, not YAML, unknown or missing keys, or a tolerance that cannot be read.
     """
     path = Path(path).expanduser()
-    try:
-        read = Tolerances.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", f"give a YAML file such as {_EXAMPLE}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}", "mend that line") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg']}", f"it looks like {_EXAMPLE}") from error
-    return criteria_from(read)
+    said = read_yaml(path, _EXAMPLE)
+    return criteria_from(validated(Tolerances, said, path, f"it looks like {_EXAMPLE}"))
 
 
 def criteria_from(said: Tolerances) -> Criteria:

@@ -1,25 +1,26 @@
 """Evaluations that are kept: a finished task is not asked again, after a kill or in the next comparison."""
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.whole import write_json_whole
+from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory
 from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import Prepared
+from kanna.tasks.evaluate import Prepared, score_text_of
 from kanna.tasks.metrics.user_metric import parse_user_metric
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import Evaluation, TaskScore
+from kanna.tasks.scorers.perplexity import Perplexity
 
-Progress = Callable[[str, int, int], None]
 _FORMAT = 2
 
 
@@ -50,6 +51,49 @@ def evaluate(
     opened = Opened.open(model)
     plan = opened.prepared(tasks, options or EvalOptions(), texts)
     return evaluate_opened(opened, plan, fresh=fresh, cache=cache, progress=progress)
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """Perplexity of a model on a file."""
+
+    model: str
+    text: str
+    result: Perplexity
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"schema_version": 1, "model": self.model, "text": self.text, **self.result.to_dict()}
+
+
+def evaluate_text(
+    model: str | Path,
+    text: str | Path,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    tokens: int | None = None,
+    batch: int = 8,
+    device: str = "cpu",
+    dtype: str = "float32",
+    progress: Progress = lambda *_: None,
+) -> TextResult:
+    """Perplexity of a model directory on a text file, or on the joined texts of a `.jsonl` file.
+
+    Args:
+        context: Window length; None takes min(max positions, tokenizer's limit, 2048).
+        stride: None takes half the context.
+        tokens: Score only the first so many tokens.
+        batch: Windows per forward pass, at most.
+        dtype: For computing.
+
+    Raises:
+        InputError: No tokenizer, no causal model, a text of fewer than two tokens, NaN logits.
+    """
+    options = EvalOptions(context=context, stride=stride, tokens=tokens, device=device, dtype=dtype)
+    opened = Opened.open(model)
+    plan = opened.prepared([text], options, [text])
+    _, scored = score_text_of(plan, opened.loaded(options), plan.tasks[0], progress, batch)
+    return TextResult(opened.name, Path(text).name, scored)
 
 
 def evaluate_opened(
@@ -112,5 +156,4 @@ class _Store:
             "versions": lineage.versions(),
             "threads": torch.get_num_threads(),
         }
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return self._directory / f"{key}.json"
+        return self._directory / f"{lineage.digest_of(facts)}.json"

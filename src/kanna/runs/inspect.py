@@ -1,29 +1,23 @@
 """What a model is made of, from its headers alone; its spectra where they are asked for."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve
-from kanna.checkpoint.fits import check_shapes
-from kanna.checkpoint.reader import Checkpoint, check_finite
-from kanna.errors import InputError
 from kanna.linalg.spectra import effective_rank, energy_rank, signal_rank, singular_values, stable_rank
-from kanna.models.inventory import Inventory, inventory
+from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
-from kanna.models.names import tensor_name
 from kanna.models.selection import match
-from kanna.models.skeleton import skeleton
-from kanna.models.views import read
+from kanna.progress import Progress
 from kanna.runs.places import cache_directory
+from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
 
-Progress = Callable[[str, int, int], None]
 _FORMAT = 1
 
 
@@ -153,99 +147,42 @@ def inspect(
     Raises:
         InputError: A damaged or unknown model, a selection that matches nothing, NaN or infinite weights.
     """
-    checkpoint = Checkpoint.open(model)
-    meta = skeleton(checkpoint.directory)
-    found = inventory(meta)
-    declared = {one.path: one for one in resolve(forms_of(checkpoint.config), meta, found.architecture)}
-    chosen = match(found.matrices, select or "all")
-    in_other_forms = {f"{path}.{leaf}" for path in declared for leaf in ("weight", "bias")}
-    check_shapes(checkpoint, meta, in_other_forms | {matrix.tensor for matrix in found.refused})
-    entries = [_entry(checkpoint, found, declared, matrix) for matrix in chosen]
+    source = Source.open(model)
+    chosen = match(source.inventory.matrices, select or "all")
+    source.check_shapes()
+    entries = [_entry(source, matrix) for matrix in chosen]
     if spectra:
         store = Workspace((cache or cache_directory()) / "spectra")
-        entries = list(_with_spectra(checkpoint, found, declared, entries, store, progress))
-    return InspectResult(checkpoint.name, found, tuple(entries), checkpoint.bytes)
+        entries = list(_with_spectra(source, entries, store, progress))
+    return InspectResult(source.name, source.inventory, tuple(entries), source.checkpoint.bytes)
 
 
-def _entry(
-    checkpoint: Checkpoint,
-    found: Inventory,
-    declared: Mapping[str, Declared],
-    matrix: Matrix,
-) -> Entry:
-    if matrix.refused:
-        return _refused(checkpoint, found, matrix)
-    held = declared.get(matrix.module)
-    name = _stored_name(checkpoint, found, declared, matrix)
-    stored = checkpoint.tensors[name]
+def _entry(source: Source, matrix: Matrix) -> Entry:
+    checkpoint, stored = source.checkpoint, source.file_name(matrix.tensor)
+    if stored is None and matrix.refused:
+        # Files may hold a stacked parameter in pieces of other names: the first matrix's dtype is taken.
+        stored = next(name for name in checkpoint.tensors if len(checkpoint.shape(name)) > 1)
+    name = stored or source.tensor_of(matrix)
+    dtype, held = checkpoint.tensors[name].dtype, source.declared.get(matrix.module)
     if held is None:
-        count = matrix.parameters * checkpoint.dtype(name).itemsize
-        return Entry(matrix, "dense", stored.dtype, count)
+        return Entry(matrix, "dense", dtype, matrix.parameters * checkpoint.dtype(name).itemsize)
     whole = held.form.bytes(held.geometry.m, held.geometry.n, checkpoint.dtype(name))
     # A fused module's bytes are shared out by rows: its parts have no tensors of their own in every form.
     share = whole * matrix.out_features // held.geometry.m
-    rank = getattr(held.form, "rank", None)
-    return Entry(matrix, held.form.key, stored.dtype, share, rank)
-
-
-def _refused(checkpoint: Checkpoint, found: Inventory, matrix: Matrix) -> Entry:
-    """Files may hold a stacked parameter in pieces of other names: then the first matrix's dtype is taken."""
-    name = tensor_name(matrix.tensor, checkpoint.tensors, found.base_model_prefix)
-    name = name or next(name for name in checkpoint.tensors if len(checkpoint.shape(name)) > 1)
-    size = matrix.parameters * checkpoint.dtype(name).itemsize
-    return Entry(matrix, "dense", checkpoint.tensors[name].dtype, size)
-
-
-def _stored_name(
-    checkpoint: Checkpoint, found: Inventory, declared: Mapping[str, Declared], matrix: Matrix
-) -> str:
-    """The tensor that holds a matrix; for a form of kanna its sentinel, after all its tensors were found."""
-    held = declared.get(matrix.module)
-    if held is not None:
-        return f"{file_prefix(held, checkpoint.tensors, found.base_model_prefix)}.weight"
-    name = tensor_name(matrix.tensor, checkpoint.tensors, found.base_model_prefix)
-    if name is None:
-        raise InputError(
-            f"{checkpoint.directory} lacks the tensor {matrix.tensor}, which {found.architecture} needs",
-            "fetch the model again; or leave the matrix out with --select",
-        )
-    return name
+    return Entry(matrix, held.form.key, dtype, share, getattr(held.form, "rank", None))
 
 
 def _with_spectra(
-    checkpoint: Checkpoint,
-    found: Inventory,
-    declared: Mapping[str, Declared],
-    entries: Sequence[Entry],
-    store: Workspace,
-    progress: Progress,
+    source: Source, entries: Sequence[Entry], store: Workspace, progress: Progress
 ) -> Iterator[Entry]:
-    """The same entries with spectra; the matrices of one parameter are read together."""
-    done = 0
-    for _, together in groupby(entries, key=lambda entry: entry.matrix.tensor):
-        group = list(together)
+    """The same entries with spectra, but for those of refused matrices."""
+    for done, entry in enumerate(entries):
         progress("spectra", done, len(entries))
-        done += len(group)
-        if group[0].matrix.refused:
-            yield from group
-            continue
-        parameter = _parameter(checkpoint, found, declared, group[0].matrix)
-        for entry in group:
-            weight = check_finite(read(parameter, entry.matrix.view), entry.matrix.name)
-            yield replace(entry, spectrum=_spectrum(weight, store))
+        if entry.matrix.refused:
+            yield entry
+        else:
+            yield replace(entry, spectrum=_spectrum(source.weight(entry.matrix), store))
     progress("spectra", len(entries), len(entries))
-
-
-def _parameter(
-    checkpoint: Checkpoint, found: Inventory, declared: Mapping[str, Declared], matrix: Matrix
-) -> Tensor:
-    """The parameter as the dense model has it; forms are multiplied out."""
-    held = declared.get(matrix.module)
-    if held is None:
-        return checkpoint.tensor(_stored_name(checkpoint, found, declared, matrix))
-    prefix = file_prefix(held, checkpoint.tensors, found.base_model_prefix)
-    dense = held.form.merge({suffix: checkpoint.tensor(f"{prefix}.{suffix}") for suffix in held.tensors})
-    return dense.T if held.geometry.transposed else dense
 
 
 def _spectrum(weight: Tensor, store: Workspace) -> Spectrum:
@@ -266,8 +203,6 @@ def _spectrum(weight: Tensor, store: Workspace) -> Spectrum:
 
 def _digest(weight: Tensor) -> str:
     """Of the content: models that share a matrix share its spectrum, and no path or name matters."""
-    import torch
-
     facts = f"{_FORMAT} {weight.dtype} {tuple(weight.shape)}".encode()
     data = weight.contiguous().view(torch.uint8).numpy().tobytes()
     return hashlib.sha256(facts + data).hexdigest()[:40]

@@ -1,10 +1,10 @@
 """The end of every run that writes a model: is it still right on the user's tasks?"""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
+from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.compare import compare
 from kanna.runs.criteria import Criteria
@@ -13,7 +13,6 @@ from kanna.tasks.evaluate import Prepared
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.verdict.comparison import Comparison
 
-Progress = Callable[[str, int, int], None]
 _COLUMNS = ("task", "rows", "metric", "base", "this model", "interval of the change", "allowed", "verdict")
 
 

@@ -113,7 +113,9 @@ class Opened:
             self.release()
             if not self._trusted:
                 _ = self.scan  # compares the files with what is recorded, before anything is computed
-            self._model, self._computes = load_for(self.checkpoint, options), _computing(options)
+            place = None if device_of(options.device).type == "cpu" else options.device
+            self._model = load_weights(self.checkpoint, dtype_of(options.dtype), place)
+            self._computes = _computing(options)
         return self._model
 
     def hold(self, model: nn.Module) -> None:
@@ -133,11 +135,3 @@ class Opened:
 def _computing(options: EvalOptions) -> tuple[torch.device, torch.dtype]:
     """Where (with its number, where there may be several) and in what an evaluation computes."""
     return torch.empty(0, device=device_of(options.device)).device, dtype_of(options.dtype)
-
-
-def load_for(model: str | Path | Checkpoint, options: EvalOptions) -> nn.Module:
-    """A model ready to be evaluated. The files of an opened checkpoint are taken as they are."""
-    if not isinstance(model, Checkpoint):
-        return Opened.open(model).loaded(options)
-    place = None if device_of(options.device).type == "cpu" else options.device
-    return load_weights(model, dtype_of(options.dtype), place)

@@ -1,7 +1,7 @@
 """The check that needs no task: what was written computes what was computed while compressing."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,18 +87,14 @@ def _random(model: nn.Module) -> Any:
 @contextmanager
 def _outputs(model: nn.Module, inventory: Inventory) -> Iterator[Mapping[int, Tensor]]:
     seen: dict[int, Tensor] = {}
-    handles = []
-    for layer, path in enumerate(inventory.blocks):
+    with ExitStack() as hooks:
+        for layer, path in enumerate(inventory.blocks):
 
-        def note(_: nn.Module, __: object, output: Any, layer: int = layer) -> None:
-            seen[layer] = output[0] if isinstance(output, tuple | list) else output
+            def note(_: nn.Module, __: object, output: Any, layer: int = layer) -> None:
+                seen[layer] = output[0] if isinstance(output, tuple | list) else output
 
-        handles.append(model.get_submodule(path).register_forward_hook(note))
-    try:
+            hooks.enter_context(model.get_submodule(path).register_forward_hook(note))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _deviation(output: Tensor, recorded: Tensor, mask: Tensor) -> float:

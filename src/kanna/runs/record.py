@@ -1,15 +1,14 @@
 """What a run took: seconds by stage, memory, where it was computed. None of it is part of the result."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from kanna.measure.memory import peak_resident
-
-Progress = Callable[[str, int, int], None]
+from kanna.progress import Progress
 
 
 class Stages:

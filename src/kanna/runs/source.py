@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve, walk
-from kanna.checkpoint.fits import check_shapes
 from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_quantized
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, Rows
@@ -136,10 +135,20 @@ class Source:
                 )
 
     def check_shapes(self) -> None:
-        """Raise InputError where the tensors in the files are not those that config.json describes."""
+        """Raise InputError where a tensor in the files has another shape than config.json describes."""
         stored = {f"{path}.{leaf}" for path in self.declared for leaf in ("weight", "bias")}
         refused = {matrix.tensor for matrix in self.inventory.refused}
-        check_shapes(self.checkpoint, self.skeleton, stored | refused)
+        for parameter, expected in self.skeleton.named_parameters():
+            name = self.file_name(parameter)
+            if name is None or parameter in stored | refused:
+                continue
+            shape = self.checkpoint.shape(name)
+            if shape != tuple(expected.shape):
+                raise InputError(
+                    f"{name!r} in {self.checkpoint.tensors[name].file} has shape {list(shape)}; "
+                    f"config.json asks for {list(expected.shape)}",
+                    "configuration and weights do not belong together: fetch the model again",
+                )
 
     def form(self, matrix: Matrix) -> Form:
         """How one matrix is stored."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from kanna.checked import read_json
 from kanna.checkpoint.whole import write_json_whole
 from kanna.errors import InputError
 from kanna.runs.places import RUN, work_directory
@@ -97,7 +97,7 @@ def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> N
             f"{directory} holds an unfinished run for {out.name}",
             "continue it with --resume, or start over with --force",
         )
-    if found.is_file() and resume and json.loads(found.read_text())["key"] != key:
+    if found.is_file() and resume and read_json(found).get("key") != key:
         raise InputError(
             f"{directory} was begun with other settings, model, text, task, versions, threads or device",
             "repeat the command that began it with --resume, or start over with --force",

@@ -29,11 +29,7 @@ class Workspace:
 
     def save(self, name: str, tensors: Mapping[str, Tensor], note: object = None) -> None:
         """Write tensors (and a JSON note) under `name`, whole or not at all."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        partial = self.directory / f"{name}.partial"
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(contiguous, partial, metadata={"format": "pt", "note": json.dumps(note, sort_keys=True)})
-        partial.replace(self.directory / name)
+        _save(self.directory / name, tensors, json.dumps(note, sort_keys=True))
 
     def load(self, name: str, ending: str = "") -> dict[str, Tensor]:
         """The tensors of a file; only those whose names have that ending are read."""
@@ -81,10 +77,7 @@ class Stream:
         self.path = path
 
     def save(self, batches: Sequence[Tensor]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        save_file({f"{i:06d}": batch.cpu().contiguous() for i, batch in enumerate(batches)}, partial)
-        partial.replace(self.path)
+        _save(self.path, {f"{i:06d}": batch for i, batch in enumerate(batches)})
 
     def __len__(self) -> int:
         with safe_open(self.path, framework="pt") as file:
@@ -100,3 +93,12 @@ class Stream:
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], note: str = "null") -> None:
+    """Write tensors whole or not at all, as far as a kill of this process goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    save_file(contiguous, partial, metadata={"format": "pt", "note": note})
+    partial.replace(path)

@@ -11,6 +11,7 @@ from torch import nn
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
+from kanna.progress import Progress
 from kanna.tasks.data.task import HARNESS, Task, load_tasks
 from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
 from kanna.tasks.metrics.summaries import load_costs, summarise
@@ -29,13 +30,13 @@ from kanna.tasks.scorers.architecture import check_model, check_task
 from kanna.tasks.scorers.choice import score_choices
 from kanna.tasks.scorers.classifier import ClassifierScorer, classifies, labels_of
 from kanna.tasks.scorers.masked import MaskedScorer, fills_masks
+from kanna.tasks.scorers.perplexity import Perplexity
 from kanna.tasks.scorers.scorer import CausalScorer, Scorer
-from kanna.tasks.scorers.text import score_text, text_metrics
+from kanna.tasks.scorers.text import score_text
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
-Progress = Callable[[str, int, int], None]
 Keep = Callable[[Task, TaskScore], None]
 _DEFAULT_METRIC = {CHOICE: "acc", ANSWER: GREEDY, TEXT: "perplexity"}
 _STOP = ("\n",)
@@ -179,16 +180,34 @@ def _score(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> 
     return score_questions(plan, make_scorer(plan, model), task, progress)
 
 
-def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
+def score_text_of(
+    plan: Prepared, model: nn.Module, task: Task, progress: Progress, batch: int = 8
+) -> tuple[list[Record], Perplexity]:
+    """Score a task of text, `batch` windows at a time: its records, and what they are together."""
     options = plan.options
     context = context_length(plan.config, plan.tokenizer, options.context)
-    stride = options.stride or max(1, context // 2)
-    records, size = score_text(model, plan.tokenizer, task.rows, context, stride, options.tokens, progress)
-    metric = headline(task, options)
-    settings = {"data_sha256": task.digest, "context": context, "stride": stride, "dtype": options.dtype}
-    scored = {"tokens_scored": int(sum(record.values["tokens"] for record in records))}
+    return score_text(
+        model, plan.tokenizer, task.rows, context, options.stride, options.tokens, progress, batch
+    )
+
+
+def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
+    records, scored = score_text_of(plan, model, task, progress)
     return TaskScore.of(
-        task.name, TEXT, metric, False, text_metrics(records, size), {}, tuple(records), (), settings | scored
+        task=task.name,
+        kind=TEXT,
+        metric=headline(task, plan.options),
+        higher_is_better=False,
+        metrics=scored.metrics,
+        floors={},
+        records=records,
+        settings={
+            "data_sha256": task.digest,
+            "context": scored.context,
+            "stride": scored.stride,
+            "dtype": plan.options.dtype,
+            "tokens_scored": scored.scored,
+        },
     )
 
 

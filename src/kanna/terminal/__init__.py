@@ -1,0 +1,1 @@
+"""The session of a command: flags from configurations, progress, questions, tables."""

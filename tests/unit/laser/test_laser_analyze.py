@@ -11,9 +11,8 @@ from kanna.errors import InputError
 from kanna.methods.laser.analyze import laser_analyze
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.run import laser_apply
-from kanna.runs.evaluations import evaluate
+from kanna.runs.evaluations import evaluate, evaluate_text
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.scorers.perplexity import evaluate_text
 
 EDIT = "down:2:0.25"
 

@@ -19,9 +19,9 @@ from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.restore import restore
 from kanna.methods.laser.run import laser_apply
 from kanna.methods.laser.searching import RESULT, laser_search
-from kanna.methods.laser.validation import EditedTask
 from kanna.runs.places import work_directory
 from kanna.tasks.options import EvalOptions
+from kanna.tasks.scorers.edited import EditedTask
 
 RHOS = ("0.9", "0.75", "0.5", "0.25")
 

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from kanna.linalg.decomposition import decompose, singular_gradient
 from kanna.methods.laser.arena import SearchOptions, open_arena
 from kanna.methods.laser.gradient import loss_weights, predicted_changes, weight_gradients
-from kanna.methods.laser.validation import EditedTask
 from kanna.models.inventory import inventory
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
 from kanna.tasks.data.rows import Row
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.scorers.likelihood import build, plan_batches
+from kanna.tasks.scorers.edited import EditedTask
+from kanna.tasks.scorers.likelihood import Passes, build, plan_batches
 from kanna.tasks.scorers.masked import MaskedScorer
 from kanna.tasks.scorers.resumed import Edit, applied
-from kanna.tasks.scorers.scorer import Passes
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Piece
 

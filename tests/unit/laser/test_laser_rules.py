@@ -11,9 +11,10 @@ from kanna.methods.laser.choose import PUBLISHED, choose, pareto
 from kanna.methods.laser.compose import compose, order
 from kanna.methods.laser.results import Trial
 from kanna.methods.laser.space import RHOS, space
-from kanna.methods.laser.validation import Tally, by_groups, parts_of
 from kanna.models.inventory import inventory
 from kanna.search.halving import halve, survivors
+from kanna.search.journal import Tally
+from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.data.rows import Row
 
 BASE = Trial(

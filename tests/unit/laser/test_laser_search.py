@@ -18,10 +18,10 @@ from kanna.methods.laser.arena import SearchOptions, fingerprint, open_arena
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.searching import RESULT, SearchResult, laser_search
-from kanna.methods.laser.validation import Journal
+from kanna.runs.evaluations import evaluate_text
 from kanna.runs.places import work_directory
+from kanna.search.journal import Journal
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.scorers.perplexity import evaluate_text
 
 RHOS = ("0.9", "0.75", "0.5", "0.25", "0.12", "0.06")
 WHERE, BEST = "down:2", "0.25"

@@ -16,10 +16,9 @@ from kanna.calibration.states import States
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
-from kanna.tasks.scorers.likelihood import Likelihood, build, logits_at, plan_batches
+from kanna.tasks.scorers.likelihood import Likelihood, Passes, build, logits_at, plan_batches
 from kanna.tasks.scorers.masked import MaskedScorer
 from kanna.tasks.scorers.resumed import Edit, Resumed, feed_forward
-from kanna.tasks.scorers.scorer import Passes
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Piece
 
@@ -167,7 +166,7 @@ def test_states_on_disk(name, tmp_path):
     model = causal(name)
     states = States(limit=0, directory=tmp_path)
     check(model, causal_passes(model), states)
-    assert states.on_disk and list(tmp_path.rglob("*.safetensors"))
+    assert list(tmp_path.rglob("*.safetensors"))
     states.close()
     assert list(tmp_path.iterdir()) == []
 

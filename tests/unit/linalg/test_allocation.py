@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanna.errors import InputError
-from kanna.linalg.allocation import Curve, global_, least_keep, total_cost, total_error, uniform
+from kanna.linalg.allocation import Curve, Ranks, global_, least_keep, uniform
 
 KEEPS = [0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
 
@@ -35,6 +35,18 @@ def model(layers: int = 6, align: int = 8, pivot: bool = False) -> list[Curve]:
 
 def dense_cost(curves: list[Curve]) -> int:
     return sum(c.dense_cost for c in curves)
+
+
+def total_cost(curves: list[Curve], ranks: Ranks) -> int:
+    """Parameters of all matrices under an allocation."""
+    return sum(
+        c.dense_cost if (rank := ranks[c.name]) is None else c.cost[c.ranks.index(rank)] for c in curves
+    )
+
+
+def total_error(curves: list[Curve], ranks: Ranks) -> float:
+    """Predicted error of all matrices under an allocation."""
+    return sum(float(c.tails[rank]) for c in curves if (rank := ranks[c.name]) is not None)
 
 
 @pytest.mark.parametrize("allocate", [uniform, global_])

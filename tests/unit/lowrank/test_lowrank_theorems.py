@@ -95,7 +95,7 @@ def test_c1_the_loss_is_the_sum_of_the_energies_left_out(
     for matrix, rank in run.ranks.items():
         x = run.x[matrix]
         assert rank is not None
-        predicted = basis(run.before[matrix][0], x.T @ x).tail(rank)
+        predicted = float(basis(run.before[matrix][0], x.T @ x).tails()[rank])
         assert run.error(matrix) == pytest.approx(predicted, rel=1e-4), matrix
 
 

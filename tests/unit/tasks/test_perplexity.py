@@ -9,8 +9,9 @@ import tiny
 import torch
 
 from kanna.errors import InputError
+from kanna.runs.evaluations import evaluate_text
 from kanna.tasks.data.rows import read_rows
-from kanna.tasks.scorers.perplexity import evaluate_text, perplexity, windows
+from kanna.tasks.scorers.perplexity import perplexity, windows
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 # (tokens, context, stride)

@@ -200,14 +200,14 @@ def test_equal_bytes_each_time_and_nothing_overwritten(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", made(30))
-    real = Path.write_text
+    real = Path.open
 
-    def full(self: Path, *given: Any, **named: Any) -> int:
-        if self.name.startswith("test"):
+    def full(self: Path, *given: Any, **named: Any) -> Any:
+        if self.name.startswith(".test"):
             raise OSError(28, "No space left on device")
         return real(self, *given, **named)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(InputError, match="No space left"):
         split_task(path, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

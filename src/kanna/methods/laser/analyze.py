@@ -13,11 +13,11 @@ from kanna.methods.laser.edits import Edit, parse_edit, resolve, spell
 from kanna.methods.laser.plan import stated_rank
 from kanna.methods.laser.ranks import laserrmt_threshold, signal_to_noise
 from kanna.methods.laser.space import Candidate
-from kanna.methods.laser.validation import EditedTask
 from kanna.tasks.evaluate import make_scorer
 from kanna.tasks.metrics.breakdown import breakdown
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
+from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.scorers.resumed import applied
 from kanna.tasks.scorers.samples import write_samples
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token

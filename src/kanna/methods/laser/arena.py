@@ -20,7 +20,7 @@ from kanna.methods.laser.choose import CONSTRAINED, PUBLISHED
 from kanna.methods.laser.results import Settings
 from kanna.methods.laser.space import RHOS, Candidate, space
 from kanna.methods.laser.step import STEP
-from kanna.methods.laser.validation import Journal, Validation, by_groups, parts_of
+from kanna.methods.laser.validation import Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.device import device_of
 from kanna.models.inventory import Inventory, inventory
@@ -30,6 +30,8 @@ from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
 from kanna.runs.unfinished import unfinished_work
+from kanna.search.journal import Journal
+from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task
@@ -40,7 +42,7 @@ from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT
 from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.scorers.resumed import applied
-from kanna.tasks.scorers.text import score_text, text_metrics
+from kanna.tasks.scorers.text import score_text
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 JOURNAL = "tallies.jsonl"
@@ -167,11 +169,11 @@ class Arena:
         rows = read_rows(self.options.text)
         context = context_length(self.plan.config, self.plan.tokenizer, self.plan.options.context)
         with applied(self.model, self.weights.edits(candidates)):
-            records, size = score_text(
+            _, scored = score_text(
                 self.model, self.plan.tokenizer, rows, context, max(1, context // 2),
                 self.options.text_tokens, lambda *_: None,
             )  # fmt: skip
-        return text_metrics(records, size)["perplexity"]
+        return scored.perplexity
 
 
 def open_arena(

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kanna.checked import read_json, validated
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint, read_json
+from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.laser.arena import (
     JOURNAL,
@@ -39,12 +40,12 @@ from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import trial
 from kanna.methods.laser.searching import test_edits
 from kanna.methods.laser.space import Candidate
-from kanna.methods.laser.validation import Journal, Tally, Validation
-from kanna.reporting.schema import validated
+from kanna.methods.laser.validation import Validation
 from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
 from kanna.runs.unfinished import refuse_existing, replaces
+from kanna.search.journal import Journal, Tally
 from kanna.tasks.evaluate import headline
 from kanna.tasks.options import EvalOptions
 
@@ -162,7 +163,7 @@ def read_search(path: str | Path) -> Search:
     if data.get("kind") != "laser-search":
         raise InputError(f"{file} is not the result of a search", f"give a {RESULT}")
     lineage.check_format_version(data.get("schema_version"), file)
-    return validated(Search, data, file)
+    return validated(Search, data, file, "write it again with kanna")
 
 
 def read_stages(directory: str | Path) -> Composition:
@@ -176,7 +177,7 @@ def read_stages(directory: str | Path) -> Composition:
         raise InputError(f"{directory} holds no {STAGES}", "give the output of kanna laser compose")
     data = read_json(path)
     lineage.check_format_version(data.get("schema_version"), path)
-    return validated(Composition, data, path)
+    return validated(Composition, data, path, "write it again with kanna")
 
 
 def stage_edits(directory: str | Path, stage: int) -> tuple[str, ...]:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from kanna.models.matrix import Matrix
 from kanna.models.views import read
 from kanna.tasks.data.rows import Row
-from kanna.tasks.scorers.likelihood import Batch, Likelihood
-from kanna.tasks.scorers.scorer import Passes
+from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes
 
 
 def loss_weights(rows: Sequence[Row], found: Sequence[Sequence[Likelihood]]) -> list[float]:

@@ -1,19 +1,18 @@
 """Undo a step `laser`: from the original matrices where they were kept, else from the model edited."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kanna.checked import read_json
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint, read_headers, read_json, weight_files
+from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
 from kanna.errors import InputError
 from kanna.methods.laser.step import MANIFEST, ORIGINALS, stored_module
+from kanna.progress import Progress
 from kanna.runs.unfinished import refuse_existing
-
-Progress = Callable[[str, int, int], None]
 
 
 def restore(

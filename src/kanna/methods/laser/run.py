@@ -12,7 +12,6 @@ from kanna.methods.laser.plan import Plan
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Origin, Request
 from kanna.runs.runner import RunResult, carry_out, carry_out_within
-from kanna.runs.settings import parse
 from kanna.runs.step import Progress
 from kanna.tasks.options import EvalOptions
 
@@ -25,15 +24,6 @@ class LaserResult(RunResult):
     def spectra(self) -> tuple[Spectrum, ...]:
         """Of each matrix that was truncated whole."""
         return tuple(Spectrum(**spectrum) for spectrum in self.details.get("spectra", ()))
-
-
-def laser_config(settings: dict[str, Any]) -> LaserConfig:
-    """Settings as given by the user; None values are taken as not given.
-
-    Raises:
-        InputError: A value out of range, an unknown key or an edit that cannot be read; it is named.
-    """
-    return parse(LaserConfig, settings, "see kanna laser apply --help")
 
 
 def laser_apply(

@@ -14,12 +14,13 @@ from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.gradient import loss_weights, predicted_changes, weight_gradients
 from kanna.methods.laser.results import Trial
 from kanna.methods.laser.space import Candidate
-from kanna.methods.laser.validation import Tally, Validation
+from kanna.methods.laser.validation import Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.matrix import Matrix
+from kanna.progress import Progress
 from kanna.search.halving import halve
+from kanna.search.journal import Tally
 
-Progress = Callable[[str, int, int], None]
 # Candidates of one matrix in a shortlist: neighbours in rho score alike.
 _PER_MATRIX = 4
 

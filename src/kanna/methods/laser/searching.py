@@ -23,15 +23,17 @@ from kanna.methods.laser.results import RESULT, Figures, Model, Search, Task, Te
 from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import Found, base_trial, exhaustive, fast
 from kanna.methods.laser.space import Candidate
-from kanna.methods.laser.validation import EditedTask, Journal, Validation
+from kanna.methods.laser.validation import Validation
 from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
 from kanna.runs.unfinished import refuse_existing, replaces
+from kanna.search.journal import Journal
 from kanna.tasks.evaluate import headline
 from kanna.tasks.metrics.breakdown import breakdown
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
+from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 
 __all__ = ["RESULT", "SearchOptions", "SearchResult", "laser_search", "test_edits"]

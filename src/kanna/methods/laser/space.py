@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kanna.methods.laser.edits import spell
 from kanna.methods.laser.ranks import block_ranks
-from kanna.models.matrix import ROLE_ORDER, Matrix
+from kanna.models.matrix import Matrix, role_key
 
 # The published code's grid: rates 1, 2, 4, 6, 8, 9, 9.5, 9.9, 9.95.
 RHOS = ("0.9", "0.8", "0.6", "0.4", "0.2", "0.1", "0.05", "0.01", "0.005")
@@ -46,14 +46,10 @@ def space(
         matrices: Those to be reduced.
         every: All of the model, to spell edits without ambiguity.
     """
-    ordered = sorted(matrices, key=lambda one: (one.group != "mlp", -one.layer, _role(one.role), one.name))
+    ordered = sorted(matrices, key=lambda one: (one.group != "mlp", -one.layer, role_key(one.role), one.name))
     return [
         Candidate(one, rho, min(block_ranks(rho, *one.shape, count)), count, spell(one, every, rho))
         for one in ordered
         for rho in rhos
         for count in blocks
     ]
-
-
-def _role(role: str) -> int:
-    return ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER)

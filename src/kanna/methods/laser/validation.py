@@ -1,180 +1,23 @@
-"""What edits score on the rows of a task: the model stays in memory, states before its blocks are kept."""
+"""What candidates score on the validation rows: the model stays in memory, no part is scored twice."""
 
-import json
-import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from torch import nn
 
-from kanna.calibration.states import States
-from kanna.errors import InputError
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import Inventory
+from kanna.progress import Progress
+from kanna.search.journal import Journal, Tally, tally
 from kanna.tasks.data.rows import Row
 from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import Prepared, make_scorer, score_questions
-from kanna.tasks.records import TaskScore
-from kanna.tasks.scorers.answer import accepted
-from kanna.tasks.scorers.masked import MaskedScorer
-from kanna.tasks.scorers.resumed import Edit, Resumed, Rows, applied
-from kanna.tasks.scorers.scorer import CausalScorer, Passes, Replayed
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Sums over rows, which add up over parts.
-
-    Args:
-        rows: How many.
-        value: Sum of the headline metric.
-        log_loss: Sum of the right answers' log losses, nats.
-        groups: Groups of two rows or more.
-        groups_right: Those of which all rows are right.
-    """
-
-    rows: int = 0
-    value: float = 0.0
-    log_loss: float = 0.0
-    groups: int = 0
-    groups_right: int = 0
-
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
-
-    @property
-    def accuracy(self) -> float:
-        return self.value / self.rows
-
-    @property
-    def mean_log_loss(self) -> float:
-        return self.log_loss / self.rows
-
-    @property
-    def consistency(self) -> float | None:
-        return self.groups_right / self.groups if self.groups else None
-
-
-def tally(score: TaskScore) -> Tally:
-    """The sums of one score."""
-    rights: dict[str, list[bool]] = defaultdict(list)
-    for record in score.records:
-        if record.group and record.right is not None:
-            rights[record.group].append(record.right)
-    several = [some for some in rights.values() if len(some) > 1]
-    return Tally(
-        rows=len(score.records),
-        value=sum(record.values[score.metric] for record in score.records),
-        log_loss=sum(record.values["log_loss"] for record in score.records),
-        groups=len(several),
-        groups_right=sum(map(all, several)),
-    )
-
-
-class EditedTask:
-    """Rows of a task, scored under edits.
-
-    Args:
-        plan: The evaluation.
-        task: Its rows are those to be scored.
-        model: In evaluation mode.
-        found: Its inventory.
-        memory: Bytes of hidden states kept in memory; what is more goes to files.
-        directory: Where these files go.
-    """
-
-    def __init__(
-        self,
-        plan: Prepared,
-        task: Task,
-        model: nn.Module,
-        found: Inventory,
-        memory: int,
-        directory: Path | None = None,
-    ) -> None:
-        self._plan, self._task, self._model = plan, task, model
-        scorer = make_scorer(plan, model)
-        if not isinstance(scorer, CausalScorer | MaskedScorer):
-            raise InputError(
-                f"{plan.name} has a classification head, whose edits are not searched",
-                "give a causal or a masked language model",
-            )
-        self._scorer = scorer
-        continuations = [row.choices or accepted(row) for row in task.rows]
-        passes = scorer.passes([row.prompt for row in task.rows], continuations)
-        ranks = task.rows[0].label is None
-        self.resumed = Resumed(model, found, passes, ranks, States(memory, directory))
-        self.base_rows: Rows = []
-
-    def base(self, progress: Progress = lambda *_: None, layers: Collection[int] | None = None) -> TaskScore:
-        """Score the model as it is; states before `layers` (None: all) are kept for `edited`."""
-        self.base_rows = self.resumed.base(progress, layers)
-        return self._score(self.base_rows, ())
-
-    def edited(
-        self, variants: Sequence[Sequence[Edit]], progress: Progress = lambda *_: None
-    ) -> list[TaskScore]:
-        """Score each variant, a set of edits put in together; all begin in the same block."""
-        found = self.resumed.edited(variants, progress)
-        return [self._score(rows, edits) for rows, edits in zip(found, variants, strict=True)]
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        return self._task.rows
-
-    def close(self) -> None:
-        """Forget the hidden states."""
-        self.resumed.states.close()
-
-    def _score(self, rows: Rows, edits: Sequence[Edit]) -> TaskScore:
-        with applied(self._model, edits):  # for metrics of text that the model writes
-            replayed = Replayed(rows, self._scorer)
-            return score_questions(self._plan, replayed, self._task, lambda *_: None)
-
-
-@dataclass
-class Journal:
-    """Tallies on disk, one a line, so that a search that was killed goes on.
-
-    Args:
-        path: Of the file; None keeps nothing.
-        known: (candidate, part) -> tally.
-    """
-
-    path: Path | None
-    known: dict[tuple[str, int], Tally] = field(default_factory=dict)
-
-    @staticmethod
-    def open(path: Path | None) -> "Journal":
-        """What the file holds; a last line that was cut short counts as missing."""
-        journal = Journal(path)
-        if path is None or not path.is_file():
-            return journal
-        written = path.read_bytes()
-        whole = written[: written.rfind(b"\n") + 1]
-        os.truncate(path, len(whole))
-        for line in whole.splitlines():
-            data: dict[str, Any] = json.loads(line)
-            key = data.pop("candidate"), data.pop("part")
-            journal.known[key] = Tally(**data)
-        return journal
-
-    def add(self, candidate: str, part: int, found: Tally) -> None:
-        self.known[candidate, part] = found
-        if self.path is None:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"candidate": candidate, "part": part, **asdict(found)}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
+from kanna.tasks.evaluate import Prepared
+from kanna.tasks.scorers.edited import EditedTask
+from kanna.tasks.scorers.likelihood import Passes
+from kanna.tasks.scorers.resumed import Rows
 
 BASE = ""
 
@@ -292,26 +135,3 @@ class Validation:
         for part in range(parts):
             total += self._journal.known[key, part]
         return total
-
-
-def by_groups(rows: Sequence[Row], places: Sequence[int], seed: int) -> list[list[int]]:
-    """Places in groups that stay together, the groups in a random order drawn with `seed`."""
-    groups: dict[str, list[int]] = {}
-    for place in places:
-        groups.setdefault(rows[place].group or f"#{place}", []).append(place)
-    ordered = list(groups.values())
-    return [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
-
-
-def parts_of(groups: Sequence[Sequence[int]], sizes: Sequence[int]) -> list[list[int]]:
-    """Groups dealt out to parts that end where their rows reach each of `sizes`, the rest to a last one."""
-    parts: list[list[int]] = [[]]
-    filled = 0
-    bounds = list(sizes)
-    for group in groups:
-        if bounds and filled >= bounds[0]:
-            bounds.pop(0)
-            parts.append([])
-        parts[-1] += group
-        filled += len(group)
-    return parts

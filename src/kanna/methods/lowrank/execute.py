@@ -1,7 +1,5 @@
 """Carry a plan out: gradients, survey, ranks, replacement. Every stage's result is a file; none is redone."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +20,10 @@ from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
 from kanna.methods.lowrank.survey import Survey, plain_survey, run_survey
+from kanna.progress import Progress
 from kanna.runs.step import Job
 from kanna.runs.workspace import Workspace
 
-Progress = Callable[[str, int, int], None]
 _GRADIENTS = "gradients.safetensors"
 
 
@@ -95,7 +93,7 @@ def execute(job: Job, plan: Plan) -> Outcome:
 def statistics_key(plan: Plan, base_hash: str, device: torch.device) -> str:
     """Name of everything that the survey depends on; anchored takes its curves from the whitened metric."""
     config = plan.config
-    return _digest(
+    return _name_of(
         {
             **_common_facts(plan.windows, base_hash, config, device),
             "matrices": [matrix.name for matrix in plan.selected],
@@ -113,7 +111,7 @@ def gradients_key(
 ) -> str:
     """Name of everything that output gradients depend on."""
     common = _common_facts(used, base_hash, config, device)
-    return _digest({**common, "modules": list(modules), "fisher": config.method == "fwsvd"})
+    return _name_of({**common, "modules": list(modules), "fisher": config.method == "fwsvd"})
 
 
 def _common_facts(
@@ -131,8 +129,8 @@ def _common_facts(
     }
 
 
-def _digest(facts: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+def _name_of(facts: Mapping[str, object]) -> str:
+    return lineage.digest_of(facts)[:24]
 
 
 def _gradients(

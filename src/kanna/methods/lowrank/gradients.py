@@ -6,7 +6,7 @@ the matrix in rank allocation (one number a matrix: mean ||dL/dy||^2 / m).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,20 +120,16 @@ def _observed(
     sums: dict[str, OutputGradients],
     fisher: bool,
 ) -> Iterator[None]:
-    handles = []
-    for path in modules:
+    with ExitStack() as hooks:
+        for path in modules:
 
-        def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
-            inputs = args[0].detach() if fisher else None
-            if output.requires_grad:
-                output.register_hook(lambda gradient: _add(sums, path, inputs, gradient, mask))
+            def forward(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
+                inputs = args[0].detach() if fisher else None
+                if output.requires_grad:
+                    output.register_hook(lambda gradient: _add(sums, path, inputs, gradient, mask))
 
-        handles.append(model.get_submodule(path).register_forward_hook(forward))
-    try:
+            hooks.enter_context(model.get_submodule(path).register_forward_hook(forward))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _add(

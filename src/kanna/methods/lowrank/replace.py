@@ -9,12 +9,14 @@ same input, in the order in which the block computes them, to the original outpu
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from kanna.calibration.statistics import captured, rows_of
+from kanna.calibration.stubs import Reached
 from kanna.calibration.walker import Call, Walker, run_block
 from kanna.calibration.windows import Windows
 from kanna.linalg.allocation import Ranks
@@ -25,10 +27,9 @@ from kanna.methods.lowrank.metric import corrects_bias, output_metric, ridge_for
 from kanna.methods.lowrank.refine import RefineTask, refine_block
 from kanna.methods.lowrank.survey import Survey, weight_of
 from kanna.models.matrix import Matrix
+from kanna.progress import Progress
 from kanna.runs.assemble import Factors, Piece, assemble, install_piece
 from kanna.runs.workspace import Stream, Workspace
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,26 @@ class Replacement:
 
 
 @dataclass(frozen=True)
-class _Batches:
-    """The two streams into a block."""
+class _Block:
+    """A block as it is and as it becomes, and the stream of hidden states into each.
 
-    original: Stream
-    compressed: Stream
+    Args:
+        layer: Which.
+        path: Of the block.
+        original: The block as it is.
+        compressed: A copy, of which matrices are replaced.
+        inputs: Hidden states of the original model.
+        inputs_hat: Those of the compressed one.
+        calls: How the model calls the block, batch by batch.
+        masks: (b, length) bool, batch by batch; None where nothing is padding.
+    """
+
+    layer: int
+    path: str
+    original: nn.Module
+    compressed: nn.Module
+    inputs: Stream
+    inputs_hat: Stream
     calls: Sequence[Call]
     masks: Sequence[Tensor] | None
 
@@ -81,12 +97,13 @@ def replace_blocks(job: Replacement, progress: Progress) -> None:
         _stream(job, "compressed", 0).save(hidden)
     for layer in range(start, count):
         progress("replace", layer, count)
-        batches = _Batches(
-            _stream(job, "original", layer), _stream(job, "compressed", layer), calls[layer], masks
+        original, path = job.walker.load(layer), job.walker.inventory.blocks[layer]
+        streams = _stream(job, "original", layer), _stream(job, "compressed", layer)
+        _replace_block(
+            job, _Block(layer, path, original, copy.deepcopy(original), *streams, calls[layer], masks)
         )
-        _replace_block(job, layer, batches)
-        batches.original.drop()
-        batches.compressed.drop()
+        for stream in streams:
+            stream.drop()
     progress("replace", count, count)
 
 
@@ -103,25 +120,23 @@ def _stream(job: Replacement, which: str, layer: int) -> Stream:
     return Stream(job.workspace.directory / f"{which}-{layer:03d}.safetensors")
 
 
-def _replace_block(job: Replacement, layer: int, batches: _Batches) -> None:
+def _replace_block(job: Replacement, block: _Block) -> None:
     """Write the streams after a block, then the block's file: its presence says that all is done."""
-    path, device = job.walker.inventory.blocks[layer], job.walker.device
-    original = job.walker.load(layer)
-    compressed = copy.deepcopy(original)
+    layer, device = block.layer, job.walker.device
     chosen = [m for m in job.matrices if m.layer == layer and job.ranks.get(m.name) is not None]
     forms: dict[str, object] = {}
     tensors: dict[str, Tensor] = {}
     fit = _anchored if job.config.method == "anchored" else _surveyed
-    for found in fit(job, layer, chosen, original, compressed, batches) if chosen else ():
-        forms[found.module] = found.form.to_json()
-        tensors |= found.named
-    targets = _run(original, batches.original, batches.calls, device) if job.config.two_streams else None
+    for piece in fit(job, block, chosen) if chosen else ():
+        forms[piece.module] = piece.form.to_json()
+        tensors |= piece.named
+    targets = _run(block.original, block.inputs, block.calls, device) if job.config.two_streams else None
     if job.config.refine and chosen and targets is not None:
-        task = RefineTask(path, forms, batches.compressed, targets, batches.calls, batches.masks)
+        task = RefineTask(block.path, forms, block.inputs_hat, targets, block.calls, block.masks)
         dtypes = {name: value.dtype for name, value in tensors.items()}
         seed = job.config.seed + layer
-        tensors |= refine_block(compressed, task, job.config.refine, seed, dtypes, job.dtype)
-    outputs = _run(compressed, batches.compressed, batches.calls, device)
+        tensors |= refine_block(block.compressed, task, job.config.refine, seed, dtypes, job.dtype)
+    outputs = _run(block.compressed, block.inputs_hat, block.calls, device)
     _stream(job, "original", layer + 1).save(outputs if targets is None else targets)
     _stream(job, "compressed", layer + 1).save(outputs)
     job.workspace.save(probe_file(layer), {"probe": outputs[0][:1]})
@@ -133,45 +148,30 @@ def _run(block: nn.Module, stream: Stream, calls: Sequence[Call], device: torch.
         return [run_block(block, stream.batch(i, device), call).cpu() for i, call in enumerate(calls)]
 
 
-def _surveyed(
-    job: Replacement,
-    layer: int,
-    chosen: Sequence[Matrix],
-    original: nn.Module,
-    compressed: nn.Module,
-    batches: _Batches,
-) -> list[Piece]:
+def _surveyed(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list[Piece]:
     """Factors from the survey: a prefix of the full ones."""
-    full, means = job.survey.factors(layer), job.survey.means(layer)
-    path = job.walker.inventory.blocks[layer]
-    found = {}
+    full, means = job.survey.factors(block.layer), job.survey.means(block.layer)
+    new = {}
     for matrix in chosen:
         rank = _rank(job, matrix)
         expand, reduce = full[matrix.name][0][:, :rank], full[matrix.name][1][:rank]
         gain = None
         if corrects_bias(job.config, matrix) and matrix.name in means:
-            mean, weight = means[matrix.name], weight_of(original, path, matrix).double()
+            mean, weight = means[matrix.name], weight_of(block.original, block.path, matrix).double()
             gain = weight @ mean - expand @ (reduce @ mean)
-        found[matrix.name] = Factors(expand, reduce, gain, job.config.storage)
-    return _install(job, path, chosen, found, original, compressed)
+        new[matrix.name] = Factors(expand, reduce, gain, job.config.storage)
+    return _install(job, block, chosen, new)
 
 
-def _anchored(
-    job: Replacement,
-    layer: int,
-    chosen: Sequence[Matrix],
-    original: nn.Module,
-    compressed: nn.Module,
-    batches: _Batches,
-) -> list[Piece]:
+def _anchored(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list[Piece]:
     """Group by group in the order of computation, each fitted to what the replaced ones before it hand on."""
-    path = job.walker.inventory.blocks[layer]
     pieces = []
-    for key in _order(job, original, path, chosen, batches):
+    for key in _order(job, block, chosen):
         group = [matrix for matrix in chosen if matrix.input_key == key]
-        pair = _pair_statistics(job, original, compressed, path, group[0], batches)
-        found = {m.name: _anchored_factors(job, m, weight_of(original, path, m), pair) for m in group}
-        pieces += _install(job, path, group, found, original, compressed)
+        pair = _pair_statistics(job, block, group[0])
+        weights = {matrix: weight_of(block.original, block.path, matrix) for matrix in group}
+        new = {m.name: _anchored_factors(job, m, weight, pair) for m, weight in weights.items()}
+        pieces += _install(job, block, group, new)
     return pieces
 
 
@@ -214,55 +214,37 @@ def _rank(job: Replacement, matrix: Matrix) -> int:
 
 
 def _install(
-    job: Replacement,
-    path: str,
-    group: Sequence[Matrix],
-    found: Mapping[str, Factors],
-    original: nn.Module,
-    compressed: nn.Module,
+    job: Replacement, block: _Block, group: Sequence[Matrix], new: Mapping[str, Factors]
 ) -> list[Piece]:
     """Assemble the modules of a group and put them into the compressed block."""
     pieces = []
     for module in dict.fromkeys(matrix.module for matrix in group):
         parts = [matrix for matrix in job.matrices if matrix.module == module]
-        dense = original.get_submodule(module.removeprefix(f"{path}."))
-        piece = assemble(dense, parts, found, job.dtype(module))
+        dense = block.original.get_submodule(module.removeprefix(f"{block.path}."))
+        piece = assemble(dense, parts, new, job.dtype(module))
         if piece is not None:
-            install_piece(compressed, path, piece, job.walker.dtype, job.walker.device)
+            install_piece(block.compressed, block.path, piece, job.walker.dtype, job.walker.device)
             pieces.append(piece)
     return pieces
 
 
-class _Enough(Exception):
-    """Raised where a block's run may end."""
-
-
-def _order(
-    job: Replacement, block: nn.Module, path: str, chosen: Sequence[Matrix], batches: _Batches
-) -> list[str]:
+def _order(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list[str]:
     """Input keys in the order in which the block reads them."""
-    with torch.no_grad(), captured(block, path, chosen) as seen:
-        run_block(block, batches.original.batch(0, job.walker.device), batches.calls[0])
+    with torch.no_grad(), captured(block.original, block.path, chosen) as seen:
+        run_block(block.original, block.inputs.batch(0, job.walker.device), block.calls[0])
     return list(seen)
 
 
-def _pair_statistics(
-    job: Replacement,
-    original: nn.Module,
-    compressed: nn.Module,
-    path: str,
-    matrix: Matrix,
-    batches: _Batches,
-) -> _PairStatistics:
+def _pair_statistics(job: Replacement, block: _Block, matrix: Matrix) -> _PairStatistics:
     """Both blocks run up to the input that `matrix` reads, no further."""
     device = job.walker.device
     zeros = torch.zeros(matrix.in_features, dtype=torch.float64, device=device)
     square = zeros.new_zeros(matrix.in_features, matrix.in_features)
     pair = _PairStatistics(square, square.clone(), zeros, zeros.clone())
-    for index, call in enumerate(batches.calls):
-        mask = None if batches.masks is None else batches.masks[index]
-        x = _input_of(original, path, matrix, batches.original.batch(index, device), call)
-        h = _input_of(compressed, path, matrix, batches.compressed.batch(index, device), call)
+    for index, call in enumerate(block.calls):
+        mask = None if block.masks is None else block.masks[index]
+        x = _input_of(block.original, block.path, matrix, block.inputs.batch(index, device), call)
+        h = _input_of(block.compressed, block.path, matrix, block.inputs_hat.batch(index, device), call)
         pair.add(rows_of(x, mask), rows_of(h, mask))
     return pair
 
@@ -272,15 +254,9 @@ def _input_of(block: nn.Module, path: str, matrix: Matrix, hidden: Tensor, call:
 
     def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen.append(args[0])
-        raise _Enough
+        raise Reached
 
     module = block.get_submodule(matrix.module.removeprefix(f"{path}."))
-    handle = module.register_forward_pre_hook(note)
-    try:
-        with torch.no_grad():
-            run_block(block, hidden, call)
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
+    with module.register_forward_pre_hook(note), suppress(Reached), torch.no_grad():
+        run_block(block, hidden, call)
     return seen[0]

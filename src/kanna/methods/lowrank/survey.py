@@ -6,13 +6,13 @@ once under its metric. The result serves every budget: energies give the error c
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.statistics import InputStatistics, captured, rows_of, sources
+from kanna.calibration.statistics import InputStatistics, captured, rows_of
 from kanna.calibration.walker import Call, Walker, run_block
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import check_finite
@@ -21,11 +21,11 @@ from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import metric_of
 from kanna.models.matrix import Matrix
+from kanna.progress import Progress
 from kanna.runs.assemble import matrix_weight
 from kanna.runs.workspace import Stream, Workspace
 
 log = logging.getLogger("kanna")
-Progress = Callable[[str, int, int], None]
 _KINDS = ("survey", "curves")
 
 
@@ -236,6 +236,3 @@ def _strip(held: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 def _name(kind: str, layer: int) -> str:
     return f"{kind}-{layer:03d}.safetensors"
-
-
-__all__ = ["Survey", "gather", "plain_survey", "run_survey", "sources", "weight_of"]

@@ -1,6 +1,5 @@
 """Two parts of a task that share no fact: for choosing, and for the final figure."""
 
-import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
 from kanna.tasks.data.rows import TABLES, Row, lines_of, read_fields, read_rows, read_text, sound
@@ -146,17 +146,9 @@ def _lines(path: Path) -> list[str]:
 
 def _write(parts: Sequence[Path], contents: Sequence[str]) -> None:
     """Both or none, as far as a file system allows: renamed when both are complete."""
-    partial = [part.with_name(f"{part.name}.partial") for part in parts]
     try:
-        parts[0].parent.mkdir(parents=True, exist_ok=True)
-        for path, content in zip(partial, contents, strict=True):
-            path.write_text(content, encoding="utf-8", newline="")
-        for path, part in zip(partial, parts, strict=True):
-            path.replace(part)
+        write_whole({part: text.encode("utf-8") for part, text in zip(parts, contents, strict=True)})
     except OSError as error:
-        for path in partial:
-            with contextlib.suppress(OSError):
-                path.unlink()
         raise InputError(
             f"{parts[0].parent} cannot be written to: {error.strerror}", "give another folder"
         ) from error

@@ -1,90 +1,19 @@
 """Small task files to begin with; what a key means stands in `note`, which no score depends on."""
 
-import contextlib
 import csv
 import io
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
 
-_MAIL = "Customer: {}\nThe customer wants"
-_WANTS = [" a refund", " help with delivery", " to cancel"]
+_EXAMPLES = files("kanna.tasks.data") / "examples"
 TEMPLATES: dict[str, list[dict[str, Any]]] = {
-    "choice": [
-        {
-            "prompt": _MAIL.format("My parcel is three days late."),
-            "choices": _WANTS,
-            "label": 1,
-            "note": "label is the place of the right choice, counted from 0, or its text",
-        },
-        {
-            "prompt": _MAIL.format("Please end my subscription."),
-            "choices": _WANTS,
-            "label": 2,
-            "note": "the model reads the prompt; the choice it finds likeliest to follow is its answer",
-        },
-        {
-            "prompt": _MAIL.format("The lamp came broken, I want my money."),
-            "choices": _WANTS,
-            "label": 0,
-            "note": "also possible: group (rows of one fact), cost (of a wrong answer), keys of your own",
-        },
-    ],
-    "answer": [
-        {
-            "prompt": "The order number in 'Where is my parcel? I ordered on May 3.' is",
-            "answer": " missing",
-            "note": "answer is what the model should write after the prompt",
-        },
-        {
-            "prompt": "The capital of France is",
-            "answer": " Paris",
-            "note": "scored as greedy unless --metric says otherwise: exact, contains, numeric, f1, ...",
-        },
-        {
-            "prompt": "Question: 12 boxes of 6 eggs. How many eggs?\nAnswer:",
-            "answer": " 72",
-            "note": 'several right answers: the key answers instead, with a list ["72", "seventy-two"]',
-        },
-    ],
-    "paraphrases": [
-        {
-            "prompt": "The capital of France is",
-            "answer": " Paris",
-            "group": "france",
-            "note": "rows of one group ask for the same fact in other words",
-        },
-        {
-            "prompt": "France is governed from",
-            "answer": " Paris",
-            "group": "france",
-            "note": "consistency is the share of groups with every row right",
-        },
-        {
-            "prompt": "The capital of Japan is",
-            "answer": " Tokyo",
-            "group": "japan",
-            "note": "kanna task split keeps a group on one side",
-        },
-        {
-            "prompt": "Japan is governed from",
-            "answer": " Tokyo",
-            "group": "japan",
-            "note": "a group counts as one unit when a verdict is reached",
-        },
-    ],
-    "text": [
-        {
-            "text": "A passage such as the model reads in your application.",
-            "note": "text is scored by perplexity: how well the model foresees it",
-        },
-        {
-            "text": "Another one. A few thousand words in all make perplexity steady.",
-            "note": "long texts are read in windows of --context tokens",
-        },
-    ],
+    kind: [json.loads(line) for line in (_EXAMPLES / f"{kind}.jsonl").read_text("utf-8").splitlines()]
+    for kind in ("choice", "answer", "paraphrases", "text")
 }
 
 
@@ -104,14 +33,9 @@ def new_task(path: str | Path, kind: str = "choice", force: bool = False) -> Pat
     rows = TEMPLATES[kind]
     table = path.suffix.lower() == ".csv"
     text = _csv(rows) if table else "".join(json.dumps(row) + "\n" for row in rows)
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
+        write_whole({path: text.encode("utf-8")})
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise InputError(f"{path} cannot be written: {error.strerror}", "choose another place") from error
     return path
 

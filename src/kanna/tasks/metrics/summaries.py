@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
 from kanna.tasks.records import Record
@@ -49,12 +50,17 @@ def summarise(
 
 def consistency(records: Sequence[Record]) -> float | None:
     """Share of groups of two rows or more that are right in every row; None without such groups."""
+    whole = groups_right(records)
+    return _mean([float(right) for right in whole]) if whole else None
+
+
+def groups_right(records: Sequence[Record]) -> list[bool]:
+    """Of each group of two judged rows or more, whether all are right."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for record in records:
-        if record.group:
-            groups[record.group].append(bool(record.right))
-    several = [rights for rights in groups.values() if len(rights) > 1]
-    return _mean([float(all(rights)) for rights in several]) if several else None
+        if record.group and record.right is not None:
+            groups[record.group].append(record.right)
+    return [all(rights) for rights in groups.values() if len(rights) > 1]
 
 
 def calibration(records: Sequence[Record]) -> dict[str, float]:
@@ -78,12 +84,8 @@ def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
         InputError: The file cannot be read, an answer that no row has, or a cost that is no number from 0.
     """
     example = "{spam: {ham: 1}, ham: {spam: 20}}"
-    try:
-        # Read as text: else answers such as true, no and 007 would be something else.
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read: {said}", f"give YAML such as {example}") from error
+    # Read as text: else answers such as true, no and 007 would be something else.
+    data = read_yaml(path, example, yaml.BaseLoader)
     if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
         raise InputError(f"{path} must map answers to costs per answer", f"write it as {example}")
     known = {one.strip() for row in rows for one in (row.choices or row.answers or (row.answer,))}

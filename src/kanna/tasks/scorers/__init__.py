@@ -1,0 +1,1 @@
+"""How a model is asked: likelihoods (`scorer`, `masked`, `classifier`), text it writes, perplexity."""

@@ -1,15 +1,15 @@
 """Rows with an answer: how likely it is, whether it is what the model would write, and what it does write."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kanna.progress import Progress
 from kanna.tasks.data.rows import Row
 from kanna.tasks.metrics.text_metrics import legacy_contains, score
 from kanna.tasks.records import Record
 from kanna.tasks.scorers.likelihood import Likelihood
 from kanna.tasks.scorers.scorer import Scorer
 
-Progress = Callable[[str, int, int], None]
 GREEDY = "greedy"
 TOPS = (1, 5, 10)
 _FEWEST, _MOST = 8, 256

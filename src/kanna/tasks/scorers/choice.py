@@ -1,15 +1,14 @@
 """Rows with choices: which one the model finds likeliest."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from kanna.progress import Progress
 from kanna.tasks.data.rows import Row
 from kanna.tasks.records import Record
 from kanna.tasks.scorers.likelihood import Likelihood
 from kanna.tasks.scorers.scorer import Scorer
-
-Progress = Callable[[str, int, int], None]
 
 
 def score_choices(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
-from kanna.tasks.scorers.scorer import Progress, Work
+from kanna.tasks.scorers.scorer import Work
 from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, takes_padding, wrapped
 
 _UNNAMED = re.compile(r"label_\d+")

@@ -1,14 +1,13 @@
 """How far two models' next-token distributions are apart: no task, no right answers needed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from kanna.progress import Progress
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
 from kanna.tasks.verdict.comparison import Divergence
-
-Progress = Callable[[str, int, int], None]
 
 
 def divergence(

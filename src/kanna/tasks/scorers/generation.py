@@ -1,20 +1,17 @@
 """What a model writes after a prompt, greedily."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
-from kanna.tasks.scorers.written import plain_settings
+from kanna.progress import Progress
+from kanna.tasks.scorers.written import write
+from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,12 +66,12 @@ def generate(
     if not prompt.strip():
         raise InputError("the prompt is empty", "give some text with --prompt")
     models = [model] if against is None else [model, against]
-    for one in models:  # whatever is wrong with the second is said before the first is run
-        load_tokenizer(Checkpoint.open(one).directory)
+    for name in models:  # whatever is wrong with the second is said before the first is run
+        load_tokenizer(Checkpoint.open(name).directory)
     written = []
-    for done, one in enumerate(models):
+    for done, name in enumerate(models):
         progress("generate", done, len(models))
-        written.append(_continue(one, prompt, max_new_tokens, raw, device, dtype))
+        written.append(_continue(name, prompt, max_new_tokens, raw, device, dtype))
     progress("generate", len(models), len(models))
     return GenerationResult(prompt, tuple(written))
 
@@ -85,11 +82,12 @@ def _continue(
     checkpoint = Checkpoint.open(model)
     tokenizer = load_tokenizer(checkpoint.directory)
     chat = not raw and bool(getattr(tokenizer, "chat_template", None))
-    ids = _encode(tokenizer, prompt, chat)
     limit = context_length(checkpoint.config, tokenizer, None)
-    if ids.shape[1] + max_new_tokens > limit:
+    encoder = Encoder(tokenizer, limit, chat)
+    ids = encoder.ids(encoder.prompt(prompt))
+    if len(ids) + max_new_tokens > limit:
         raise InputError(
-            f"{ids.shape[1]} tokens of prompt and {max_new_tokens} new ones are more than the {limit} that "
+            f"{len(ids)} tokens of prompt and {max_new_tokens} new ones are more than the {limit} that "
             f"{checkpoint.name} is meant for",
             "shorten the prompt or lower --max-new-tokens",
         )
@@ -98,30 +96,5 @@ def _continue(
     loaded: Any = load(model, dtype=numbers, device_map=placed)[0]
     if not hasattr(loaded, "generate") or loaded.get_output_embeddings() is None:
         raise InputError(f"{checkpoint.name} cannot generate", "give a causal language model")
-    new = _greedy(loaded, ids.to(device), max_new_tokens, tokenizer)
-    text = str(tokenizer.decode(new, skip_special_tokens=True))
-    return Continuation(checkpoint.name, text, len(new), chat)
-
-
-def _encode(tokenizer: Any, prompt: str, chat: bool) -> torch.Tensor:
-    """(1, tokens) int64."""
-    text = prompt
-    if chat:  # the template writes the special tokens itself
-        messages = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    ids: list[int] = tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
-    return torch.tensor([ids])
-
-
-def _greedy(loaded: Any, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any) -> torch.Tensor:
-    """(new,) token ids."""
-    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    with torch.no_grad(), plain_settings(loaded, tokenizer):
-        written: torch.Tensor = loaded.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=0 if fill is None else fill,
-        )
-    return written[0, ids.shape[1] :].cpu()
+    (written,) = write(loaded, tokenizer, [ids], max_new_tokens)
+    return Continuation(checkpoint.name, written.text, written.tokens, chat)

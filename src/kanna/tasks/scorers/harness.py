@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from kanna.checked import read_yaml
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
 from kanna.tasks.scorers.likelihood import likelihoods
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Piece
 
-Progress = Callable[[str, int, int], None]
 _INSTALL = "pip install 'kanna[eval]'"
 _HEADLINES = ("acc", "exact_match", "em", "f1", "perplexity", "word_perplexity", "byte_perplexity")
 _NEW_TOKENS = 256
@@ -367,13 +368,7 @@ def _is_file(name: str) -> bool:
 
 def _name_in(path: Path) -> str:
     """The `task:` of a task file."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read: {said}", "give an lm_eval task file") from error
+    found = read_yaml(path, "{task: my_task, dataset_path: json, ...}")
     if not isinstance(found, dict) or not isinstance(found.get("task"), str):
         raise InputError(f"{path} names no task", "an lm_eval task file has a line such as task: my_task")
     return str(found["task"])

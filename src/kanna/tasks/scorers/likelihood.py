@@ -12,26 +12,25 @@ a model that does not gets plain rows; `Likelihoods.packed` says which it was.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.forest import Pack, packs, singles
+from kanna.tasks.tokens.padded import batches, rounding
 
-Progress = Callable[[str, int, int], None]
 # Long enough for efficient products, short enough that attention among strangers stays cheap.
 PACK_TOKENS = 256
 _CHECKED = 4
 # Float32 logits in memory at a time.
 _LOGIT_BYTES = 2**28
-# Of a sum of log-probabilities: rounding stays below, a mask not heeded does not.
-_AGREE = {torch.float32: 1e-3, torch.float64: 1e-6}
-_AGREE_HALF = 0.1
 
 
 @dataclass(frozen=True)
@@ -88,31 +87,8 @@ def likelihoods(
         InputError: Logits that are not finite.
     """
     plan = plan_batches(model, pieces, batch_tokens, share)
-    found: dict[int, Likelihood] = {}
-    for done, packs_of_batch in enumerate(plan.batches):
-        progress("log-likelihood", done, len(plan.batches))
-        batch = build(packs_of_batch, pieces, plan.packed, model)
-        found |= read(logits_at(model, batch.inputs, batch.places), batch, ranks)
-    progress("log-likelihood", len(plan.batches), len(plan.batches))
-    ordered = tuple(found[i] for i in range(len(pieces)))
-    return Likelihoods(ordered, plan.forward_tokens, plan.naive_tokens, plan.packed)
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which packs go together.
-
-    Args:
-        batches: Packs of each forward pass.
-        forward_tokens: Tokens of all passes, padding included.
-        naive_tokens: Tokens of one unpadded row per piece.
-        packed: Whether shared prefixes are there once.
-    """
-
-    batches: tuple[tuple[Pack, ...], ...]
-    forward_tokens: int
-    naive_tokens: int
-    packed: bool
+    (found,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
+    return Likelihoods(tuple(found), plan.forward_tokens, plan.naive_tokens, plan.packed)
 
 
 @dataclass(frozen=True)
@@ -134,14 +110,76 @@ class Batch:
     numbers: tuple[int, ...]
 
 
+class Logits(Protocol):
+    """Logits (places, vocabulary) at places of a flattened batch."""
+
+    def __call__(
+        self, model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False, /
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The forward passes that likelihoods need, to be run once or, with an edited model, many times.
+
+    Args:
+        batches: Each makes one pass' tensors when called.
+        counts: Continuations of each prompt; the batches' pieces are all of them in order.
+        logits: How to run the model on them.
+    """
+
+    batches: tuple[Callable[[], Batch], ...]
+    counts: tuple[int, ...]
+    logits: Logits
+
+    def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
+        """Likelihoods of each continuation of each prompt."""
+        found: dict[int, Likelihood] = {}
+        for done, make in enumerate(self.batches):
+            progress("log-likelihood", done, len(self.batches))
+            batch = make()
+            found |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
+        progress("log-likelihood", len(self.batches), len(self.batches))
+        return self.rows([found[piece] for piece in range(sum(self.counts))])
+
+    def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:
+        """What belongs to each prompt."""
+        ordered = iter(pieces)
+        return [[next(ordered) for _ in range(count)] for count in self.counts]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which packs go together.
+
+    Args:
+        batches: Packs of each forward pass.
+        forward_tokens: Tokens of all passes, padding included.
+        naive_tokens: Tokens of one unpadded row per piece.
+        packed: Whether shared prefixes are there once.
+    """
+
+    batches: tuple[tuple[Pack, ...], ...]
+    forward_tokens: int
+    naive_tokens: int
+    packed: bool
+
+    def passes(self, model: nn.Module, pieces: Sequence[Piece], counts: tuple[int, ...]) -> Passes:
+        """How to run them; `counts` of the pieces belong to each prompt."""
+        batches = tuple(partial(build, group, pieces, self.packed, model) for group in self.batches)
+        return Passes(batches, counts, logits_at)
+
+
 def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, share: bool) -> BatchPlan:
     """Packs of like length together, about `batch_tokens` at a time."""
     sequences = [piece.inputs for piece in pieces]
     packed = share and _takes_packs(model, pieces)
     made = list(packs(sequences, PACK_TOKENS) if packed else singles(sequences))
-    batches = tuple(tuple(batch) for batch in _batches(made, pieces, batch_tokens, most_logits(model)))
-    computed = sum(len(batch) * max(map(len, batch)) for batch in batches)
-    return BatchPlan(batches, computed, sum(map(len, sequences)), packed)
+    targets = [sum(len(pieces[number].target) for number in pack.paths) for pack in made]
+    numbers = batches(list(map(len, made)), targets, batch_tokens, most_logits(model), equal=False)
+    groups = tuple(tuple(made[i] for i in some) for some in numbers)
+    computed = sum(len(group) * max(map(len, group)) for group in groups)
+    return BatchPlan(groups, computed, sum(map(len, sequences)), packed)
 
 
 def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
@@ -158,7 +196,7 @@ def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
         shared = _score(model, list(packs(sequences, 2**30)), few, True)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return False
-    allowed = _AGREE.get(next(model.parameters()).dtype, _AGREE_HALF)
+    allowed = rounding(model)
     return all(abs(plain[i].sum - shared[i].sum) <= allowed * max(1, len(few[i].target)) for i in plain)
 
 
@@ -166,21 +204,6 @@ def most_logits(model: nn.Module) -> int:
     """How many places may have logits at a time."""
     vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 2**15) or 2**15)
     return max(1, _LOGIT_BYTES // (4 * vocabulary))
-
-
-def _batches(made: Sequence[Pack], pieces: Sequence[Piece], tokens: int, wanted: int) -> Iterator[list[Pack]]:
-    """Packs of like length together, as many as fit."""
-    batch: list[Pack] = []
-    targets = 0
-    for pack in sorted(made, key=len):
-        more = sum(len(pieces[number].target) for number in pack.paths)
-        if batch and ((len(batch) + 1) * len(pack) > tokens or targets + more > wanted):
-            yield batch
-            batch, targets = [], 0
-        batch.append(pack)
-        targets += more
-    if batch:
-        yield batch
 
 
 def _score(
@@ -281,11 +304,8 @@ def only_at(model: nn.Module, places: Tensor) -> Iterator[None]:
         hidden = given[0]
         return (hidden.reshape(-1, hidden.shape[-1])[places][None], *given[1:])
 
-    handle = head.register_forward_pre_hook(select)
-    try:
+    with head.register_forward_pre_hook(select):
         yield
-    finally:
-        handle.remove()
 
 
 def _ranks(logits: Tensor, index: Tensor, tokens: Tensor) -> Tensor:

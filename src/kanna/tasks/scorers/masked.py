@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kanna.errors import InputError
-from kanna.tasks.scorers.likelihood import Batch, Likelihood, most_logits, only_at
-from kanna.tasks.scorers.scorer import Passes, Progress, Work
+from kanna.progress import Progress
+from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes, most_logits, only_at
+from kanna.tasks.scorers.scorer import Work
 from kanna.tasks.tokens.cloze import Cloze, Masked
 from kanna.tasks.tokens.padded import batches, inputs, takes_padding
 

@@ -7,7 +7,7 @@ Whether a block is built that way is not assumed from its name but tried out on 
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from kanna.calibration.states import States
-from kanna.calibration.stubs import Stub, replaced
+from kanna.calibration.stubs import Reached, Stub, replaced
 from kanna.models.inventory import Inventory
-from kanna.tasks.scorers.likelihood import Batch, Likelihood, read
-from kanna.tasks.scorers.scorer import Passes
+from kanna.progress import Progress
+from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes, read
 
-Progress = Callable[[str, int, int], None]
 # Rounding stays below; a norm between the feed-forward part and the sum does not.
 _SEPARABLE = 1e-3
 Rows = list[list[Likelihood]]
@@ -273,12 +272,10 @@ def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[_Seen]:
         seen.inputs.append(args[0] if args else kwargs["hidden_states"])
         seen.as_tuple = isinstance(output, tuple)
 
-    handles = [model.get_submodule(path).register_forward_hook(note, with_kwargs=True) for path in paths]
-    try:
+    with ExitStack() as hooks:
+        for path in paths:
+            hooks.enter_context(model.get_submodule(path).register_forward_hook(note, with_kwargs=True))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -301,16 +298,8 @@ def _only_scored(model: nn.Module, part: _Part | None, places: Tensor) -> Iterat
         flat[places] = output[0]
         return flat.reshape(*shape[:2], -1)
 
-    handles = [module.register_forward_pre_hook(select), module.register_forward_hook(spread)]
-    try:
+    with module.register_forward_pre_hook(select), module.register_forward_hook(spread):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Reached(Exception):
-    """Raised by a hook behind the block that is wanted: what follows needs no run."""
 
 
 @dataclass
@@ -350,22 +339,17 @@ def _run_block(work: Resumed, block: _Block, added: Tensor | None = None) -> _Ru
 
     def whole(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         run.output = output[0] if isinstance(output, tuple) else output
-        raise _Reached
+        raise Reached
 
     before = paths[: block.layer]
     stubs = [_Given(model.get_submodule(one), work.as_tuple, block.hidden) for one in before]
-    handles = [
+    with (
         model.get_submodule(block.path).register_forward_hook(part, with_kwargs=True),
         model.get_submodule(paths[block.layer]).register_forward_hook(whole),
-    ]
-    try:
-        with replaced(model, before, stubs):
-            work.passes.logits(model, block.batch.inputs, block.batch.places)
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+        suppress(Reached),
+        replaced(model, before, stubs),
+    ):
+        work.passes.logits(model, block.batch.inputs, block.batch.places)
     return run
 
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from kanna.errors import InputError
-from kanna.tasks.scorers.likelihood import Batch, Likelihood, build, logits_at, plan_batches, read
+from kanna.progress import Progress
+from kanna.tasks.scorers.likelihood import Likelihood, Passes, plan_batches
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Encoder, Piece
 
-Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
 
@@ -33,44 +32,6 @@ class Work:
     naive_tokens: int = 0
     packed: bool = True
     notes: list[str] = field(default_factory=list)
-
-
-class Logits(Protocol):
-    """Logits (places, vocabulary) at places of a flattened batch."""
-
-    def __call__(
-        self, model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False, /
-    ) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Passes:
-    """The forward passes that likelihoods need, to be run once or, with an edited model, many times.
-
-    Args:
-        batches: Each makes one pass' tensors when called.
-        counts: Continuations of each prompt; the batches' pieces are all of them in order.
-        logits: How to run the model on them.
-    """
-
-    batches: tuple[Callable[[], Batch], ...]
-    counts: tuple[int, ...]
-    logits: Logits
-
-    def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
-        """Likelihoods of each continuation of each prompt."""
-        found: dict[int, Likelihood] = {}
-        for done, make in enumerate(self.batches):
-            progress("log-likelihood", done, len(self.batches))
-            batch = make()
-            found |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
-        progress("log-likelihood", len(self.batches), len(self.batches))
-        return self.rows([found[piece] for piece in range(sum(self.counts))])
-
-    def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:
-        """What belongs to each prompt."""
-        ordered = iter(pieces)
-        return [[next(ordered) for _ in range(count)] for count in self.counts]
 
 
 def by_row(ask: Callable[..., T], prompts: Sequence[str], *beside: Sequence[Any]) -> list[T]:
@@ -140,8 +101,7 @@ class CausalScorer:
         self.work.forward_tokens += plan.forward_tokens
         self.work.naive_tokens += plan.naive_tokens
         self.work.packed &= plan.packed
-        batches = tuple(partial(build, some, pieces, plan.packed, self.model) for some in plan.batches)
-        return Passes(batches, tuple(map(len, rows)), logits_at)
+        return plan.passes(self.model, pieces, tuple(map(len, rows)))
 
     def write(
         self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress

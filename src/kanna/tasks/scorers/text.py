@@ -1,18 +1,16 @@
 """Text rows as a task: perplexity, with one record per window."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from kanna.errors import InputError
+from kanna.progress import Progress
 from kanna.tasks.data.rows import Row
 from kanna.tasks.records import Record
-from kanna.tasks.scorers.perplexity import window_scores
+from kanna.tasks.scorers.perplexity import Perplexity, perplexity
 
-Progress = Callable[[str, int, int], None]
 BETWEEN = "\n\n"
 _SHOWN = 40
 
@@ -22,41 +20,35 @@ def score_text(
     tokenizer: Any,
     rows: Sequence[Row],
     context: int,
-    stride: int,
+    stride: int | None,
     tokens: int | None,
     progress: Progress,
-) -> tuple[list[Record], float]:
-    """Records of the windows over the joined rows, and bytes per token.
+    batch: int = 8,
+) -> tuple[list[Record], Perplexity]:
+    """Records of the windows over the joined rows, and what they are together.
+
+    Args:
+        stride: None is half the context.
+        tokens: Only the first so many.
+        batch: Windows per forward pass, at most.
 
     Raises:
         InputError: Fewer than two tokens, a stride beyond the context, or logits that are not finite.
     """
     joined = BETWEEN.join(row.text for row in rows)
-    ids = torch.tensor(tokenizer(joined, verbose=False)["input_ids"])
-    kept = ids if tokens is None else ids[:tokens]
-    if len(kept) < 2:
-        raise InputError(f"the text has {len(kept)} tokens; at least 2 are needed", "give more text")
-    found = window_scores(model, kept, context, stride, progress=progress)
+    whole = torch.tensor(tokenizer(joined, verbose=False)["input_ids"])
+    ids = whole if tokens is None else whole[:tokens]
+    size = len(joined.encode()) / max(1, len(whole))
+    scored = perplexity(model, ids, context, stride or max(1, context // 2), batch, size, progress)
     records = [
         Record(
             row=number,
-            prompt=tokenizer.decode(kept[one.first : min(one.end, one.first + _SHOWN)].tolist()),
+            prompt=tokenizer.decode(ids[window.first : min(window.end, window.first + _SHOWN)].tolist()),
             expected="",
             predicted="",
             right=None,
-            values={"nll": -one.log_likelihood, "tokens": float(one.scored)},
+            values={"nll": -window.log_likelihood, "tokens": float(window.scored)},
         )
-        for number, one in enumerate(found)
+        for number, window in enumerate(scored.windows)
     ]
-    return records, len(joined.encode()) / len(ids)
-
-
-def text_metrics(records: Sequence[Record], bytes_per_token: float) -> dict[str, float]:
-    """perplexity, nats per token and bits per byte of text records."""
-    nll = sum(record.values["nll"] for record in records)
-    mean = nll / sum(record.values["tokens"] for record in records)
-    return {
-        "perplexity": math.exp(mean),
-        "log_loss_per_token": mean,
-        "bits_per_byte": mean / math.log(2) / bytes_per_token,
-    }
+    return records, scored

@@ -1,6 +1,6 @@
 """What a model writes after each of many prompts, greedily, and only what is new."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-Progress = Callable[[str, int, int], None]
+from kanna.progress import Progress
+from kanna.tasks.tokens.padded import batches
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,17 @@ def write(
         batch_tokens: Tokens of prompts and answers in memory at a time, about.
     """
     order = sorted({tuple(prompt) for prompt in prompts}, key=len)
-    batches = list(_batches(order, max_new_tokens, batch_tokens))
+    sizes = [len(prompt) + max_new_tokens for prompt in order]
+    groups = [
+        [order[i] for i in some] for some in batches(sizes, [0] * len(sizes), batch_tokens, 0, equal=False)
+    ]
     found: dict[tuple[int, ...], Written] = {}
-    for done, batch in enumerate(batches):
-        progress("generate", done, len(batches))
+    for done, batch in enumerate(groups):
+        progress("generate", done, len(groups))
         new = _continue(model, tokenizer, batch, max_new_tokens, stop)
         found |= {prompt: _cut(tokenizer, ids, stop) for prompt, ids in zip(batch, new, strict=True)}
-    progress("generate", len(batches), len(batches))
+    progress("generate", len(groups), len(groups))
     return [found[tuple(prompt)] for prompt in prompts]
-
-
-def _batches(prompts: Sequence[tuple[int, ...]], new: int, tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    batch: list[tuple[int, ...]] = []
-    for prompt in prompts:
-        if batch and (len(batch) + 1) * (len(prompt) + new) > tokens:
-            yield batch
-            batch = []
-        batch.append(prompt)
-    if batch:
-        yield batch
 
 
 def _continue(

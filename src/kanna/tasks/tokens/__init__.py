@@ -1,0 +1,1 @@
+"""From text to token ids: prompts with answers, masks, rows of like length, and what they share."""

@@ -1,4 +1,4 @@
-"""What encoders read: whole texts with special tokens, those of like length together, padded on the right."""
+"""Rows of like length together; and what encoders read: texts with special tokens, padded on the right."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -88,8 +88,12 @@ def takes_padding(
     if len(short) == width:
         return True
     plain, padded = (torch.log_softmax(logits(inputs(model, [short], n)).double(), -1) for n in (0, width))
-    allowed = _ROUNDING.get(next(model.parameters()).dtype, _ROUNDING_HALF)
-    return float((plain - padded).abs().max()) <= allowed
+    return float((plain - padded).abs().max()) <= rounding(model)
+
+
+def rounding(model: nn.Module) -> float:
+    """By how much log-probabilities may differ that are computed in another order; more is an error."""
+    return _ROUNDING.get(next(model.parameters()).dtype, _ROUNDING_HALF)
 
 
 def _takes_mask(model: nn.Module) -> bool:

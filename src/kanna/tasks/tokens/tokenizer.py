@@ -24,7 +24,6 @@ _BEHIND_PADDING = (
 )
 # Their classes are named like those of causal models, but see what comes after a token.
 _NOT_CAUSAL = ("XLMWithLMHeadModel", "FlaubertWithLMHeadModel", "XLNetLMHeadModel")
-_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -33,19 +32,14 @@ def load_tokenizer(directory: Path) -> Any:
     Raises:
         InputError: The directory has none, or it cannot be read.
     """
-    if not any((directory / name).is_file() for name in _FILES):
+    from kanna.checkpoint.loader import tokenizer_of
+
+    found = tokenizer_of(directory)
+    if found is None:
         raise InputError(
             f"{directory} has no tokenizer, and text was given", "copy the tokenizer files of its model there"
         )
-    from transformers import AutoTokenizer
-
-    try:
-        # Without the last word transformers asks on the terminal whether to run code of the model.
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise InputError(
-            f"the tokenizer in {directory} cannot be loaded: {error}", "copy it from the original model again"
-        ) from error
+    return found
 
 
 def predicts_next_token(config: Mapping[str, Any]) -> bool:

@@ -1,0 +1,1 @@
+"""Is a change of score within what is allowed? `tolerance` decides, by tests of paired rows."""

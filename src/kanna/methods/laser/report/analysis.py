@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna.methods.laser.report import tested as laser_tests
-from kanna.methods.laser.report.tested import AS_IT_IS, filled, perplexity, value
-from kanna.reporting.blocks import COMPUTED, MEASURED, At, Block, Cell, Figure, Paragraph, Section, Table
+from kanna.methods.laser.report.tested import AS_IT_IS, filled, value
+from kanna.reporting.blocks import COMPUTED, MEASURED, At, Block, Cell, Paragraph, Section, Table
 from kanna.reporting.wording import percent, shown
 
 _NAMES = {"base": AS_IT_IS, "top": "edited", "bottom": "removed components alone"}
@@ -25,7 +25,7 @@ def analysis(at: At, title: str) -> Section:
     ]
     if data.get("by") is not None:
         blocks.append(laser_tests.by_key(at["by"], data["metric"], _NAMES, "On all rows"))
-    blocks += [_spectra(at), *_text(at), *_answers(at), *_samples(at)]
+    blocks += [_spectra(at), *laser_tests.plain_text(at.get("perplexity")), *_answers(at), *_samples(at)]
     return Section(title, blocks)
 
 
@@ -79,16 +79,6 @@ def _scores(at: At) -> Table:
     headings = [f">{key.replace('_', ' ')}" for key in every]
     title = f"On all {at.data['task']['rows']:,} rows"
     return Table(title, *filled(("model", *headings), rows), MEASURED)
-
-
-def _text(at: At) -> list[Block]:
-    pair = at.get("perplexity")
-    if pair is None:
-        return []
-    before, after = perplexity(pair, "base"), perplexity(pair, "edited")
-    if not isinstance(before, Figure) or not isinstance(after, Figure):
-        return []
-    return [Paragraph(["Perplexity of plain text: ", before, " → ", after, "."])]
 
 
 def _answers(at: At) -> list[Block]:

@@ -1,8 +1,8 @@
 """The section of a composition: the steps that were tried, one on top of the other."""
 
 from kanna.methods.laser.report import tested as laser_tests
-from kanna.methods.laser.report.tested import AS_IT_IS, filled, loss, perplexity, value
-from kanna.reporting.blocks import MEASURED, At, Block, Cell, Figure, Paragraph, Section, Table
+from kanna.methods.laser.report.tested import AS_IT_IS, filled, loss, value
+from kanna.reporting.blocks import MEASURED, At, Block, Cell, Paragraph, Section, Table
 from kanna.reporting.wording import change
 
 
@@ -16,7 +16,7 @@ def composition(at: At, title: str) -> Section:
             ]
         ),
         _stages(at),
-        *_text(at["perplexity"]),
+        *laser_tests.plain_text(at["perplexity"]),
     ]
     test = at.get("test")
     if test is not None:
@@ -42,10 +42,3 @@ def _stage(at: At, base: At, metric: str) -> list[Cell]:
     )
     number: Cell = at["number"].figure(str(at.data["number"])) if at.data["accepted"] else ""
     return [number, at.data["edit"], "accepted" if at.data["accepted"] else "rejected", *scores]
-
-
-def _text(at: At) -> list[Block]:
-    before, after = perplexity(at, "base"), perplexity(at, "edited")
-    if not isinstance(before, Figure) or not isinstance(after, Figure):
-        return []
-    return [Paragraph(["Perplexity of plain text: ", before, " → ", after, "."])]

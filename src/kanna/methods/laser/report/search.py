@@ -6,7 +6,7 @@ from typing import Any
 
 from kanna.methods.laser.report import tested as laser_tests
 from kanna.methods.laser.report.tested import AS_IT_IS, filled, loss, perplexity, value
-from kanna.models.matrix import ROLE_ORDER
+from kanna.models.matrix import role_key
 from kanna.reporting import heatmap
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Figure, Paragraph, Section, Table
 from kanna.reporting.wording import change, is_share, shown
@@ -163,13 +163,9 @@ def _maps(at: At) -> list[Block]:
     steps = [abs(data["trials"][i]["accuracy"] - data["base"]["accuracy"]) for i in full]
     finite = [step for step in steps if math.isfinite(step) and step > 0]
     most = max(finite, default=0.01) * _factor(data["task"]["metric"])
-    kinds = sorted({(one["role"], one["blocks"]) for one in data["trials"]}, key=_kind)
-    return [_map(at, role, blocks, most, full) for role, blocks in kinds]
-
-
-def _kind(kind: tuple[str, int]) -> tuple[int, str, int]:
-    role, blocks = kind
-    return (ROLE_ORDER.index(role) if role in ROLE_ORDER else len(ROLE_ORDER)), role, blocks
+    kinds = {(trial["role"], trial["blocks"]) for trial in data["trials"]}
+    ordered = sorted(kinds, key=lambda kind: (role_key(kind[0]), kind[1]))
+    return [_map(at, role, blocks, most, full) for role, blocks in ordered]
 
 
 def _factor(metric: str) -> float:

@@ -30,6 +30,15 @@ def perplexity(at: At, key: str = "perplexity") -> Cell:
     return "" if at.data.get(key) is None else at[key].figure(f"{at.data[key]:.2f}")
 
 
+def plain_text(at: At | None) -> list[Block]:
+    """One sentence on the perplexity before and after, where both were measured."""
+    pair = [] if at is None else [perplexity(at, key) for key in ("base", "edited")]
+    figures = [figure for figure in pair if isinstance(figure, Figure)]
+    if len(figures) < 2:
+        return []
+    return [Paragraph(["Perplexity of plain text: ", figures[0], " → ", figures[1], "."])]
+
+
 def filled(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
     """The table without the columns in which no row has anything."""
     kept = [index for index in range(len(columns)) if any(row[index] != "" for row in rows)]

@@ -1,0 +1,61 @@
+"""What people and programs wrote, read and checked: one message where it is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from kanna.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
+FETCH_AGAIN = "the file is damaged or was not fetched whole: fetch or write it again"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: Missing, not UTF-8, not JSON, or not an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing", "give the directory of a whole model") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON: {error}", FETCH_AGAIN) from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} must hold a JSON object, found {type(data).__name__}", FETCH_AGAIN)
+    return data
+
+
+def read_yaml(path: Path, example: str, loader: type[Any] = yaml.SafeLoader) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        example: What it might hold, for whoever has to mend it.
+
+    Raises:
+        InputError: Missing, not UTF-8, or not YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        what = "it is not YAML: " if isinstance(error, yaml.YAMLError) else ""
+        said = what + " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read: {said}", f"give YAML such as {example}") from error
+
+
+def validated(model: type[M], data: object, where: str | Path, remedy: str) -> M:
+    """`data` as a model has it.
+
+    Raises:
+        InputError: Something is missing or wrong; names `where`, and the field.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{where}: {field}: {first['msg']}", remedy) from error

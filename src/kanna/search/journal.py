@@ -1,0 +1,93 @@
+"""What candidates scored, kept line by line, so that a search that was killed goes on."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna.tasks.metrics.summaries import groups_right
+from kanna.tasks.records import TaskScore
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over rows, which add up over parts.
+
+    Args:
+        rows: How many.
+        value: Sum of the headline metric.
+        log_loss: Sum of the right answers' log losses, nats.
+        groups: Groups of two rows or more.
+        groups_right: Those of which all rows are right.
+    """
+
+    rows: int = 0
+    value: float = 0.0
+    log_loss: float = 0.0
+    groups: int = 0
+    groups_right: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+
+    @property
+    def accuracy(self) -> float:
+        return self.value / self.rows
+
+    @property
+    def mean_log_loss(self) -> float:
+        return self.log_loss / self.rows
+
+    @property
+    def consistency(self) -> float | None:
+        return self.groups_right / self.groups if self.groups else None
+
+
+def tally(score: TaskScore) -> Tally:
+    """The sums of one score."""
+    whole = groups_right(score.records)
+    return Tally(
+        rows=len(score.records),
+        value=sum(record.values[score.metric] for record in score.records),
+        log_loss=sum(record.values["log_loss"] for record in score.records),
+        groups=len(whole),
+        groups_right=sum(whole),
+    )
+
+
+@dataclass
+class Journal:
+    """Tallies on disk, one a line, so that a search that was killed goes on.
+
+    Args:
+        path: Of the file; None keeps nothing.
+        known: (candidate, part) -> tally.
+    """
+
+    path: Path | None
+    known: dict[tuple[str, int], Tally] = field(default_factory=dict)
+
+    @staticmethod
+    def open(path: Path | None) -> "Journal":
+        """What the file holds; a last line that was cut short counts as missing."""
+        journal = Journal(path)
+        if path is None or not path.is_file():
+            return journal
+        written = path.read_bytes()
+        whole = written[: written.rfind(b"\n") + 1]
+        os.truncate(path, len(whole))
+        for line in whole.splitlines():
+            data: dict[str, Any] = json.loads(line)
+            key = data.pop("candidate"), data.pop("part")
+            journal.known[key] = Tally(**data)
+        return journal
+
+    def add(self, candidate: str, part: int, found: Tally) -> None:
+        self.known[candidate, part] = found
+        if self.path is None:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"candidate": candidate, "part": part, **asdict(found)}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
