@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -100,7 +99,7 @@ class _Store:
         return metric is None or parse_user_metric(metric) is None
 
     def _path(self, task: Task) -> Path:
-        options = asdict(self._plan.options)
+        options = dict(self._plan.options)
         costs = self._plan.options.costs
         facts = {
             "format": _FORMAT,

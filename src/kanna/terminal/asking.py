@@ -1,6 +1,5 @@
 """Options of the verbs that evaluate on tasks, and how their results are drawn."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.errors import InputError
+from kanna.tasks.options import EvalOptions
+from kanna.terminal.flags import Only
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from kanna.tasks.verdict.comparison import Comparison
 
 VERDICT_FAILED = 3
-_TASK, _HOW = "Tasks", "How it is scored"
+_TASK = "Tasks"
 
 Tasks = Annotated[
     list[str] | None,
@@ -50,68 +51,7 @@ Confidence = Annotated[
     float | None,
     typer.Option("--confidence", help="Of the verdict, one-sided (0.95).", rich_help_panel=_TASK),
 ]
-Metric = Annotated[
-    str | None,
-    typer.Option(
-        "--metric",
-        metavar="NAME",
-        help="acc, acc_norm | greedy, exact, contains, numeric, f1, bleu, rougeL, regex:..., topK | "
-        "file.py:function | cmd:COMMAND",
-        rich_help_panel=_HOW,
-    ),
-]
-Context = Annotated[
-    int | None, typer.Option("--context", min=2, help="Most tokens read at once.", rich_help_panel=_HOW)
-]
-Stride = Annotated[
-    int | None,
-    typer.Option("--stride", min=1, help="Of perplexity windows; half the context.", rich_help_panel=_HOW),
-]
-TextTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--tokens", min=2, help="Score only the first so many tokens of text.", rich_help_panel=_HOW
-    ),
-]
-Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Rows per task at most.", rich_help_panel=_HOW)
-]
-Chat = Annotated[
-    bool, typer.Option("--chat", help="Put prompts into the chat template.", rich_help_panel=_HOW)
-]
-NewTokens = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", min=1, help="Of a written answer.", rich_help_panel=_HOW),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="Ends a written answer; a line's end.", rich_help_panel=_HOW),
-]
-Legacy = Annotated[
-    bool,
-    typer.Option("--legacy-contains", help="Also look into the prompt, as papers did.", rich_help_panel=_HOW),
-]
-RefuseLong = Annotated[
-    bool, typer.Option("--refuse-long", help="Refuse prompts that do not fit.", rich_help_panel=_HOW)
-]
-Costs = Annotated[
-    Path | None,
-    typer.Option("--costs", metavar="FILE", help="Cost per expected and predicted.", rich_help_panel=_HOW),
-]
-Shots = Annotated[int | None, typer.Option("--shots", min=0, help="Of lm_eval tasks.", rich_help_panel=_HOW)]
-Include = Annotated[
-    Path | None,
-    typer.Option("--include", metavar="DIR", help="Your own lm_eval tasks.", rich_help_panel=_HOW),
-]
-Batch = Annotated[
-    int, typer.Option("--batch-tokens", min=1, help="Tokens per forward pass.", rich_help_panel=_HOW)
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype", metavar="NAME", help="To compute in: float32, bfloat16, float16.", rich_help_panel=_HOW
-    ),
-]
+Scoring = Annotated[EvalOptions, Only(("metric", "context", "limit", "device"))]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not take scores from the cache.")]
 Results = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Also write the result as JSON there.")
@@ -168,10 +108,3 @@ def render_comparison(console: "Console", result: "Comparison") -> None:
     (title,) = titles([at])
     blocks = [block for block in comparison(at, title).blocks if not isinstance(block, Chart)]
     draw(console, Section(title, [*blocks, replace(verdict(at, title), evidence=())]))
-
-
-def stops(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Backslash escapes in --stop mean what they mean in most languages."""
-    if given is None:
-        return None
-    return tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in given)
