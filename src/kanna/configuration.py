@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 
 class Configuration(BaseModel):
@@ -11,7 +12,7 @@ class Configuration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def setting(default: Any, description: str, said: dict[str, Any] | None = None, **limits: Any) -> Any:
+def setting(default: Any, description: str, said: JsonDict | None = None, **limits: Any) -> Any:
     """A field of a configuration.
 
     Args:

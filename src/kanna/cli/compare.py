@@ -16,12 +16,8 @@ def compare(
     session: Session,
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model it should be as good as.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to be judged.")],
+    judging: asking.Judging,
     options: EvalOptions,
-    task: asking.Tasks = None,
-    max_drop: asking.MaxDrop = None,
-    tolerance: asking.ToleranceFile = None,
-    guard: asking.Guards = None,
-    confidence: asking.Confidence = None,
     examples: Annotated[int, typer.Option(min=0, help="Changed answers to show per task.")] = 10,
     distribution: Annotated[
         bool, typer.Option("--distribution/--no-distribution", help="Compare next-token distributions.")
@@ -40,7 +36,7 @@ def compare(
     from kanna.runs.compare import compare as judge
     from kanna.runs.results import check_free, write_result
 
-    criteria = asking.criteria_from(task, max_drop, tolerance, guard, confidence)
+    criteria = judging.criteria()
     if criteria is None:
         raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
     check_free(out, "compare", model, force)

@@ -15,8 +15,8 @@ from kanna.terminal.session import Session, verb
 def evaluate(
     session: Session,
     model: Model,
+    tasks: asking.Tasks,
     options: EvalOptions,
-    task: asking.Tasks = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Held-out text for perplexity: .txt, or .jsonl rows."),
@@ -32,7 +32,7 @@ def evaluate(
     from kanna.runs.evaluations import evaluate as score
     from kanna.runs.results import check_free, write_result
 
-    files = [*(task or ()), *map(str, text or ())]
+    files = [*tasks.task, *map(str, text or ())]
     check_free(out, "eval", model, force)
     with session.progress() as progress:
         result = score(

@@ -1,11 +1,12 @@
 """How a model is evaluated, as the user says it; imports nothing heavy."""
 
 from pathlib import Path
-from typing import Any
+
+from pydantic.config import JsonDict
 
 from kanna.configuration import Configuration, setting
 
-_HOW: dict[str, Any] = {"group": "How it is scored"}
+_HOW: JsonDict = {"group": "How it is scored"}
 
 
 class EvalOptions(Configuration):

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic.config import JsonDict
 
+from kanna.configuration import Configuration, setting
 from kanna.errors import InputError
+from kanna.runs.tolerances import CONFIDENCE
 from kanna.tasks.options import EvalOptions
 from kanna.terminal.flags import Only
 
@@ -18,74 +21,56 @@ if TYPE_CHECKING:
     from kanna.tasks.verdict.comparison import Comparison
 
 VERDICT_FAILED = 3
-_TASK = "Tasks"
+_TASK: JsonDict = {"group": "Tasks"}
 
-Tasks = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--task", metavar="FILE", help="Rows with answers or choices, or lm_eval:NAME.", rich_help_panel=_TASK
-    ),
-]
-MaxDrop = Annotated[
-    str | None,
-    typer.Option(
-        "--max-drop",
-        metavar="DROP",
-        help="Allowed drop: 1% of the base's score, or 1pt.",
-        rich_help_panel=_TASK,
-    ),
-]
-ToleranceFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--tolerance", metavar="FILE", help="YAML: tasks, each with its own drop.", rich_help_panel=_TASK
-    ),
-]
-Guards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--guard", metavar="FILE=DROP", help="Another task that must not suffer.", rich_help_panel=_TASK
-    ),
-]
-Confidence = Annotated[
-    float | None,
-    typer.Option("--confidence", help="Of the verdict, one-sided (0.95).", rich_help_panel=_TASK),
-]
+
+class Judging(Configuration):
+    """On which tasks a model is judged, and what may be lost."""
+
+    task: tuple[str, ...] = setting(
+        (), "Rows with answers or choices, or lm_eval:NAME.", {**_TASK, "metavar": "FILE"}
+    )
+    max_drop: str | None = setting(
+        None, "Allowed drop: 1% of the base's score, or 1pt.", {**_TASK, "metavar": "DROP"}
+    )
+    tolerance: Path | None = setting(
+        None, "YAML: tasks, each with its own drop.", {**_TASK, "metavar": "FILE"}
+    )
+    guard: tuple[str, ...] = setting(
+        (), "Another task that must not suffer.", {**_TASK, "metavar": "FILE=DROP"}
+    )
+    confidence: float | None = setting(None, f"Of the verdict, one-sided ({CONFIDENCE}).", _TASK)
+
+    def criteria(self) -> "Criteria | None":
+        """What is asked for; None where no task is named.
+
+        Raises:
+            InputError: Both ways of saying it at once, or either is wrong.
+        """
+        from kanna.runs.criteria import criteria_of, read_criteria
+
+        if self.tolerance is not None:
+            if self.task or self.max_drop or self.guard or self.confidence is not None:
+                raise InputError(
+                    "--tolerance goes without --task, --max-drop, --guard and --confidence",
+                    "say it all in the file",
+                )
+            return read_criteria(self.tolerance)
+        if not self.task and self.max_drop is not None:
+            raise InputError("--max-drop says nothing without a task", "add --task FILE")
+        if not self.task and not self.guard:
+            return None
+        sure = CONFIDENCE if self.confidence is None else self.confidence
+        return criteria_of(self.task, self.max_drop, self.guard, sure)
+
+
+Tasks = Annotated[Judging, Only(("task",))]
+ToleranceFile = Annotated[Judging, Only(("tolerance",))]
 Scoring = Annotated[EvalOptions, Only(("metric", "context", "limit", "device"))]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not take scores from the cache.")]
 Results = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Also write the result as JSON there.")
 ]
-
-
-def criteria_from(
-    tasks: list[str] | None,
-    max_drop: str | None,
-    tolerance: Path | None,
-    guards: list[str] | None,
-    confidence: float | None,
-) -> "Criteria | None":
-    """What the options ask for; None where they name no task.
-
-    Raises:
-        InputError: Both ways of saying it at once, or either is wrong.
-    """
-    from kanna.runs.criteria import criteria_of, read_criteria
-    from kanna.runs.tolerances import CONFIDENCE
-
-    if tolerance is not None:
-        if tasks or max_drop or guards or confidence is not None:
-            raise InputError(
-                "--tolerance goes without --task, --max-drop, --guard and --confidence",
-                "say it all in the file",
-            )
-        return read_criteria(tolerance)
-    if not tasks and max_drop is not None:
-        raise InputError("--max-drop says nothing without a task", "add --task FILE")
-    if not tasks and not guards:
-        return None
-    sure = CONFIDENCE if confidence is None else confidence
-    return criteria_of(tasks or (), max_drop, guards or (), sure)
 
 
 def render_evaluation(console: "Console", result: "Evaluation") -> None:

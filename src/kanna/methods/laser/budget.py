@@ -1,14 +1,13 @@
 """How much a search tries."""
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 
 from kanna.configuration import setting
 
 # Below it, a round of halving would throw dice.
 _FEWEST_ROWS = 8
-_HOW: dict[str, Any] = {"group": "Search"}
+_HOW: JsonDict = {"group": "Search"}
 
 
 class Budget(BaseModel):

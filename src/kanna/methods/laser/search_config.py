@@ -1,9 +1,11 @@
 """What the user can say about a search; imports nothing heavy."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic.config import JsonDict
 
 from kanna.configuration import Configuration, Numbers, Texts, setting
 from kanna.methods.laser.budget import Budget
@@ -13,10 +15,10 @@ from kanna.models.selection import selection_from
 # The published code's grid: rates 1, 2, 4, 6, 8, 9, 9.5, 9.9, 9.95.
 RHOS = ("0.9", "0.8", "0.6", "0.4", "0.2", "0.1", "0.05", "0.01", "0.005")
 PUBLISHED, CONSTRAINED = "published", "constrained"
-_WHAT: dict[str, Any] = {"group": "What is tried"}
-_CHOICE: dict[str, Any] = {"group": "Choice"}
-_LIST: dict[str, Any] = {**_WHAT, "metavar": "LIST", "text": True}
-_FILE: dict[str, Any] = {"metavar": "FILE"}
+_WHAT: JsonDict = {"group": "What is tried"}
+_CHOICE: JsonDict = {"group": "Choice"}
+_LIST: JsonDict = {**_WHAT, "metavar": "LIST", "text": True}
+_FILE: JsonDict = {"metavar": "FILE"}
 
 
 def _rise(given: Any) -> Any:
@@ -26,7 +28,16 @@ def _rise(given: Any) -> Any:
     text = given.strip()
     if text == "none":
         return None
-    return float(text[:-1]) / 100 if text.endswith("%") else text
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= value < math.inf:
+        raise ValueError("this is no share from 0: write 2%, 0.02 or none")
+    return value
+
+
+def _positive(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if not numbers or min(numbers) < 1:
+        raise ValueError("numbers begin at 1")
+    return numbers
 
 
 class SearchOptions(Configuration):
@@ -35,15 +46,15 @@ class SearchOptions(Configuration):
     roles: str = setting("mlp", "Roles or groups: mlp, attn, all, or mlp_in,mlp_out.", _WHAT)
     layers: str = setting("all", "all, 4-, -8-, 0,3-5.", _WHAT)
     rhos: Texts = setting(RHOS, "Shares of the largest rank.", {**_LIST, "flag": "--rho"})
-    blocks: Numbers = setting((1,), "Numbers of row blocks, each truncated on its own: 1,4.", _LIST)
+    blocks: Annotated[Numbers, AfterValidator(_positive)] = setting(
+        (1,), "Numbers of row blocks, each truncated on its own: 1,4.", _LIST
+    )
     budget: Budget = setting(Budget(), "Exhaustive or fast, and limits.", {"flag": None})
     rule: str = setting(CONSTRAINED, "constrained | published.", {**_CHOICE, "metavar": "NAME"})
     max_ppl_rise: Annotated[float | None, BeforeValidator(_rise)] = setting(
         0.02,
         "Allowed rise of perplexity on --text: 2%, or none.",
         {**_CHOICE, "metavar": "SHARE", "text": True},
-        ge=0,
-        allow_inf_nan=False,
     )
     text: Path | None = setting(None, "Plain text for perplexity.", {**_CHOICE, **_FILE})
     text_tokens: int = setting(8192, "Of --text at most.", _CHOICE, ge=2)

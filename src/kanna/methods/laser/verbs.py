@@ -36,6 +36,7 @@ def search(
     options: SearchOptions,
     budget: Budget,
     config: Annotated[LaserConfig, Only(("factored", "keep_originals", "seed"))],
+    judging: asking.ToleranceFile,
     evaluation: asking.Scoring,
     out: Out = None,
     exhaustive: Annotated[
@@ -45,7 +46,6 @@ def search(
         float | None, typer.Option(min=0, help="Of an exhaustive search.", rich_help_panel=_HOW)
     ] = None,
     resume: Resume = False,
-    tolerance: asking.ToleranceFile = None,
     force: Force = False,
 ) -> int:
     """Find the rank reduction of one matrix that makes a model better on a task.
@@ -53,14 +53,13 @@ def search(
     kanna laser search MODEL --task facts.jsonl --out DIR
     """
     from kanna.methods.laser.searching import laser_search
-    from kanna.runs.criteria import read_criteria
 
     if max_minutes is not None and not exhaustive:
         raise InputError("--max-minutes limits an exhaustive search", "add --exhaustive, or leave it out")
     seconds = None if max_minutes is None else 60 * max_minutes
     if exhaustive:
         budget = replace(budget, fast=None, max_seconds=seconds)
-    criteria = None if tolerance is None else read_criteria(tolerance)
+    criteria = judging.criteria()
     with session.resumable(out), session.progress() as progress:
         result = laser_search(
             model,
@@ -90,13 +89,13 @@ def compose(
     out: NewDirectory,
     options: Annotated[SearchOptions, Only(("max_ppl_rise", "text", "test"))],
     config: Annotated[LaserConfig, Only(("factored", "keep_originals"))],
+    judging: asking.ToleranceFile,
     evaluation: asking.Scoring,
     max_steps: Annotated[int, typer.Option(min=1, help="Steps tried.", rich_help_panel=_HOW)] = 10,
     blocks: Annotated[
         int, typer.Option(min=1, help="Only edits of so many row blocks.", rich_help_panel=_WHAT)
     ] = 1,
     resume: Resume = False,
-    tolerance: asking.ToleranceFile = None,
     force: Force = False,
 ) -> int:
     """Put edits of a search together, the last layers first; what makes it worse is rejected.
@@ -104,9 +103,8 @@ def compose(
     kanna laser compose MODEL --task facts.jsonl --from SEARCH --out DIR
     """
     from kanna.methods.laser.composing import laser_compose
-    from kanna.runs.criteria import read_criteria
 
-    criteria = None if tolerance is None else read_criteria(tolerance)
+    criteria = judging.criteria()
     with session.resumable(out), session.progress() as progress:
         result = laser_compose(
             model,
