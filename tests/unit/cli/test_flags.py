@@ -1,4 +1,4 @@
-"""Flags from configurations: one value for all that share a name, errors that name the flag, recipes alike."""
+"""Flags from configurations: one value for all that share a name, errors that name the flag."""
 
 import inspect
 from typing import Annotated
