@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.search import fast
-from kanna.methods.laser.space import RHOS, Candidate, space
+from kanna.methods.laser.search_config import RHOS
+from kanna.methods.laser.space import Candidate, space
 from kanna.methods.laser.validation import Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import inventory

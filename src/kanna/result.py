@@ -27,8 +27,8 @@ class Result(BaseModel):
 
 
 def replace(original: Original, **changes: Any) -> Original:
-    """A copy of a dataclass or a result with other values in some fields (copy.replace of Python 3.13)."""
-    if isinstance(original, Result):
+    """A copy of a dataclass or a model with other values in some fields (copy.replace of Python 3.13)."""
+    if isinstance(original, BaseModel):
         return original.model_copy(update=changes)
     copied: Original = replace_fields(cast(Any, original), **changes)
     return copied

@@ -27,7 +27,8 @@ def cache(session: Session, action: Action = "show") -> None:
 
 
 def _render(console: "Console", found: "CacheReport") -> None:
-    from kanna.terminal.tables import size, table
+    from kanna.reporting.console import table
+    from kanna.reporting.wording import size
 
     rows = [[kind, size(count)] for kind, count in found.bytes.items()]
     console.print(f"{found.directory}{', cleared' if found.cleared else ''}")

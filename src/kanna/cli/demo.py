@@ -31,7 +31,8 @@ def demo(
 
 
 def _render(console: "Console", result: "DemoResult") -> None:
-    from kanna.terminal.tables import percent, size, table
+    from kanna.reporting.console import table
+    from kanna.reporting.wording import percent, size
 
     rows = [
         [

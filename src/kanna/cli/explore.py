@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.errors import InputError
+from kanna.models.selection import numbers
+from kanna.reporting.blocks import Table
+from kanna.reporting.wording import percent
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -39,28 +42,15 @@ def explore(
 
 
 def _render(console: "Console", result: "SpaceResult") -> None:
-    from kanna.terminal.tables import percent, table
+    from kanna.reporting.console import draw_block
 
     console.print(f"{result.model}: {result.architecture}, {result.parameters:,} parameters")
     console.print(
         f"designs per rank: (2^{result.layers} - 1)(2^{result.tensors} - 1) = {result.size:,} "
         f"(layers x roles, none empty)"
     )
-    rows = [
-        [
-            role.role,
-            str(role.matrices),
-            f"{role.parameters:,}",
-            percent(role.parameters / result.parameters),
-            f"{role.removed:,}",
-            f"{role.removed_with_core:,}",
-        ]
-        for role in result.roles
-    ]
-    headings = ("role", ">matrices", ">parameters", ">of model", f">removed at rank {result.rank}")
-    console.print(table((*headings, ">with core stored"), rows))
-    _render_layers(console, result)
-    _render_ladder(console, result)
+    for block in (_roles(result), _layers(result), _ladder(result)):
+        draw_block(console, block)
     if result.rank == 1:
         console.print(
             "rank 1 leaves a matrix next to nothing: a layer all of whose matrices have it is in effect "
@@ -68,32 +58,32 @@ def _render(console: "Console", result: "SpaceResult") -> None:
         )
 
 
-def _render_layers(console: "Console", result: "SpaceResult") -> None:
-    from kanna.models.selection import numbers
-    from kanna.terminal.tables import percent, table
+def _roles(result: "SpaceResult") -> Table:
+    headings = ("role", ">matrices", ">parameters", ">of model", ">removed", ">with core stored")
+    rows = [
+        (role.role, str(role.matrices), f"{role.parameters:,}", percent(role.parameters / result.parameters),
+         f"{role.removed:,}", f"{role.removed_with_core:,}")
+        for role in result.roles
+    ]  # fmt: skip
+    return Table(f"Roles, and what is removed at rank {result.rank}", headings, rows)
 
+
+def _layers(result: "SpaceResult") -> Table:
     same: dict[int, list[int]] = {}
     for layer, count in result.by_layer.items():
         same.setdefault(count, []).append(layer)
     rows = [
-        [numbers(layers), f"{count:,}", percent(count / result.parameters)] for count, layers in same.items()
+        (numbers(layers), f"{count:,}", percent(count / result.parameters)) for count, layers in same.items()
     ]
-    console.print(table(("layers", ">parameters of each", ">of model"), rows))
+    return Table("Layers", ("layers", ">parameters of each", ">of model"), rows)
 
 
-def _render_ladder(console: "Console", result: "SpaceResult") -> None:
-    from kanna.terminal.tables import table
-
-    with_core = {rung.layers: rung for rung in result.rungs_with_core}
+def _ladder(result: "SpaceResult") -> Table:
+    with_core = {rung.layers: f"{rung.removed:,}" for rung in result.rungs_with_core}
     rows = [
-        [
-            f"{rung.target:g} %",
-            f"{rung.layers} of {result.layers}",
-            f"{rung.removed:,}",
-            f"{rung.share:.1f} %",
-            f"{with_core[rung.layers].removed:,}" if rung.layers in with_core else "-",
-        ]
+        (f"{rung.target:g} %", f"{rung.layers} of {result.layers}", f"{rung.removed:,}",
+         f"{rung.share:.1f} %", with_core.get(rung.layers, "-"))
         for rung in result.rungs
-    ]
+    ]  # fmt: skip
     headings = (">aim", ">layers", ">removed", ">reached", ">removed, core stored")
-    console.print(table(headings, rows, title=f"Whole layers at rank {result.rank}, of all parameters"))
+    return Table(f"Whole layers at rank {result.rank}, of all parameters", headings, rows)

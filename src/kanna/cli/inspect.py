@@ -1,6 +1,6 @@
 """kanna inspect"""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kanna.runs.inspect import Entry, InspectResult
 
+_SPECTRUM = (">effective", ">90 %", ">99 %", ">above noise")
 Spectra = Annotated[
     bool, typer.Option("--spectra", help="Compute singular values: effective and energy ranks. Cached.")
 ]
@@ -45,7 +46,7 @@ def inspect(
 
 
 def _render(console: "Console", result: "InspectResult", every: bool) -> None:
-    from kanna.terminal.tables import percent, size
+    from kanna.reporting.wording import percent, size
 
     found = result.inventory
     tied = "tied" if found.tied_embeddings else "not tied"
@@ -55,50 +56,33 @@ def _render(console: "Console", result: "InspectResult", every: bool) -> None:
         f"matrices below that can be compressed: {size(result.selected_bytes)}, "
         f"{percent(result.selected_bytes / result.bytes)} of the files"
     )
-    console.print(_per_matrix(result.entries) if every else _per_role(result.entries))
-    _render_refused(console, result.entries)
-    _render_skipped(console, result)
+    console.print(_table(result.entries, every))
+    refused = Counter(entry.matrix.refused for entry in result.entries if entry.matrix.refused)
+    for reason, count in refused.items():
+        console.print(f"cannot be compressed: {count} matrices: {reason}")
+    for one in found.skipped:
+        console.print(f"left alone: {one.name} ({one.parameters:,} parameters): {one.reason}")
     if not every:
         console.print("-v lists every matrix, --json everything")
 
 
-def _per_matrix(entries: Sequence["Entry"]) -> Any:
-    from kanna.terminal.tables import size, table
-
-    spectra = any(entry.spectrum for entry in entries)
-    rows = [
-        [
-            str(entry.matrix.layer),
-            entry.matrix.role,
-            entry.matrix.name,
-            _shape(entry),
-            entry.dtype,
-            _form([entry]),
-            size(entry.bytes),
-            str(entry.matrix.break_even_rank),
-            *(_spectrum_cells([entry]) if spectra else ()),
-        ]
-        for entry in entries
-    ]
-    headings = (">layer", "role", "name", ">shape", "dtype", "form", ">bytes", ">break-even")
-    return table((*headings, *_spectrum_headings(spectra)), rows)
-
-
-def _per_role(entries: Sequence["Entry"]) -> Any:
-    """One row for all matrices of a role that have one shape, dtype and form."""
+def _table(entries: Sequence["Entry"], every: bool) -> Any:
+    """One row for each matrix, or for all of a role that have one shape, dtype and form."""
     from kanna.models.selection import numbers
-    from kanna.terminal.tables import size, table
+    from kanna.reporting.console import table
+    from kanna.reporting.wording import size
 
     first = {role: index for index, role in enumerate(dict.fromkeys(e.matrix.role for e in entries))}
-    groups: dict[tuple[str, str, str, str], list[Entry]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda entry: first[entry.matrix.role]):
-        groups[entry.matrix.role, _shape(entry), entry.dtype, entry.form].append(entry)
+    groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    for entry in entries if every else sorted(entries, key=lambda entry: first[entry.matrix.role]):
+        own = (entry.matrix.name,) if every else ()
+        groups[entry.matrix.role, _shape(entry), entry.dtype, entry.form, *own].append(entry)
     spectra = any(entry.spectrum for entry in entries)
     rows = [
         [
             role,
             numbers([entry.matrix.layer for entry in group]),
-            str(len(group)),
+            group[0].matrix.name if every else str(len(group)),
             shape,
             dtype,
             _form(group),
@@ -106,14 +90,11 @@ def _per_role(entries: Sequence["Entry"]) -> Any:
             str(group[0].matrix.break_even_rank),
             *(_spectrum_cells(group) if spectra else ()),
         ]
-        for (role, shape, dtype, _), group in groups.items()
+        for (role, shape, dtype, *_), group in groups.items()
     ]
-    headings = ("role", "layers", ">count", ">shape", "dtype", "form", ">bytes", ">break-even")
-    return table((*headings, *_spectrum_headings(spectra)), rows)
-
-
-def _spectrum_headings(spectra: bool) -> tuple[str, ...]:
-    return (">effective", ">90 %", ">99 %", ">above noise") if spectra else ()
+    which = "name" if every else ">count"
+    headings = ("role", "layers", which, ">shape", "dtype", "form", ">bytes", ">break-even")
+    return table((*headings, *(_SPECTRUM if spectra else ())), rows)
 
 
 def _spectrum_cells(group: Sequence["Entry"]) -> list[str]:
@@ -141,17 +122,3 @@ def _form(group: Sequence["Entry"]) -> str:
 
 def _shape(entry: "Entry") -> str:
     return f"{entry.matrix.out_features} x {entry.matrix.in_features}"
-
-
-def _render_refused(console: "Console", entries: Sequence["Entry"]) -> None:
-    reasons: dict[str, int] = defaultdict(int)
-    for entry in entries:
-        if entry.matrix.refused:
-            reasons[entry.matrix.refused] += 1
-    for reason, count in reasons.items():
-        console.print(f"cannot be compressed: {count} matrices: {reason}")
-
-
-def _render_skipped(console: "Console", result: "InspectResult") -> None:
-    for one in result.inventory.skipped:
-        console.print(f"left alone: {one.name} ({one.parameters:,} parameters): {one.reason}")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from kanna.methods import methods
 from kanna.runs.method import Method, load
 from kanna.terminal import asking
-from kanna.terminal.flags import flags, given
 from kanna.terminal.lazy import LazyCommand
-from kanna.terminal.options import Device, Force, Model, Out
+from kanna.terminal.options import Force, Model, Out
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -36,75 +35,43 @@ Resume = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel="Running")]
 
 
-def _carry_out(
-    session: Session,
-    *,
-    model: Model,
-    out: Out = None,
-    task: asking.Tasks = None,
-    max_drop: asking.MaxDrop = None,
-    tolerance: asking.ToleranceFile = None,
-    guard: asking.Guards = None,
-    confidence: asking.Confidence = None,
-    metric: asking.Metric = None,
-    context: asking.Context = None,
-    limit: asking.Limit = None,
-    calibration: Calibration = None,
-    force: Force = False,
-    resume: Resume = False,
-    dry_run: DryRun = False,
-    device: Device = "cpu",
-    method: Method,
-    settings: dict[str, Any],
-) -> int:
-    from kanna.runs.request import Call, Request
-    from kanna.runs.runner import carry_out
-    from kanna.runs.settings import parse
-    from kanna.tasks.options import EvalOptions
-
-    config = parse(method.load_config(), settings, f"see kanna {' '.join(method.words)} --help")
-    request = Request(
-        model,
-        out,
-        (Call(method, config),),
-        calibration=calibration,
-        criteria=asking.criteria_from(task, max_drop, tolerance, guard, confidence),
-        options=EvalOptions(metric=metric, limit=limit, context=context, device=device),
-        device=device,
-        force=force,
-        resume=resume,
-        dry_run=dry_run,
-    )
-    with session.resumable(out), session.progress() as progress:
-        result = carry_out(request, lambda plan: announce(session, plan, out), progress)
-    return show(session, result)
-
-
 def step_verb(method: Method) -> Callable[..., None]:
     """The function behind the verb of a step, with its flags as parameters."""
-    config = method.load_config()
-    own = flags(config)
-    names = {parameter.name for parameter in own}
 
-    def run(session: Session, **values: Any) -> int:
-        settings = given(values, config)
-        rest = {name: value for name, value in values.items() if name not in names}
-        # A context of the step's own also says how much of a task is read.
-        context = {"context": values["context"]} if "context" in names else {}
-        return _carry_out(session, **rest, **context, method=method, settings=settings)
+    def run(
+        session: Session,
+        model: Model,
+        config: BaseModel,
+        judging: asking.Judging,
+        evaluation: asking.Scoring,
+        out: Out = None,
+        calibration: Calibration = None,
+        force: Force = False,
+        resume: Resume = False,
+        dry_run: DryRun = False,
+    ) -> int:
+        from kanna.runs.request import Call, Request
+        from kanna.runs.runner import carry_out
+
+        request = Request(
+            model,
+            out,
+            (Call(method, config),),
+            calibration=calibration,
+            criteria=judging.criteria(),
+            options=evaluation,
+            device=evaluation.device,
+            force=force,
+            resume=resume,
+            dry_run=dry_run,
+        )
+        with session.resumable(out), session.progress() as progress:
+            result = carry_out(request, lambda plan: announce(session, plan, out), progress)
+        return show(session, result)
 
     run.__doc__ = f"{method.summary}\n\n{method.example}"
-    kept = [
-        parameter
-        for parameter in inspect.signature(_carry_out, eval_str=True).parameters.values()
-        if parameter.name not in (*names, "method", "settings")
-        and (parameter.name != "calibration" or method.calibration)
-    ]
-    first, rest = kept[:3], kept[3:]
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [first[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD), *first[1:], *own, *rest]
-    )
-    return verb(run)
+    run.__annotations__["config"] = method.load_config()
+    return verb(run, without=() if method.calibration else ("calibration",))
 
 
 def announce(session: Session, plan: Any, out: str | Path | None) -> None:

@@ -101,8 +101,8 @@ for _name, _command in {"new": new, "check": check, "split": split}.items():
 
 
 def _render(console: "Console", result: "CheckResult", tolerance: str | None) -> None:
+    from kanna.reporting.console import table
     from kanna.tasks.data.check import ASSUMED_RIGHT
-    from kanna.terminal.tables import table
 
     kind = f" of kind {result.kind}" if result.kind else ""
     units = f" in {result.groups:,} groups" if 0 < result.groups < result.rows else ""

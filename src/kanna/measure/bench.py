@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from kanna.errors import InputError
 from kanna.measure.energy import Meter, Reading, nvml_meter, rapl_meter
 from kanna.measure.latency import Request, concurrent, paired_ratio, request, spread_of
 from kanna.measure.memory import peak_memory
+from kanna.measure.options import BenchOptions
 from kanna.measure.price import Price, cost
 from kanna.measure.results import (
     BenchResult,
@@ -32,37 +33,6 @@ from kanna.measure.results import (
 from kanna.models.device import device_of, dtype_of
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What to measure.
-
-    Args:
-        batches: Prompts at once.
-        contexts: Tokens of a prompt.
-        new_tokens: Decoded per request.
-        concurrency: Requests at once, each in a thread of its own; 1 leaves that out.
-        warmup: Rounds that do not count.
-        repeats: Rounds that do; in each, the models take turns, and who begins alternates.
-        device: Where to compute.
-        dtype: To compute in.
-        seed: Of the random prompts.
-        memory: Measure peak memory, each model in a process of its own.
-        watts: Power the user says the machine draws, for an estimate of energy.
-    """
-
-    batches: tuple[int, ...] = (1,)
-    contexts: tuple[int, ...] = (128,)
-    new_tokens: int = 32
-    concurrency: int = 1
-    warmup: int = 1
-    repeats: int = 6
-    device: str = "cpu"
-    dtype: str = "float32"
-    seed: int = 0
-    memory: bool = True
-    watts: float | None = None
 
 
 def bench(
@@ -108,7 +78,7 @@ def bench(
         )
     ]
     ratios = [] if against is None else [_ratio(place, rounds[place]) for place in grid]
-    said = asdict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    said = dict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     return BenchResult(
         models=tuple(models),
         ratios=tuple(ratios),
@@ -280,8 +250,6 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
         raise InputError(
             "batches, contexts, repeats and concurrency begin at 1, new tokens at 2", "raise what is lower"
         )
-    if options.warmup < 0:
-        raise InputError(f"{options.warmup} rounds of warm-up", "choose 0 or more")
     if options.watts is not None and not 0 < options.watts < math.inf:
         raise InputError(f"{options.watts} watts are no power of a machine", "give what it draws, such as 65")
     for one in checkpoints:

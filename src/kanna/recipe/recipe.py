@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.methods import method
 from kanna.recipe.schema import EXAMPLE, Recipe
+from kanna.result import replace
 from kanna.runs.criteria import Criteria, criteria_from, read_criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import Announce, RunResult, carry_out

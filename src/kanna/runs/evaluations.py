@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ class _Store:
         return metric is None or parse_user_metric(metric) is None
 
     def _path(self, task: Task) -> Path:
-        options = asdict(self._plan.options)
+        options = dict(self._plan.options)
         costs = self._plan.options.costs
         facts = {
             "format": _FORMAT,

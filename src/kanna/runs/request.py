@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +93,8 @@ def recipe_text(request: Request) -> str:
         recipe["device"] = request.device
     if request.criteria is not None:
         recipe["tolerance"] = _tolerance(request.criteria)
-        if options := _changed(request.options):
+        # the device stands in the recipe already
+        if options := request.options.model_dump(mode="json", exclude_defaults=True, exclude={"device"}):
             recipe["evaluation"] = options
     recipe["steps"] = [
         {call.method.name: call.config.model_dump(mode="json", exclude_defaults=True)}
@@ -114,14 +114,3 @@ def _tolerance(criteria: Criteria) -> dict[str, Any]:
 def _rule(rule: Rule) -> dict[str, str]:
     allowed = {} if rule.tolerance is None else {"max_drop": rule.tolerance.text}
     return {"task": str(rule.task), **allowed}
-
-
-def _changed(options: EvalOptions) -> dict[str, Any]:
-    """What differs from the defaults; the device stands in the recipe already."""
-    changed = {}
-    for option in dataclasses.fields(options):
-        value = getattr(options, option.name)
-        if value != option.default and option.name != "device":
-            plain = str(value) if isinstance(value, Path) else value
-            changed[option.name] = list(plain) if isinstance(plain, tuple) else plain
-    return changed

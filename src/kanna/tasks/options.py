@@ -1,51 +1,51 @@
 """How a model is evaluated, as the user says it; imports nothing heavy."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+
+from pydantic.config import JsonDict
+
+from kanna.configuration import Configuration, setting
+
+_HOW: JsonDict = {"group": "How it is scored"}
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """How to evaluate.
+class EvalOptions(Configuration):
+    """How to evaluate."""
 
-    Args:
-        metric: The headline metric; None takes acc, greedy or perplexity by the kind of rows.
-        context: Most tokens read at once; None takes min(max positions, tokenizer's limit, 2048).
-        stride: Of perplexity windows; None takes half the context.
-        tokens: Of text, at most.
-        limit: Rows per task, at most, from the beginning.
-        chat: Put prompts into the chat template.
-        new_tokens: Of a generated answer; None takes twice the longest right one, 8 to 256.
-        stop: Texts at which a generated answer ends; None is a line's end, or with `chat` nothing.
-        legacy_contains: Look for the answer in the prompt too.
-        refuse_long: Raise instead of cutting prompts from the left.
-        costs: File of costs per (expected, predicted).
-        shots: Examples before each question of lm_eval tasks; None as the task says.
-        include: Folder of the user's own lm_eval tasks.
-        batch_tokens: Tokens per forward pass, about.
-        share: Compute what prompts share once.
-        device: Where to compute.
-        dtype: To compute in.
-    """
-
-    # Recipes refuse keys that are none of these.
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    metric: str | None = None
-    context: int | None = None
-    stride: int | None = None
-    tokens: int | None = None
-    limit: int | None = None
-    chat: bool = False
-    new_tokens: int | None = None
-    stop: tuple[str, ...] | None = None
-    legacy_contains: bool = False
-    refuse_long: bool = False
-    costs: Path | None = None
-    shots: int | None = None
-    include: Path | None = None
-    batch_tokens: int = 2048
-    share: bool = True
-    device: str = "cpu"
-    dtype: str = "float32"
+    metric: str | None = setting(
+        None,
+        "acc, acc_norm | greedy, exact, contains, numeric, f1, bleu, rougeL, regex:..., topK | "
+        "file.py:function | cmd:COMMAND; by default acc, greedy or perplexity, as the rows are.",
+        {**_HOW, "metavar": "NAME"},
+    )
+    context: int | None = setting(
+        None, "Most tokens read at once; by default min(max positions, tokenizer's limit, 2048).", _HOW, ge=2
+    )
+    stride: int | None = setting(None, "Of perplexity windows; by default half the context.", _HOW, ge=1)
+    tokens: int | None = setting(None, "Score only the first so many tokens of text.", _HOW, ge=2)
+    limit: int | None = setting(None, "Rows per task at most, from the beginning.", _HOW, ge=1)
+    chat: bool = setting(False, "Put prompts into the chat template.", _HOW)
+    new_tokens: int | None = setting(
+        None,
+        "Of a written answer; by default twice the longest right one, 8 to 256.",
+        {**_HOW, "flag": "--max-new-tokens"},
+        ge=1,
+    )
+    stop: tuple[str, ...] | None = setting(
+        None,
+        "Ends a written answer; by default a line's end, with --chat nothing.",
+        {**_HOW, "metavar": "TEXT", "escapes": True},
+    )
+    legacy_contains: bool = setting(False, "Look for the answer in the prompt, too, as papers did.", _HOW)
+    refuse_long: bool = setting(
+        False, "Refuse prompts that do not fit, in place of cutting them from the left.", _HOW
+    )
+    costs: Path | None = setting(
+        None, "File of costs per expected and predicted.", {**_HOW, "metavar": "FILE"}
+    )
+    shots: int | None = setting(None, "Examples before each question of lm_eval tasks.", _HOW, ge=0)
+    include: Path | None = setting(None, "Folder of your own lm_eval tasks.", {**_HOW, "metavar": "DIR"})
+    batch_tokens: int = setting(2048, "Tokens per forward pass, about.", _HOW, ge=1)
+    share: bool = setting(True, "Compute what prompts share once.", {"flag": None})
+    device: str = setting("cpu", "Where to compute: cpu, cuda, cuda:1, mps.")
+    dtype: str = setting("float32", "To compute in: float32, bfloat16, float16.", {**_HOW, "metavar": "NAME"})

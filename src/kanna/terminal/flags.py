@@ -3,77 +3,119 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-    from pydantic.fields import FieldInfo
+Parameters = Iterable[inspect.Parameter]
 
 
-def flags(config: type[BaseModel]) -> list[inspect.Parameter]:
-    """One keyword parameter for each field, with the option it becomes; what is not given is None.
+@dataclass(frozen=True)
+class Only:
+    """Beside a configuration in Annotated: which of its fields are flags."""
 
-    A field's description is the help. Its `json_schema_extra` may hold `group` (the panel it is shown in),
-    `metavar`, `flag` (its name where it is not that of the field) and `also` (further names). The model's
-    own may hold `sugar`: name -> the same for texts that validation turns into fields.
+    names: tuple[str, ...]
+
+
+def expanded(parameters: Parameters) -> list[inspect.Parameter]:
+    """The same, where each that is a configuration has given way to the flags of its fields.
+
+    Fields of one name are one flag, whose value goes to all of their configurations.
     """
-    found = [_flag(name, field) for name, field in config.model_fields.items()]
-    extra = config.model_config.get("json_schema_extra")
-    sugar = extra.get("sugar", {}) if isinstance(extra, dict) else {}
-    assert isinstance(sugar, dict)
-    return found + [_parameter(name, str, dict(said), None) for name, said in sugar.items()]  # type: ignore[arg-type]
+    found: dict[str, inspect.Parameter] = {}
+    for parameter in parameters:
+        config, said = _asked(parameter)
+        for one in [parameter] if config is None else [_flag(*field) for field in said.items()]:
+            found.setdefault(one.name, one)
+    return list(found.values())
 
 
-def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
-    said = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+def gathered(parameters: Parameters, values: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """What the parameters are given when the command line gives `values` to the expanded ones.
+
+    Raises:
+        InputError: A value out of range, or two that exclude each other; the flag is named.
+    """
+    from kanna.runs.settings import parse
+
+    found: dict[str, Any] = {}
+    for parameter in parameters:
+        config, said = _asked(parameter)
+        if config is None:
+            found[parameter.name] = values[parameter.name]
+            continue
+        own = {name: _unescaped(values[name]) if one.get("escapes") else values[name]
+               for name, one in said.items()}  # fmt: skip
+        flags = {name: one["flag"].partition("/")[0] for name, one in said.items()}
+        found[parameter.name] = parse(config, own, remedy, flags=flags)
+    return found
+
+
+def _asked(parameter: inspect.Parameter) -> tuple[type[BaseModel] | None, dict[str, dict[str, Any]]]:
+    """The configuration that a parameter is, and what is said of each field that becomes a flag."""
+    kind, *beside = get_args(parameter.annotation) or (parameter.annotation,)
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return None, {}
+    only = next((one.names for one in beside if isinstance(one, Only)), None)
+    said = {name: _said(name, field) for name, field in kind.model_fields.items()}
+    extra: Any = kind.model_config.get("json_schema_extra") or {}
+    sugar = {"kind": str, "default": None}
+    said |= {name: {"flag": _named(name), **sugar, **one} for name, one in extra.get("sugar", {}).items()}
+    return kind, {
+        name: one for name, one in said.items() if one["flag"] is not None and (only is None or name in only)
+    }
+
+
+def _said(name: str, field: FieldInfo) -> dict[str, Any]:
+    """All about the flag of a field.
+
+    The field's description is the help. Its `json_schema_extra` may hold `group` (the panel it is shown in),
+    `metavar`, `flag` (its name where it is not that of the field; None for no flag), `also` (further names),
+    `text` (one text, which validation reads) and `escapes` (\\n means the end of a line). The model's own may
+    hold `sugar`: name -> the same for texts that validation turns into fields.
+    """
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     default = None if field.is_required() else field.get_default(call_default_factory=True)
-    return _parameter(name, field.annotation, {**said, "description": field.description or ""}, default)
+    kind = str if extra.get("text") else _kind(field.annotation)
+    both = kind is bool and default is not False
+    return {
+        "flag": f"{_named(name)}/--no-{name.replace('_', '-')}" if both else _named(name),
+        "kind": kind,
+        "default": default,
+        "description": field.description or "",
+        **extra,
+    }
 
 
-def _parameter(name: str, annotation: Any, said: dict[str, Any], default: Any) -> inspect.Parameter:
-    kind = _kind(annotation)
-    flag = said.get("flag", "--" + name.replace("_", "-"))
-    names = [flag, *said.get("also", ())]
-    if kind is bool and _optional(annotation):
-        names = [f"{flag}/--no-{flag.removeprefix('--')}"]
+def _named(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _flag(name: str, said: Mapping[str, Any]) -> inspect.Parameter:
+    """A keyword parameter; what is not given is None."""
     option = typer.Option(
-        *names,
+        said["flag"],
+        *said.get("also", ()),
         metavar=said.get("metavar"),
-        help=_help(said["description"], default),
+        help=_help(said["description"], said["default"]),
         rich_help_panel=said.get("group"),
         show_default=False,
     )
-    plain = bool if kind is bool and not _optional(annotation) else Union[kind, None]  # noqa: UP007
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False if plain is bool else None,
-        annotation=Annotated[plain, option],
-    )
-
-
-def given(values: dict[str, Any], config: type[BaseModel]) -> dict[str, Any]:
-    """What the command line said of a configuration's fields; a flag that was left out says nothing."""
-    names = {parameter.name for parameter in flags(config)}
-    said = {name: value for name, value in values.items() if name in names and value not in (None, False)}
-    no = {name for name, value in values.items() if name in names and value is False}
-    optional = {
-        name for name in no if name in config.model_fields and _optional(config.model_fields[name].annotation)
-    }
-    return said | dict.fromkeys(optional, False)
+    kind: Any = Union[said["kind"], None]  # noqa: UP007
+    annotation = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _help(text: str, default: Any) -> str:
-    if default in (None, False, (), "") or str(default) in text:
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    if default in (None, False, True, "") or not shown or shown in text:
         return text
-    return f"{text.removesuffix('.')} ({default})."
-
-
-def _optional(annotation: Any) -> bool:
-    return NoneType in get_args(annotation)
+    return f"{text.removesuffix('.')} ({shown})."
 
 
 def _kind(annotation: Any) -> Any:
@@ -85,3 +127,8 @@ def _kind(annotation: Any) -> Any:
     if get_origin(annotation) is tuple:
         return list[str]
     return annotation
+
+
+def _unescaped(texts: Sequence[str] | None) -> list[str] | None:
+    """Backslash escapes mean what they mean in most languages."""
+    return None if texts is None else [one.replace("\\n", "\n").replace("\\t", "\t") for one in texts]

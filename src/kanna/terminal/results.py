@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kanna.reporting.console import draw_block
 from kanna.reporting.wording import percent, size
 from kanna.terminal import asking
 from kanna.terminal.progress import duration
@@ -11,7 +12,6 @@ from kanna.terminal.progress import duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.reporting.blocks import Table
     from kanna.runs.probe import Verdict
     from kanna.runs.runner import RunResult, StepResult
 
@@ -24,7 +24,7 @@ def render_plans(console: Console, result: RunResult) -> None:
             console.print("planned when the steps before it have run, since it depends on what they leave")
             continue
         for block in step.plan.tables():
-            _draw(console, block)
+            draw_block(console, block)
         for note in step.plan.notes:
             console.print(f"note: {note}")
     if len(result.steps) > 1:
@@ -68,7 +68,7 @@ def _render_step(console: Console, step: StepResult) -> None:
     figures = step.figures
     before, after = size(figures["model_bytes_before"]), size(figures["model_bytes_after"])
     for block in () if step.description is None else step.description.console:
-        _draw(console, block)
+        draw_block(console, block)
     line = f"weights: {before} -> {after} ({percent(figures['keep_model_bytes'])})"
     if "keep_original_bytes" in figures:
         line += f", {percent(figures['keep_original_bytes'])} of the original base"
@@ -84,10 +84,3 @@ def _read_back(verdict: Verdict | None) -> str:
         return "reloaded, logits finite"
     near = f"within {verdict.deviation:.1e} of" if verdict.deviation else "equal to"
     return f"reloaded, logits finite, block outputs {near} those of the run"
-
-
-def _draw(console: Console, block: Table) -> None:
-    from kanna.terminal.tables import table
-
-    rows: Any = block.rows
-    console.print(table(block.columns, [[str(cell) for cell in row] for row in rows], block.title))

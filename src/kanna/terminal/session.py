@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +19,7 @@ import typer
 import wrapt
 
 from kanna.errors import InputError, KannaError
+from kanna.terminal.flags import expanded, gathered
 from kanna.terminal.progress import Progress, progress_on
 
 if TYPE_CHECKING:
@@ -122,46 +123,46 @@ class Session:
         render(Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False))
 
 
-def verb(function: Callable[..., int | None]) -> Callable[..., None]:
-    """Decorator of a verb `(session, ...) -> exit code`: adds the common flags, maps errors to exit codes."""
-    own = inspect.signature(function, eval_str=True)
-    kept = [parameter for name, parameter in own.parameters.items() if name != "session"]
+def common(
+    as_json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_file: LogFile = None,
+    threads: Threads = None,
+) -> Common:
+    """The flags that every verb has, and the program before it."""
+    return Common(verbose, quiet, log_file, threads, as_json)
+
+
+def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> Callable[..., None]:
+    """Decorator of a verb `(session, ...) -> exit code`: adds the common flags, maps errors to exit codes.
+
+    Args:
+        function: A parameter that is a configuration becomes flags, one per field.
+        without: Parameters that do not become flags.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = [one for name, one in signature.parameters.items() if name not in ("session", *without)]
+    shared = inspect.signature(common).parameters
 
     @functools.wraps(function)
-    def wrapper(
-        *,
-        invocation: typer.Context,
-        verbose: int,
-        quiet: bool,
-        log_file: Path | None,
-        threads: int | None,
-        as_json: bool,
-        **given: Any,
-    ) -> None:
-        after = Common(verbose, quiet, log_file, threads, as_json)
+    def wrapper(*, invocation: typer.Context, **given: Any) -> None:
+        after = common(**{name: given[name] for name in shared})
         root = invocation.find_root()
         before, argv = root.obj if root.obj is not None else (Common(), ())
         session = Session(before.joined(after), argv)
         with _errors(session), _logging(session.common), _surroundings(session.common):
-            code = function(session, **given)
+            code = function(session, **gathered(own, given, f"see {invocation.command_path} --help"))
         if code:
             raise typer.Exit(code)
 
-    def flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-        kind = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(name, kind, default=default, annotation=annotation)
-
-    common = [
-        inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        flag("as_json", Json, False),
-        flag("verbose", Verbose, 0),
-        flag("quiet", Quiet, False),
-        flag("log_file", LogFile, None),
-        flag("threads", Threads, None),
+    invoked = inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for one in (*expanded(own), invoked, *shared.values())
     ]
-    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in kept]
-    wrapper.__signature__ = inspect.Signature([*keyword, *common])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*keyword, *common)}
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
     return wrapper
 
 

@@ -106,8 +106,9 @@ def test_what_is_printed(planted, task, text, tmp_path, kanna):
     for part in (
         "removed components alone",
         "effective rank",
-        "perplexity:",
-        "free text, edited",
+        "Perplexity of plain text:",
+        "Free text after prompts of the task",
+        "edited",
         "rare",
         "gained",
     ):

@@ -10,7 +10,8 @@ from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.choose import PUBLISHED, choose, pareto
 from kanna.methods.laser.compose import compose, order
 from kanna.methods.laser.results import Trial
-from kanna.methods.laser.space import RHOS, space
+from kanna.methods.laser.search_config import RHOS
+from kanna.methods.laser.space import space
 from kanna.models.inventory import inventory
 from kanna.search.halving import halve, survivors
 from kanna.search.journal import Tally

@@ -8,10 +8,11 @@ from typing import Any
 from kanna.errors import InputError
 from kanna.linalg.spectra import effective_rank, signal_rank
 from kanna.methods.laser import results
-from kanna.methods.laser.arena import Arena, SearchOptions, open_arena
+from kanna.methods.laser.arena import Arena, open_arena
 from kanna.methods.laser.edits import Edit, parse_edit, resolve, spell
 from kanna.methods.laser.plan import stated_rank
 from kanna.methods.laser.ranks import laserrmt_threshold, signal_to_noise
+from kanna.methods.laser.search_config import SearchOptions
 from kanna.methods.laser.space import Candidate
 from kanna.tasks.evaluate import make_scorer
 from kanna.tasks.metrics.breakdown import breakdown

@@ -1,13 +1,11 @@
-"""Where edits are tried: the options of a search, its model and rows, and its unfinished work."""
+"""Where edits are tried: a model and rows, as the options of a search say."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,21 +13,18 @@ from torch import nn
 from kanna.checkpoint import lineage
 from kanna.errors import InputError
 from kanna.forms import Dense
-from kanna.methods.laser.budget import Budget
-from kanna.methods.laser.choose import CONSTRAINED, PUBLISHED
-from kanna.methods.laser.results import Settings
-from kanna.methods.laser.space import RHOS, Candidate, space
+from kanna.methods.laser.search_config import CONSTRAINED, PUBLISHED, SearchOptions
+from kanna.methods.laser.space import Candidate, space
 from kanna.methods.laser.step import STEP
 from kanna.methods.laser.validation import Validation
 from kanna.methods.laser.weights import Weights
 from kanna.models.device import device_of
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
-from kanna.models.selection import select, selection_from
+from kanna.models.selection import select
 from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
-from kanna.runs.unfinished import unfinished_work
 from kanna.search.journal import Journal
 from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.data.rows import read_rows
@@ -45,64 +40,8 @@ from kanna.tasks.scorers.resumed import applied
 from kanna.tasks.scorers.text import score_text
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
-JOURNAL = "tallies.jsonl"
 # Fewer validation rows cannot tell one edit from another.
 FEWEST_VALIDATION_ROWS = 20
-_TEXT_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What a search looks at, and how it chooses.
-
-    Args:
-        roles: Roles or groups, such as "mlp" or "mlp_in,mlp_out".
-        layers: Such as "all", "-8-", "0,3-5".
-        rhos: Shares of the largest rank, as texts.
-        blocks: Numbers of row blocks to try.
-        budget: Exhaustive or fast, and limits.
-        rule: "constrained" or "published"; see `kanna.methods.laser.choose`.
-        max_ppl_rise: Allowed relative rise of perplexity on `text`, 0.02 by default; None allows any.
-        text: Plain text for it.
-        text_tokens: Of the text, at most.
-        share: Of the rows, for validation.
-        first: Take the first rows for validation, as the published code does.
-        test: A task file of its own for the final figure; all rows of the task then choose.
-        by: Key of the rows by which the final figure is also given, such as "frequency".
-        seed: Of the split, the order of rows and the random control.
-        memory: Bytes of hidden states kept in memory.
-    """
-
-    roles: str = "mlp"
-    layers: str = "all"
-    rhos: tuple[str, ...] = RHOS
-    blocks: tuple[int, ...] = (1,)
-    budget: Budget = field(default_factory=Budget)
-    rule: str = CONSTRAINED
-    max_ppl_rise: float | None = 0.02
-    text: Path | None = None
-    text_tokens: int = _TEXT_TOKENS
-    share: float = 0.2
-    first: bool = False
-    test: Path | None = None
-    by: str | None = None
-    seed: int = 0
-    memory: int = 2**31
-
-    @property
-    def selection(self) -> str:
-        """As `kanna.models.selection` reads it."""
-        return selection_from(None if self.layers in ("all", "*") else self.layers, self.roles)
-
-    def settings(self) -> Settings:
-        """What a result depends on; memory is not part of it."""
-        files = {"text": self.text, "test": self.test}
-        names = {key: None if path is None else Path(path).name for key, path in files.items()}
-        lists = {"rhos": list(self.rhos), "blocks": list(self.blocks)}
-        return Settings(**{**vars(self), **names, **lists, "budget": Budget(**dict(self.budget))})
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.settings().to_dict()
 
 
 @dataclass(frozen=True)
@@ -270,8 +209,6 @@ def _check_task(plan: Prepared, task: Task, options: SearchOptions) -> None:
             f"{metric} cannot be searched on: it is no mean over rows where more is better",
             "choose a metric such as acc, greedy, exact or f1",
         )
-    if options.text is None and options.max_ppl_rise not in (None, SearchOptions.max_ppl_rise):
-        raise InputError("--max-ppl-rise needs a text to measure perplexity on", "add --text FILE")
     if options.text is not None:
         if not predicts_next_token(plan.config):
             raise InputError(f"{plan.name} is no causal language model", "leave out --text")
@@ -311,19 +248,9 @@ def fingerprint(arena: Arena, more: object = None) -> str:
         "task": [arena.task.digest, arena.test.digest],
         "text": None if arena.options.text is None else lineage.file_digest(arena.options.text),
         "options": arena.options.to_dict(),
-        "evaluation": {key: str(value) for key, value in vars(options).items()},
+        "evaluation": {key: str(value) for key, value in options},
         "versions": lineage.versions(),
         "threads": torch.get_num_threads(),
         "more": more,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def workspace(out: Path | None, key: str, resume: bool, force: bool) -> Iterator[Path | None]:
-    """The directory of unfinished work for `out`, of which the journal goes on; None without `out`."""
-    if out is None:
-        yield None
-        return
-    with unfinished_work(out, key, resume, force, survives=(JOURNAL,), worth=JOURNAL) as directory:
-        yield directory

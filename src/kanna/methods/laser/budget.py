@@ -1,29 +1,29 @@
 """How much a search tries."""
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
+
+from kanna.configuration import setting
 
 # Below it, a round of halving would throw dice.
 _FEWEST_ROWS = 8
+_HOW: JsonDict = {"group": "Search"}
 
 
 class Budget(BaseModel):
-    """How much is tried.
-
-    Args:
-        fast: Examples for the gradient; None tries every candidate on every row.
-        shortlist: Candidates that the gradient leaves.
-        finalists: Candidates that meet on all validation rows.
-        max_evaluations: Candidates tried at most; the first ones of the space.
-        max_seconds: No further block is begun after so many; what was not reached is reported.
-    """
+    """How much is tried."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    fast: int | None = 100
-    shortlist: int = 16
-    finalists: int = 4
-    max_evaluations: int | None = None
-    max_seconds: float | None = None
+    fast: int | None = setting(
+        100, "Examples for the gradient; None tries every candidate on every row.", _HOW, ge=_FEWEST_ROWS
+    )
+    shortlist: int = setting(16, "Candidates that the gradient leaves.", _HOW, ge=1)
+    finalists: int = setting(4, "Candidates that meet on all validation rows.", {"flag": None})
+    max_evaluations: int | None = setting(
+        None, "Candidates tried at most; the first ones of the space.", _HOW, ge=1
+    )
+    max_seconds: float | None = setting(None, "No further block is begun after so many.", {"flag": None})
 
     def part_sizes(self) -> list[int]:
         """Rows at which parts of the validation set end, before the last one."""

@@ -8,8 +8,8 @@ over paraphrases or whose perplexity of plain text rises by more than is allowed
 from collections.abc import Callable, Iterable, Sequence
 
 from kanna.methods.laser.results import Trial
+from kanna.methods.laser.search_config import CONSTRAINED, PUBLISHED
 
-PUBLISHED, CONSTRAINED = "published", "constrained"
 Measure = Callable[[Trial], float]
 
 

@@ -1,28 +1,18 @@
 """Several edits together: greedily, from the last layer to the first, in stages that can be undone."""
 
-import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from kanna.checked import read_json, validated
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.methods.laser.arena import (
-    JOURNAL,
-    Arena,
-    SearchOptions,
-    fingerprint,
-    open_arena,
-    workspace,
-)
+from kanna.methods.laser.arena import Arena, fingerprint, open_arena
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.compose import Score, compose, order
 from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.finding import Choice, Finding, Job
 from kanna.methods.laser.restore import find_base, read_manifest, restore
 from kanna.methods.laser.results import (
     RESULT,
@@ -38,44 +28,22 @@ from kanna.methods.laser.results import (
 )
 from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import trial
+from kanna.methods.laser.search_config import SearchOptions
 from kanna.methods.laser.searching import test_edits
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Validation
+from kanna.result import replace
 from kanna.runs.criteria import Criteria
-from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
-from kanna.runs.unfinished import refuse_existing, replaces
-from kanna.search.journal import Journal, Tally
+from kanna.runs.unfinished import refuse_existing
+from kanna.search.journal import Tally
 from kanna.tasks.evaluate import headline
 from kanna.tasks.options import EvalOptions
 
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
-class ComposeResult:
-    """What composing found.
-
-    Args:
-        found: All that `laser-stages.json` holds.
-        applied: The written model.
-        run: Times of this run.
-    """
-
-    found: Composition
-    applied: LaserResult
-    run: dict[str, Any]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return self.found.to_dict()
-
-    @property
-    def passed(self) -> bool:
-        return self.applied.passed
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.result, "applied": self.applied.to_dict(), "run": self.run}
+ComposeResult = Finding[Composition]
 
 
 def laser_compose(
@@ -114,37 +82,23 @@ def laser_compose(
     Raises:
         InputError: Another model or task than those of the search, or whatever else is wrong.
     """
-    started = time.perf_counter()
     searched = read_search(search)
     stored = config or LaserConfig()
     _check_blocks(searched, stored, blocks)
     asked = evaluation or EvalOptions()
     asked = replace(asked, metric=asked.metric or searched.task.metric)
-    target = Path(out).expanduser().absolute()
-    refuse_existing(target, force or resume)
-    options = _options(searched.settings, text, max_ppl_rise, test)
-    arena = open_arena(model, task, options, asked, criteria)
+    job = Job(model, out, stored, criteria, force, resume, cache, progress)
+    arena = open_arena(model, task, _options(searched.settings, text, max_ppl_rise, test), asked, criteria)
     _check_same(searched, arena, search)
-    replacing = replaces(target, force, resume)
-    refuse_existing(target, replacing)
-    stages = Stages(progress)
-    key = fingerprint(arena, [searched.to_dict(), max_steps, blocks])
-    with workspace(target, key, resume, force) as directory:
-        assert directory is not None
-        composed = _compose(arena, searched, max_steps, blocks, directory, stages.report)
+
+    def choose(validation: Validation, progress: Progress) -> Choice[Composition]:
+        composed = _compose(arena, searched, max_steps, blocks, validation, progress)
         result = composed.to_dict()
-        origin = Origin(
-            "laser compose", {"compose": {"test": result["test"]}}, {STAGES: result}, arena.task.digest
-        )
-        settings = stored.model_copy(update={"edits": tuple(composed.edits), "blocks": blocks})
-        written = laser_apply(
-            model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
-            options=asked, origin=origin, within=directory, progress=stages.report,
-        )  # fmt: skip
-        shutil.rmtree(directory)
-    run = run_record(started, stages.seconds, asked.device)
-    lineage.write_run_record(target, run)
-    return ComposeResult(composed, written, run)
+        facts = {"compose": {"test": result["test"]}}
+        origin = Origin("laser compose", facts, {STAGES: result}, arena.task.digest)
+        return Choice(composed, composed.edits, blocks, origin)
+
+    return job.carried_out(arena, fingerprint(arena, [searched.to_dict(), max_steps, blocks]), choose)
 
 
 def read_search(path: str | Path) -> Search:
@@ -239,15 +193,9 @@ def _options(
         raise InputError(
             f"the search had a test file of its own, {searched.test}", "give it again with --test"
         )
-    changed = {
-        "rhos": tuple(searched.rhos),
-        "blocks": tuple(searched.blocks),
-        "budget": Budget(fast=None),
-        "text": text,
-        "max_ppl_rise": max_ppl_rise if text is not None else SearchOptions.max_ppl_rise,
-        "test": test,
-    }
-    return SearchOptions(**{**dict(searched), **changed})
+    given = dict(searched) | {"budget": Budget(fast=None), "text": text, "test": test}
+    del given["max_ppl_rise"]
+    return SearchOptions(**given) if text is None else SearchOptions(**given, max_ppl_rise=max_ppl_rise)
 
 
 def _check_blocks(searched: Search, config: LaserConfig, blocks: int) -> None:
@@ -281,28 +229,29 @@ def _check_same(searched: Search, arena: Arena, search: str | Path) -> None:
 
 
 def _compose(
-    arena: Arena, searched: Search, max_steps: int, blocks: int, directory: Path, progress: Progress
+    arena: Arena,
+    searched: Search,
+    max_steps: int,
+    blocks: int,
+    validation: Validation,
+    progress: Progress,
 ) -> Composition:
     base = searched.base
     trials = [trial for trial in searched.trials if trial.blocks == blocks]
     by_edit = {candidate.edit: candidate for candidate in arena.candidates() if candidate.blocks == blocks}
-    validation = arena.validation(Journal.open(directory / JOURNAL), directory)
-    try:
-        start = _score(validation.base(len(arena.parts), progress))
-        wanted = order(_usable(trials, base, by_edit, validation, progress), base, max_steps)
-        limit = _limit(arena, progress)
+    start = _score(validation.base(len(arena.parts), progress))
+    wanted = order(_usable(trials, base, by_edit, validation, progress), base, max_steps)
+    limit = _limit(arena, progress)
 
-        def score(some: Sequence[Trial]) -> Score:
-            progress("compose", len(some), len(wanted))
-            candidates = [by_edit[trial.edit] for trial in some]
-            return _score(validation.together(candidates, " + ".join(trial.edit for trial in some)))
+    def score(some: Sequence[Trial]) -> Score:
+        progress("compose", len(some), len(wanted))
+        candidates = [by_edit[trial.edit] for trial in some]
+        return _score(validation.together(candidates, " + ".join(trial.edit for trial in some)))
 
-        def allowed(some: Sequence[Trial]) -> bool:
-            return limit is None or arena.perplexity([by_edit[trial.edit] for trial in some]) <= limit
+    def allowed(some: Sequence[Trial]) -> bool:
+        return limit is None or arena.perplexity([by_edit[trial.edit] for trial in some]) <= limit
 
-        stages = compose(start, wanted, score, allowed)
-    finally:
-        validation.close()
+    stages = compose(start, wanted, score, allowed)
     chosen = [by_edit[stage.edit] for stage in stages if stage.accepted]
     tested = test_edits(arena, chosen, progress) if chosen else None
     return _result(arena, searched, start, stages, chosen, limit is not None, tested)

@@ -2,9 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from pydantic.config import JsonDict
 
+from kanna.configuration import Configuration, setting
 from kanna.errors import InputError
 from kanna.methods.laser.edits import Edit, parse_edit
 
@@ -13,44 +14,28 @@ _WHAT: JsonDict = {"group": "What is tried"}
 _STORE: JsonDict = {"group": "Storage"}
 
 
-class LaserConfig(BaseModel):
+class LaserConfig(Configuration):
     """Configuration of the step `laser`.
 
-    Args:
-        edits: Such as ``mlp_in:27:0.01``; see `kanna.methods.laser.edits`. None: nothing is changed.
-        mode: Which components stay. ``top`` is LASER; ``bottom`` the others alone (section 5.2 of the paper);
-            ``random`` components, pruning by ``magnitude``, ``zero`` and ``noise`` of the same size are
-            controls; ``none`` changes nothing.
-        blocks: Truncate so many blocks of rows each on its own (the clustering of arXiv 2510.20800).
-        factored: Store two factors where they are smaller than the matrix.
-        keep_originals: Store the original matrices beside the model, so that it can be restored alone.
-        seed: Of the controls.
+    Of its modes, `top` is LASER; `bottom` the other components alone (section 5.2 of the paper); `random`
+    components, pruning by `magnitude`, `zero` and `noise` of the same size are controls. Blocks of rows are
+    the clustering of arXiv 2510.20800.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    edits: tuple[str, ...] = Field(
-        default=(),
-        description="mlp_in:27:0.01 (rho), down@-1:k=40, mlp:all:energy=0.9, q,k@3-:mp; may be repeated.",
-        json_schema_extra={**_WHAT, "flag": "--edit", "metavar": "ROLE:LAYERS:RANK"},
+    edits: tuple[str, ...] = setting(
+        (),
+        "mlp_in:27:0.01 (rho), down@-1:k=40, mlp:all:energy=0.9, q,k@3-:mp; may be repeated.",
+        {**_WHAT, "flag": "--edit", "metavar": "ROLE:LAYERS:RANK"},
     )
-    mode: Mode = Field(
-        default="top",
-        description="top (LASER) | bottom | random | magnitude | zero | noise | none.",
-        json_schema_extra={**_WHAT, "metavar": "NAME"},
+    mode: Mode = setting(
+        "top",
+        "top (LASER) | bottom | random | magnitude | zero | noise | none.",
+        {**_WHAT, "metavar": "NAME"},
     )
-    blocks: int = Field(
-        default=1, ge=1, description="Row blocks truncated each on its own.", json_schema_extra=_WHAT
-    )
-    factored: bool = Field(
-        default=False, description="Store two factors where smaller.", json_schema_extra=_STORE
-    )
-    keep_originals: bool = Field(
-        default=False,
-        description="Keep the original matrices, to restore alone.",
-        json_schema_extra=_STORE,
-    )
-    seed: int = Field(default=0, description="Of the controls.", json_schema_extra={"group": "Running"})
+    blocks: int = setting(1, "Row blocks truncated each on its own.", _WHAT, ge=1)
+    factored: bool = setting(False, "Store two factors where they are smaller.", _STORE)
+    keep_originals: bool = setting(False, "Keep the original matrices, to restore alone.", _STORE)
+    seed: int = setting(0, "Of the controls.", {"group": "Running"})
 
     @field_validator("edits")
     @classmethod

@@ -1,34 +1,22 @@
 """Search for the edit that makes a model better on a task: validation, choice, test, and the edited model."""
 
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna.checkpoint import lineage
 from kanna.errors import InputError
-from kanna.methods.laser.arena import (
-    JOURNAL,
-    Arena,
-    SearchOptions,
-    fingerprint,
-    open_arena,
-    workspace,
-)
+from kanna.methods.laser.arena import Arena, fingerprint, open_arena
 from kanna.methods.laser.choose import by_accuracy, choose, pareto
 from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.finding import Choice, Finding, Job
 from kanna.methods.laser.results import RESULT, Figures, Model, Search, Task, Tested, TestedBy, Trial
-from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.search import Found, base_trial, exhaustive, fast
+from kanna.methods.laser.search_config import SearchOptions
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Validation
 from kanna.runs.criteria import Criteria
-from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
-from kanna.runs.unfinished import refuse_existing, replaces
-from kanna.search.journal import Journal
 from kanna.tasks.evaluate import headline
 from kanna.tasks.metrics.breakdown import breakdown
 from kanna.tasks.options import EvalOptions
@@ -41,31 +29,7 @@ __all__ = ["RESULT", "SearchOptions", "SearchResult", "laser_search", "test_edit
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """What was found.
-
-    Args:
-        found: All that `laser-search.json` holds.
-        applied: The written model; None where no output was asked for.
-        run: Times and work of this run.
-    """
-
-    found: Search
-    applied: LaserResult | None
-    run: dict[str, Any]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return self.found.to_dict()
-
-    @property
-    def passed(self) -> bool:
-        return self.applied is None or self.applied.passed
-
-    def to_dict(self) -> dict[str, Any]:
-        written = None if self.applied is None else self.applied.to_dict()
-        return {**self.result, "applied": written, "run": self.run}
+SearchResult = Finding[Search]
 
 
 def laser_search(
@@ -99,47 +63,31 @@ def laser_search(
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """
-    started = time.perf_counter()
     chosen = options or SearchOptions()
-    asked = evaluation or EvalOptions()
     stored = config or LaserConfig()
     if stored.factored and chosen.blocks != (1,):
         raise InputError("factors hold one block of rows only", "leave out --blocks, or --factored")
-    target = None if out is None else Path(out).expanduser().absolute()
-    if target is not None:
-        refuse_existing(target, force or resume)
-    arena = open_arena(model, task, chosen, asked, criteria)
-    replacing = target is not None and replaces(target, force, resume)
-    if target is not None:
-        refuse_existing(target, replacing)
-    stages = Stages(progress)
-    with workspace(target, fingerprint(arena), resume, force) as directory:
-        journal = Journal.open(None if directory is None else directory / JOURNAL)
-        validation = arena.validation(journal, directory)
-        try:
-            search, best = _search(arena, validation, stages.report)
-            work = {
-                "layer_tokens": validation.layer_tokens,
-                "decompositions": arena.weights.decompositions,
-                "blocks": len(arena.found.blocks),
-            }
-        finally:
-            validation.close()
-        written = None
-        if target is not None:
-            edits = (best.edit,) if best is not None else ()
-            settings = stored.model_copy(update={"edits": edits, "blocks": best.blocks if best else 1})
-            origin = Origin("laser search", _facts(search), {RESULT: search.to_dict()}, arena.task.digest)
-            written = laser_apply(
-                model, target, settings, force=replacing, device=asked.device, cache=cache, criteria=criteria,
-                options=asked, origin=origin, within=directory, progress=stages.report,
-            )  # fmt: skip
-        if directory is not None:
-            shutil.rmtree(directory)
-    run = run_record(started, stages.seconds, asked.device) | {"work": work}
-    if target is not None:
-        lineage.write_run_record(target, run)
-    return SearchResult(search, written, run)
+    job = Job(model, out, stored, criteria, force, resume, cache, progress)
+    arena = open_arena(model, task, chosen, evaluation or EvalOptions(), criteria)
+    return job.carried_out(arena, fingerprint(arena), partial(_choice, arena))
+
+
+def _choice(arena: Arena, validation: Validation, progress: Progress) -> Choice[Search]:
+    search, best = _search(arena, validation, progress)
+    kept = {"task", "base", "chosen", "base_wins", "test"}
+    facts = {"search": search.model_dump(include=kept, exclude_unset=True)}
+    work = {
+        "layer_tokens": validation.layer_tokens,
+        "decompositions": arena.weights.decompositions,
+        "blocks": len(arena.found.blocks),
+    }
+    return Choice(
+        search,
+        [] if best is None else [best.edit],
+        1 if best is None else best.blocks,
+        Origin("laser search", facts, {RESULT: search.to_dict()}, arena.task.digest),
+        {"work": work},
+    )
 
 
 def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[Search, Trial | None]:
@@ -250,8 +198,3 @@ def _result(
         base_wins=not best.edit,
         test=tested,
     )
-
-
-def _facts(search: Search) -> dict[str, Any]:
-    kept = {"task", "base", "chosen", "base_wins", "test"}
-    return {"search": search.model_dump(include=kept, exclude_unset=True)}

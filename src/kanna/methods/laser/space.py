@@ -7,9 +7,6 @@ from kanna.methods.laser.edits import spell
 from kanna.methods.laser.ranks import block_ranks
 from kanna.models.matrix import Matrix, role_key
 
-# The published code's grid: rates 1, 2, 4, 6, 8, 9, 9.5, 9.9, 9.95.
-RHOS = ("0.9", "0.8", "0.6", "0.4", "0.2", "0.1", "0.05", "0.01", "0.005")
-
 
 @dataclass(frozen=True)
 class Candidate:

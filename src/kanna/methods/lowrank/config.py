@@ -2,9 +2,10 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, model_validator
 from pydantic.config import JsonDict
 
+from kanna.configuration import Configuration, setting
 from kanna.errors import InputError
 from kanna.models.selection import selection_from
 
@@ -17,39 +18,15 @@ CALIBRATED: frozenset[str] = frozenset({"anchored", "whitened", "asvd", "fwsvd"}
 
 _BUDGET: JsonDict = {"group": "Which and how much"}
 _HOW: JsonDict = {"group": "How"}
+_NAME: JsonDict = {**_HOW, "metavar": "NAME"}
 _DATA: JsonDict = {"group": "Calibration"}
 
 
-class LowRankConfig(BaseModel):
-    """Configuration of the step `lowrank`.
-
-    Args:
-        keep: Parameters kept over those stored now for the selected matrices, in (0, 1]. Give it or `rank`.
-        rank: One rank for every selected matrix instead of a budget.
-        method: Which error is minimised; None chooses `anchored` below keep 0.5, else `whitened`. `tucker` is
-            another name of `plain`.
-        allocation: How ranks are spread; None chooses `global` where gradients can be had, else `uniform`.
-        outputs: `gradient` weighs output directions by the loss gradient, `equal` does not; None chooses
-            `gradient` for whitened and anchored with global allocation.
-        select: Which matrices (see `kanna.models.selection`). `layers` and `matrices` are another way to say
-            it and become part of it.
-        storage: `pair` of factors, or `pivot` (larger rank at equal bytes).
-        align: Ranks are multiples of it.
-        floor: Under global allocation no rank falls below this share of the uniform one.
-        ridge: Added to input statistics, as a share of their mean diagonal; tenfold when tokens are few.
-        bias_correction: Let the bias take over the mean of what is lost; None does so where there is a bias.
-        refine: Optimiser steps per block after the closed form.
-        tokens: Calibration tokens at most; fewer than 256 say nothing.
-        gradient_tokens: Of these, how many go through the backward pass.
-        context: Length of calibration windows; None takes min(max positions, tokenizer's limit, 2048).
-        batch: Windows computed at a time.
-        seed: Of the order of calibration rows and of refinement.
-    """
+class LowRankConfig(Configuration):
+    """Configuration of the step `lowrank`; `keep` or `rank` must be given."""
 
     # Another way to say `select`, on the command line and in recipes.
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
         json_schema_extra={
             "sugar": {
                 "layers": {**_BUDGET, "description": "Layers: '3,18,30', '4-', '-1'."},
@@ -58,73 +35,52 @@ class LowRankConfig(BaseModel):
         },
     )
 
-    keep: float | None = Field(
-        default=None,
-        gt=0.0,
-        le=1.0,
-        description="Share of the selected matrices' parameters to keep.",
-        json_schema_extra=_BUDGET,
+    keep: float | None = setting(
+        None, "Share of the parameters stored now for the selected matrices.", _BUDGET, gt=0.0, le=1.0
     )
-    rank: int | None = Field(
-        default=None, ge=1, description="One rank for all instead of a budget.", json_schema_extra=_BUDGET
+    rank: int | None = setting(None, "One rank for all instead of a budget.", _BUDGET, ge=1)
+    select: str = setting(
+        "all", "Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'.", {**_BUDGET, "metavar": "EXPR"}
     )
-    select: str = Field(
-        default="all",
-        description="Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'.",
-        json_schema_extra={**_BUDGET, "metavar": "EXPR"},
+    method: Method | None = setting(
+        None,
+        "Which error is minimised: anchored (below keep 0.5), whitened (above), plain (or tucker), asvd, fwsvd.",
+        _NAME,
     )
-    method: Method | None = Field(
-        default=None,
-        description="anchored (below keep 0.5), whitened (above), plain (or tucker), asvd, fwsvd.",
-        json_schema_extra={**_HOW, "metavar": "NAME"},
+    allocation: Allocation | None = setting(
+        None,
+        "How ranks are spread: global (where gradients fit in memory) or uniform.",
+        {**_NAME, "also": ["--allocate"]},
     )
-    allocation: Allocation | None = Field(
-        default=None,
-        description="How ranks are spread: global (where gradients fit in memory) or uniform.",
-        json_schema_extra={**_HOW, "metavar": "NAME", "also": ["--allocate"]},
+    outputs: Literal["gradient", "equal"] | None = setting(
+        None,
+        "How output directions weigh: gradient (whitened and anchored with global allocation), equal.",
+        _NAME,
     )
-    outputs: Literal["gradient", "equal"] | None = Field(
-        default=None,
-        description="Output directions weighed by the loss gradient, or equal: gradient, equal.",
-        json_schema_extra={**_HOW, "metavar": "NAME"},
+    storage: Literal["pair", "pivot"] = setting(
+        "pair", "Two factors (pair), or the smaller pivot: a larger rank at equal bytes.", _NAME
     )
-    storage: Literal["pair", "pivot"] = Field(
-        default="pair",
-        description="Two factors (pair), or the smaller pivot.",
-        json_schema_extra={**_HOW, "metavar": "NAME"},
+    align: int = setting(8, "Ranks are multiples of it.", _HOW, ge=1)
+    floor: float = setting(
+        0.5, "Least share of the uniform rank under global allocation.", _HOW, ge=0.0, le=1.0
     )
-    align: int = Field(default=8, ge=1, description="Ranks are multiples of it.", json_schema_extra=_HOW)
-    floor: float = Field(
-        default=0.5, ge=0.0, le=1.0, description="Least share of the uniform rank.", json_schema_extra=_HOW
+    ridge: float = setting(
+        1e-3,
+        "Added to input statistics, as a share of their mean diagonal; tenfold when tokens are few.",
+        _HOW,
+        ge=0.0,
     )
-    ridge: float = Field(
-        default=1e-3, ge=0.0, description="Added to input statistics.", json_schema_extra=_HOW
+    bias_correction: bool | None = setting(
+        None, "Let biases take over the mean of what is lost; where there are biases.", _HOW
     )
-    bias_correction: bool | None = Field(
-        default=None,
-        description="Let biases take over the mean of what is lost; where there are biases.",
-        json_schema_extra=_HOW,
+    refine: int = setting(0, "Optimiser steps per block after the closed form.", _HOW, ge=0)
+    tokens: int = setting(32_768, "Calibration tokens at most.", _DATA, ge=256)
+    gradient_tokens: int = setting(16_384, "Of these, how many go through the backward pass.", _DATA, ge=1)
+    context: int | None = setting(
+        None, "Length of calibration windows, and most tokens read on --task.", _DATA, ge=8
     )
-    refine: int = Field(
-        default=0, ge=0, description="Optimiser steps per block afterwards.", json_schema_extra=_HOW
-    )
-    tokens: int = Field(
-        default=32_768, ge=256, description="Calibration tokens at most.", json_schema_extra=_DATA
-    )
-    gradient_tokens: int = Field(
-        default=16_384,
-        ge=1,
-        description="Of these, how many go through the backward pass.",
-        json_schema_extra=_DATA,
-    )
-    context: int | None = Field(
-        default=None,
-        ge=8,
-        description="Length of calibration windows, and most tokens read on --task.",
-        json_schema_extra=_DATA,
-    )
-    batch: int = Field(default=8, ge=1, description="Windows computed at a time.", json_schema_extra=_DATA)
-    seed: int = Field(default=0, description="Of all that is drawn.", json_schema_extra={"group": "Running"})
+    batch: int = setting(8, "Windows computed at a time.", _DATA, ge=1)
+    seed: int = setting(0, "Of all that is drawn.", {"group": "Running"})
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,132 @@
+"""What searching and composing share: unfinished work, and the model that is written in the end."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kanna.checkpoint import lineage
+from kanna.methods.laser.arena import Arena
+from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.results import Composition, Search
+from kanna.methods.laser.run import LaserResult, laser_apply
+from kanna.methods.laser.validation import Journal, Validation
+from kanna.runs.criteria import Criteria
+from kanna.runs.record import Stages, run_record
+from kanna.runs.request import Origin
+from kanna.runs.unfinished import refuse_existing, replaces, unfinished_work
+
+Progress = Callable[[str, int, int], None]
+JOURNAL = "tallies.jsonl"
+F = TypeVar("F", Search, Composition)
+
+
+@dataclass(frozen=True)
+class Finding(Generic[F]):
+    """What was found.
+
+    Args:
+        found: All that the file of the search or the composition holds.
+        applied: The written model; None where no output was asked for.
+        run: Times and work of this run.
+    """
+
+    found: F
+    applied: LaserResult | None
+    run: dict[str, Any]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return self.found.to_dict()
+
+    @property
+    def passed(self) -> bool:
+        return self.applied is None or self.applied.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        written = None if self.applied is None else self.applied.to_dict()
+        return {**self.result, "applied": written, "run": self.run}
+
+
+@dataclass(frozen=True)
+class Choice(Generic[F]):
+    """Edits that are put in, and how they were found.
+
+    Args:
+        work: What it took, for the record of the run.
+    """
+
+    found: F
+    edits: Sequence[str]
+    blocks: int
+    origin: Origin
+    work: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search or a composition as asked for; see `kanna.methods.laser.run.laser_apply`."""
+
+    model: str | Path
+    out: str | Path | None
+    config: LaserConfig
+    criteria: Criteria | None
+    force: bool
+    resume: bool
+    cache: Path | None
+    progress: Progress
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        """Raise InputError where an output is in the way, before anything is read."""
+        if self.target is not None:
+            refuse_existing(self.target, self.replacing)
+
+    @property
+    def target(self) -> Path | None:
+        return None if self.out is None else Path(self.out).expanduser().absolute()
+
+    @property
+    def replacing(self) -> bool:
+        return self.target is not None and replaces(self.target, self.force, self.resume)
+
+    def carried_out(
+        self, arena: Arena, key: str, choose: Callable[[Validation, Progress], Choice[F]]
+    ) -> Finding[F]:
+        """Choose edits, going on with unfinished work, and write the model that has them.
+
+        Args:
+            key: Of all that the choice depends on.
+        """
+        stages, replacing = Stages(self.progress), self.replacing
+        with self._workspace(key) as directory:
+            journal = Journal.open(None if directory is None else directory / JOURNAL)
+            validation = arena.validation(journal, directory)
+            try:
+                choice = choose(validation, stages.report)
+            finally:
+                validation.close()
+            written = None
+            evaluation = arena.plan.options
+            if self.target is not None:
+                edits = {"edits": tuple(choice.edits), "blocks": choice.blocks}
+                written = laser_apply(
+                    self.model, self.target, self.config.model_copy(update=edits), force=replacing,
+                    device=evaluation.device, cache=self.cache, criteria=self.criteria, options=evaluation,
+                    origin=choice.origin, within=directory, progress=stages.report,
+                )  # fmt: skip
+            if directory is not None:
+                shutil.rmtree(directory)
+        run = run_record(self.started, stages.seconds, evaluation.device) | choice.work
+        if self.target is not None:
+            lineage.write_run_record(self.target, run)
+        return Finding(choice.found, written, run)
+
+    def _workspace(self, key: str) -> AbstractContextManager[Path | None]:
+        """The directory of unfinished work, of which the journal goes on; None without an output."""
+        if self.target is None:
+            return nullcontext()
+        return unfinished_work(self.target, key, self.resume, self.force, survives=(JOURNAL,), worth=JOURNAL)
