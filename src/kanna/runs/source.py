@@ -124,7 +124,9 @@ class Source:
             if not self.is_planned:
                 refuse_quantized(self.checkpoint.config, self.name)
             return
-        for path, form in self.forms.items() if accepts is not None else ():
+        if accepts is None:
+            return
+        for path, form in self.forms.items():
             other = next((inner.key for _, inner in walk(form) if inner.key not in accepts), None)
             if other is not None:
                 takes = f"takes {', '.join(sorted(accepts))} forms" if accepts else "takes dense models only"
