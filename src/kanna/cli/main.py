@@ -1,5 +1,6 @@
 """The program `kanna`."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -7,20 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from kanna.cli import (
-    bench,
-    cache,
-    compare,
-    demo,
-    evaluate,
-    explore,
-    generate,
-    inspect,
-    report,
-    run,
-    task,
-)
-from kanna.cli.steps import lazy_verbs
+from kanna.methods import methods
+from kanna.runs.method import Method
+from kanna.terminal.lazy import LazyCommand, command_at
 from kanna.terminal.session import Common, Json, LogFile, Quiet, Threads, Verbose
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
@@ -38,20 +28,50 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, command in {
-    "inspect": inspect.inspect,
-    "eval": evaluate.evaluate,
-    "compare": compare.compare,
-    "bench": bench.bench,
-    "report": report.report,
-    "generate": generate.generate,
-    "explore": explore.explore,
-    "run": run.run,
-    "cache": cache.cache,
-    "demo": demo.demo,
-}.items():
-    app.command(name)(command)
-app.add_typer(task.app)
+# The verbs that belong to no method -> where they are, and what they do.
+VERBS = {
+    "inspect": (
+        "kanna.cli.inspect:inspect",
+        "List the matrices of a model: roles, shapes, bytes, break-even ranks; spectra if asked for.",
+    ),
+    "eval": (
+        "kanna.cli.evaluate:evaluate",
+        "Score a model, compressed or not, on tasks and on held-out text.",
+    ),
+    "compare": (
+        "kanna.cli.compare:compare",
+        "Is MODEL still as right as BASE on the same rows? Exit code 0 if so, 3 if not or undecided.",
+    ),
+    "bench": (
+        "kanna.cli.bench:bench",
+        "Latency of prefill and decode, memory, size and energy of a model, beside another's.",
+    ),
+    "report": (
+        "kanna.cli.report:report",
+        "One page of verdicts, tables and plots that works without a network, and the same as Markdown.",
+    ),
+    "generate": (
+        "kanna.cli.generate:generate",
+        "Continue a prompt greedily, side by side with another model if asked.",
+    ),
+    "explore": (
+        "kanna.cli.explore:explore",
+        "Size of the space of (layers, roles) designs, and the shares of parameters it can remove.",
+    ),
+    "run": (
+        "kanna.cli.run:run",
+        "Carry out a recipe: steps one after the other, each on what the one before it wrote.",
+    ),
+    "task": ("kanna.cli.task:app", "Make, check and split the data of a task."),
+    "cache": (
+        "kanna.cli.cache:cache",
+        "Show or clear what kanna keeps between runs: input statistics and spectra.",
+    ),
+    "demo": (
+        "kanna.cli.demo:demo",
+        "Run the main job on a small model that comes with kanna, and show what is lost at each ratio.",
+    ),
+}
 
 
 def _version(wanted: bool) -> None:
@@ -87,11 +107,24 @@ def _before(
 
 def program() -> Any:
     """The whole command line: the verbs of this package, and those of the methods after `inspect`."""
+    own = [
+        LazyCommand(name, summary, functools.partial(command_at, name, place))
+        for name, (place, summary) in VERBS.items()
+    ]
+    of_methods = [
+        LazyCommand(method.words[0], method.group or method.summary, functools.partial(_of_method, method))
+        for method in methods().values()
+        if not method.hidden
+    ]
     group: Any = typer.main.get_group(app)
-    own = dict(group.commands)
-    first = {"inspect": own.pop("inspect")}
-    group.commands = first | {command.name: command for command in lazy_verbs()} | own
+    group.commands = {command.name: command for command in (own[0], *of_methods, *own[1:])}
     return group
+
+
+def _of_method(method: Method) -> Any:
+    from kanna.cli.steps import real
+
+    return real(method)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

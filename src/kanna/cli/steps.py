@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from kanna.methods import methods
 from kanna.runs.method import Method, load
 from kanna.terminal import asking
-from kanna.terminal.lazy import LazyCommand
+from kanna.terminal.lazy import command
 from kanna.terminal.options import Force, Model, Out
 from kanna.terminal.session import Session, verb
 
@@ -106,21 +104,10 @@ def show(session: Session, result: RunResult) -> int:
     return 0 if result.passed else asking.VERDICT_FAILED
 
 
-def lazy_verbs() -> list[LazyCommand]:
-    """The verbs of all methods, each loaded when it is run."""
-    return [
-        LazyCommand(method.words[0], method.group or method.summary, functools.partial(_real, method))
-        for method in methods().values()
-        if not method.hidden
-    ]
-
-
-def _real(method: Method) -> Any:
+def real(method: Method) -> Any:
     """The command of a method: its step, or the group of its step and its further verbs."""
     if not method.commands:
-        single = typer.Typer(add_completion=False)
-        single.command(method.words[0])(step_verb(method))
-        return typer.main.get_command(single)
+        return command(method.words[0], step_verb(method))
     group: typer.Typer = load(method.commands)
     combined = typer.Typer(name=method.words[0], help=method.group, no_args_is_help=True)
     combined.command(method.words[-1])(step_verb(method))

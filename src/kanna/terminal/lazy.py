@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
+
+from kanna.runs.method import load
 
 
 class LazyCommand(TyperCommand):
@@ -23,3 +26,16 @@ class LazyCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         return self._load().make_context(info_name, args, parent, **extra)
+
+
+def command(name: str, function: Callable[..., None]) -> Any:
+    """The command behind one verb."""
+    single = typer.Typer(add_completion=False)
+    single.command(name)(function)
+    return typer.main.get_command(single)
+
+
+def command_at(name: str, place: str) -> Any:
+    """The command, or the group of them, at "module:attribute"."""
+    found = load(place)
+    return typer.main.get_group(found) if isinstance(found, typer.Typer) else command(name, found)

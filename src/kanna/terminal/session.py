@@ -19,7 +19,6 @@ import typer
 import wrapt
 
 from kanna.errors import InputError, KannaError
-from kanna.terminal.flags import expanded, gathered
 from kanna.terminal.progress import Progress, progress_on
 
 if TYPE_CHECKING:
@@ -141,8 +140,10 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
         function: A parameter that is a configuration becomes flags, one per field.
         without: Parameters that do not become flags.
     """
+    from kanna.terminal.flags import expanded, gathered  # with pydantic, which listing verbs does not need
+
     signature = inspect.signature(function, eval_str=True)
-    own = [one for name, one in signature.parameters.items() if name not in ("session", *without)]
+    own = [parameter for name, parameter in signature.parameters.items() if name not in ("session", *without)]
     shared = inspect.signature(common).parameters
 
     @functools.wraps(function)
@@ -158,11 +159,11 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
 
     invoked = inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [
-        one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for one in (*expanded(own), invoked, *shared.values())
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in (*expanded(own), invoked, *shared.values())
     ]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
 
 

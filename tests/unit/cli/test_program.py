@@ -251,3 +251,13 @@ def test_remaining():
 
 def test_main_returns_the_exit_code(capsys):
     assert main(["explore"]) == 2
+
+
+def test_the_list_says_of_each_verb_what_its_help_says():
+    from kanna.cli.main import VERBS, program
+
+    group = program()
+    for name, (place, summary) in VERBS.items():
+        real = group.commands[name]._load()
+        said = " ".join((real.help or "").split("\n\n")[0].split())
+        assert said == summary, place

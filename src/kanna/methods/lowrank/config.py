@@ -44,7 +44,7 @@ class LowRankConfig(Configuration):
     )
     method: Method | None = setting(
         None,
-        "Which error is minimised: anchored (below keep 0.5), whitened (above), plain or tucker, asvd, fwsvd.",
+        "Which error is minimised: anchored (below keep 0.5), whitened (above), plain (tucker), asvd, fwsvd.",
         _NAME,
     )
     allocation: Allocation | None = setting(
