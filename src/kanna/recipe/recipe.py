@@ -39,7 +39,8 @@ def recipe_of(data: object, where: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         said = message(error, Recipe.model_fields)
-        raise InputError(f"{where}: {said or 'no mapping'}", f"a recipe looks like {EXAMPLE}") from error
+        what = said if isinstance(data, Mapping) else f"the file holds no mapping: {said}"
+        raise InputError(f"{where}: {what}", f"a recipe looks like {EXAMPLE}") from error
 
 
 def calls(recipe: Recipe, where: str) -> tuple[Call, ...]:

@@ -90,7 +90,12 @@ def read_criteria(path: str | Path) -> Criteria:
     """
     path = Path(path).expanduser()
     said = read_yaml(path, _EXAMPLE)
-    return criteria_from(validated(Tolerances, said, path, f"it looks like {_EXAMPLE}"))
+    read = validated(Tolerances, said, path, f"it looks like {_EXAMPLE}")
+    for kind, lines in (("tasks", read.tasks), ("guards", read.guards)):
+        for number, line in enumerate(lines):
+            if line.max_drop is None:
+                raise InputError(f"{path}: {kind}.{number}.max_drop is missing", f"it looks like {_EXAMPLE}")
+    return criteria_from(read)
 
 
 def criteria_from(said: Tolerances) -> Criteria:

@@ -126,6 +126,7 @@ class RunResult:
             **chain,
             **{key: value for key, value in self.last.to_dict().items() if key != "method"},
             **self.details,
+            "bytes": self.figures.get("model_bytes_after"),
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "run": dict(self.run),
         }
@@ -162,12 +163,12 @@ def carry_out(
         InputError: Whatever is wrong with the request, before anything is written.
     """
     started = time.perf_counter()
+    if request.out is None and not request.dry_run:
+        raise InputError("no output directory was given", "add --out DIR")
     ready = _prepare(request)
     if request.dry_run:
         planned = zip(request.calls, ready.plans, strict=True)
         return RunResult(None, tuple(StepResult(call.name, plan) for call, plan in planned))
-    if request.out is None:
-        raise InputError("no output directory was given", "add --out DIR")
     replace = replaces(request.target, request.force, request.resume)
     _check_ready(ready, replace)
     stages = Stages(progress)

@@ -153,9 +153,10 @@ def test_lowrank_dry_run_writes_nothing(kanna, base, tmp_path, unchanged):
 
 
 def test_lowrank_exits_3_when_the_verdict_is_fail(kanna, base, tmp_path, monkeypatch):
-    import kanna.methods.lowrank.run as module
+    import kanna.runs.runner as module
 
-    monkeypatch.setattr(module, "verify_output", lambda *_: Verdict(False, True, 1.0, "block outputs differ"))
+    failed = Verdict(False, True, 1.0, "block outputs differ")
+    monkeypatch.setattr(module, "verify_output", lambda *_: (failed, None))
     ran = kanna("lowrank", base, "--keep", 0.8, "--method", "plain", "--align", 1, "--out", tmp_path / "out")
     assert ran.code == 3
     assert "FAIL: block outputs differ" in ran.out
@@ -239,7 +240,7 @@ def test_run_a_recipe(kanna, base, text, tmp_path):
     [
         ("model: a\nout: b\nsteps: [{lowrank: {keep: 0.8}}]\nmodle: c", "modle"),
         ("model: a\nout: b\nsteps: [{lowrank: {kep: 0.8}}]", "kep"),
-        ("model: a\nout: b\nsteps: [{lowrank: {keep: 0.8}}, {lowrank: {keep: 0.5}}]", "2 steps"),
+        ("model: a\nout: b\nsteps: [{lowrank: {keep: 0.8}}, {lowrank: {keep: 5}}]", "step 2: lowrank: keep"),
         ("model: a\nout: b\nsteps: [{quantise: {}}]", "quantise"),
         ("model: a\nout: b\nsteps: [{lowrank: {}, other: {}}]", "lowrank"),
         ("model: a\nout: b\nsteps: []", "steps"),

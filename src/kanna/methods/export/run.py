@@ -33,7 +33,7 @@ class ExportResult:
     passed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.written, "bytes": self.bytes}
+        return dict(self.written)
 
 
 def export_dense(
