@@ -107,6 +107,16 @@ def unchanged(may_draw: bool = False) -> Iterator[None]:
     assert not changed, "the process is left changed" + "".join(f"\n  {n}: {h}" for n, h in changed.items())
 
 
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Around code of others, which may change what it likes: all is put back."""
+    whole = snapshot()
+    try:
+        yield
+    finally:
+        restore(whole)
+
+
 def _torch() -> Any:
     """torch where it is imported whole."""
     torch = sys.modules.get("torch")

@@ -55,10 +55,16 @@ class Piece:
 
 
 def matrix_weight(module: nn.Module, view: View) -> Tensor:
-    """The dense matrix (m, n) that `view` shows of a module in any form; it may share the module's memory."""
+    """The dense matrix (m, n) that `view` shows of a module in any form; it may share the module's memory.
+
+    Raises:
+        TypeError: Neither a linear layer, nor a module of a form, nor one that just holds parameters.
+    """
     if isinstance(module, FormModule):
         # What a form multiplies out to is never transposed, whatever the dense module was.
         return read(dense_weight(module), View(rows=view.rows))
+    if not (isinstance(module, nn.Linear | Conv1D) or type(module) is nn.Module):
+        raise TypeError(f"a linear layer was expected, found {type(module).__name__}")
     weight: Tensor = module.weight  # type: ignore[assignment]
     return read(weight, view)
 

@@ -125,9 +125,10 @@ def test_parameters_are_all_numbers_but_sentinels_and_bias(case: tuple[Form, int
 @settings(deadline=None)
 @given(case=cases(), seed=st.integers(0, 99))
 def test_merge_is_what_the_module_does_to_the_identity(case: tuple[Form, int, int, bool], seed: int) -> None:
-    torch.manual_seed(seed)
     form, m, n, bias = case
-    module = filled(form, m, n, bias)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = filled(form, m, n, bias)
     offset = module.get_parameter(form.bias_suffix) if bias else torch.zeros(m, dtype=torch.float64)
     merged = dense_weight(module)
     assert merged.shape == (m, n)
@@ -137,9 +138,10 @@ def test_merge_is_what_the_module_does_to_the_identity(case: tuple[Form, int, in
 @settings(deadline=None)
 @given(case=cases(), seed=st.integers(0, 99))
 def test_a_module_taken_apart_and_packed_again(case: tuple[Form, int, int, bool], seed: int) -> None:
-    torch.manual_seed(seed)
     form, m, n, bias = case
-    state = filled(form, m, n, bias, torch.bfloat16).state_dict()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        state = filled(form, m, n, bias, torch.bfloat16).state_dict()
     again = repacked(form, state)
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
@@ -251,7 +253,6 @@ def test_wrong_parts_are_not_packed(form: Form, given: dict, text: str) -> None:
 
 def test_no_rounding_between_the_levels_of_a_merge() -> None:
     """bfloat16 factors multiply out in float32 and are rounded once."""
-    torch.manual_seed(0)
     form = LowRank(4, reduce=LowRank(3), expand=LowRank(2))
     state = filled(form, 8, 8, False, torch.bfloat16).state_dict()
     wide = {name: tensor.float() for name, tensor in state.items()}

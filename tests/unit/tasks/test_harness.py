@@ -15,6 +15,7 @@ import yaml
 from tiny_model import WORDS, save_model, save_tokenizer
 from tokenizers.processors import TemplateProcessing
 
+import process_state
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
 from kanna.tasks.evaluate import prepare
@@ -146,13 +147,14 @@ def theirs(asked: tuple[Any, Any], folder: Path) -> dict[str, Any]:
     model, tokenizer = asked
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, max_length=CONTEXT, device="cpu")
-    return lm_eval.simple_evaluate(  # type: ignore[no-any-return]
-        harness,
-        tasks=list(TASKS),
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+    with process_state.given_back():  # it seeds everything
+        return lm_eval.simple_evaluate(  # type: ignore[no-any-return]
+            harness,
+            tasks=list(TASKS),
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            bootstrap_iters=0,
+            log_samples=True,
+        )
 
 
 def samples(theirs: dict[str, Any], name: str, kept: str = "none") -> list[dict[str, Any]]:
