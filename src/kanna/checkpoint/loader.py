@@ -15,8 +15,6 @@ from kanna.errors import InputError
 from kanna.forms import FormModule
 from kanna.models.skeleton import skeleton
 
-# Of torch's own allocations, in bytes.
-_ALIGNED = 64
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -69,18 +67,7 @@ def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: A
             f"{directory} lacks the tensor {missing[0]}{more}, which {architecture.__name__} needs",
             "fetch the whole model, or name the class that was saved in architectures of config.json",
         )
-    _align(loaded)
     return loaded
-
-
-def _align(model: nn.Module) -> None:
-    """Move what is mapped from a file at an odd address: the last bits of products would depend on it.
-
-    Where a tensor lies in its file depends on how a model is cut into files; what it computes must not.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNED:
-            tensor.data = tensor.data.clone()
 
 
 def lora_targets(model: nn.Module) -> list[str]:

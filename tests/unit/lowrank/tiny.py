@@ -44,6 +44,7 @@ def save(model: nn.Module, directory: Path, **options: Any) -> Path:
     return directory
 
 
+@torch.random.fork_rng(devices=[])
 def family(name: str, directory: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Path:
     """A model of `family_configs` on disk, with weights larger than at birth: blocks then do something."""
     model = _model(name)
@@ -56,7 +57,6 @@ def family(name: str, directory: Path, dtype: torch.dtype = torch.float32, **opt
     return save(model.to(dtype), directory, **options)
 
 
-@torch.random.fork_rng(devices=[])
 def _model(name: str) -> nn.Module:
     """Of `family_configs`; experts get sizes that torch's grouped products take."""
     settings = family_configs.config(name)
