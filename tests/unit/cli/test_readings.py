@@ -103,7 +103,6 @@ def test_a_changed_file_is_found_by_the_same_pass(small, base, tasks):
             run()
 
 
-@pytest.mark.xfail(strict=False, reason="waits for the one runner of runs/runner.py")
 def test_lowrank_with_a_task(kanna, base, tasks, text, tmp_path):
     how = ("--keep", "0.6", "--align", 1, "--calibration", text, "--context", 32, "--batch", 2)
     words = [word for task in tasks for word in ("--task", task)]
