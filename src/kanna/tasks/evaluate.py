@@ -19,13 +19,7 @@ from kanna.tasks.metrics.text_metrics import CONTAINS, check_answers, segmentati
 from kanna.tasks.metrics.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
-from kanna.tasks.scorers.answer import (
-    GREEDY,
-    Writing,
-    default_new_tokens,
-    needs_writing,
-    score_answers,
-)
+from kanna.tasks.scorers.answer import GREEDY, Writing, default_new_tokens, needs_writing, score_answers
 from kanna.tasks.scorers.architecture import check_model, check_task
 from kanna.tasks.scorers.choice import score_choices
 from kanna.tasks.scorers.classifier import ClassifierScorer, classifies, labels_of
@@ -63,6 +57,15 @@ class Prepared:
     tasks: tuple[Task, ...]
     harness: tuple[str, ...]
     options: EvalOptions
+
+    @property
+    def context(self) -> int:
+        """Most tokens read at once.
+
+        Raises:
+            InputError: More were asked for than the model has positions for.
+        """
+        return context_length(self.config, self.tokenizer, self.options.context)
 
     def evaluate(
         self, model: nn.Module, progress: Progress = lambda *_: None, keep: Keep = lambda *_: None
@@ -118,16 +121,9 @@ def prepare(
     _check_harness(names, options)
     if options.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{checkpoint.name} has no chat template", "leave out --chat")
-    context_length(checkpoint.config, tokenizer, options.context)
-    return Prepared(
-        checkpoint.name,
-        checkpoint.bytes,
-        dict(checkpoint.config),
-        tokenizer,
-        tuple(files),
-        tuple(names),
-        options,
-    )
+    config = dict(checkpoint.config)
+    context_length(config, tokenizer, options.context)
+    return Prepared(checkpoint.name, checkpoint.bytes, config, tokenizer, tuple(files), tuple(names), options)
 
 
 def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
@@ -185,9 +181,8 @@ def score_text_of(
 ) -> tuple[list[Record], Perplexity]:
     """Score a task of text, `batch` windows at a time: its records, and what they are together."""
     options = plan.options
-    context = context_length(plan.config, plan.tokenizer, options.context)
     return score_text(
-        model, plan.tokenizer, task.rows, context, options.stride, options.tokens, progress, batch
+        model, plan.tokenizer, task.rows, plan.context, options.stride, options.tokens, progress, batch
     )
 
 
@@ -216,7 +211,6 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
     options = plan.options
     metric = headline(task, options)
     own = parse_user_metric(metric)
-    context = context_length(plan.config, plan.tokenizer, options.context)
     writing = None
     if task.kind == CHOICE:
         by_length = not classifies(plan.config)
@@ -229,7 +223,7 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
     name = own.name if own else metric
     settings: dict[str, Any] = {
         "data_sha256": task.digest,
-        "context": context,
+        "context": plan.context,
         "dtype": options.dtype,
         "chat": options.chat,
     }
@@ -261,15 +255,14 @@ def _writing(
 def make_scorer(plan: Prepared, model: nn.Module) -> Scorer:
     """The way to ask a model of this architecture, which `prepare` has found to be one that can be asked."""
     options = plan.options
-    context = context_length(plan.config, plan.tokenizer, options.context)
     if predicts_next_token(plan.config):
-        encoder = Encoder(plan.tokenizer, context, options.chat, options.refuse_long)
+        encoder = Encoder(plan.tokenizer, plan.context, options.chat, options.refuse_long)
         return CausalScorer(model, encoder, options.batch_tokens, options.share)
     if fills_masks(plan.config):
-        cloze = Cloze(plan.tokenizer, context, options.refuse_long)
+        cloze = Cloze(plan.tokenizer, plan.context, options.refuse_long)
         return MaskedScorer(model, cloze, options.batch_tokens)
     return ClassifierScorer(
-        model, plan.tokenizer, labels_of(plan.config), context, options.refuse_long, options.batch_tokens
+        model, plan.tokenizer, labels_of(plan.config), plan.context, options.refuse_long, options.batch_tokens
     )
 
 
@@ -327,7 +320,7 @@ def _harness(plan: Prepared, model: nn.Module, progress: Progress) -> list[TaskS
         plan.harness,
         include=options.include,
         limit=options.limit,
-        context=context_length(plan.config, plan.tokenizer, options.context),
+        context=plan.context,
         batch_tokens=options.batch_tokens,
         shots=options.shots,
         progress=progress,

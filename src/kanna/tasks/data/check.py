@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
-from kanna.tasks.data.rows import TABLES, Row, joined, read_fields, read_row, read_rows, task_kind
+from kanna.tasks.data.rows import TABLES, Row, fields_of, joined, read_data, read_row, read_rows, task_kind
 from kanna.tasks.data.tables import SHAPES
 from kanna.tasks.metrics.floors import constant_answer, holds_answer
 from kanna.tasks.records import CHOICE, TEXT
@@ -69,7 +69,8 @@ class CheckResult:
         return all(finding.level != ERROR for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema_version": 1, "kind": "task-check", **_plain(asdict(self)), "passed": self.passed}
+        fields = asdict(self) | {"kind": "task-check", "task_kind": self.kind}
+        return {"schema_version": 1, **fields, "passed": self.passed}
 
 
 def check_task(
@@ -125,7 +126,7 @@ def _read(path: Path) -> tuple[list[Row], list[Finding]]:
         return read_rows(path), []
     rows: list[Row] = []
     bad: list[str] = []
-    for where, found in read_fields(path):
+    for where, found in fields_of(path, read_data(path)):
         try:
             if isinstance(found, InputError):
                 raise found
@@ -270,8 +271,7 @@ def _lengths(rows: Sequence[Row], tokenizer: Any, context: int, kind: str) -> It
 
 def _longest(row: Row, tokenizer: Any) -> int:
     """Tokens of a row with its longest choice or answer."""
-    answers = row.choices or row.answers or (row.answer,)
-    text = joined(row.prompt, max(answers, key=len)) if row.prompt else row.text
+    text = joined(row.prompt, max(row.choices or row.accepted, key=len)) if row.prompt else row.text
     return len(tokenizer(text, verbose=False)["input_ids"])
 
 
@@ -286,8 +286,3 @@ def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> 
             f"{units:,} rows (rows of a group count as one) are fewer than the {min(counts):,} that "
             f"{tolerance.text} needs at best",
         )
-
-
-def _plain(data: dict[str, Any]) -> dict[str, Any]:
-    data["task_kind"] = data.pop("kind")
-    return data

@@ -7,7 +7,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data import tables
-from kanna.tasks.data.tables import SHAPES, Placed
+from kanna.tasks.data.tables import KEYS, SHAPES, Placed
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Row:
     cost: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """All answers that count as right."""
+        return self.answers or (self.answer,)
+
 
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -54,27 +59,23 @@ def read_rows(path: str | Path) -> list[Row]:
 def rows_of(path: Path, data: bytes) -> list[Row]:
     """The same of a file that has been read: `path` says what it is, `data` is what it holds."""
     if path.suffix.lower() not in TABLES:
-        return [Row(_decoded(path, data))]
-    rows = [read_row(where, fields) for where, fields in sound(_fields_of(path, data))]
+        return [Row(decoded(path, data))]
+    rows = [read_row(where, fields) for where, fields in sound(fields_of(path, data))]
     if not rows:
         raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
     return rows
 
 
-def read_fields(path: Path) -> Iterator[Placed]:
+def fields_of(path: Path, data: bytes) -> Iterator[Placed]:
     """Place and fields of each row of a table, or the InputError that says why a line is none.
 
     Raises:
         InputError: Nothing of the file can be read.
     """
-    return _fields_of(path, read_data(path))
-
-
-def _fields_of(path: Path, data: bytes) -> Iterator[Placed]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return tables.parquet_rows(path, data)
-    text = _decoded(path, data)
+    text = decoded(path, data)
     if suffix in (".csv", ".tsv"):
         return tables.csv_rows(path, text)
     if suffix == ".json" and text.lstrip().startswith("["):
@@ -97,15 +98,6 @@ def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line
 
 
-def read_text(path: Path) -> str:
-    """A text file as it is, without a byte order mark and with line ends as \\n.
-
-    Raises:
-        InputError: Missing, empty, not UTF-8, or a spreadsheet.
-    """
-    return _decoded(path, read_data(path))
-
-
 def read_data(path: Path) -> bytes:
     """The bytes of a file of data.
 
@@ -124,7 +116,12 @@ def read_data(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
 
 
-def _decoded(path: Path, data: bytes) -> str:
+def decoded(path: Path, data: bytes) -> str:
+    """The text of a file as it is, without a byte order mark and with line ends as \\n.
+
+    Raises:
+        InputError: It is empty or not UTF-8.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -153,7 +150,7 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     if "text" in fields:
         beside = {key: value for key, value in fields.items() if key not in ("text", "group", "cost")}
         return Row(_text(where, fields), group=group, cost=cost, extra=beside)
-    extra = {key: value for key, value in fields.items() if key not in _KEYS}
+    extra = {key: value for key, value in fields.items() if key not in KEYS}
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
         raise InputError(f"{where}: expected {SHAPES}, found the keys {sorted(fields)}", "mend that line")
@@ -167,7 +164,6 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     return Row(joined(prompt, answers[0]), prompt, answers[0], group, (), None, several, cost, extra)
 
 
-_KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
 _MOST_COST = 1e300
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
-from kanna.tasks.data.rows import TABLES, Row, lines_of, read_fields, read_rows, read_text, sound
+from kanna.tasks.data.rows import TABLES, Row, decoded, fields_of, lines_of, read_data, rows_of, sound
 
 VALIDATION = 0.2
 
@@ -113,8 +113,8 @@ def split_task(
     _check_share(share)
     if path.suffix.lower() not in TABLES:
         raise InputError(f"{path} is plain text, which has no rows", f"give rows: {', '.join(TABLES)}")
-    lines = _lines(path)
-    rows = read_rows(path)
+    data = read_data(path)
+    lines, rows = _lines(path, data), rows_of(path, data)
     parts = (out / "validation.jsonl", out / "test.jsonl")
     existing = [part for part in parts if part.exists()]
     if existing and not force:
@@ -137,11 +137,11 @@ def _first(rows: int, share: float) -> tuple[list[int], list[int]]:
     return list(range(count)), list(range(count, rows))
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, data: bytes) -> list[str]:
     """Each row of a table as a JSON line."""
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return [line for _, line in lines_of(path, read_text(path))]
-    return [json.dumps(fields, ensure_ascii=False, default=str) for _, fields in sound(read_fields(path))]
+        return [line for _, line in lines_of(path, decoded(path, data))]
+    return [json.dumps(fields, ensure_ascii=False, default=str) for _, fields in sound(fields_of(path, data))]
 
 
 def _write(parts: Sequence[Path], contents: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from kanna.errors import InputError
 
 Placed = tuple[str, dict[str, Any] | InputError]
 SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
-_COLUMNS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
+KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
 _SEPARATORS = ",;\t|"
 _CHOICE = "choice_"
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
@@ -113,7 +113,7 @@ def _object(where: str, fields: Any) -> dict[str, Any] | InputError:
 def _column(name: str) -> str:
     """Headers of spreadsheets are often written with a capital."""
     plain = name.strip()
-    known = plain.lower() in _COLUMNS or plain.lower().startswith(_CHOICE)
+    known = plain.lower() in KEYS or plain.lower().startswith(_CHOICE)
     return plain.lower() if known else plain
 
 

@@ -31,7 +31,7 @@ def summarise(
         from kanna.tasks.metrics.text_metrics import corpus_bleu
 
         found["bleu_sentence"] = found["bleu"]
-        accepted = [row.answers or (row.answer,) for row in rows]
+        accepted = [row.accepted for row in rows]
         found["bleu"] = corpus_bleu([record.predicted for record in records], accepted)
     if costs is not None:
         found["expected_cost"] = confusion_cost(records, rows, load_costs(costs, rows))
@@ -88,7 +88,7 @@ def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
     data = read_yaml(path, example, yaml.BaseLoader)
     if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
         raise InputError(f"{path} must map answers to costs per answer", f"write it as {example}")
-    known = {one.strip() for row in rows for one in (row.choices or row.answers or (row.answer,))}
+    known = {one.strip() for row in rows for one in (row.choices or row.accepted)}
     found = {}
     for expected, line in data.items():
         for predicted, cost in line.items():
@@ -104,7 +104,7 @@ def confusion_cost(records: Sequence[Record], rows: Sequence[Row], costs: Costs)
 
 def _cost_of(record: Record, row: Row, costs: Costs) -> float:
     predicted = record.predicted.strip()
-    accepted = [one.strip() for one in row.answers or (row.answer,)]
+    accepted = [one.strip() for one in row.accepted]
     named = [costs[one, predicted] for one in accepted if (one, predicted) in costs]
     if named:
         return min(named)

@@ -103,12 +103,11 @@ def check_metric(metric: str) -> None:
 def check_answers(metric: str, rows: Sequence[Row]) -> None:
     """Raise InputError where answers cannot be scored by a metric, before any long work."""
     for number, row in enumerate(rows):
-        answers = row.answers or (row.answer,)
         try:
             if metric == NUMERIC:
-                _with_numbers(answers)
+                _with_numbers(row.accepted)
             elif metric == BLEU:
-                _bleu_metric(_bleu_tokenizer(answers[0]), True)
+                _bleu_metric(_bleu_tokenizer(row.accepted[0]), True)
         except InputError as error:
             raise InputError(f"row {number + 1}: {error.problem}", error.remedy) from None
 

@@ -40,13 +40,8 @@ def needs_writing(metric: str) -> bool:
 
 def default_new_tokens(scorer: Scorer, rows: Sequence[Row]) -> int:
     """Twice the longest accepted answer, from 8 to 256 tokens."""
-    longest = max(scorer.length(answer) for row in rows for answer in accepted(row))
+    longest = max(scorer.length(answer) for row in rows for answer in row.accepted)
     return min(_MOST, max(_FEWEST, 2 * longest))
-
-
-def accepted(row: Row) -> tuple[str, ...]:
-    """All answers that count as right."""
-    return row.answers or (row.answer,)
 
 
 def score_answers(
@@ -64,7 +59,7 @@ def score_answers(
         writing: How to generate; None where `metric` needs no text.
     """
     prompts = [row.prompt for row in rows]
-    found = scorer.likelihoods(prompts, [accepted(row) for row in rows], True, progress)
+    found = scorer.likelihoods(prompts, [row.accepted for row in rows], True, progress)
     values = [_from_likelihoods(one) for one in found]
     texts = [""] * len(rows)
     if writing is not None:
@@ -76,7 +71,7 @@ def score_answers(
         Record(
             row=number,
             prompt=row.prompt,
-            expected=" | ".join(accepted(row)),
+            expected=" | ".join(row.accepted),
             predicted=text,
             right=None,
             values=one,
@@ -98,5 +93,5 @@ def _from_likelihoods(found: Sequence[Likelihood]) -> dict[str, float]:
 
 def _from_text(row: Row, text: str, metric: str, writing: Writing) -> float:
     if metric == "contains" and writing.legacy:
-        return float(any(legacy_contains(row.prompt, text, answer) for answer in accepted(row)))
-    return score(metric, text, accepted(row))
+        return float(any(legacy_contains(row.prompt, text, answer) for answer in row.accepted))
+    return score(metric, text, row.accepted)

@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
-from kanna.tasks.scorers.scorer import Work
+from kanna.tasks.scorers.scorer import Scorer
 from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, takes_padding, wrapped
 
 _UNNAMED = re.compile(r"label_\d+")
@@ -99,13 +99,12 @@ def _list(texts: Sequence[str]) -> str:
 
 
 @dataclass
-class ClassifierScorer:
+class ClassifierScorer(Scorer):
     """A model with a classification head.
 
     The log-likelihood of a choice is its label's log-probability among the labels of the row's choices.
 
     Args:
-        model: In evaluation mode.
         tokenizer: Of the model.
         labels: In the order of the head's outputs.
         limit: Most tokens the model may read.
@@ -113,13 +112,11 @@ class ClassifierScorer:
         batch_tokens: Tokens per forward pass, about.
     """
 
-    model: nn.Module
     tokenizer: Any
     labels: tuple[str, ...]
     limit: int
     refuse_long: bool = False
     batch_tokens: int = 2048
-    work: Work = field(default_factory=Work)
 
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
@@ -135,9 +132,6 @@ class ClassifierScorer:
         self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
     ) -> list[str]:
         raise InputError("a classification head does not write text", "give rows with choices")
-
-    def length(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _text(self, prompt: str) -> tuple[int, ...]:
         """Token ids of a prompt, its left cut to fit."""

@@ -1,7 +1,7 @@
 """Masked language models: how likely an answer is at masks in its place, all filled at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress
-from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes, most_logits, only_at
-from kanna.tasks.scorers.scorer import Work
+from kanna.tasks.scorers.likelihood import Batch, Passes, most_logits, only_at
+from kanna.tasks.scorers.scorer import TokenScorer
 from kanna.tasks.tokens.cloze import Cloze, Masked
 from kanna.tasks.tokens.padded import batches, inputs, takes_padding
 
@@ -30,7 +30,7 @@ class _Asked:
 
 
 @dataclass
-class MaskedScorer:
+class MaskedScorer(TokenScorer):
     """A model that fills masks.
 
     An answer of n tokens is asked at n masks: its log-likelihood is the sum of log p(token | text with all n
@@ -38,23 +38,17 @@ class MaskedScorer:
     long the answer is, which `work.notes` says wherever answers, not choices, are asked.
 
     Args:
-        model: In evaluation mode.
         cloze: Of its tokenizer.
         batch_tokens: Tokens per forward pass, about.
     """
 
-    model: nn.Module
     cloze: Cloze
     batch_tokens: int = 2048
-    work: Work = field(default_factory=Work)
 
-    def likelihoods(
-        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
-    ) -> list[list[Likelihood]]:
-        return self.passes(prompts, continuations).run(self.model, ranks, progress)
+    def __post_init__(self) -> None:
+        self.tokenizer = self.cloze.tokenizer
 
     def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
-        """What `likelihoods` runs."""
         rows = [self._asked(p, some) for p, some in zip(prompts, continuations, strict=True)]
         flat = [one for row in rows for one in row]
         texts = list(dict.fromkeys(one.text for one in flat))
@@ -72,9 +66,6 @@ class MaskedScorer:
         raise InputError(
             "a masked language model does not write text", "use a metric that needs none, such as greedy"
         )
-
-    def length(self, text: str) -> int:
-        return len(self.cloze.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _asked(self, prompt: str, answers: Sequence[str]) -> list[_Asked]:
         blank = self.cloze.blank(prompt)
@@ -103,7 +94,7 @@ class MaskedScorer:
         right = sum(any(one.text.cut_right for one in row) for row in rows)
         if right:
             notes.append(f"cut on the right, too, for want of text before the answer: {right:,} prompts")
-        unknown = getattr(self.cloze.tokenizer, "unk_token_id", None)
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
         strange = sum(unknown in one.target for row in rows for one in row)
         if strange:
             notes.append(f"answers with tokens that the vocabulary does not know: {strange:,}")
