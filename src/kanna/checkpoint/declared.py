@@ -101,7 +101,7 @@ def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | Non
         name = tensor_name(path, modules, prefix)
         if name is not None:
             found.append(_declared(name, form, modules[name]))
-        elif not (other_class and _in_head(path, prefix)):
+        elif not (other_class and prefix and not path.startswith(f"{prefix}.")):  # of a head it lacks
             raise InputError(
                 f"config.json declares a form for {path}, and {type(model).__name__} has no such module",
                 "load it as the class named by 'architectures' in config.json, or write it again",
@@ -163,10 +163,6 @@ def _declared(name: str, form: Form, module: nn.Module) -> Declared:
     except InputError as error:
         raise InputError(f"{name} in config.json: {error.problem}", error.remedy or _WRITE_AGAIN) from error
     return declared
-
-
-def _in_head(path: str, prefix: str) -> bool:
-    return bool(prefix) and not path.startswith(f"{prefix}.")
 
 
 def _check_stored(

@@ -67,16 +67,23 @@ class Checkpoint:
         return TORCH_DTYPES[self._stored(name).dtype]
 
     def raw(self, name: str) -> bytearray:
-        """The bytes of one tensor, read from disk now."""
-        return read_bytes(self._stored(name))
+        """The bytes of one tensor, read from disk now.
+
+        Raises:
+            InputError: The file became shorter since its header was read.
+        """
+        stored = self._stored(name)
+        data = bytearray(stored.bytes)
+        with stored.file.open("rb") as file:
+            file.seek(stored.offset)
+            if file.readinto(data) != len(data):
+                raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
+        return data
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, read from disk now; the caller owns it."""
-        stored = self._stored(name)
-        data = read_bytes(stored)
-        if not data:
-            return torch.empty(stored.shape, dtype=TORCH_DTYPES[stored.dtype])
-        return torch.frombuffer(data, dtype=TORCH_DTYPES[stored.dtype]).reshape(stored.shape)
+        data, shape, dtype = self.raw(name), self.shape(name), self.dtype(name)
+        return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
     def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of each of `names`, or of all in order; one tensor in memory at a time."""
@@ -158,20 +165,6 @@ def read_pieces(file: Path, sizes: Iterable[int]) -> Iterator[bytearray]:
             yield data
 
 
-def read_bytes(stored: Stored) -> bytearray:
-    """The data of one tensor.
-
-    Raises:
-        InputError: The file became shorter since its header was read.
-    """
-    data = bytearray(stored.bytes)
-    with stored.file.open("rb") as file:
-        file.seek(stored.offset)
-        if file.readinto(data) != len(data):
-            raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
-    return data
-
-
 def check_finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """The tensor itself.
 
@@ -179,7 +172,7 @@ def check_finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
         InputError: It holds NaN or infinity; says how many.
     """
     if bad := not_finite(tensor):
-        raise holds_not_finite(name, bad, tensor.numel())
+        raise NotFinite(name, bad, tensor.numel()).error()
     return tensor
 
 
@@ -191,12 +184,19 @@ def not_finite(tensor: torch.Tensor) -> int:
     return tensor.numel() - int(wide.isfinite().sum())
 
 
-def holds_not_finite(name: str, bad: int, values: int) -> InputError:
-    """The error that says how many of a tensor's values are NaN or infinite."""
-    return InputError(
-        f"{name} holds {bad} NaN or infinite values of {values}",
-        "fetch the model again, or leave that matrix out of the selection",
-    )
+@dataclass(frozen=True)
+class NotFinite:
+    """A tensor that holds `count` NaN or infinite values of `values`."""
+
+    name: str
+    count: int
+    values: int
+
+    def error(self) -> InputError:
+        return InputError(
+            f"{self.name} holds {self.count} NaN or infinite values of {self.values}",
+            "fetch the model again, or leave that matrix out of the selection",
+        )
 
 
 def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:

@@ -86,11 +86,7 @@ def output_directory(out: str | Path, *, force: bool = False, needed_bytes: int 
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def plan_shards(
-    specs: Sequence[TensorSpec],
-    max_bytes: int = SHARD_BYTES,
-    metadata: Mapping[str, str] = _METADATA,
-) -> tuple[Shard, ...]:
+def plan_shards(specs: Sequence[TensorSpec], max_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
     """Split tensors, in the order given, into files of at most `max_bytes` of data (or of one tensor)."""
     groups: list[list[TensorSpec]] = [[]]
     filled = 0
@@ -100,8 +96,10 @@ def plan_shards(
             filled = 0
         groups[-1].append(spec)
         filled += spec.bytes
-    names = _shard_names(len(groups))
-    return tuple(Shard(n, tuple(g), layout(g, metadata)) for n, g in zip(names, groups, strict=True))
+    count = len(groups)
+    names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    names = [SINGLE] if count == 1 else names
+    return tuple(Shard(n, tuple(g), layout(g, _METADATA)) for n, g in zip(names, groups, strict=True))
 
 
 def write_tensors(
@@ -119,7 +117,10 @@ def write_tensors(
     Raises:
         KannaError: A tensor is missing, comes twice, is not in `specs`, or has another shape or dtype.
     """
-    _refuse_twice(specs)
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise KannaError(f"tensor {twice!r} is planned twice")
     shards = plan_shards(specs, max_shard_bytes)
     place = {spec.name: (shard, spec) for shard in shards for spec in shard.specs}
     with contextlib.ExitStack() as stack:
@@ -128,12 +129,19 @@ def write_tensors(
             if name not in place:
                 raise KannaError(f"tensor {name!r} came unexpected or twice")
             shard, spec = place.pop(name)
-            _check_tensor(spec, tensor)
-            _write_at(files[shard.file], shard.layout.offsets[name], tensor)
+            came = spec_of(name, tensor)
+            if came != spec:
+                raise KannaError(
+                    f"tensor {name!r} came as {came.dtype} {came.shape}, planned as {spec.dtype} {spec.shape}"
+                )
+            files[shard.file].seek(shard.layout.offsets[name])
+            write_data(files[shard.file], tensor_bytes(tensor))
     if place:
         raise KannaError(f"{len(place)} tensors never came, the first is {next(iter(place))!r}")
     if len(shards) > 1:
-        write_json(directory / INDEX, _index(shards))
+        files_of = {spec.name: shard.file for shard in shards for spec in shard.specs}
+        total = sum(spec.bytes for spec in specs)
+        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": files_of})
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -171,19 +179,6 @@ def write_data(file: BinaryIO, data: memoryview) -> None:
     file.write(data)
 
 
-def _shard_names(count: int) -> list[str]:
-    if count == 1:
-        return [SINGLE]
-    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-
-
-def _refuse_twice(specs: Sequence[TensorSpec]) -> None:
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise KannaError(f"tensor {twice!r} is planned twice")
-
-
 @contextlib.contextmanager
 def _start_shard(directory: Path, shard: Shard) -> Iterator[BinaryIO]:
     """The file of a shard with its header written and its final size set."""
@@ -191,26 +186,6 @@ def _start_shard(directory: Path, shard: Shard) -> Iterator[BinaryIO]:
         write_data(file, memoryview(shard.layout.header))
         file.truncate(shard.layout.size)
         yield file
-
-
-def _write_at(file: BinaryIO, offset: int, tensor: torch.Tensor) -> None:
-    file.seek(offset)
-    write_data(file, tensor_bytes(tensor))
-
-
-def _check_tensor(spec: TensorSpec, tensor: torch.Tensor) -> None:
-    came = spec_of(spec.name, tensor)
-    if came != spec:
-        raise KannaError(
-            f"tensor {spec.name!r} came as {came.dtype} {came.shape}, planned as {spec.dtype} {spec.shape}"
-        )
-
-
-def _index(shards: Sequence[Shard]) -> dict[str, Any]:
-    return {
-        "metadata": {"total_size": sum(spec.bytes for shard in shards for spec in shard.specs)},
-        "weight_map": {spec.name: shard.file for shard in shards for spec in shard.specs},
-    }
 
 
 def _check_output(out: Path, force: bool) -> None:

@@ -131,7 +131,8 @@ def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
     progress("demo", len(steps), len(steps))
     shutil.rmtree(target / "cache", ignore_errors=True)
     matrices = len(inventory(skeleton(model)).compressible)
-    return DemoResult(target, matrices, score.rows, score.floors["constant"], tuple(rows), _lost(rows))
+    lost = tuple(_loss(dense, row) for row in rows if row.method == METHODS[0][0])
+    return DemoResult(target, matrices, score.rows, score.floors["constant"], tuple(rows), lost)
 
 
 def _measure(method: str, keep: float, directory: Path, home: Path) -> tuple[DemoRow, TaskScore]:
@@ -154,13 +155,8 @@ def _perplexity(model: nn.Module, tokenizer: Any, stories: list[str]) -> float:
     return math.exp(-sum(one.log_likelihood for one in scored) / sum(one.scored for one in scored))
 
 
-def _lost(rows: list[DemoRow]) -> tuple[str, ...]:
-    """Plain sentences: what each of our models lost against the dense one."""
-    dense = rows[0]
-    return tuple(_loss(dense, row) for row in rows[1:] if row.method == METHODS[0][0])
-
-
 def _loss(dense: DemoRow, row: DemoRow) -> str:
+    """A plain sentence: what a model lost against the dense one."""
     drop = 100 * (dense.right - row.right)
     worst = min(row.by_skill, key=lambda skill: row.by_skill[skill] - dense.by_skill[skill])
     where = f", most in '{worst}' ({100 * row.by_skill[worst]:.0f} % right)" if drop >= 0.5 else ""

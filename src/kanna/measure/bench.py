@@ -2,10 +2,11 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -31,8 +32,8 @@ from kanna.measure.results import (
     Setting,
 )
 from kanna.models.device import device_of, dtype_of
-
-Progress = Callable[[str, int, int], None]
+from kanna.progress import Progress
+from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 
 def bench(
@@ -155,7 +156,7 @@ def _setting(
     joules = {
         name: None
         if any(one.joules[name] is None for one in rounds)
-        else _median([(one.joules[name] or 0.0) / new for one in rounds])
+        else median([(one.joules[name] or 0.0) / new for one in rounds])
         for name in rounds[0].joules
     }
     streamed = [one.streamed for one in rounds if one.streamed is not None]
@@ -165,11 +166,11 @@ def _setting(
         decode=decode,
         prefill_tokens_per_second=batch * context / prefill.p50,
         decode_tokens_per_second=batch / decode.p50,
-        concurrent_tokens_per_second=_median(streamed) if streamed else None,
+        concurrent_tokens_per_second=median(streamed) if streamed else None,
         joules_per_token=joules,
     )
     watts = options.watts
-    guess = None if watts is None else watts * _median([one.seconds for one in rounds]) / new
+    guess = None if watts is None else watts * median([one.seconds for one in rounds]) / new
     return Setting(
         batch=batch,
         context=context,
@@ -205,9 +206,7 @@ def _bytes_read(model: Any, batch: int, context: int) -> int:
 
 def _cached_heads(config: Any) -> int:
     """Heads of keys and values that the cache of transformers holds."""
-    if (
-        config.model_type == "falcon"
-    ):  # shared ones are spread over all heads before they are kept, or are one
+    if config.model_type == "falcon":  # shared ones are spread over all heads before they are kept, or one
         alone = config.multi_query and not config.new_decoder_architecture
         return 1 if alone else int(config.num_attention_heads)
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
@@ -243,8 +242,6 @@ def _loaded(model: str | Path, options: BenchOptions) -> nn.Module:
 
 def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
     """Before anything is loaded."""
-    from kanna.tasks.tokens.tokenizer import predicts_next_token
-
     least = min(*options.batches, *options.contexts, options.repeats, options.concurrency, options.new_tokens)
     if least < 1 or options.new_tokens < 2:
         raise InputError(
@@ -261,7 +258,8 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
         _check_positions(one, max(options.contexts), options.new_tokens)
     size = dtype_of(options.dtype).itemsize
     if device_of(options.device).type == "cpu":
-        need = size * sum(spec_parameters(one) for one in checkpoints)
+        shapes = [stored.shape for checkpoint in checkpoints for stored in checkpoint.tensors.values()]
+        need = size * sum(map(math.prod, shapes))
         free = psutil.virtual_memory().available
         if need > free:
             raise InputError(
@@ -271,8 +269,6 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
 
 
 def _check_positions(checkpoint: Checkpoint, context: int, new_tokens: int) -> None:
-    from kanna.tasks.tokens.tokenizer import context_length
-
     try:
         context_length(checkpoint.config, None, context + new_tokens - 1)  # the last one is never read
     except InputError as error:
@@ -280,12 +276,3 @@ def _check_positions(checkpoint: Checkpoint, context: int, new_tokens: int) -> N
             f"{checkpoint.name} cannot read {context} tokens and write {new_tokens}: {error.problem}",
             "lower --context or --new-tokens",
         ) from error
-
-
-def spec_parameters(checkpoint: Checkpoint) -> int:
-    """Numbers in all tensors of the files."""
-    return sum(torch.Size(stored.shape).numel() for stored in checkpoint.tensors.values())
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.5))

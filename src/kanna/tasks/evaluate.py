@@ -75,7 +75,10 @@ class Prepared:
         scores = []
         for task in self.tasks:
             try:
-                scores.append(_score(self, model, task, progress))
+                if task.kind == TEXT:
+                    scores.append(_text(self, model, task, progress))
+                else:
+                    scores.append(score_questions(self, make_scorer(self, model), task, progress))
             except InputError as error:
                 raise InputError(f"{task.name}: {error.problem}", error.remedy) from error
             keep(task, scores[-1])
@@ -168,12 +171,6 @@ def headline(task: Task, options: EvalOptions) -> str:
     if options.metric is None or (task.kind == TEXT and options.metric not in METRICS[TEXT]):
         return _DEFAULT_METRIC[task.kind]
     return options.metric
-
-
-def _score(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
-    if task.kind == TEXT:
-        return _text(plan, model, task, progress)
-    return score_questions(plan, make_scorer(plan, model), task, progress)
 
 
 def score_text_of(

@@ -6,6 +6,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.rows import joined
+from kanna.tasks.tokens.forest import shared_start
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,7 @@ class Encoder:
         )
 
     def _piece(self, before: list[int], whole: list[int], characters: int) -> Piece:
-        pairs = zip(whole, before, strict=False)
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(whole)))
-        start = max(1, min(shared, len(whole) - 1))
+        start = max(1, min(shared_start(whole, before), len(whole) - 1))
         if len(whole) < 2:
             raise InputError("a prompt with its answer has fewer than two tokens", "give longer rows")
         context, target = whole[:start], whole[start:]

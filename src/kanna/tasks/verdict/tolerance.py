@@ -244,31 +244,27 @@ def rows_needed(
     """
     if tolerance.amount == 0:
         return None
-    high, z = 1, statistics.normal_quantile(confidence)
-    beta = statistics.normal_quantile(power)
-    while _score_at(high, tolerance, base, flips) < _wanted(high, tolerance, base, flips, z, beta):
+    z, beta = statistics.normal_quantile(confidence), statistics.normal_quantile(power)
+    one_way, of_base = min(flips / 2, base, 1 - base), base if tolerance.relative else 1.0
+
+    def enough(rows: int) -> bool:
+        """The score's own spread is that of the true difference over the one the test assumes."""
+        moved = one_way * rows
+        pairs = Pairs(base * rows - moved, moved, moved, (1 - base) * rows - moved)
+        if tolerance.relative:
+            score = statistics.ratio_score(pairs, 1 - tolerance.amount)
+        else:
+            score = statistics.difference_score(pairs, -tolerance.amount)
+        assumed = tolerance.amount * of_base * rows / max(1e-12, score)
+        return score >= z + beta * math.sqrt(max(1e-12, 2 * moved)) / assumed
+
+    high = 1
+    while not enough(high):
         high *= 2
         if high > 2**40:
             return None
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        enough = _score_at(middle, tolerance, base, flips) >= _wanted(middle, tolerance, base, flips, z, beta)
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def _score_at(rows: int, tolerance: Tolerance, base: float, flips: float) -> float:
-    half = min(flips / 2, base, 1 - base) * rows
-    pairs = Pairs(base * rows - half, half, half, (1 - base) * rows - half)
-    if tolerance.relative:
-        return statistics.ratio_score(pairs, 1 - tolerance.amount)
-    return statistics.difference_score(pairs, -tolerance.amount)
-
-
-def _wanted(rows: int, tolerance: Tolerance, base: float, flips: float, z: float, beta: float) -> float:
-    """The score's own spread is that of the true difference over the one the test assumes."""
-    shift = tolerance.amount * (base if tolerance.relative else 1.0) * rows
-    assumed = shift / max(1e-12, _score_at(rows, tolerance, base, flips))
-    true = math.sqrt(max(1e-12, min(flips, 2 * base, 2 * (1 - base)) * rows))
-    return z + beta * true / assumed
