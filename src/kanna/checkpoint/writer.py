@@ -75,12 +75,16 @@ def output_directory(out: str | Path, *, force: bool = False, needed_bytes: int 
     _check_output(out, force)
     with _made_parents(out.parent), _plain_errors(out):
         _remove_leftovers(out)
-        _check_space(out.parent, needed_bytes)
+        free = shutil.disk_usage(out.parent).free
+        if needed_bytes + _MARGIN_BYTES > free:
+            raise _no_space(out.parent, f"{needed_bytes:,} bytes are needed and {free:,} are free")
         partial = out.with_name(f".{out.name}.{_run_name()}.partial")
         partial.mkdir()
         try:
             yield partial
-            _sync_tree(partial)
+            # All of it on the disk, so that the rename never shows less than the whole.
+            for path in (*sorted(partial.rglob("*")), partial):
+                _sync(path)
             _put_in_place(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -233,12 +237,6 @@ def _plain_errors(out: Path) -> Generator[None]:
         raise
 
 
-def _check_space(parent: Path, needed: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if needed + _MARGIN_BYTES > free:
-        raise _no_space(parent, f"{needed:,} bytes are needed and {free:,} are free")
-
-
 def _no_space(parent: Path, what: str) -> InputError:
     return InputError(
         f"no space left under {parent}: {what}; nothing was written",
@@ -265,13 +263,6 @@ def _remove_leftovers(out: Path) -> None:
         if match[2] == "old" and not out.exists():
             continue
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_tree(directory: Path) -> None:
-    """All files and directories on the disk, so that the rename never shows less than the whole."""
-    for path in sorted(directory.rglob("*")):
-        _sync(path)
-    _sync(directory)
 
 
 def _sync(path: Path) -> None:

@@ -57,7 +57,9 @@ def gavish_donoho_threshold(rows: int, columns: int, noise: float) -> float:
     Gavish and Donoho 2014 (arXiv 1305.5870), eq. 11; lambda*(1) = 4/sqrt(3). It lies above the
     Marchenko-Pastur edge: components below it are better dropped even where they are not pure noise.
     """
-    return _hard_threshold(_aspect(rows, columns)) * math.sqrt(max(rows, columns)) * noise
+    aspect = _aspect(rows, columns)
+    inner = aspect + 1 + math.sqrt(aspect * aspect + 14 * aspect + 1)
+    return math.sqrt(2 * (aspect + 1) + 8 * aspect / inner) * math.sqrt(max(rows, columns)) * noise
 
 
 def estimate_noise(singular_values: Tensor, rows: int, columns: int) -> float:
@@ -86,11 +88,6 @@ def signal_rank(
 
 def _aspect(rows: int, columns: int) -> float:
     return min(rows, columns) / max(rows, columns)
-
-
-def _hard_threshold(aspect: float) -> float:
-    inner = aspect + 1 + math.sqrt(aspect * aspect + 14 * aspect + 1)
-    return math.sqrt(2 * (aspect + 1) + 8 * aspect / inner)
 
 
 def _median_of_noise(aspect: float, points: int = 20_001) -> float:

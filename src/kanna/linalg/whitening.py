@@ -255,17 +255,13 @@ def _left_multiply(factor: Tensor, matrix: Tensor) -> Tensor:
 def _solve_right(right_side: Tensor, gram: Tensor) -> Tensor:
     """right_side @ gram^-1 for positive definite `gram`; its pseudo-inverse where it is singular."""
     lower, failed = torch.linalg.cholesky_ex(gram)
-    if not failed and _well_conditioned(lower):
+    pivots = lower.diagonal()
+    if not failed and bool(pivots.min() > pivots.max() * 1e-7):
         return torch.cholesky_solve(right_side.T, lower).T
     values, vectors = torch.linalg.eigh(gram)
     seen = values > values.max() * len(gram) * torch.finfo(gram.dtype).eps
     inverse = torch.where(seen, values.reciprocal(), 0.0)
     return (right_side @ vectors * inverse) @ vectors.T
-
-
-def _well_conditioned(lower: Tensor) -> bool:
-    pivots = lower.diagonal()
-    return bool(pivots.min() > pivots.max() * 1e-7)
 
 
 def _check(weight: Tensor, gram: Tensor | None, row_metric: Tensor | None) -> None:

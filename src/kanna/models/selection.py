@@ -64,8 +64,10 @@ def match(matrices: Sequence[Matrix], expression: str) -> tuple[Matrix, ...]:
     text = expression.strip()
     if text.startswith("re:"):
         return _match_regex(matrices, text.removeprefix("re:"))
-    groups = parse(text)
-    names = {m.name for group in groups for m in _match_group(matrices, group)}
+    names: set[str] = set()
+    for group in parse(text):
+        layers = _layer_numbers(matrices, group.layers)
+        names |= {m.name for role in group.roles for m in _match_role(matrices, role, layers)}
     return tuple(matrix for matrix in matrices if matrix.name in names)
 
 
@@ -130,11 +132,6 @@ def _match_regex(matrices: Sequence[Matrix], pattern: str) -> tuple[Matrix, ...]
         example = f"names look like {matrices[0].name}" if matrices else "there are no matrices"
         raise InputError(f"no matrix has a name that matches {pattern!r}", example)
     return found
-
-
-def _match_group(matrices: Sequence[Matrix], group: Group) -> list[Matrix]:
-    layers = _layer_numbers(matrices, group.layers)
-    return [matrix for role in group.roles for matrix in _match_role(matrices, role, layers)]
 
 
 def _match_role(matrices: Sequence[Matrix], role: str, layers: frozenset[int]) -> list[Matrix]:

@@ -13,7 +13,7 @@ from kanna.models.census import (
     removed_parameters,
     space_size,
 )
-from kanna.models.inventory import Inventory, inventory
+from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 
 
@@ -87,32 +87,30 @@ def explore_space(config: str | Path, *, rank: int = 1) -> SpaceResult:
         raise InputError(
             f"{path} does not exist", "give the directory of a model, or its config.json; no weights needed"
         )
-    found = inventory(skeleton(path))
-    if not found.compressible:
-        raise InputError(f"no matrix of {found.architecture} can be compressed", found.refused[0].refused)
-    by_role = parameters_by_role(found.compressible)
-    by_layer = parameters_by_layer(found.compressible)
+    listed = inventory(skeleton(path))
+    if not listed.compressible:
+        raise InputError(f"no matrix of {listed.architecture} can be compressed", listed.refused[0].refused)
+    by_role = parameters_by_role(listed.compressible)
+    by_layer = parameters_by_layer(listed.compressible)
     return SpaceResult(
         model=(path if path.is_dir() else path.absolute().parent).resolve().name,
-        architecture=found.architecture,
-        parameters=found.parameters,
+        architecture=listed.architecture,
+        parameters=listed.parameters,
         layers=len(by_layer),
         tensors=len(by_role),
         size=space_size(len(by_layer), len(by_role)),
         rank=rank,
-        roles=tuple(_role(found, role, count, rank) for role, count in by_role.items()),
+        roles=tuple(
+            RoleSize(
+                role=role,
+                matrices=len(matrices := [matrix for matrix in listed.compressible if matrix.role == role]),
+                parameters=parameters,
+                removed=removed_parameters(matrices, rank, fold_core=True),
+                removed_with_core=removed_parameters(matrices, rank, fold_core=False),
+            )
+            for role, parameters in by_role.items()
+        ),
         by_layer=by_layer,
-        rungs=ladder(found, rank, fold_core=True),
-        rungs_with_core=ladder(found, rank, fold_core=False),
-    )
-
-
-def _role(found: Inventory, role: str, parameters: int, rank: int) -> RoleSize:
-    matrices = [matrix for matrix in found.compressible if matrix.role == role]
-    return RoleSize(
-        role,
-        len(matrices),
-        parameters,
-        removed_parameters(matrices, rank, fold_core=True),
-        removed_parameters(matrices, rank, fold_core=False),
+        rungs=ladder(listed, rank, fold_core=True),
+        rungs_with_core=ladder(listed, rank, fold_core=False),
     )

@@ -144,7 +144,10 @@ def _read(path: Path) -> tuple[list[Row], list[Finding]]:
 def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
     yield from _repeats(rows)
     if kind == TEXT:
-        yield from _unused_labels(rows)
+        # Tables for classification often have the columns text and label.
+        if any(key.lower() in ("label", "class", "category") for row in rows for key in row.extra):
+            what = "the rows are text and their labels go unused"
+            yield Finding(WARNING, "unused labels", f"{what}: to score them, name the keys prompt and answer")
         return
     yield from _classes(rows, kind)
     holding = [i for i, row in enumerate(rows, 1) if kind != CHOICE and holds_answer(row)]
@@ -164,13 +167,6 @@ def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
         yield Finding(
             NOTE, "groups", f"{len(groups):,} groups of {sizes} rows: each counts as one unit in verdicts"
         )
-
-
-def _unused_labels(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Tables for classification often have the columns text and label."""
-    if any(key.lower() in ("label", "class", "category") for row in rows for key in row.extra):
-        said = "the rows are text and their labels go unused: to score them, name the keys prompt and answer"
-        yield Finding(WARNING, "unused labels", said)
 
 
 def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
@@ -194,7 +190,8 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
     near = [
         (later + 1, earlier + 1)
         for earlier, later in near_duplicates(texts)
-        if texts[earlier] != texts[later] and not _same_group(rows[earlier], rows[later])
+        if texts[earlier] != texts[later]
+        and not (rows[later].group and rows[earlier].group == rows[later].group)
     ]
     if near:
         count = len({later for later, _ in near})
@@ -213,10 +210,6 @@ def _pairs(code: str, said: str, pairs: Sequence[tuple[int, int]]) -> Finding:
 
 def _rows(count: int, one: str, several: str) -> str:
     return f"1 row {one}" if count == 1 else f"{count:,} rows {several}"
-
-
-def _same_group(one: Row, other: Row) -> bool:
-    return bool(one.group) and one.group == other.group
 
 
 def _classes(rows: Sequence[Row], kind: str) -> Iterator[Finding]:

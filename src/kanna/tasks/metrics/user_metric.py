@@ -109,9 +109,13 @@ class UserMetric:
         """
         examples = [_example(record, row) for record, row in zip(records, rows, strict=True)]
         if self.source.startswith(COMMAND):
-            found = _command(self.source.removeprefix(COMMAND), examples)
+            found: Any = _command(self.source.removeprefix(COMMAND), examples)
         else:
-            found = _called(self.source, examples)
+            function = _imported(self.source)
+            with _blamed(self.source):
+                found = function(examples)
+                if found is not None and not isinstance(found, str | bytes | dict | float):
+                    found = list(found)
         return _checked(self.name, found, len(records))
 
 
@@ -157,13 +161,6 @@ def _imported(source: str) -> Callable[[list[dict[str, Any]]], Any]:
     if not callable(function):
         raise InputError(f"{path} has no function {name!r}", "give file.py:function")
     return function
-
-
-def _called(source: str, examples: list[dict[str, Any]]) -> Any:
-    function = _imported(source)
-    with _blamed(source):
-        found = function(examples)
-        return found if found is None or isinstance(found, str | bytes | dict | float) else list(found)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def run_harness(
         _check_names(wanted, manager)
         asked = _model(model, tokenizer, context, batch_tokens, progress)
         found = _evaluated(library, asked, wanted, manager, limit, shots)
-    settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": _version()}
+    settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": version("lm_eval")}
     return [_score(name, found, settings) for name in found["samples"]]
 
 
@@ -147,7 +148,8 @@ def _score(name: str, found: dict[str, Any], settings: dict[str, Any]) -> TaskSc
         records = [replace(record, right=None) for record in records]
     kind = TEXT if rolling else CHOICE if chooses else ANSWER
     data = {"task": name, "version": found["versions"].get(name), **settings}
-    floors = {"constant": _constant(records)} if all(one.label is not None for one in records) else {}
+    places = Counter(record.label for record in records)
+    floors = {} if None in places else {"constant": places.most_common(1)[0][1] / len(records)}
     shots = found.get("n-shot", {}).get(name)
     better = bool(higher.get(metric, metric not in ("perplexity", "word_perplexity", "byte_perplexity")))
     return TaskScore.of(
@@ -225,11 +227,6 @@ def _choice(
         chosen=chosen,
         confidence=1 / total,
     )
-
-
-def _constant(records: Sequence[Record]) -> float:
-    """Share of the commonest place of the right choice."""
-    return Counter(record.label for record in records).most_common(1)[0][1] / len(records)
 
 
 def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress: Progress) -> Any:
@@ -354,12 +351,6 @@ def _library() -> Any:
                 "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
             ) from error
     return lm_eval
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("lm_eval")
 
 
 def _is_file(name: str) -> bool:

@@ -192,11 +192,13 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
     """
     alpha = 1 - min(one.confidence for one in decisions.values())
     failed = [
-        name for name, one in decisions.items() if one.p_fail * len(decisions) <= alpha + statistics.SLACK
+        f"{name} changed by {decision.difference:+.4g}, surely more than the {decision.allowed:+.4g} allowed "
+        f"({decision.tolerance})"
+        for name, decision in decisions.items()
+        if decision.p_fail * len(decisions) <= alpha + statistics.SLACK
     ]
     if failed:
-        said = "; ".join(f"{name} {_beyond(decisions[name])}" for name in failed)
-        return JointDecision(FAIL, said)
+        return JointDecision(FAIL, "; ".join(failed))
     open_ = [name for name, one in decisions.items() if one.status != PASS]
     if open_:
         return JointDecision(UNDECIDED, "; ".join(f"{name}: {_needed(decisions[name])}" for name in open_))
@@ -205,13 +207,6 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
     if all(one.method == paired.IDENTICAL for one in decisions.values()):
         return JointDecision(PASS, "the weights are bit-identical")
     return JointDecision(PASS, f"{tested} within the tolerance, at {sure} confidence")
-
-
-def _beyond(decision: Decision) -> str:
-    return (
-        f"changed by {decision.difference:+.4g}, surely more than the {decision.allowed:+.4g} allowed "
-        f"({decision.tolerance})"
-    )
 
 
 def _needed(decision: Decision) -> str:
