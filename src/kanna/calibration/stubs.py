@@ -28,8 +28,8 @@ class Stub(nn.Module):
         )
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = self.output(hidden, args, kwargs)
-        return (found,) if self.as_tuple else found
+        states = self.output(hidden, args, kwargs)
+        return (states,) if self.as_tuple else states
 
     def output(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The hidden states after the block."""

@@ -142,8 +142,8 @@ class Walker:
         """Whether every weight of the blocks lies in the files under its own name."""
         blocks = f"{self.inventory.blocks_path}."
         wanted = [name for name, _ in _stored(self.model) if name.startswith(blocks)]
-        found = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
-        return len(found) == len(wanted)
+        names = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
+        return len(names) == len(wanted)
 
     def _load_whole(self) -> nn.Module:
         log.info(

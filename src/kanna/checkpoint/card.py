@@ -80,15 +80,15 @@ def front_matter(directory: Path) -> dict[str, Any]:
     if not lines or lines[0].strip() != _FENCE or _FENCE not in lines[1:]:
         return {}
     try:
-        found = yaml.safe_load("\n".join(lines[1 : lines.index(_FENCE, 1)]))
+        matter = yaml.safe_load("\n".join(lines[1 : lines.index(_FENCE, 1)]))
     except yaml.YAMLError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return matter if isinstance(matter, dict) else {}
 
 
 def _front_matter(card: Card) -> dict[str, Any]:
-    found: Mapping[str, Any] = {} if card.source is None else front_matter(card.source)
-    copied = {key: found[key] for key in _COPIED if key in found}
+    matter: Mapping[str, Any] = {} if card.source is None else front_matter(card.source)
+    copied = {key: matter[key] for key in _COPIED if key in matter}
     tags = list(dict.fromkeys(["kanna", "compression", *card.tags]))
     return {"base_model": card.base_model, **copied, "library_name": "kanna", "tags": tags}
 

@@ -53,10 +53,10 @@ def forms_of(config: Mapping[str, Any]) -> dict[str, Form]:
     Raises:
         InputError: Newer format_version, unknown keys, an unknown form.
     """
-    found = config.get("quantization_config")
-    if not isinstance(found, Mapping) or found.get("quant_method") != METHOD:
+    declared = config.get("quantization_config")
+    if not isinstance(declared, Mapping) or declared.get("quant_method") != METHOD:
         return {}
-    return parse_forms(found)
+    return parse_forms(declared)
 
 
 def parse_forms(declared: Mapping[str, Any]) -> dict[str, Form]:
@@ -96,17 +96,17 @@ def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | Non
     prefix = getattr(model, "base_model_prefix", "")
     other_class = architecture is not None and type(model).__name__ != architecture
     modules = dict(model.named_modules())
-    found = []
+    layers = []
     for path, form in forms.items():
         name = tensor_name(path, modules, prefix)
         if name is not None:
-            found.append(_declared(name, form, modules[name]))
+            layers.append(_declared(name, form, modules[name]))
         elif not (other_class and prefix and not path.startswith(f"{prefix}.")):  # of a head it lacks
             raise InputError(
                 f"config.json declares a form for {path}, and {type(model).__name__} has no such module",
                 "load it as the class named by 'architectures' in config.json, or write it again",
             )
-    return tuple(found)
+    return tuple(layers)
 
 
 def file_prefix(declared: Declared, tensors: Mapping[str, Stored], base_model_prefix: str) -> str:
@@ -175,8 +175,8 @@ def _check_stored(
             _WRITE_AGAIN,
         )
     if stored.shape != shape:
-        found = f"{name!r} in {stored.file} has shape {list(stored.shape)}"
-        raise InputError(f"{found}; the {form.key} form needs {list(shape)}", _WRITE_AGAIN)
+        place = f"{name!r} in {stored.file} has shape {list(stored.shape)}"
+        raise InputError(f"{place}; the {form.key} form needs {list(shape)}", _WRITE_AGAIN)
     dtype = TORCH_DTYPES[stored.dtype]
     # Weights may be of any floating dtype; a form says where it holds whole numbers.
     expected = form.dtype_of(suffix, dtype if dtype.is_floating_point else torch.float32)

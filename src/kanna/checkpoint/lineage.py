@@ -93,13 +93,13 @@ def read(directory: Path) -> Lineage | None:
     return validated(Lineage, data, f"{path} is damaged", _WRITE_AGAIN)
 
 
-def check_format_version(found: object, where: str | Path) -> None:
+def check_format_version(given: object, where: str | Path) -> None:
     """Raise InputError for a format that this version of kanna cannot read."""
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise InputError(f"{where} has no sound format_version (found {found!r})", _WRITE_AGAIN)
-    if found > FORMAT_VERSION:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise InputError(f"{where} has no sound format_version (found {given!r})", _WRITE_AGAIN)
+    if given > FORMAT_VERSION:
         raise InputError(
-            f"{where} has format_version {found}; this kanna reads up to {FORMAT_VERSION}", "upgrade kanna"
+            f"{where} has format_version {given}; this kanna reads up to {FORMAT_VERSION}", "upgrade kanna"
         )
 
 
@@ -198,15 +198,15 @@ def scan(checkpoint: Checkpoint, finite: bool, digests: bool = True) -> Scan:
         digests: Take the sha256 of the files too, for `verify`.
     """
     read = [_read_file(checkpoint, file, finite, digests) for file in checkpoint.files]
-    data = {name: digest for one in read for name, digest in one.tensors.items()}
+    data = {name: digest for file in read for name, digest in file.tensors.items()}
     facts = [
         [name, stored.dtype, list(stored.shape), data[name]]
         for name, stored in sorted(checkpoint.tensors.items())
     ]
     config = {key: value for key, value in checkpoint.config.items() if key not in _NOT_THE_MODEL}
     canonical = json.dumps([config, facts], sort_keys=True, separators=(",", ":"))
-    files = {one.name: one.digest for one in read if one.digest is not None}
-    bad = next((one.bad for one in read if one.bad is not None), None)
+    files = {file.name: file.digest for file in read if file.digest is not None}
+    bad = next((file.bad for file in read if file.bad is not None), None)
     return Scan(hashlib.sha256(canonical.encode()).hexdigest(), files, bad)
 
 
@@ -234,9 +234,9 @@ def _read_file(checkpoint: Checkpoint, file: Path, finite: bool, digests: bool) 
             if finite:
                 lost[name] += not_finite(torch.frombuffer(data, dtype=TORCH_DTYPES[held[name].dtype]))
     bad = next((NotFinite(name, n, math.prod(held[name].shape)) for name, n in lost.items() if n), None)
-    found = {name: one.hexdigest() for name, one in hashes.items()}
+    of_tensors = {name: hashed.hexdigest() for name, hashed in hashes.items()}
     path = file.relative_to(checkpoint.directory).as_posix()
-    return _ReadFile(path, found, None if whole is None else whole.hexdigest(), bad)
+    return _ReadFile(path, of_tensors, None if whole is None else whole.hexdigest(), bad)
 
 
 def _pieces(tensors: Mapping[str, Stored]) -> Iterator[tuple[str | None, int]]:

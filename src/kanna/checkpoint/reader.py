@@ -206,10 +206,10 @@ def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:
         config: Its config.json.
         model: How to name it in the message.
     """
-    found = config.get("quantization_config")
-    if found is None:
+    declared = config.get("quantization_config")
+    if declared is None:
         return
-    method = found.get("quant_method", "unnamed") if isinstance(found, Mapping) else "unnamed"
+    method = declared.get("quant_method", "unnamed") if isinstance(declared, Mapping) else "unnamed"
     if method == "kanna":
         remedy = "start from its base, or write dense weights first: kanna export DIR --format dense --out D2"
         raise InputError(f"{model} is already compressed by kanna", remedy)

@@ -136,15 +136,15 @@ def _parse(file: Path, text: bytes) -> dict[str, Any]:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a name occurs twice")
-    return found
+    return entries
 
 
 def _entries(file: Path, header: Mapping[str, Any], start: int, size: int) -> dict[str, Stored]:
-    found = {name: _entry(file, name, entry, start) for name, entry in header.items()}
-    ordered = dict(sorted(found.items(), key=lambda item: (item[1].offset, item[1].bytes)))
+    entries = {name: _entry(file, name, entry, start) for name, entry in header.items()}
+    ordered = dict(sorted(entries.items(), key=lambda item: (item[1].offset, item[1].bytes)))
     end = start
     for name, stored in ordered.items():
         if stored.offset != end:

@@ -156,13 +156,13 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def copy_side_files(source: Path, directory: Path) -> tuple[str, ...]:
     """Copy tokenizer, chat template, generation config and licence byte for byte; return their names."""
-    found = sorted({path for pattern in _SIDE_FILES for path in source.glob(pattern)})
-    for path in found:
+    paths = sorted({path for pattern in _SIDE_FILES for path in source.glob(pattern)})
+    for path in paths:
         if path.is_dir():
             shutil.copytree(path, directory / path.name, copy_function=shutil.copyfile)
         else:
             shutil.copyfile(path, directory / path.name)
-    return tuple(path.name for path in found)
+    return tuple(path.name for path in paths)
 
 
 def spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:

@@ -152,7 +152,9 @@ def _perplexity(model: nn.Module, tokenizer: Any, stories: list[str]) -> float:
     """Of short texts that have nothing to do with each other: none is the context of the next."""
     ids = [torch.tensor(tokenizer(story, verbose=False)["input_ids"]) for story in stories]
     scored = [perplexity(model, story, CONTEXT, CONTEXT) for story in ids]
-    return math.exp(-sum(one.log_likelihood for one in scored) / sum(one.scored for one in scored))
+    return math.exp(
+        -sum(scores.log_likelihood for scores in scored) / sum(scores.scored for scores in scored)
+    )
 
 
 def _loss(dense: DemoRow, row: DemoRow) -> str:

@@ -198,10 +198,10 @@ def _leading(weight: Tensor, gram: Tensor | None, max_rank: int | None) -> tuple
     # Rounding is relative to the largest eigenvalue and would drown the smaller ones: take the dominant
     # directions out of W, where that is exact, and decompose what remains on its own scale.
     head = left[:, : int((energy > DOMINANT * energy[0]).sum())]
-    found = head.shape[1]
+    count = head.shape[1]
     rest, lower = _eigen(_sandwich(weight - head @ (head.T @ weight), gram), wanted)
-    left = torch.linalg.qr(torch.cat([head, rest[:, : wanted - found]], dim=1)).Q
-    return left, torch.cat([energy[:found], lower[: len(lower) - found]]).cummin(0).values
+    left = torch.linalg.qr(torch.cat([head, rest[:, : wanted - count]], dim=1)).Q
+    return left, torch.cat([energy[:count], lower[: len(lower) - count]]).cummin(0).values
 
 
 def _eigen(covariance: Tensor, wanted: int) -> tuple[Tensor, Tensor]:

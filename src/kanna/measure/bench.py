@@ -56,11 +56,11 @@ def bench(
     """
     chosen = options or BenchOptions()
     paths = [model] if against is None else [model, against]
-    checkpoints = [Checkpoint.open(one) for one in paths]
+    checkpoints = [Checkpoint.open(path) for path in paths]
     _check(checkpoints, chosen)
     used = [rapl_meter(), nvml_meter()] if meters is None else list(meters)
     peaks = _peaks(checkpoints, chosen, progress)
-    loaded = [_loaded(one, chosen) for one in paths]
+    loaded = [_loaded(path, chosen) for path in paths]
     grid = list(product(chosen.batches, chosen.contexts))
     rounds = {place: _rounds(loaded, *place, chosen, used, progress) for place in grid}
     settings = [
@@ -79,21 +79,21 @@ def bench(
         )
     ]
     ratios = [] if against is None else [_ratio(place, rounds[place]) for place in grid]
-    said = dict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    settings_used = dict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     return BenchResult(
         models=tuple(models),
         ratios=tuple(ratios),
         meters={meter.name: meter.reason for meter in used},
-        settings=said,
+        settings=settings_used,
     )
 
 
 def _names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Names of the models; two alike are told apart by the folder they lie in."""
-    names = [one.name for one in checkpoints]
+    names = [checkpoint.name for checkpoint in checkpoints]
     if len(set(names)) == len(names):
         return names
-    return [f"{one.directory.resolve().parent.name}/{one.name}" for one in checkpoints]
+    return [f"{checkpoint.directory.resolve().parent.name}/{checkpoint.name}" for checkpoint in checkpoints]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _rounds(
     progress: Progress,
 ) -> dict[int, list[_Round]]:
     """Model -> its rounds that count. Who goes first alternates."""
-    found: dict[int, list[_Round]] = defaultdict(list)
+    counted: dict[int, list[_Round]] = defaultdict(list)
     ids = _prompt(models, batch, context, options)
     total = options.warmup + options.repeats
     for turn in range(total):
@@ -124,9 +124,9 @@ def _rounds(
         for i in order:
             taken = _round(models[i], ids, options, meters)
             if turn >= options.warmup:
-                found[i].append(taken)
+                counted[i].append(taken)
     progress(f"batch {batch}, context {context}", total, total)
-    return found
+    return counted
 
 
 def _round(model: nn.Module, ids: Tensor, options: BenchOptions, meters: Sequence[Meter]) -> _Round:
@@ -141,7 +141,7 @@ def _round(model: nn.Module, ids: Tensor, options: BenchOptions, meters: Sequenc
 
 def _prompt(models: Sequence[nn.Module], batch: int, context: int, options: BenchOptions) -> Tensor:
     """Random tokens that all models know."""
-    vocabulary = min(int(one.config.vocab_size) for one in models)  # type: ignore[union-attr, arg-type]
+    vocabulary = min(int(model.config.vocab_size) for model in models)  # type: ignore[union-attr, arg-type]
     generator = torch.Generator().manual_seed(options.seed)
     drawn = torch.randint(0, vocabulary, (batch, context), generator=generator)
     return drawn.to(device_of(options.device))
@@ -150,16 +150,16 @@ def _prompt(models: Sequence[nn.Module], batch: int, context: int, options: Benc
 def _setting(
     model: nn.Module, batch: int, context: int, rounds: Sequence[_Round], options: BenchOptions
 ) -> Setting:
-    prefill = spread_of([one.request.prefill for one in rounds])
-    decode = spread_of([step for one in rounds for step in one.request.steps])
+    prefill = spread_of([turn.request.prefill for turn in rounds])
+    decode = spread_of([step for turn in rounds for step in turn.request.steps])
     new = batch * options.new_tokens
     joules = {
         name: None
-        if any(one.joules[name] is None for one in rounds)
-        else median([(one.joules[name] or 0.0) / new for one in rounds])
+        if any(turn.joules[name] is None for turn in rounds)
+        else median([(turn.joules[name] or 0.0) / new for turn in rounds])
         for name in rounds[0].joules
     }
-    streamed = [one.streamed for one in rounds if one.streamed is not None]
+    streamed = [turn.streamed for turn in rounds if turn.streamed is not None]
     read = _bytes_read(model, batch, context)
     measured = Measured(
         prefill=prefill,
@@ -170,7 +170,7 @@ def _setting(
         joules_per_token=joules,
     )
     watts = options.watts
-    guess = None if watts is None else watts * median([one.seconds for one in rounds]) / new
+    guess = None if watts is None else watts * median([turn.seconds for turn in rounds]) / new
     return Setting(
         batch=batch,
         context=context,
@@ -192,9 +192,9 @@ def _bytes_read(model: Any, batch: int, context: int) -> int:
 
     A head tied to the embedding is read whole. All experts of a mixture are counted.
     """
-    parameters = {id(one): one for one in model.parameters()}
+    parameters = {id(parameter): parameter for parameter in model.parameters()}
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    weights = sum(one.numel() * one.element_size() for one in parameters.values())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     if head is None or getattr(head, "weight", None) is not table:
         weights -= (table.shape[0] - batch) * table.shape[1] * table.element_size()
     config = model.config.get_text_config()
@@ -217,12 +217,12 @@ def _peaks(
 ) -> list[PeakMemory | None]:
     if not options.memory:
         return [None for _ in checkpoints]
-    found: list[PeakMemory | None] = []
-    for done, one in enumerate(checkpoints):
+    peaks: list[PeakMemory | None] = []
+    for done, checkpoint in enumerate(checkpoints):
         progress("memory", done, len(checkpoints))
-        found.append(
+        peaks.append(
             peak_memory(
-                one.directory,
+                checkpoint.directory,
                 batch=max(options.batches),
                 context=max(options.contexts),
                 new_tokens=options.new_tokens,
@@ -232,7 +232,7 @@ def _peaks(
             )
         )
     progress("memory", len(checkpoints), len(checkpoints))
-    return found
+    return peaks
 
 
 def _loaded(model: str | Path, options: BenchOptions) -> nn.Module:
@@ -249,13 +249,13 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
         )
     if options.watts is not None and not 0 < options.watts < math.inf:
         raise InputError(f"{options.watts} watts are no power of a machine", "give what it draws, such as 65")
-    for one in checkpoints:
-        if not predicts_next_token(one.config):
-            found = one.config.get("architectures")
+    for checkpoint in checkpoints:
+        if not predicts_next_token(checkpoint.config):
+            classes = checkpoint.config.get("architectures")
             raise InputError(
-                f"{one.name} does not generate: {found}", "bench measures causal language models"
+                f"{checkpoint.name} does not generate: {classes}", "bench measures causal language models"
             )
-        _check_positions(one, max(options.contexts), options.new_tokens)
+        _check_positions(checkpoint, max(options.contexts), options.new_tokens)
     size = dtype_of(options.dtype).itemsize
     if device_of(options.device).type == "cpu":
         shapes = [stored.shape for checkpoint in checkpoints for stored in checkpoint.tensors.values()]

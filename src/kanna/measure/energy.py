@@ -154,7 +154,9 @@ class NvmlMeter:
 
     def _total(self) -> int:
         try:
-            return sum(int(self._library.nvmlDeviceGetTotalEnergyConsumption(one)) for one in self._handles)
+            return sum(
+                int(self._library.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in self._handles
+            )
         except self._library.NVMLError as error:
             self.reason = f"no counter: {error}"
             return 0

@@ -33,8 +33,8 @@ def peak_memory(
     command = [sys.executable, "-m", "kanna.measure.memory", json.dumps(asked)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        said = " ".join(ran.stderr.strip().splitlines()[-3:])
-        raise KannaError(f"the process that measures memory failed: {said}")
+        last_words = " ".join(ran.stderr.strip().splitlines()[-3:])
+        raise KannaError(f"the process that measures memory failed: {last_words}")
     return PeakMemory(**json.loads(ran.stdout.strip().splitlines()[-1]))
 
 

@@ -114,13 +114,13 @@ def _blocks(model: nn.Module) -> tuple[str, tuple[str, ...]]:
 
 def _block_matrices(model: nn.Module, block: str, layer: int) -> list[Matrix]:
     """Matrices of one block, in the order of its modules."""
-    found: list[Matrix] = []
+    matrices: list[Matrix] = []
     for path, module in model.get_submodule(block).named_modules(prefix=block):
         if _is_linear(module):
-            found += _linear_matrices(model, path, module, layer)
+            matrices += _linear_matrices(model, path, module, layer)
         else:
-            found += expert_matrices(path, module, layer)
-    return _rename_ungated(found)
+            matrices += expert_matrices(path, module, layer)
+    return _rename_ungated(matrices)
 
 
 def _linear_matrices(model: nn.Module, path: str, module: nn.Module, layer: int) -> list[Matrix]:
@@ -208,15 +208,15 @@ def _embedding(model: nn.Module, getter: str) -> Tensor | None:
 
 def _skipped(model: nn.Module, blocks_path: str, taken: set[str]) -> tuple[Skipped, ...]:
     first_name: dict[int, str] = {}
-    found = []
+    skipped = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
         known_as = first_name.setdefault(id(parameter), name)
         if parameter.dim() < 2 or name in taken:
             continue
         tied = "" if known_as == name else f", tied to {known_as}"
         reason = _reason(model, name, parameter, blocks_path) + tied
-        found.append(Skipped(name, reason, 0 if tied else parameter.numel()))
-    return tuple(found)
+        skipped.append(Skipped(name, reason, 0 if tied else parameter.numel()))
+    return tuple(skipped)
 
 
 def _reason(model: nn.Module, name: str, parameter: Tensor, blocks_path: str) -> str:

@@ -113,10 +113,12 @@ def prepare(
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     device_of(options.device)
     dtype_of(options.dtype)
-    names = [str(one).removeprefix(HARNESS) for one in tasks if str(one).startswith(HARNESS)]
+    names = [str(task).removeprefix(HARNESS) for task in tasks if str(task).startswith(HARNESS)]
     files = read
     if files is None:
-        files = load_tasks([one for one in tasks if not str(one).startswith(HARNESS)], options.limit, texts)
+        files = load_tasks(
+            [task for task in tasks if not str(task).startswith(HARNESS)], options.limit, texts
+        )
     for task in files:
         _check(task, checkpoint, options)
     tokenizer = load_tokenizer(checkpoint.directory) if tokenizer is None else tokenizer
@@ -269,19 +271,19 @@ def _judged(records: Sequence[Record], task: Task, metric: str, own: UserMetric 
         if not metric_info(metric, task.kind).binary:
             return [replace(record, right=None) for record in records]
         return [replace(record, right=record.values[metric] == 1.0) for record in records]
-    found = own.score(records, task.rows)
-    binary = all(value in (0.0, 1.0) for value in found)
+    values = own.score(records, task.rows)
+    binary = all(value in (0.0, 1.0) for value in values)
     return [
         replace(record, values={**record.values, own.name: value}, right=bool(value) if binary else None)
-        for record, value in zip(records, found, strict=True)
+        for record, value in zip(records, values, strict=True)
     ]
 
 
 def _floors(task: Task) -> dict[str, float]:
-    found = {"constant": constant_answer(task.rows)[0]}
+    floors = {"constant": constant_answer(task.rows)[0]}
     if task.kind == ANSWER:
-        found["answer_in_prompt"] = answer_in_prompt(task.rows)
-    return found
+        floors["answer_in_prompt"] = answer_in_prompt(task.rows)
+    return floors
 
 
 def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tuple[str, ...]:

@@ -206,10 +206,10 @@ def _answers(where: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(given, list):
         raise InputError(f"{where}: answers must be a list, found {given!r}", "write one answer as answer")
     first = [fields["answer"]] if "answer" in fields else []
-    found = [_filled(where, "an answer", one) for one in (*first, *given)]
-    if not found:
+    accepted = [_filled(where, "an answer", answer) for answer in (*first, *given)]
+    if not accepted:
         raise InputError(f"{where}: there is no answer", f"use {SHAPES}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(accepted))
 
 
 def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
@@ -217,12 +217,12 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
     choices, label = fields["choices"], fields.get("label")
     if not isinstance(choices, list) or len(choices) < 2:
         raise InputError(f"{where}: choices must be a list of at least 2, found {choices!r}", f"use {SHAPES}")
-    found = tuple(_filled(where, "a choice", one) for one in choices)
-    stripped = [one.strip() for one in found]
-    if len(set(stripped)) < len(found):
+    texts = tuple(_filled(where, "a choice", choice) for choice in choices)
+    stripped = [text.strip() for text in texts]
+    if len(set(stripped)) < len(texts):
         raise InputError(f"{where}: the choices {choices!r} hold one twice", "remove it")
     if isinstance(label, str) and label.strip() in stripped:
-        return found, stripped.index(label.strip())
+        return texts, stripped.index(label.strip())
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if not isinstance(label, int) or isinstance(label, bool):
@@ -230,11 +230,11 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
             f"{where}: label {label!r} is neither a number nor one of the choices {choices!r}",
             "give the place of the right choice, counted from 0, or its text",
         )
-    if not 0 <= label < len(found):
+    if not 0 <= label < len(texts):
         raise InputError(
-            f"{where}: label {label} of {len(found)} choices", f"labels are 0 to {len(found) - 1} there"
+            f"{where}: label {label} of {len(texts)} choices", f"labels are 0 to {len(texts) - 1} there"
         )
-    return found, label
+    return texts, label
 
 
 def task_kind(rows: Sequence[Row]) -> str:

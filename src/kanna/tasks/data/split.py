@@ -167,8 +167,8 @@ def units_of(rows: Sequence[Row]) -> list[list[int]]:
     groups: dict[str, int] = {}
     pairs = [(groups.setdefault(row.group, i), i) for i, row in enumerate(rows) if row.group]
     pairs += near_duplicates([row.prompt or row.text for row in rows])
-    for one, other in pairs:
-        first, second = sorted((root(one), root(other)))
+    for place, other in pairs:
+        first, second = sorted((root(place), root(other)))
         parent[second] = first
     units: dict[int, list[int]] = defaultdict(list)
     for place in range(len(rows)):

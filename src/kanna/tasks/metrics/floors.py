@@ -12,7 +12,7 @@ def constant_answer(rows: Sequence[Row]) -> tuple[float, str]:
     It is the answer accepted by most rows; or, where the choices differ between rows, always the one at the
     commonest place, if that is right more often.
     """
-    accepted = Counter(text for row in rows for text in {one.strip() for one in row.accepted})
+    accepted = Counter(text for row in rows for text in {answer.strip() for answer in row.accepted})
     answer, count = accepted.most_common(1)[0]
     place, placed = Counter(row.label for row in rows).most_common(1)[0]
     if len({row.choices for row in rows}) > 1 and place is not None and placed > count:

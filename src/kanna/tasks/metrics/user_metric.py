@@ -109,14 +109,14 @@ class UserMetric:
         """
         examples = [_example(record, row) for record, row in zip(records, rows, strict=True)]
         if self.source.startswith(COMMAND):
-            found: Any = _command(self.source.removeprefix(COMMAND), examples)
+            returned: Any = _command(self.source.removeprefix(COMMAND), examples)
         else:
             function = _imported(self.source)
             with _blamed(self.source):
-                found = function(examples)
-                if found is not None and not isinstance(found, str | bytes | dict | float):
-                    found = list(found)
-        return _checked(self.name, found, len(records))
+                returned = function(examples)
+                if returned is not None and not isinstance(returned, str | bytes | dict | float):
+                    returned = list(returned)
+        return _checked(self.name, returned, len(records))
 
 
 def parse_user_metric(text: str) -> UserMetric | None:
@@ -129,8 +129,8 @@ def parse_user_metric(text: str) -> UserMetric | None:
     if source.startswith(COMMAND):
         words = _words(source.removeprefix(COMMAND))
         return UserMetric(f"{COMMAND}{Path(words[0]).name}", source, text.startswith("-"))
-    path, found, function = source.rpartition(":")
-    if not found or not path.endswith(".py") or source.startswith(REGEX):
+    path, colon, function = source.rpartition(":")
+    if not colon or not path.endswith(".py") or source.startswith(REGEX):
         return None
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist", "give file.py:function")
@@ -210,17 +210,17 @@ def _command(command: str, examples: list[dict[str, Any]]) -> list[str]:
     except OSError as error:
         raise InputError(f"the metric's command did not run: {error}", "run it by hand once") from error
     if ran.returncode:
-        said = " ".join(ran.stderr.strip().splitlines()[-3:])
-        raise InputError(f"the metric's command ended with code {ran.returncode}: {said}", "mend it")
+        ending = " ".join(ran.stderr.strip().splitlines()[-3:])
+        raise InputError(f"the metric's command ended with code {ran.returncode}: {ending}", "mend it")
     return [line for line in ran.stdout.splitlines() if line.strip()]
 
 
-def _checked(name: str, found: Any, wanted: int) -> list[float]:
+def _checked(name: str, returned: Any, wanted: int) -> list[float]:
     remedy = f"return one finite number for each of the {wanted} examples, in their order"
-    if not isinstance(found, list):
-        raise InputError(f"the metric {name} returned {found!r}, which is no list of numbers", remedy)
+    if not isinstance(returned, list):
+        raise InputError(f"the metric {name} returned {returned!r}, which is no list of numbers", remedy)
     try:
-        values = [float(one) for one in found]
+        values = [float(value) for value in returned]
     except (TypeError, ValueError) as error:
         raise InputError(f"the metric {name} returned something else than numbers: {error}", remedy) from None
     if len(values) != wanted:

@@ -24,21 +24,21 @@ def score_choices(
         by_length: Choices are text that was scored token by token; without it there is neither `acc_norm` nor
             `log_loss_per_token`.
     """
-    found = scorer.likelihoods([row.prompt for row in rows], [row.choices for row in rows], False, progress)
+    scored = scorer.likelihoods([row.prompt for row in rows], [row.choices for row in rows], False, progress)
     return [
         _record(number, row, likelihoods, metric, by_length)
-        for number, (row, likelihoods) in enumerate(zip(rows, found, strict=True))
+        for number, (row, likelihoods) in enumerate(zip(rows, scored, strict=True))
     ]
 
 
-def _record(number: int, row: Row, found: Sequence[Likelihood], metric: str, by_length: bool) -> Record:
+def _record(number: int, row: Row, choices: Sequence[Likelihood], metric: str, by_length: bool) -> Record:
     assert row.label is not None
-    sums = [one.sum for one in found]
+    sums = [choice.sum for choice in choices]
     lengths = [len(choice.strip()) for choice in row.choices]
     best = _argmax(sums)
     best_norm = _argmax([total / n for total, n in zip(sums, lengths, strict=True)])
     chosen = best_norm if metric == "acc_norm" else best
-    gold = found[row.label]
+    gold = choices[row.label]
     shares = _softmax(sums)
     first, second = sorted(sums, reverse=True)[:2]
     values = {"acc": float(best == row.label), "log_loss": -gold.sum, "margin": first - second}
@@ -66,5 +66,5 @@ def _argmax(values: Sequence[float]) -> int:
 
 def _softmax(logs: Sequence[float]) -> list[float]:
     top = max(logs)
-    weights = [math.exp(one - top) for one in logs]
-    return [one / sum(weights) for one in weights]
+    weights = [math.exp(log - top) for log in logs]
+    return [weight / sum(weights) for weight in weights]

@@ -58,7 +58,7 @@ def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple
         InputError: A choice stands for no label, or two for one.
     """
     known = {_key(label): number for number, label in enumerate(labels)}
-    strange = [(i, one) for i, row in enumerate(choices) for one in row if _key(one) not in known]
+    strange = [(i, choice) for i, row in enumerate(choices) for choice in row if _key(choice) not in known]
     if strange and all(_UNNAMED.fullmatch(_key(label)) for label in labels):
         return [_by_place(labels, choices, number) for number in range(len(choices))]
     if strange or len(known) < len(labels):
@@ -68,13 +68,13 @@ def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple
             else "two labels of the model differ by upper and lower case only"
         )
         raise InputError(f"{what}: {_list(labels)}", "write the choices as the model's labels")
-    found = [tuple(known[_key(one)] for one in row) for row in choices]
-    double = next((i for i, row in enumerate(found) if len(set(row)) < len(row)), None)
+    places = [tuple(known[_key(choice)] for choice in row) for row in choices]
+    double = next((i for i, row in enumerate(places) if len(set(row)) < len(row)), None)
     if double is not None:
         raise InputError(
             f"row {double + 1} has two choices for one label: {_list(choices[double])}", "remove one"
         )
-    return found
+    return places
 
 
 def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]], number: int) -> tuple[int, ...]:
@@ -154,16 +154,16 @@ class ClassifierScorer(Scorer):
         equal = single or not takes_padding(self.model, texts, self._heads)
         tokens = 1 if single else self.batch_tokens
         passes = list(batches(list(map(len, texts)), [1] * len(texts), tokens, len(texts), equal))
-        found: dict[tuple[int, ...], Tensor] = {}
+        logits_of: dict[tuple[int, ...], Tensor] = {}
         for done, some in enumerate(passes):
             progress("labels", done, len(passes))
             rows = [texts[i] for i in some]
             logits = self._heads(inputs(self.model, rows))
             check_finite(logits)
-            found |= dict(zip(rows, logits.double().cpu(), strict=True))
+            logits_of |= dict(zip(rows, logits.double().cpu(), strict=True))
             self.work.forward_tokens += len(rows) * max(map(len, rows))
         progress("labels", len(passes), len(passes))
-        return found
+        return logits_of
 
     def _heads(self, given: dict[str, Tensor]) -> Tensor:
         """(rows, labels)"""
@@ -177,6 +177,6 @@ def _row(logits: Tensor, columns: Sequence[int], ranks: bool) -> list[Likelihood
     logs: list[float] = torch.log_softmax(logits[list(columns)], -1).tolist()
     best = max(range(len(logs)), key=lambda i: logs[i])
     return [
-        Likelihood(one, 1, i == best, sum(other > one for other in logs) if ranks else None)
-        for i, one in enumerate(logs)
+        Likelihood(log, 1, i == best, sum(other > log for other in logs) if ranks else None)
+        for i, log in enumerate(logs)
     ]

@@ -28,10 +28,13 @@ def divergence(
             divergences.append(kl(first, second))
             same += int((first.argmax(-1) == second.argmax(-1)).sum())
     progress("divergence", len(sequences), len(sequences))
-    found = torch.cat(divergences)
-    ninety_nine = float(torch.quantile(found, 0.99))
+    values = torch.cat(divergences)
+    ninety_nine = float(torch.quantile(values, 0.99))
     return Divergence(
-        kl_mean=float(found.mean()), kl_p99=ninety_nine, top1_agreement=same / len(found), tokens=len(found)
+        kl_mean=float(values.mean()),
+        kl_p99=ninety_nine,
+        top1_agreement=same / len(values),
+        tokens=len(values),
     )
 
 

@@ -61,8 +61,8 @@ class EditedTask:
         self, variants: Sequence[Sequence[Edit]], progress: Progress = lambda *_: None
     ) -> list[TaskScore]:
         """Score each variant, a set of edits put in together; all begin in the same block."""
-        found = self.resumed.edited(variants, progress)
-        return [self._score(rows, edits) for rows, edits in zip(found, variants, strict=True)]
+        scored = self.resumed.edited(variants, progress)
+        return [self._score(rows, edits) for rows, edits in zip(scored, variants, strict=True)]
 
     @property
     def rows(self) -> Sequence[Row]:

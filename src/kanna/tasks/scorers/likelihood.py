@@ -87,8 +87,8 @@ def likelihoods(
         InputError: Logits that are not finite.
     """
     plan = plan_batches(model, pieces, batch_tokens, share)
-    (found,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
-    return Likelihoods(tuple(found), plan.forward_tokens, plan.naive_tokens, plan.packed)
+    (scored,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
+    return Likelihoods(tuple(scored), plan.forward_tokens, plan.naive_tokens, plan.packed)
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ class Passes:
 
     def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
         """Likelihoods of each continuation of each prompt."""
-        found: dict[int, Likelihood] = {}
+        scored: dict[int, Likelihood] = {}
         for done, make in enumerate(self.batches):
             progress("log-likelihood", done, len(self.batches))
             batch = make()
-            found |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
+            scored |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
         progress("log-likelihood", len(self.batches), len(self.batches))
-        return self.rows([found[piece] for piece in range(sum(self.counts))])
+        return self.rows([scored[piece] for piece in range(sum(self.counts))])
 
     def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:
         """What belongs to each prompt."""
@@ -288,8 +288,8 @@ def _inputs(batch: Sequence[Pack], width: int, packed: bool, model: nn.Module) -
 def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False) -> Tensor:
     """(places, vocabulary) float32: logits at places of the flattened batch only."""
     with torch.set_grad_enabled(gradients), only_at(model, places):
-        found: Tensor = model(**inputs, use_cache=False).logits
-    return found[0].float()
+        logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits[0].float()
 
 
 @contextmanager
@@ -320,9 +320,9 @@ def _ranks(logits: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
 def _collect(numbers: Sequence[int], values: Any, greedy: Any, worst: Any) -> dict[int, Likelihood]:
     """Targets of a piece lie together."""
     bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-    found = {}
+    scored = {}
     for start, end in pairwise(bounds):
         rank = None if worst is None else int(worst[start:end].max())
         total = float(values[start:end].sum())
-        found[numbers[start]] = Likelihood(total, end - start, bool(greedy[start:end].all()), rank)
-    return found
+        scored[numbers[start]] = Likelihood(total, end - start, bool(greedy[start:end].all()), rank)
+    return scored

@@ -137,13 +137,13 @@ class Resumed:
                 self.effort.layer_tokens += _tokens(batch)
                 run = self._run_block(layer, part.path, batch, hidden)
                 run.output = run.output - run.part
-            for one, edits in zip(scored, variants, strict=True):
+            for pieces, edits in zip(scored, variants, strict=True):
                 with applied(self.model, edits):
                     alone = part is not None and _inside(part, layer, edits)
                     logits = self._logits(layer, batch, hidden, run if alone else None)
-                one |= read(logits, batch, self.ranks)
+                pieces |= read(logits, batch, self.ranks)
         progress(f"layer {layer}", len(self.passes.batches), len(self.passes.batches))
-        return [self._rows(one) for one in scored]
+        return [self._rows(pieces) for pieces in scored]
 
     def _rows(self, scored: dict[int, Likelihood]) -> Rows:
         return self.passes.rows([scored[piece] for piece in range(len(scored))])
@@ -254,15 +254,15 @@ def _inside(part: _Part, layer: int, edits: Sequence[Edit]) -> bool:
     return all(edit.module.startswith(f"{part.path}.") for edit in edits if edit.layer == layer)
 
 
-def feed_forward(found: Inventory, layer: int) -> str | None:
+def feed_forward(inventory: Inventory, layer: int) -> str | None:
     """Path of the module inside a block that holds all its feed-forward matrices and nothing else."""
-    matrices = [one for one in found.matrices if one.layer == layer]
-    parents = {one.module.rpartition(".")[0] for one in matrices if one.group == "mlp"}
-    others = [one.module for one in matrices if one.group != "mlp"]
+    matrices = [matrix for matrix in inventory.matrices if matrix.layer == layer]
+    parents = {matrix.module.rpartition(".")[0] for matrix in matrices if matrix.group == "mlp"}
+    others = [matrix.module for matrix in matrices if matrix.group != "mlp"]
     if len(parents) != 1:
         return None
     path = parents.pop()
-    alone = path != found.blocks[layer] and not any(other.startswith(f"{path}.") for other in others)
+    alone = path != inventory.blocks[layer] and not any(other.startswith(f"{path}.") for other in others)
     return path if alone else None
 
 
@@ -344,8 +344,8 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return float((one - other).norm()) <= _SEPARABLE * float(other.norm())
+def _alike(value: Tensor, other: Tensor) -> bool:
+    return float((value - other).norm()) <= _SEPARABLE * float(other.norm())
 
 
 def first_layer(variants: Sequence[Sequence[Edit]]) -> int:

@@ -37,13 +37,13 @@ class Work:
 
 def by_row(ask: Callable[..., T], prompts: Sequence[str], *beside: Sequence[Any]) -> list[T]:
     """What `ask` says of each row; its InputErrors are told which row it was, from 1."""
-    found = []
+    answers = []
     for number, given in enumerate(zip(prompts, *beside, strict=True), 1):
         try:
-            found.append(ask(*given))
+            answers.append(ask(*given))
         except InputError as error:
             raise InputError(f"row {number}: {error.problem}", error.remedy) from error
-    return found
+    return answers
 
 
 @dataclass
@@ -137,7 +137,7 @@ class CausalScorer(TokenScorer):
         # Mostly the same prompts as those cut for likelihoods.
         self.work.cut = max(self.work.cut, len(long))
         cut = [tokens[-room:] for tokens in ids]
-        found = write(
+        texts = write(
             self.model,
             self.tokenizer,
             cut,
@@ -146,7 +146,7 @@ class CausalScorer(TokenScorer):
             batch_tokens=self.batch_tokens,
             progress=progress,
         )
-        return [written.text for written in found]
+        return [written.text for written in texts]
 
 
 class Replayed(Scorer):

@@ -73,8 +73,10 @@ class Encoder:
             InputError: Nothing to read before a continuation, or a prompt too long that is not to be cut.
         """
         text = self.prompt(prompt)
-        whole = [joined(text, one) if not self.chat else text + one.lstrip() for one in continuations]
-        return self.split(text, whole, [len(one) for one in continuations])
+        whole = [
+            joined(text, answer) if not self.chat else text + answer.lstrip() for answer in continuations
+        ]
+        return self.split(text, whole, [len(answer) for answer in continuations])
 
     def split(self, context: str, whole: Sequence[str], characters: Sequence[int]) -> list[Piece]:
         """Tokens of each whole text, split where those of the context end."""
@@ -90,9 +92,9 @@ class Encoder:
     def _start(self) -> list[int]:
         """What stands for an empty context: the token that texts begin with."""
         for name in ("bos_token_id", "eos_token_id"):
-            found = getattr(self.tokenizer, name, None)
-            if found is not None:
-                return [int(found)]
+            token = getattr(self.tokenizer, name, None)
+            if token is not None:
+                return [int(token)]
         raise InputError(
             "a prompt is empty and the tokenizer has no token that begins a text",
             "give every row a prompt",

@@ -50,13 +50,13 @@ def parse_tolerance(text: str) -> Tolerance:
     Raises:
         InputError: Anything else, or a relative one of 100 % or more.
     """
-    found = _PATTERN.fullmatch(text)
-    if found is None:
+    match = _PATTERN.fullmatch(text)
+    if match is None:
         raise InputError(
             f"tolerance {text!r} cannot be read",
             "write 1% (of the base's score), 1pt (points), or 0.2 (units)",
         )
-    number, unit = float(found[1]), found[2]
+    number, unit = float(match[1]), match[2]
     if unit == "%" and number >= 100:
         raise InputError(f"tolerance {text!r} allows everything", "give less than 100%")
     return Tolerance(number if unit == "" else number / 100, unit == "%", text.strip())
@@ -127,7 +127,7 @@ def decide(
     Raises:
         InputError: The records are not of the same rows, or the metric has no value per row.
     """
-    if [one.row for one in base.records] != [one.row for one in new.records]:
+    if [record.row for record in base.records] != [record.row for record in new.records]:
         raise InputError(
             f"{base.task}: the models were not scored on the same rows ({len(base.records)} and "
             f"{len(new.records)})",
@@ -190,7 +190,7 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
     joint error stays below one task's (intersection-union test, Berger 1982). That some task fails is said
     with Bonferroni's correction, since one of many fails by chance more often than one alone.
     """
-    alpha = 1 - min(one.confidence for one in decisions.values())
+    alpha = 1 - min(decision.confidence for decision in decisions.values())
     failed = [
         f"{name} changed by {decision.difference:+.4g}, surely more than the {decision.allowed:+.4g} allowed "
         f"({decision.tolerance})"
@@ -199,12 +199,12 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
     ]
     if failed:
         return JointDecision(FAIL, "; ".join(failed))
-    open_ = [name for name, one in decisions.items() if one.status != PASS]
+    open_ = [name for name, decision in decisions.items() if decision.status != PASS]
     if open_:
         return JointDecision(UNDECIDED, "; ".join(f"{name}: {_needed(decisions[name])}" for name in open_))
     tested = "the task" if len(decisions) == 1 else f"all {len(decisions)} tasks"
     sure = f"{100 * (1 - alpha):.4g} %"
-    if all(one.method == paired.IDENTICAL for one in decisions.values()):
+    if all(decision.method == paired.IDENTICAL for decision in decisions.values()):
         return JointDecision(PASS, "the weights are bit-identical")
     return JointDecision(PASS, f"{tested} within the tolerance, at {sure} confidence")
 
