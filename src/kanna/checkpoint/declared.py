@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from kanna.checkpoint.geometry import Geometry, geometry
 from kanna.checkpoint.lineage import FORMAT_VERSION, check_format_version
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, TORCH_DTYPES, Stored
 from kanna.errors import InputError
@@ -19,6 +19,16 @@ from kanna.models.names import aliases, tensor_name
 METHOD = "kanna"
 _KEYS = {"quant_method", "format_version", "forms"}
 _WRITE_AGAIN = "fetch the checkpoint again, or write it again with kanna"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A linear layer y (m,) = W x (n,): its sizes, whether it adds a bias, whether its file holds W^T."""
+
+    m: int
+    n: int
+    bias: bool
+    transposed: bool
 
 
 @dataclass(frozen=True)
@@ -134,16 +144,28 @@ def put_forms(
     for layer in layers:
         file_prefix(layer, tensors, str(getattr(model, "base_model_prefix", "")))
     for layer in layers:
-        swap(model, layer)
+        old: Any = model.get_submodule(layer.path)
+        sizes = layer.geometry
+        new = layer.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
+        install(model, layer.path, new.train(old.training))
     return layers
 
 
-def swap(model: nn.Module, declared: Declared) -> None:
-    """Put an uninitialised module of a form in the place of the layer that it replaces."""
-    old: Any = model.get_submodule(declared.path)
-    sizes = declared.geometry
-    new = declared.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
-    install(model, declared.path, new.train(old.training))
+def geometry(module: nn.Module, path: str) -> Geometry:
+    """The geometry of an nn.Linear or of a transposed `Conv1D`.
+
+    Raises:
+        InputError: The module at `path` is neither.
+    """
+    if isinstance(module, nn.Linear):
+        return Geometry(module.out_features, module.in_features, module.bias is not None, False)
+    if isinstance(module, Conv1D):
+        n, m = module.weight.shape
+        return Geometry(m, n, True, True)
+    raise InputError(
+        f"a form is declared for {path}, which is a {type(module).__name__} and not a linear layer",
+        "write the checkpoint again with this version of transformers",
+    )
 
 
 def _parse_form(path: str, data: object) -> Form:

@@ -16,7 +16,7 @@ from kanna.errors import InputError
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.runs.opened import Opened
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.metrics.breakdown import breakdown
@@ -120,15 +120,13 @@ def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
     dense, score = _measure("dense", 1.0, model, home)
     rows = [dense]
     steps = [(name, settings, keep) for keep in KEEPS for name, settings in METHODS]
-    for done, (name, settings, keep) in enumerate(steps):
-        progress("demo", done, len(steps))
+    for name, settings, keep in told(progress, "demo", steps):
         config = parse_config({"keep": keep, "context": CONTEXT, "tokens": TOKENS, **settings})
         directory = target / f"{'plain' if settings else 'kanna'}-{keep:g}"
         text = home / "data" / "calibration.jsonl"
         done_run = lowrank(model, directory, config, calibration=text, cache=target / "cache")
         kept = done_run.figures["keep_selected"]
         rows.append(_measure(name, kept, directory, home)[0])
-    progress("demo", len(steps), len(steps))
     shutil.rmtree(target / "cache", ignore_errors=True)
     matrices = len(inventory(skeleton(model)).compressible)
     lost = tuple(_loss(dense, row) for row in rows if row.method == METHODS[0][0])

@@ -32,7 +32,7 @@ from kanna.measure.results import (
     Setting,
 )
 from kanna.models.device import device_of, dtype_of
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 
@@ -117,15 +117,13 @@ def _rounds(
     """Model -> its rounds that count. Who goes first alternates."""
     counted: dict[int, list[_Round]] = defaultdict(list)
     ids = _prompt(models, batch, context, options)
-    total = options.warmup + options.repeats
-    for turn in range(total):
-        progress(f"batch {batch}, context {context}", turn, total)
+    turns = range(options.warmup + options.repeats)
+    for turn in told(progress, f"batch {batch}, context {context}", turns):
         order = range(len(models)) if turn % 2 == 0 else reversed(range(len(models)))
         for i in order:
             taken = _round(models[i], ids, options, meters)
             if turn >= options.warmup:
                 counted[i].append(taken)
-    progress(f"batch {batch}, context {context}", total, total)
     return counted
 
 
@@ -218,8 +216,7 @@ def _peaks(
     if not options.memory:
         return [None for _ in checkpoints]
     peaks: list[PeakMemory | None] = []
-    for done, checkpoint in enumerate(checkpoints):
-        progress("memory", done, len(checkpoints))
+    for checkpoint in told(progress, "memory", checkpoints):
         peaks.append(
             peak_memory(
                 checkpoint.directory,
@@ -231,7 +228,6 @@ def _peaks(
                 threads=torch.get_num_threads(),
             )
         )
-    progress("memory", len(checkpoints), len(checkpoints))
     return peaks
 
 

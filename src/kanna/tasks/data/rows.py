@@ -126,17 +126,14 @@ def decoded(path: Path, data: bytes) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
+        guessed = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
         raise InputError(
             f"{path}, line {line} is not UTF-8: byte {error.start} of the file cannot be decoded",
-            f"save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {_guessed(data)} -t UTF-8",
+            f"save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {guessed} -t UTF-8",
         ) from error
     if not text.strip():
         raise InputError(f"{path} is empty", f"give lines such as {SHAPES}, or plain text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _guessed(data: bytes) -> str:
-    return "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
 
 
 def read_row(where: str, fields: Mapping[str, Any]) -> Row:
@@ -245,7 +242,7 @@ def task_kind(rows: Sequence[Row]) -> str:
     """
     if not rows:
         raise InputError("the task has no rows", f"give lines such as {SHAPES}")
-    kinds = [_kind(row) for row in rows]
+    kinds = ["choice" if row.choices else "answer" if row.prompt else "text" for row in rows]
     other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         raise InputError(
@@ -253,12 +250,6 @@ def task_kind(rows: Sequence[Row]) -> str:
             "make a task of each kind",
         )
     return kinds[0]
-
-
-def _kind(row: Row) -> str:
-    if row.choices:
-        return "choice"
-    return "answer" if row.prompt else "text"
 
 
 def joined(prompt: str, answer: str) -> str:

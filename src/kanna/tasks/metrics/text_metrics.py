@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from kanna.errors import InputError
@@ -119,12 +120,11 @@ def _exact(written: str, answer: str) -> float:
 def _normalized(text: str) -> str:
     """An answer such as A, or +, must not become an empty text, which writing nothing would equal."""
     lower = unicodedata.normalize("NFC", text).lower()
-    words = "".join(" " if _is_punctuation(sign) else sign for sign in lower).split()
+    punctuation = {
+        sign for sign in lower if sign in string.punctuation or unicodedata.category(sign).startswith("P")
+    }
+    words = "".join(" " if sign in punctuation else sign for sign in lower).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words) or lower.strip()
-
-
-def _is_punctuation(sign: str) -> bool:
-    return sign in string.punctuation or unicodedata.category(sign).startswith("P")
 
 
 def _exact_normalized(written: str, answer: str) -> float:
@@ -202,17 +202,12 @@ def _bleu_tokenizer(text: str) -> str:
 
 def _rouge(kind: str) -> Any:
     def scored(written: str, answer: str) -> float:
-        scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=_Words())
+        # Its own tokenizer drops every letter that is not ASCII.
+        words = SimpleNamespace(tokenize=tokens)
+        scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=words)
         return float(scorer.score(answer, written)[kind].fmeasure)
 
     return scored
-
-
-class _Words:
-    """rouge_score's own tokenizer drops every letter that is not ASCII."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return tokens(text)
 
 
 _SCORES: dict[str, Any] = {

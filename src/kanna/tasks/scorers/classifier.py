@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kanna.errors import InputError
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
 from kanna.tasks.scorers.scorer import Scorer
 from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, takes_padding, wrapped
@@ -155,14 +155,12 @@ class ClassifierScorer(Scorer):
         tokens = 1 if single else self.batch_tokens
         passes = list(batches(list(map(len, texts)), [1] * len(texts), tokens, len(texts), equal))
         logits_of: dict[tuple[int, ...], Tensor] = {}
-        for done, some in enumerate(passes):
-            progress("labels", done, len(passes))
+        for some in told(progress, "labels", passes):
             rows = [texts[i] for i in some]
             logits = self._heads(inputs(self.model, rows))
             check_finite(logits)
             logits_of |= dict(zip(rows, logits.double().cpu(), strict=True))
             self.work.forward_tokens += len(rows) * max(map(len, rows))
-        progress("labels", len(passes), len(passes))
         return logits_of
 
     def _heads(self, given: dict[str, Tensor]) -> Tensor:

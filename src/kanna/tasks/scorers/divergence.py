@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
 from kanna.tasks.verdict.comparison import Divergence
 
@@ -22,12 +22,10 @@ def divergence(
     """
     divergences: list[Tensor] = []
     same = 0
-    for done, sequence in enumerate(sequences):
-        progress("divergence", done, len(sequences))
+    for sequence in told(progress, "divergence", sequences):
         for first, second in _logits(base, new, sequence):
             divergences.append(kl(first, second))
             same += int((first.argmax(-1) == second.argmax(-1)).sum())
-    progress("divergence", len(sequences), len(sequences))
     values = torch.cat(divergences)
     ninety_nine = float(torch.quantile(values, 0.99))
     return Divergence(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.errors import InputError
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.forest import Pack, packs, singles
 from kanna.tasks.tokens.padded import batches, rounding
@@ -135,11 +135,9 @@ class Passes:
     def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
         """Likelihoods of each continuation of each prompt."""
         scored: dict[int, Likelihood] = {}
-        for done, make in enumerate(self.batches):
-            progress("log-likelihood", done, len(self.batches))
+        for make in told(progress, "log-likelihood", self.batches):
             batch = make()
             scored |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
-        progress("log-likelihood", len(self.batches), len(self.batches))
         return self.rows([scored[piece] for piece in range(sum(self.counts))])
 
     def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:

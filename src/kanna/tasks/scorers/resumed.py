@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kanna.calibration.states import States
 from kanna.calibration.stubs import Reached, Stub, replaced
 from kanna.models.inventory import Inventory
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes, read
 
 # Rounding stays below; a norm between the feed-forward part and the sum does not.
@@ -104,8 +104,7 @@ class Resumed:
             layers: Of these blocks only; None for all.
         """
         scored: dict[int, Likelihood] = {}
-        for number, make in enumerate(self.passes.batches):
-            progress("base", number, len(self.passes.batches))
+        for number, make in enumerate(told(progress, "base", self.passes.batches)):
             batch = make()
             with _watched(self.model, self.found.blocks) as seen:
                 logits = self.passes.logits(self.model, batch.inputs, batch.places)
@@ -116,7 +115,6 @@ class Resumed:
                     self.states.put(layer, number, hidden)
             self.effort.layer_tokens += len(self.found.blocks) * _tokens(batch)
             scored |= read(logits, batch, self.ranks)
-        progress("base", len(self.passes.batches), len(self.passes.batches))
         return self._rows(scored)
 
     def edited(self, variants: Sequence[Sequence[Edit]], progress: Progress = lambda *_: None) -> list[Rows]:
@@ -127,8 +125,7 @@ class Resumed:
         layer = first_layer(variants)
         self._part(len(self.found.blocks) - 1)  # found out while the model is as it was
         scored: list[dict[int, Likelihood]] = [{} for _ in variants]
-        for number, make in enumerate(self.passes.batches):
-            progress(f"layer {layer}", number, len(self.passes.batches))
+        for number, make in enumerate(told(progress, f"layer {layer}", self.passes.batches)):
             batch = make()
             hidden = self.states.get(layer, number, batch.places.device)
             part = self._part(layer)
@@ -142,7 +139,6 @@ class Resumed:
                     alone = part is not None and _inside(part, layer, edits)
                     logits = self._logits(layer, batch, hidden, run if alone else None)
                 pieces |= read(logits, batch, self.ranks)
-        progress(f"layer {layer}", len(self.passes.batches), len(self.passes.batches))
         return [self._rows(pieces) for pieces in scored]
 
     def _rows(self, scored: dict[int, Likelihood]) -> Rows:

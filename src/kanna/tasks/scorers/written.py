@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.tokens.padded import batches
 
 
@@ -48,11 +48,9 @@ def write(
         [order[i] for i in some] for some in batches(sizes, [0] * len(sizes), batch_tokens, 0, equal=False)
     ]
     texts: dict[tuple[int, ...], Written] = {}
-    for done, batch in enumerate(groups):
-        progress("generate", done, len(groups))
+    for batch in told(progress, "generate", groups):
         new = _continue(model, tokenizer, batch, max_new_tokens, stop)
         texts |= {prompt: _cut(tokenizer, ids, stop) for prompt, ids in zip(batch, new, strict=True)}
-    progress("generate", len(groups), len(groups))
     return [texts[tuple(prompt)] for prompt in prompts]
 
 

@@ -76,18 +76,13 @@ class Encoder:
         whole = [
             joined(text, answer) if not self.chat else text + answer.lstrip() for answer in continuations
         ]
-        return self.split(text, whole, [len(answer) for answer in continuations])
-
-    def split(self, context: str, whole: Sequence[str], characters: Sequence[int]) -> list[Piece]:
-        """Tokens of each whole text, split where those of the context end."""
-        before = self.ids(context.rstrip(" ")) if context.rstrip(" ") else self._start()
+        context = text.rstrip(" ")
+        before = self.ids(context) if context else self._start()
+        first = [] if context else before  # of what stands for an empty context, the texts know nothing
         return [
-            self._piece(before, self._ids_after(before, context, text), n)
-            for text, n in zip(whole, characters, strict=True)
+            self._piece(before, first + self.ids(joint), len(answer))
+            for joint, answer in zip(whole, continuations, strict=True)
         ]
-
-    def _ids_after(self, before: list[int], context: str, text: str) -> list[int]:
-        return self.ids(text) if context.rstrip(" ") else [*before, *self.ids(text)]
 
     def _start(self) -> list[int]:
         """What stands for an empty context: the token that texts begin with."""
