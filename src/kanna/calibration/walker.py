@@ -160,7 +160,11 @@ class Walker:
         for full, local in wanted.items():
             if full in names:
                 self._assign(module, local, self.checkpoint.tensor(names[full]))
-        module.to(device=self.device) if recurse else _move_own(module, self.device)
+        if recurse:
+            module.to(device=self.device)
+            return
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(self.device)
 
     def _assign(self, module: nn.Module, name: str, value: Tensor) -> None:
         path, _, leaf = name.rpartition(".")
@@ -204,12 +208,6 @@ def _base(model: nn.Module) -> nn.Module:
     """The model without its head."""
     base: nn.Module = getattr(model, "base_model", model)
     return base
-
-
-def _move_own(module: nn.Module, device: torch.device) -> None:
-    for name, buffer in module.named_buffers(recurse=False):
-        if buffer is not None:
-            module._buffers[name] = buffer.to(device)
 
 
 def _try_run(

@@ -131,7 +131,13 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
         return (directory / SINGLE,)
     if (directory / INDEX).is_file():
         return _shards(directory)
-    raise _no_weights(directory)
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise InputError(
+            f"{directory} holds a pickle checkpoint only ({pickles[0]}); kanna reads safetensors",
+            "load it with transformers if you trust it, then model.save_pretrained(NEW_DIR)",
+        )
+    raise InputError(f"{directory} holds neither {SINGLE} nor {INDEX}", "give the directory of a whole model")
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
@@ -275,15 +281,3 @@ def _check_index(file: Path, tensors: Mapping[str, Stored]) -> None:
     promised = {name for name, shard in read_json(index).get("weight_map", {}).items() if shard == file.name}
     if missing := sorted(promised - tensors.keys()):
         raise InputError(f"{index} places {missing[0]!r} in {file.name}, which does not hold it", FETCH_AGAIN)
-
-
-def _no_weights(directory: Path) -> InputError:
-    pickles = sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern))
-    if pickles:
-        return InputError(
-            f"{directory} holds a pickle checkpoint only ({pickles[0]}); kanna reads safetensors",
-            "load it with transformers if you trust it, then model.save_pretrained(NEW_DIR)",
-        )
-    return InputError(
-        f"{directory} holds neither {SINGLE} nor {INDEX}", "give the directory of a whole model"
-    )

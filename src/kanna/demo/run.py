@@ -67,15 +67,9 @@ class DemoResult:
     lost: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "out": str(self.out),
-            "matrices": self.matrices,
-            "questions": self.questions,
-            "constant_answer": self.constant,
-            "rows": [asdict(row) for row in self.rows],
-            "lost": list(self.lost),
-        }
+        fields = asdict(self)
+        named = {"out": str(self.out), "constant_answer": fields.pop("constant")}
+        return {"schema_version": 1, **fields, **named}
 
 
 def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: None) -> DemoResult:

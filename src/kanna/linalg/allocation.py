@@ -49,6 +49,10 @@ class _Menu:
     def dense_cost(self) -> int:
         return self.cost[-1]
 
+    def rank_at(self, pick: int) -> int:
+        """The rank of a choice; for a dense one the largest rank below dense, 0 where there is none."""
+        return next((rank for rank in reversed(self.ranks[: pick + 1]) if rank is not None), 0)
+
     def from_rank(self, least: float) -> "_Menu":
         start = next(i for i, rank in enumerate(self.ranks) if rank is None or rank >= least)
         return _Menu(self.name, self.ranks[start:], self.cost[start:], self.error[start:])
@@ -93,8 +97,7 @@ def global_(curves: Sequence[Curve], keep: float, floor: float = 0.5) -> Ranks:
         return dict.fromkeys(curve.name for curve in curves)
     menus, budget = _menus(curves), _budget(curves, keep)
     even = _even_picks(menus, keep, budget)
-    least = [floor * _rank_or_top(menu, pick) for menu, pick in zip(menus, even, strict=True)]
-    menus = [menu.from_rank(rank) for menu, rank in zip(menus, least, strict=True)]
+    menus = [menu.from_rank(floor * menu.rank_at(pick)) for menu, pick in zip(menus, even, strict=True)]
     return _named(menus, _fill_greedily(menus, _hull_picks(menus, budget), budget))
 
 
@@ -144,11 +147,6 @@ def _budget(curves: Sequence[Curve], keep: float) -> int:
             f"ask for at least {reachable:g}, or allow smaller ranks with a smaller alignment",
         )
     return budget
-
-
-def _rank_or_top(menu: _Menu, pick: int) -> int:
-    """The rank of a choice; for a dense one the largest rank below dense, 0 where there is none."""
-    return next((rank for rank in reversed(menu.ranks[: pick + 1]) if rank is not None), 0)
 
 
 def _spent(menus: Sequence[_Menu], picks: Sequence[int]) -> int:

@@ -39,14 +39,6 @@ class RowMetric:
     root: Tensor
     inverse: Tensor
 
-    def apply(self, matrix: Tensor) -> Tensor:
-        """D @ matrix."""
-        return _left_multiply(self.root, matrix)
-
-    def undo(self, matrix: Tensor) -> Tensor:
-        """D^-1 @ matrix."""
-        return _left_multiply(self.inverse, matrix)
-
 
 @dataclass(frozen=True)
 class Basis:
@@ -100,7 +92,7 @@ def basis(
     _check(weight, gram, row_metric)
     metric = None if row_metric is None else _row_metric(row_metric.to(weight.device, dtype))
     seen = weight.to(dtype)
-    seen = seen if metric is None else metric.apply(seen)
+    seen = seen if metric is None else _left_multiply(metric.root, seen)
     inputs = None if gram is None else gram.to(weight.device, dtype)
     left, energy = _decompose(seen, inputs, max_rank)
     return Basis(left, energy, float(energy.flip(0).sum()), metric)
@@ -128,7 +120,8 @@ def factors(
     if basis.metric is None:
         expand, reduce = left, left.T @ target
     else:
-        expand, reduce = basis.metric.undo(left), left.T @ basis.metric.apply(target)
+        expand = _left_multiply(basis.metric.inverse, left)
+        reduce = left.T @ _left_multiply(basis.metric.root, target)
     return expand.to(dtype or left.dtype).contiguous(), reduce.to(dtype or left.dtype).contiguous()
 
 
@@ -249,6 +242,7 @@ def _row_metric(metric: Tensor) -> RowMetric:
 
 
 def _left_multiply(factor: Tensor, matrix: Tensor) -> Tensor:
+    """D @ matrix, for the diagonal of D or for D itself."""
     return factor[:, None] * matrix if factor.ndim == 1 else factor @ matrix
 
 

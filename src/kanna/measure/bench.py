@@ -60,7 +60,8 @@ def bench(
     _check(checkpoints, chosen)
     used = [rapl_meter(), nvml_meter()] if meters is None else list(meters)
     peaks = _peaks(checkpoints, chosen, progress)
-    loaded = [_loaded(path, chosen) for path in paths]
+    place = None if device_of(chosen.device).type == "cpu" else chosen.device
+    loaded = [load(path, dtype=dtype_of(chosen.dtype), device_map=place)[0] for path in paths]
     grid = list(product(chosen.batches, chosen.contexts))
     rounds = {place: _rounds(loaded, *place, chosen, used, progress) for place in grid}
     settings = [
@@ -231,11 +232,6 @@ def _peaks(
     return peaks
 
 
-def _loaded(model: str | Path, options: BenchOptions) -> nn.Module:
-    place = None if device_of(options.device).type == "cpu" else options.device
-    return load(model, dtype=dtype_of(options.dtype), device_map=place)[0]
-
-
 def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
     """Before anything is loaded."""
     least = min(*options.batches, *options.contexts, options.repeats, options.concurrency, options.new_tokens)
@@ -251,7 +247,16 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
             raise InputError(
                 f"{checkpoint.name} does not generate: {classes}", "bench measures causal language models"
             )
-        _check_positions(checkpoint, max(options.contexts), options.new_tokens)
+        longest = max(options.contexts)
+        try:
+            # The last token is never read.
+            context_length(checkpoint.config, None, longest + options.new_tokens - 1)
+        except InputError as error:
+            raise InputError(
+                f"{checkpoint.name} cannot read {longest} tokens and write {options.new_tokens}: "
+                f"{error.problem}",
+                "lower --context or --new-tokens",
+            ) from error
     size = dtype_of(options.dtype).itemsize
     if device_of(options.device).type == "cpu":
         shapes = [stored.shape for checkpoint in checkpoints for stored in checkpoint.tensors.values()]
@@ -262,13 +267,3 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
                 f"the models need {need / 1e9:.1f} GB together, and {free / 1e9:.1f} GB are free",
                 "measure one at a time, or with --dtype bfloat16",
             )
-
-
-def _check_positions(checkpoint: Checkpoint, context: int, new_tokens: int) -> None:
-    try:
-        context_length(checkpoint.config, None, context + new_tokens - 1)  # the last one is never read
-    except InputError as error:
-        raise InputError(
-            f"{checkpoint.name} cannot read {context} tokens and write {new_tokens}: {error.problem}",
-            "lower --context or --new-tokens",
-        ) from error

@@ -144,9 +144,12 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     """
     fields = {key: value for key, value in fields.items() if value is not None}
     group, cost = str(fields.get("group", "")), _cost(where, fields)
-    if "text" in fields:
+    if "text" in fields:  # it may be empty; what a model would be asked beside it would go unseen
+        other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
+        if other:
+            raise InputError(f"{where}: a row of text, and {', '.join(other)} too", f"use one of {SHAPES}")
         beside = {key: value for key, value in fields.items() if key not in ("text", "group", "cost")}
-        return Row(_text(where, fields), group=group, cost=cost, extra=beside)
+        return Row(_string(where, "text", fields["text"]), group=group, cost=cost, extra=beside)
     extra = {key: value for key, value in fields.items() if key not in KEYS}
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
@@ -162,14 +165,6 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
 
 
 _MOST_COST = 1e300
-
-
-def _text(where: str, fields: Mapping[str, Any]) -> str:
-    """A text may be empty; what a model would be asked beside it would go unseen."""
-    other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
-    if other:
-        raise InputError(f"{where}: a row of text, and {', '.join(other)} too", f"use one of {SHAPES}")
-    return _string(where, "text", fields["text"])
 
 
 def _string(where: str, key: str, value: object) -> str:

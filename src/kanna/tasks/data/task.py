@@ -54,12 +54,12 @@ def load_tasks(
 def names_of(paths: Sequence[Path]) -> list[str]:
     """The name of each file, with as many of its folders as tell it from the others of that name."""
     parts = [path.absolute().parts for path in paths]
-    return [_shortest(own, [other for other in parts if other != own]) for own in parts]
-
-
-def _shortest(own: Sequence[str], others: Sequence[Sequence[str]]) -> str:
-    taken = next(n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
-    return "/".join(own[-taken:])
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        taken = next(n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
+        names.append("/".join(own[-taken:]))
+    return names
 
 
 def _load(path: Path, name: str, limit: int | None, text: bool) -> Task:

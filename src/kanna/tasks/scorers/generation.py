@@ -68,10 +68,11 @@ def generate(
     models = [model] if against is None else [model, against]
     for name in models:  # whatever is wrong with the second is said before the first is run
         load_tokenizer(Checkpoint.open(name).directory)
-    written = []
-    for name in told(progress, "generate", models):
-        written.append(_continue(name, prompt, max_new_tokens, raw, device, dtype))
-    return GenerationResult(prompt, tuple(written))
+    written = tuple(
+        _continue(name, prompt, max_new_tokens, raw, device, dtype)
+        for name in told(progress, "generate", models)
+    )
+    return GenerationResult(prompt, written)
 
 
 def _continue(

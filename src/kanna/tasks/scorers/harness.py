@@ -346,14 +346,17 @@ def _fitting(before: Sequence[int], target: Sequence[int], context: int) -> Piec
 
 
 def _library() -> Any:
-    with _environment_kept():
-        try:
-            import lm_eval
-            import lm_eval.tasks
-        except ImportError as error:
-            raise InputError(
-                "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
-            ) from error
+    before = set(os.environ)
+    try:
+        import lm_eval
+        import lm_eval.tasks
+    except ImportError as error:
+        raise InputError(
+            "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
+        ) from error
+    finally:  # when imported, it sets variables that tell huggingface_hub how to fetch
+        for name in [name for name in os.environ if name.startswith("HF_") and name not in before]:
+            del os.environ[name]
     return lm_eval
 
 
@@ -391,17 +394,6 @@ def _offline() -> Iterator[None]:
     finally:
         for place, value in zip(places, before, strict=True):
             setattr(place, _OFFLINE, value)
-
-
-@contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
-    """lm_eval, when imported, sets variables that tell huggingface_hub how to fetch."""
-    before = set(os.environ)
-    try:
-        yield
-    finally:
-        for name in [name for name in os.environ if name.startswith("HF_") and name not in before]:
-            del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -50,23 +50,6 @@ class Likelihood:
     worst_rank: int | None = None
 
 
-@dataclass(frozen=True)
-class Likelihoods:
-    """Of all pieces, in their order.
-
-    Args:
-        found: One per piece.
-        forward_tokens: Tokens the model computed, padding included.
-        naive_tokens: Tokens of one unpadded row per piece.
-        packed: Whether shared prefixes were computed once.
-    """
-
-    found: tuple[Likelihood, ...]
-    forward_tokens: int
-    naive_tokens: int
-    packed: bool
-
-
 def likelihoods(
     model: nn.Module,
     pieces: Sequence[Piece],
@@ -75,7 +58,7 @@ def likelihoods(
     ranks: bool = False,
     share: bool = True,
     progress: Progress = lambda *_: None,
-) -> Likelihoods:
+) -> "Likelihoods":
     """Score every piece with a causal model.
 
     Args:
@@ -88,7 +71,7 @@ def likelihoods(
     """
     plan = plan_batches(model, pieces, batch_tokens, share)
     (scored,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
-    return Likelihoods(tuple(scored), plan.forward_tokens, plan.naive_tokens, plan.packed)
+    return Likelihoods(**vars(plan), found=tuple(scored))
 
 
 @dataclass(frozen=True)
@@ -166,6 +149,17 @@ class BatchPlan:
         """How to run them; `counts` of the pieces belong to each prompt."""
         batches = tuple(partial(build, group, pieces, self.packed, model) for group in self.batches)
         return Passes(batches, counts, logits_at)
+
+
+@dataclass(frozen=True)
+class Likelihoods(BatchPlan):
+    """Of all pieces, and how they were computed.
+
+    Args:
+        found: One per piece, in their order.
+    """
+
+    found: tuple[Likelihood, ...]
 
 
 def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, share: bool) -> BatchPlan:

@@ -137,6 +137,9 @@ class Outcome:
     method: str
 
 
+UNCHANGED = Outcome(0.0, 0.0, 0.0, 1.0, None, IDENTICAL)
+
+
 def compared(values: Values, target: float, relative: bool, confidence: float, seed: int = 0) -> Outcome:
     """The test that fits the values.
 
@@ -151,11 +154,6 @@ def compared(values: Values, target: float, relative: bool, confidence: float, s
     if not values.moved:
         return _unmoved(values, target, confidence)
     return _by_bootstrap(values, target, relative, confidence, seed)
-
-
-def unchanged() -> Outcome:
-    """Of bit-identical weights."""
-    return Outcome(0.0, 0.0, 0.0, 1.0, None, IDENTICAL)
 
 
 def _by_score(values: Values, target: float, relative: bool, confidence: float) -> Outcome:

@@ -136,7 +136,7 @@ def decide(
     values = paired.values_of(base, new)
     target = _target(values, tolerance)
     if identical:
-        return _decision(values, paired.unchanged(), PASS, tolerance, confidence)
+        return _decision(values, paired.UNCHANGED, PASS, tolerance, confidence)
     test = paired.compared(values, target, tolerance.relative, confidence, seed)
     status: Status = PASS if test.low > target else FAIL if test.high < target else UNDECIDED
     return _decision(values, test, status, tolerance, confidence)
