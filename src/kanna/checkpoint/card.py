@@ -58,7 +58,8 @@ def render(card: Card) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters["cell"] = _cell
+    # A value that cannot break the table it stands in.
+    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     matter = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)
     return environment.get_template("card.md.jinja").render(card=card, front_matter=matter)
 
@@ -91,8 +92,3 @@ def _front_matter(card: Card) -> dict[str, Any]:
     copied = {key: matter[key] for key in _COPIED if key in matter}
     tags = list(dict.fromkeys(["kanna", "compression", *card.tags]))
     return {"base_model": card.base_model, **copied, "library_name": "kanna", "tags": tags}
-
-
-def _cell(value: object) -> str:
-    """A value that cannot break the table it stands in."""
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -110,7 +110,12 @@ def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | Non
     for path, form in forms.items():
         name = tensor_name(path, modules, prefix)
         if name is not None:
-            layers.append(_declared(name, form, modules[name]))
+            layers.append(Declared(name, form, geometry(modules[name], name)))
+            try:
+                _ = layers[-1].tensors
+            except InputError as error:
+                what = f"{name} in config.json: {error.problem}"
+                raise InputError(what, error.remedy or _WRITE_AGAIN) from error
         elif not (other_class and prefix and not path.startswith(f"{prefix}.")):  # of a head it lacks
             raise InputError(
                 f"config.json declares a form for {path}, and {type(model).__name__} has no such module",
@@ -176,15 +181,6 @@ def _parse_form(path: str, data: object) -> Form:
     if isinstance(form, Dense):
         raise InputError(f"{path} in config.json: a dense layer is not declared", _WRITE_AGAIN)
     return form
-
-
-def _declared(name: str, form: Form, module: nn.Module) -> Declared:
-    declared = Declared(name, form, geometry(module, name))
-    try:
-        _ = declared.tensors
-    except InputError as error:
-        raise InputError(f"{name} in config.json: {error.problem}", error.remedy or _WRITE_AGAIN) from error
-    return declared
 
 
 def _check_stored(

@@ -216,20 +216,10 @@ def _peaks(
 ) -> list[PeakMemory | None]:
     if not options.memory:
         return [None for _ in checkpoints]
-    peaks: list[PeakMemory | None] = []
-    for checkpoint in told(progress, "memory", checkpoints):
-        peaks.append(
-            peak_memory(
-                checkpoint.directory,
-                batch=max(options.batches),
-                context=max(options.contexts),
-                new_tokens=options.new_tokens,
-                device=options.device,
-                dtype=options.dtype,
-                threads=torch.get_num_threads(),
-            )
-        )
-    return peaks
+    return [
+        peak_memory(checkpoint.directory, options, torch.get_num_threads())
+        for checkpoint in told(progress, "memory", checkpoints)
+    ]
 
 
 def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:

@@ -192,16 +192,13 @@ def ladder(
     removed = removed_parameters(inventory.compressible, rank, fold_core)
     if removed == 0:
         raise InputError(f"rank {rank} removes nothing from this model", "choose a lower rank")
-    rungs = [_rung(target, inventory, removed, depth) for target in targets]
+    rungs = []
+    for target in targets:
+        layers = round(target / 100 * inventory.parameters * depth / removed)
+        layers = min(depth, max(1, layers))
+        part = removed * layers // depth
+        rungs.append(Rung(target, layers, part, 100 * part / inventory.parameters))
     nearest: dict[int, Rung] = {}
     for rung in sorted(rungs, key=lambda step: abs(step.share - step.target)):
         nearest.setdefault(rung.layers, rung)
     return tuple(sorted(nearest.values(), key=lambda step: step.layers))
-
-
-def _rung(target: float, inventory: Inventory, removed: int, depth: int) -> Rung:
-    """`removed` is what all `depth` layers together lose."""
-    layers = round(target / 100 * inventory.parameters * depth / removed)
-    layers = min(depth, max(1, layers))
-    part = removed * layers // depth
-    return Rung(target, layers, part, 100 * part / inventory.parameters)

@@ -150,22 +150,19 @@ def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
     else:
         own.check()
     if options.costs is not None and task.kind != TEXT:
-        _check_costs(task, metric, options.costs)
+        load_costs(options.costs, task.rows)
+        if task.kind == ANSWER and own is None and not needs_writing(metric):
+            raise InputError(
+                f"{task.name}: costs are of what is written in place of an answer, and {metric} writes "
+                "nothing",
+                "add --metric exact_normalized, or give rows with choices",
+            )
     if options.legacy_contains and task.kind == ANSWER and metric != CONTAINS:
         raise InputError(
             f"{task.name}: --legacy-contains says how contains is scored, and the metric is {metric}",
             f"add --metric {CONTAINS}",
         )
     check_task(checkpoint.name, checkpoint.config, task, metric)
-
-
-def _check_costs(task: Task, metric: str, costs: Path) -> None:
-    load_costs(costs, task.rows)
-    if task.kind == ANSWER and parse_user_metric(metric) is None and not needs_writing(metric):
-        raise InputError(
-            f"{task.name}: costs are of what is written in place of an answer, and {metric} writes nothing",
-            "add --metric exact_normalized, or give rows with choices",
-        )
 
 
 def headline(task: Task, options: EvalOptions) -> str:
@@ -220,6 +217,9 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
     records = _judged(records, task, metric, own)
     higher = not own.lower_is_better if own else metric_info(metric, task.kind).higher_is_better
     name = own.name if own else metric
+    floors = {"constant": constant_answer(task.rows)[0]}
+    if task.kind == ANSWER:
+        floors["answer_in_prompt"] = answer_in_prompt(task.rows)
     settings: dict[str, Any] = {
         "data_sha256": task.digest,
         "context": plan.context,
@@ -234,7 +234,7 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
         metric=name,
         higher_is_better=higher,
         metrics=summarise(records, task.rows, name, options.costs),
-        floors=_floors(task),
+        floors=floors,
         records=tuple(records),
         notes=_notes(task, scorer, metric, options),
         settings=settings,
@@ -277,13 +277,6 @@ def _judged(records: Sequence[Record], task: Task, metric: str, own: UserMetric 
         replace(record, values={**record.values, own.name: value}, right=bool(value) if binary else None)
         for record, value in zip(records, values, strict=True)
     ]
-
-
-def _floors(task: Task) -> dict[str, float]:
-    floors = {"constant": constant_answer(task.rows)[0]}
-    if task.kind == ANSWER:
-        floors["answer_in_prompt"] = answer_in_prompt(task.rows)
-    return floors
 
 
 def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tuple[str, ...]:

@@ -120,7 +120,11 @@ def split_task(
     if existing and not force:
         raise InputError(f"{existing[0]} exists already", "choose another folder, or add --force")
     units = units_of(rows)
-    places = _first(len(rows), share) if first else _drawn(rows, units, share, seed)
+    if first and len(rows) < 2:
+        raise InputError("one row cannot be split", "give more rows")
+    count = max(1, int(share * len(rows)))
+    in_order = list(range(count)), list(range(count, len(rows)))
+    places = in_order if first else _drawn(rows, units, share, seed)
     _write(parts, ["".join(f"{lines[i]}\n" for i in some) for some in places])
     return SplitResult(*parts, (len(places[0]), len(places[1])), len(units))
 
@@ -128,13 +132,6 @@ def split_task(
 def _check_share(share: float) -> None:
     if not 0 < share < 1:
         raise InputError(f"a share of {share} cannot be split off", "give one between 0 and 1")
-
-
-def _first(rows: int, share: float) -> tuple[list[int], list[int]]:
-    if rows < 2:
-        raise InputError("one row cannot be split", "give more rows")
-    count = max(1, int(share * rows))
-    return list(range(count)), list(range(count, rows))
 
 
 def _lines(path: Path, data: bytes) -> list[str]:
