@@ -78,7 +78,7 @@ def output_directory(out: str | Path, *, force: bool = False, needed_bytes: int 
         free = shutil.disk_usage(out.parent).free
         if needed_bytes + _MARGIN_BYTES > free:
             raise _no_space(out.parent, f"{needed_bytes:,} bytes are needed and {free:,} are free")
-        partial = out.with_name(f".{out.name}.{_run_name()}.partial")
+        partial = out.with_name(f".{out.name}.{_host()}-{os.getpid()}.partial")
         partial.mkdir()
         try:
             yield partial
@@ -244,12 +244,8 @@ def _no_space(parent: Path, what: str) -> InputError:
     )
 
 
-def _run_name() -> str:
-    """This process on this machine; in the temporary name only."""
-    return f"{_host()}-{os.getpid()}"
-
-
 def _host() -> str:
+    """This machine, in temporary names only."""
     return re.sub(r"[^A-Za-z0-9]", "_", platform.node()) or "host"
 
 
@@ -277,7 +273,7 @@ def _sync(path: Path) -> None:
 
 def _put_in_place(partial: Path, out: Path) -> None:
     """Rename, with the old directory set aside until the new one has its name."""
-    old = out.with_name(f".{out.name}.{_run_name()}.old")
+    old = out.with_name(f".{out.name}.{_host()}-{os.getpid()}.old")
     replaced = out.exists()
     if replaced:
         out.rename(old)

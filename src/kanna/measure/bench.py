@@ -180,9 +180,8 @@ def _setting(
 
 
 def _ratio(place: tuple[int, int], rounds: dict[int, list[_Round]]) -> Ratio:
-    ours, theirs = rounds[0], rounds[1]
-    prefill = paired_ratio([r.request.prefill for r in ours], [r.request.prefill for r in theirs])
-    decode = paired_ratio([r.request.decode for r in ours], [r.request.decode for r in theirs])
+    prefill = paired_ratio(*([turn.request.prefill for turn in rounds[i]] for i in (0, 1)))
+    decode = paired_ratio(*([turn.request.decode for turn in rounds[i]] for i in (0, 1)))
     return Ratio(batch=place[0], context=place[1], prefill=prefill, decode=decode)
 
 

@@ -248,7 +248,12 @@ def _never_right(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _lengths(rows: Sequence[Row], tokenizer: Any, context: int, kind: str) -> Iterator[Finding]:
-    counts = [_longest(row, tokenizer) for row in rows]
+    """Of each row with its longest choice or answer, in tokens."""
+    texts = [
+        joined(row.prompt, max(row.choices or row.accepted, key=len)) if row.prompt else row.text
+        for row in rows
+    ]
+    counts = [len(tokenizer(text, verbose=False)["input_ids"]) for text in texts]
     lengths = sorted(counts)
     middle, high = (lengths[math.ceil(share * len(lengths)) - 1] for share in (0.5, 0.95))
     message = (
@@ -262,12 +267,6 @@ def _lengths(rows: Sequence[Row], tokenizer: Any, context: int, kind: str) -> It
         yield Finding(WARNING, "too long", f"{cut}: {message}", tuple(long[:_SHOWN]))
     else:
         yield Finding(NOTE, "length", f"{message}; {context:,} fit")
-
-
-def _longest(row: Row, tokenizer: Any) -> int:
-    """Tokens of a row with its longest choice or answer."""
-    text = joined(row.prompt, max(row.choices or row.accepted, key=len)) if row.prompt else row.text
-    return len(tokenizer(text, verbose=False)["input_ids"])
 
 
 def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> Iterator[Finding]:

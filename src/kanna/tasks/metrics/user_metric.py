@@ -21,6 +21,8 @@ from kanna.tasks.records import Record
 
 COMMAND = "cmd:"
 _MODULE = "kanna_user_metric"
+# Of a record, to the user's metric.
+_TOLD = ("row", "prompt", "expected", "predicted", "group", "cost")
 # Long enough for a judge that asks another model about every row; a function is not interrupted, Ctrl-C is.
 _WAIT_SECONDS = 3600
 
@@ -107,7 +109,10 @@ class UserMetric:
         Raises:
             InputError: It fails, or returns something else.
         """
-        examples = [_example(record, row) for record, row in zip(records, rows, strict=True)]
+        examples = [
+            {**row.extra, **{name: getattr(record, name) for name in _TOLD}}
+            for record, row in zip(records, rows, strict=True)
+        ]
         if self.source.startswith(COMMAND):
             returned: Any = _command(self.source.removeprefix(COMMAND), examples)
         else:
@@ -135,18 +140,6 @@ def parse_user_metric(text: str) -> UserMetric | None:
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist", "give file.py:function")
     return UserMetric(f"{Path(path).name}:{function}", source, text.startswith("-"))
-
-
-def _example(record: Record, row: Row) -> dict[str, Any]:
-    own = {
-        "row": record.row,
-        "prompt": record.prompt,
-        "expected": record.expected,
-        "predicted": record.predicted,
-        "group": record.group,
-        "cost": record.cost,
-    }
-    return {**row.extra, **own}
 
 
 def _imported(source: str) -> Callable[[list[dict[str, Any]]], Any]:

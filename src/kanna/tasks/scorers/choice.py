@@ -39,7 +39,7 @@ def _record(number: int, row: Row, choices: Sequence[Likelihood], metric: str, b
     best_norm = _argmax([total / n for total, n in zip(sums, lengths, strict=True)])
     chosen = best_norm if metric == "acc_norm" else best
     gold = choices[row.label]
-    shares = _softmax(sums)
+    weights = [math.exp(total - max(sums)) for total in sums]
     first, second = sorted(sums, reverse=True)[:2]
     values = {"acc": float(best == row.label), "log_loss": -gold.sum, "margin": first - second}
     if by_length:
@@ -56,15 +56,9 @@ def _record(number: int, row: Row, choices: Sequence[Likelihood], metric: str, b
         cost=row.cost,
         label=row.label,
         chosen=chosen,
-        confidence=shares[chosen],
+        confidence=weights[chosen] / sum(weights),
     )
 
 
 def _argmax(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda i: values[i])
-
-
-def _softmax(logs: Sequence[float]) -> list[float]:
-    top = max(logs)
-    weights = [math.exp(log - top) for log in logs]
-    return [weight / sum(weights) for weight in weights]

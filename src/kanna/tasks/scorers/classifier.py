@@ -60,7 +60,7 @@ def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple
     known = {_key(label): number for number, label in enumerate(labels)}
     strange = [(i, choice) for i, row in enumerate(choices) for choice in row if _key(choice) not in known]
     if strange and all(_UNNAMED.fullmatch(_key(label)) for label in labels):
-        return [_by_place(labels, choices, number) for number in range(len(choices))]
+        return _by_place(labels, choices)
     if strange or len(known) < len(labels):
         what = (
             f"row {strange[0][0] + 1} has the choice {strange[0][1]!r}, which is none of the model's labels"
@@ -77,16 +77,16 @@ def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple
     return places
 
 
-def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]], number: int) -> tuple[int, ...]:
-    row, first = choices[number], choices[0]
-    if len(row) != len(labels) or tuple(row) != tuple(first):
-        raise InputError(
-            f"the model's labels have no names ({_list(labels)}), and row {number + 1} has the choices "
-            f"{_list(row)}, row 1 {_list(first)}",
-            "give every row the same choices, one for each label in their order, or name the labels in "
-            "id2label of config.json",
-        )
-    return tuple(range(len(labels)))
+def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    for number, row in enumerate(choices, 1):
+        if len(row) != len(labels) or tuple(row) != tuple(choices[0]):
+            raise InputError(
+                f"the model's labels have no names ({_list(labels)}), and row {number} has the choices "
+                f"{_list(row)}, row 1 {_list(choices[0])}",
+                "give every row the same choices, one for each label in their order, or name the labels in "
+                "id2label of config.json",
+            )
+    return [tuple(range(len(labels)))] * len(choices)
 
 
 def _key(text: str) -> str:

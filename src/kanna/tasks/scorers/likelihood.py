@@ -231,7 +231,10 @@ def read(logits: Tensor, batch: Batch, ranks: bool) -> dict[int, Likelihood]:
     values = logits[index, tokens] - torch.logsumexp(logits, -1)[index]
     greedy = (logits.argmax(-1)[index] == tokens).cpu().numpy()
     check_finite(values)
-    worst = _ranks(logits, index, tokens).cpu().numpy() if ranks else None
+    worst = None
+    if ranks:  # how many tokens are likelier than each target; some rows at a time, to bound memory
+        some = zip(index.split(256), tokens.split(256), strict=True)
+        worst = torch.cat([(logits[i] > logits[i, t][:, None]).sum(-1) for i, t in some]).cpu().numpy()
     return _collect(batch.numbers, values.double().cpu().numpy(), greedy, worst)
 
 
@@ -298,15 +301,6 @@ def only_at(model: nn.Module, places: Tensor) -> Iterator[None]:
 
     with head.register_forward_pre_hook(select):
         yield
-
-
-def _ranks(logits: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
-    """How many tokens are likelier than each target; some rows at a time, to bound memory."""
-    parts = [
-        (logits[i] > logits[i, t][:, None]).sum(-1)
-        for i, t in zip(index.split(256), tokens.split(256), strict=True)
-    ]
-    return torch.cat(parts)
 
 
 def _collect(numbers: Sequence[int], values: Any, greedy: Any, worst: Any) -> dict[int, Likelihood]:

@@ -122,7 +122,10 @@ class Resumed:
 
         The first block that is edited is the same in all variants, and `base` kept the states before it.
         """
-        layer = first_layer(variants)
+        layers = {min(edit.layer for edit in edits) for edits in variants}
+        if len(layers) != 1:
+            raise ValueError(f"variants that begin in one block are wanted, found blocks {sorted(layers)}")
+        layer = layers.pop()
         self._part(len(self.found.blocks) - 1)  # found out while the model is as it was
         scored: list[dict[int, Likelihood]] = [{} for _ in variants]
         for number, make in enumerate(told(progress, f"layer {layer}", self.passes.batches)):
@@ -342,14 +345,6 @@ def _copied(value: Any) -> Any:
 
 def _alike(value: Tensor, other: Tensor) -> bool:
     return float((value - other).norm()) <= _SEPARABLE * float(other.norm())
-
-
-def first_layer(variants: Sequence[Sequence[Edit]]) -> int:
-    """The first block that is edited, the same in all variants."""
-    layers = {min(edit.layer for edit in edits) for edits in variants}
-    if len(layers) != 1:
-        raise ValueError(f"variants that begin in one block are wanted, found blocks {sorted(layers)}")
-    return layers.pop()
 
 
 def _tokens(batch: Batch) -> int:

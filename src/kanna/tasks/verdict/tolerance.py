@@ -134,19 +134,15 @@ def decide(
             "evaluate both again",
         )
     values = paired.values_of(base, new)
-    target = _target(values, tolerance)
     if identical:
         return _decision(values, paired.UNCHANGED, PASS, tolerance, confidence)
+    score = values.score(values.base)
+    allowed = tolerance.allowed(score, values.higher)
+    # The change just allowed, of the mean or its logarithm, where more is better: at most 0.
+    target = values.sign * (math.log(max(1e-12, 1 + allowed / score)) if values.logarithmic else allowed)
     test = paired.compared(values, target, tolerance.relative, confidence, seed)
     status: Status = PASS if test.low > target else FAIL if test.high < target else UNDECIDED
     return _decision(values, test, status, tolerance, confidence)
-
-
-def _target(values: Values, tolerance: Tolerance) -> float:
-    """The change just allowed, of the mean or its logarithm, where more is better: at most 0."""
-    base = values.score(values.base)
-    allowed = tolerance.allowed(base, values.higher)
-    return values.sign * (math.log(max(1e-12, 1 + allowed / base)) if values.logarithmic else allowed)
 
 
 def _decision(
