@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kanna.forms import install
+
 
 class Reached(Exception):
     """Raised by a hook where a model's run may end."""
@@ -28,8 +30,8 @@ class Stub(nn.Module):
         )
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = self.output(hidden, args, kwargs)
-        return (found,) if self.as_tuple else found
+        states = self.output(hidden, args, kwargs)
+        return (states,) if self.as_tuple else states
 
     def output(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The hidden states after the block."""
@@ -42,13 +44,8 @@ def replaced(model: nn.Module, paths: Sequence[str], modules: Sequence[nn.Module
     originals = [model.get_submodule(path) for path in paths]
     try:
         for path, module in zip(paths, modules, strict=True):
-            _put(model, path, module)
+            install(model, path, module)
         yield
     finally:
         for path, original in zip(paths, originals, strict=True):
-            _put(model, path, original)
-
-
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    model.get_submodule(parent)._modules[leaf] = module
+            install(model, path, original)

@@ -8,7 +8,7 @@ arguments are known without computing a block. Then `load` gives one block with 
 import copy
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,7 +122,9 @@ class Walker:
         if self._filled:
             return
         base = _base(self.model)
-        needed = list(_below(self.model, base))  # before filling, which unties what is tied
+        held = {id(parameter) for parameter in base.parameters()}
+        # Before filling, which unties what is tied.
+        needed = [name for name, value in self.model.named_parameters() if id(value) in held]
         inside = {id(module) for module in base.modules()}
         for path, module in list(self.model.named_modules()):
             if id(module) in inside and not path.startswith(f"{self.inventory.blocks_path}."):
@@ -130,14 +132,18 @@ class Walker:
         self._filled = True
         empty = {name for name, value in self.model.named_parameters() if value.is_meta}
         blocks = f"{self.inventory.blocks_path}."
-        _refuse_missing(self.checkpoint, [n for n in needed if n in empty and not n.startswith(blocks)])
+        if missing := [name for name in needed if name in empty and not name.startswith(blocks)]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise InputError(
+                f"{self.checkpoint.directory} lacks the tensor {missing[0]}{more}", "fetch the model again"
+            )
 
     def _is_streamable(self) -> bool:
         """Whether every weight of the blocks lies in the files under its own name."""
         blocks = f"{self.inventory.blocks_path}."
         wanted = [name for name, _ in _stored(self.model) if name.startswith(blocks)]
-        found = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
-        return len(found) == len(wanted)
+        names = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
+        return len(names) == len(wanted)
 
     def _load_whole(self) -> nn.Module:
         log.info(
@@ -154,7 +160,11 @@ class Walker:
         for full, local in wanted.items():
             if full in names:
                 self._assign(module, local, self.checkpoint.tensor(names[full]))
-        module.to(device=self.device) if recurse else _move_own(module, self.device)
+        if recurse:
+            module.to(device=self.device)
+            return
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(self.device)
 
     def _assign(self, module: nn.Module, name: str, value: Tensor) -> None:
         path, _, leaf = name.rpartition(".")
@@ -194,30 +204,10 @@ def _stored(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tens
     yield from ((name, value) for name, value in module.named_buffers(recurse=recurse) if value.is_meta)
 
 
-def _refuse_missing(checkpoint: Checkpoint, missing: Sequence[str]) -> None:
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(
-            f"{checkpoint.directory} lacks the tensor {missing[0]}{more}", "fetch the model again"
-        )
-
-
 def _base(model: nn.Module) -> nn.Module:
     """The model without its head."""
     base: nn.Module = getattr(model, "base_model", model)
     return base
-
-
-def _below(model: nn.Module, part: nn.Module) -> Iterator[str]:
-    """Names in `model` of the parameters of its submodule `part`."""
-    held = {id(parameter) for parameter in part.parameters()}
-    return (name for name, parameter in model.named_parameters() if id(parameter) in held)
-
-
-def _move_own(module: nn.Module, device: torch.device) -> None:
-    for name, buffer in module.named_buffers(recurse=False):
-        if buffer is not None:
-            module._buffers[name] = buffer.to(device)
 
 
 def _try_run(
@@ -251,10 +241,7 @@ def _run_to_last_stub(base: nn.Module, ids: Tensor, kwargs: dict[str, Any], stub
         raise Reached
 
     with stubs[-1].register_forward_hook(stop), suppress(Reached):
-        base(ids, use_cache=False, **kwargs) if _takes_cache(base) else base(ids, **kwargs)
-
-
-def _takes_cache(base: nn.Module) -> bool:
-    return bool(getattr(getattr(base, "config", None), "is_decoder", True)) or hasattr(
-        base.config, "use_cache"
-    )
+        config = getattr(base, "config", None)
+        if getattr(config, "is_decoder", True) or hasattr(config, "use_cache"):
+            kwargs = {"use_cache": False, **kwargs}
+        base(ids, **kwargs)

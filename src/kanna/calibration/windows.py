@@ -63,7 +63,7 @@ def packed(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
     """
     stream: list[int] = []
     for index in _shuffled(len(rows), seed):
-        stream += _tokenize(tokenizer, rows[index].text)
+        stream += tokenizer(rows[index].text, verbose=False)["input_ids"]
         if tokenizer.eos_token_id is not None:
             stream.append(tokenizer.eos_token_id)
         if len(stream) >= tokens:
@@ -88,7 +88,7 @@ def padded(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
     for index in _shuffled(len(rows), seed):
         if total >= tokens:
             break
-        row = _tokenize(tokenizer, rows[index].text)
+        row = list(tokenizer(rows[index].text, verbose=False)["input_ids"])
         chosen += [row[start : start + length] for start in range(0, len(row), length)]
         total += len(row)
     _check_enough(total)
@@ -104,10 +104,6 @@ def random_windows(vocabulary: int, length: int, seed: int) -> Windows:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(vocabulary, (1, length), generator=generator)
     return Windows(ids, torch.ones_like(ids, dtype=torch.bool))
-
-
-def _tokenize(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, verbose=False)["input_ids"])
 
 
 def _shuffled(count: int, seed: int) -> list[int]:

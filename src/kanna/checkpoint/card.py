@@ -58,7 +58,8 @@ def render(card: Card) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters["cell"] = _cell
+    # A value that cannot break the table it stands in.
+    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     matter = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)
     return environment.get_template("card.md.jinja").render(card=card, front_matter=matter)
 
@@ -80,19 +81,14 @@ def front_matter(directory: Path) -> dict[str, Any]:
     if not lines or lines[0].strip() != _FENCE or _FENCE not in lines[1:]:
         return {}
     try:
-        found = yaml.safe_load("\n".join(lines[1 : lines.index(_FENCE, 1)]))
+        matter = yaml.safe_load("\n".join(lines[1 : lines.index(_FENCE, 1)]))
     except yaml.YAMLError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return matter if isinstance(matter, dict) else {}
 
 
 def _front_matter(card: Card) -> dict[str, Any]:
-    found: Mapping[str, Any] = {} if card.source is None else front_matter(card.source)
-    copied = {key: found[key] for key in _COPIED if key in found}
+    matter: Mapping[str, Any] = {} if card.source is None else front_matter(card.source)
+    copied = {key: matter[key] for key in _COPIED if key in matter}
     tags = list(dict.fromkeys(["kanna", "compression", *card.tags]))
     return {"base_model": card.base_model, **copied, "library_name": "kanna", "tags": tags}
-
-
-def _cell(value: object) -> str:
-    """A value that cannot break the table it stands in."""
-    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from kanna.checkpoint.geometry import Geometry, geometry
 from kanna.checkpoint.lineage import FORMAT_VERSION, check_format_version
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, TORCH_DTYPES, Stored
 from kanna.errors import InputError
@@ -19,6 +19,16 @@ from kanna.models.names import aliases, tensor_name
 METHOD = "kanna"
 _KEYS = {"quant_method", "format_version", "forms"}
 _WRITE_AGAIN = "fetch the checkpoint again, or write it again with kanna"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A linear layer y (m,) = W x (n,): its sizes, whether it adds a bias, whether its file holds W^T."""
+
+    m: int
+    n: int
+    bias: bool
+    transposed: bool
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,10 @@ def forms_of(config: Mapping[str, Any]) -> dict[str, Form]:
     Raises:
         InputError: Newer format_version, unknown keys, an unknown form.
     """
-    found = config.get("quantization_config")
-    if not isinstance(found, Mapping) or found.get("quant_method") != METHOD:
+    declared = config.get("quantization_config")
+    if not isinstance(declared, Mapping) or declared.get("quant_method") != METHOD:
         return {}
-    return parse_forms(found)
+    return parse_forms(declared)
 
 
 def parse_forms(declared: Mapping[str, Any]) -> dict[str, Form]:
@@ -96,17 +106,22 @@ def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | Non
     prefix = getattr(model, "base_model_prefix", "")
     other_class = architecture is not None and type(model).__name__ != architecture
     modules = dict(model.named_modules())
-    found = []
+    layers = []
     for path, form in forms.items():
         name = tensor_name(path, modules, prefix)
         if name is not None:
-            found.append(_declared(name, form, modules[name]))
-        elif not (other_class and _in_head(path, prefix)):
+            layers.append(Declared(name, form, geometry(modules[name], name)))
+            try:
+                _ = layers[-1].tensors
+            except InputError as error:
+                what = f"{name} in config.json: {error.problem}"
+                raise InputError(what, error.remedy or _WRITE_AGAIN) from error
+        elif not (other_class and prefix and not path.startswith(f"{prefix}.")):  # of a head it lacks
             raise InputError(
                 f"config.json declares a form for {path}, and {type(model).__name__} has no such module",
                 "load it as the class named by 'architectures' in config.json, or write it again",
             )
-    return tuple(found)
+    return tuple(layers)
 
 
 def file_prefix(declared: Declared, tensors: Mapping[str, Stored], base_model_prefix: str) -> str:
@@ -134,16 +149,28 @@ def put_forms(
     for layer in layers:
         file_prefix(layer, tensors, str(getattr(model, "base_model_prefix", "")))
     for layer in layers:
-        swap(model, layer)
+        old: Any = model.get_submodule(layer.path)
+        sizes = layer.geometry
+        new = layer.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
+        install(model, layer.path, new.train(old.training))
     return layers
 
 
-def swap(model: nn.Module, declared: Declared) -> None:
-    """Put an uninitialised module of a form in the place of the layer that it replaces."""
-    old: Any = model.get_submodule(declared.path)
-    sizes = declared.geometry
-    new = declared.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
-    install(model, declared.path, new.train(old.training))
+def geometry(module: nn.Module, path: str) -> Geometry:
+    """The geometry of an nn.Linear or of a transposed `Conv1D`.
+
+    Raises:
+        InputError: The module at `path` is neither.
+    """
+    if isinstance(module, nn.Linear):
+        return Geometry(module.out_features, module.in_features, module.bias is not None, False)
+    if isinstance(module, Conv1D):
+        n, m = module.weight.shape
+        return Geometry(m, n, True, True)
+    raise InputError(
+        f"a form is declared for {path}, which is a {type(module).__name__} and not a linear layer",
+        "write the checkpoint again with this version of transformers",
+    )
 
 
 def _parse_form(path: str, data: object) -> Form:
@@ -156,19 +183,6 @@ def _parse_form(path: str, data: object) -> Form:
     return form
 
 
-def _declared(name: str, form: Form, module: nn.Module) -> Declared:
-    declared = Declared(name, form, geometry(module, name))
-    try:
-        _ = declared.tensors
-    except InputError as error:
-        raise InputError(f"{name} in config.json: {error.problem}", error.remedy or _WRITE_AGAIN) from error
-    return declared
-
-
-def _in_head(path: str, prefix: str) -> bool:
-    return bool(prefix) and not path.startswith(f"{prefix}.")
-
-
 def _check_stored(
     name: str, shape: tuple[int, ...], form: Form, suffix: str, tensors: Mapping[str, Stored]
 ) -> None:
@@ -179,8 +193,8 @@ def _check_stored(
             _WRITE_AGAIN,
         )
     if stored.shape != shape:
-        found = f"{name!r} in {stored.file} has shape {list(stored.shape)}"
-        raise InputError(f"{found}; the {form.key} form needs {list(shape)}", _WRITE_AGAIN)
+        place = f"{name!r} in {stored.file} has shape {list(stored.shape)}"
+        raise InputError(f"{place}; the {form.key} form needs {list(shape)}", _WRITE_AGAIN)
     dtype = TORCH_DTYPES[stored.dtype]
     # Weights may be of any floating dtype; a form says where it holds whole numbers.
     expected = form.dtype_of(suffix, dtype if dtype.is_floating_point else torch.float32)

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from kanna.checked import read_json, validated
-from kanna.checkpoint.reader import Checkpoint, holds_not_finite, not_finite, read_pieces
+from kanna.checkpoint.reader import Checkpoint, NotFinite, not_finite, read_pieces
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
@@ -93,13 +93,13 @@ def read(directory: Path) -> Lineage | None:
     return validated(Lineage, data, f"{path} is damaged", _WRITE_AGAIN)
 
 
-def check_format_version(found: object, where: str | Path) -> None:
+def check_format_version(given: object, where: str | Path) -> None:
     """Raise InputError for a format that this version of kanna cannot read."""
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise InputError(f"{where} has no sound format_version (found {found!r})", _WRITE_AGAIN)
-    if found > FORMAT_VERSION:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise InputError(f"{where} has no sound format_version (found {given!r})", _WRITE_AGAIN)
+    if given > FORMAT_VERSION:
         raise InputError(
-            f"{where} has format_version {found}; this kanna reads up to {FORMAT_VERSION}", "upgrade kanna"
+            f"{where} has format_version {given}; this kanna reads up to {FORMAT_VERSION}", "upgrade kanna"
         )
 
 
@@ -162,15 +162,6 @@ def verify(directory: Path, scan: Scan | None = None) -> Lineage | None:
 
 
 @dataclass(frozen=True)
-class NotFinite:
-    """A tensor that holds `count` NaN or infinite values of `values`."""
-
-    name: str
-    count: int
-    values: int
-
-
-@dataclass(frozen=True)
 class Scan:
     """What one pass over a model's bytes showed.
 
@@ -187,7 +178,7 @@ class Scan:
     def refuse_not_finite(self) -> None:
         """Raise InputError naming a tensor that holds NaN or infinity."""
         if self.bad is not None:
-            raise holds_not_finite(self.bad.name, self.bad.count, self.bad.values)
+            raise self.bad.error()
 
 
 def base_hash(checkpoint: Checkpoint) -> str:
@@ -207,14 +198,15 @@ def scan(checkpoint: Checkpoint, finite: bool, digests: bool = True) -> Scan:
         digests: Take the sha256 of the files too, for `verify`.
     """
     read = [_read_file(checkpoint, file, finite, digests) for file in checkpoint.files]
-    data = {name: digest for one in read for name, digest in one.tensors.items()}
+    data = {name: digest for file in read for name, digest in file.tensors.items()}
     facts = [
         [name, stored.dtype, list(stored.shape), data[name]]
         for name, stored in sorted(checkpoint.tensors.items())
     ]
-    canonical = json.dumps([_identity(checkpoint.config), facts], sort_keys=True, separators=(",", ":"))
-    files = {one.name: one.digest for one in read if one.digest is not None}
-    bad = next((one.bad for one in read if one.bad is not None), None)
+    config = {key: value for key, value in checkpoint.config.items() if key not in _NOT_THE_MODEL}
+    canonical = json.dumps([config, facts], sort_keys=True, separators=(",", ":"))
+    files = {file.name: file.digest for file in read if file.digest is not None}
+    bad = next((file.bad for file in read if file.bad is not None), None)
     return Scan(hashlib.sha256(canonical.encode()).hexdigest(), files, bad)
 
 
@@ -239,15 +231,12 @@ def _read_file(checkpoint: Checkpoint, file: Path, finite: bool, digests: bool) 
             whole.update(data)
         if name is not None:
             hashes[name].update(data)
-            lost[name] += _count_not_finite(data, held[name].dtype) if finite else 0
+            if finite:
+                lost[name] += not_finite(torch.frombuffer(data, dtype=TORCH_DTYPES[held[name].dtype]))
     bad = next((NotFinite(name, n, math.prod(held[name].shape)) for name, n in lost.items() if n), None)
-    found = {name: one.hexdigest() for name, one in hashes.items()}
+    of_tensors = {name: hashed.hexdigest() for name, hashed in hashes.items()}
     path = file.relative_to(checkpoint.directory).as_posix()
-    return _ReadFile(path, found, None if whole is None else whole.hexdigest(), bad)
-
-
-def _count_not_finite(data: bytearray, dtype: str) -> int:
-    return not_finite(torch.frombuffer(data, dtype=TORCH_DTYPES[dtype]))
+    return _ReadFile(path, of_tensors, None if whole is None else whole.hexdigest(), bad)
 
 
 def _pieces(tensors: Mapping[str, Stored]) -> Iterator[tuple[str | None, int]]:
@@ -256,10 +245,6 @@ def _pieces(tensors: Mapping[str, Stored]) -> Iterator[tuple[str | None, int]]:
     for name, stored in tensors.items():
         for start in range(0, stored.bytes, _PIECE):
             yield name, min(_PIECE, stored.bytes - start)
-
-
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
 
 
 def write_run_record(out: Path, record: Mapping[str, Any]) -> Path:

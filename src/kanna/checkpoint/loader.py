@@ -58,10 +58,10 @@ def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: A
     """
     directory = checkpoint.directory
     architecture = type(skeleton(directory))
-    loaded, found = architecture.from_pretrained(  # type: ignore[attr-defined]
+    loaded, report = architecture.from_pretrained(  # type: ignore[attr-defined]
         directory, dtype=dtype, device_map=device_map, local_files_only=True, output_loading_info=True
     )
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise InputError(
             f"{directory} lacks the tensor {missing[0]}{more}, which {architecture.__name__} needs",

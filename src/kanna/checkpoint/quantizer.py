@@ -37,7 +37,7 @@ class KannaConfig(QuantizationConfigMixin):
 
     def restrict(self, declared: Iterable[Declared]) -> None:
         """Keep the forms that a model has, under its own module paths: what `save_pretrained` will write."""
-        self.parsed = {one.path: one.form for one in declared}
+        self.parsed = {layer.path: layer.form for layer in declared}
         self.forms = {path: form.to_json() for path, form in self.parsed.items()}
 
 

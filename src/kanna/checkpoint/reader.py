@@ -67,16 +67,23 @@ class Checkpoint:
         return TORCH_DTYPES[self._stored(name).dtype]
 
     def raw(self, name: str) -> bytearray:
-        """The bytes of one tensor, read from disk now."""
-        return read_bytes(self._stored(name))
+        """The bytes of one tensor, read from disk now.
+
+        Raises:
+            InputError: The file became shorter since its header was read.
+        """
+        stored = self._stored(name)
+        data = bytearray(stored.bytes)
+        with stored.file.open("rb") as file:
+            file.seek(stored.offset)
+            if file.readinto(data) != len(data):
+                raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
+        return data
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, read from disk now; the caller owns it."""
-        stored = self._stored(name)
-        data = read_bytes(stored)
-        if not data:
-            return torch.empty(stored.shape, dtype=TORCH_DTYPES[stored.dtype])
-        return torch.frombuffer(data, dtype=TORCH_DTYPES[stored.dtype]).reshape(stored.shape)
+        data, shape, dtype = self.raw(name), self.shape(name), self.dtype(name)
+        return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
     def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of each of `names`, or of all in order; one tensor in memory at a time."""
@@ -124,7 +131,13 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
         return (directory / SINGLE,)
     if (directory / INDEX).is_file():
         return _shards(directory)
-    raise _no_weights(directory)
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise InputError(
+            f"{directory} holds a pickle checkpoint only ({pickles[0]}); kanna reads safetensors",
+            "load it with transformers if you trust it, then model.save_pretrained(NEW_DIR)",
+        )
+    raise InputError(f"{directory} holds neither {SINGLE} nor {INDEX}", "give the directory of a whole model")
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
@@ -158,20 +171,6 @@ def read_pieces(file: Path, sizes: Iterable[int]) -> Iterator[bytearray]:
             yield data
 
 
-def read_bytes(stored: Stored) -> bytearray:
-    """The data of one tensor.
-
-    Raises:
-        InputError: The file became shorter since its header was read.
-    """
-    data = bytearray(stored.bytes)
-    with stored.file.open("rb") as file:
-        file.seek(stored.offset)
-        if file.readinto(data) != len(data):
-            raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
-    return data
-
-
 def check_finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """The tensor itself.
 
@@ -179,7 +178,7 @@ def check_finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
         InputError: It holds NaN or infinity; says how many.
     """
     if bad := not_finite(tensor):
-        raise holds_not_finite(name, bad, tensor.numel())
+        raise NotFinite(name, bad, tensor.numel()).error()
     return tensor
 
 
@@ -191,12 +190,19 @@ def not_finite(tensor: torch.Tensor) -> int:
     return tensor.numel() - int(wide.isfinite().sum())
 
 
-def holds_not_finite(name: str, bad: int, values: int) -> InputError:
-    """The error that says how many of a tensor's values are NaN or infinite."""
-    return InputError(
-        f"{name} holds {bad} NaN or infinite values of {values}",
-        "fetch the model again, or leave that matrix out of the selection",
-    )
+@dataclass(frozen=True)
+class NotFinite:
+    """A tensor that holds `count` NaN or infinite values of `values`."""
+
+    name: str
+    count: int
+    values: int
+
+    def error(self) -> InputError:
+        return InputError(
+            f"{self.name} holds {self.count} NaN or infinite values of {self.values}",
+            "fetch the model again, or leave that matrix out of the selection",
+        )
 
 
 def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:
@@ -206,10 +212,10 @@ def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:
         config: Its config.json.
         model: How to name it in the message.
     """
-    found = config.get("quantization_config")
-    if found is None:
+    declared = config.get("quantization_config")
+    if declared is None:
         return
-    method = found.get("quant_method", "unnamed") if isinstance(found, Mapping) else "unnamed"
+    method = declared.get("quant_method", "unnamed") if isinstance(declared, Mapping) else "unnamed"
     if method == "kanna":
         remedy = "start from its base, or write dense weights first: kanna export DIR --format dense --out D2"
         raise InputError(f"{model} is already compressed by kanna", remedy)
@@ -275,15 +281,3 @@ def _check_index(file: Path, tensors: Mapping[str, Stored]) -> None:
     promised = {name for name, shard in read_json(index).get("weight_map", {}).items() if shard == file.name}
     if missing := sorted(promised - tensors.keys()):
         raise InputError(f"{index} places {missing[0]!r} in {file.name}, which does not hold it", FETCH_AGAIN)
-
-
-def _no_weights(directory: Path) -> InputError:
-    pickles = sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern))
-    if pickles:
-        return InputError(
-            f"{directory} holds a pickle checkpoint only ({pickles[0]}); kanna reads safetensors",
-            "load it with transformers if you trust it, then model.save_pretrained(NEW_DIR)",
-        )
-    return InputError(
-        f"{directory} holds neither {SINGLE} nor {INDEX}", "give the directory of a whole model"
-    )

@@ -127,7 +127,8 @@ def _parse(file: Path, text: bytes) -> dict[str, Any]:
         raise _damaged(file, f"has a header that is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise _damaged(file, "has a header that is not a JSON object")
-    if not all(_is_text(name) for name in header):
+    # Lone surrogates, which JSON can escape but no file or terminal takes.
+    if any("\ud800" <= sign <= "\udfff" for name in header for sign in name):
         raise _damaged(file, "has a tensor name that is not valid text")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -136,15 +137,15 @@ def _parse(file: Path, text: bytes) -> dict[str, Any]:
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a name occurs twice")
-    return found
+    return entries
 
 
 def _entries(file: Path, header: Mapping[str, Any], start: int, size: int) -> dict[str, Stored]:
-    found = {name: _entry(file, name, entry, start) for name, entry in header.items()}
-    ordered = dict(sorted(found.items(), key=lambda item: (item[1].offset, item[1].bytes)))
+    entries = {name: _entry(file, name, entry, start) for name, entry in header.items()}
+    ordered = dict(sorted(entries.items(), key=lambda item: (item[1].offset, item[1].bytes)))
     end = start
     for name, stored in ordered.items():
         if stored.offset != end:
@@ -171,11 +172,6 @@ def _entry(file: Path, name: str, entry: object, start: int) -> Stored:
             file, f"has {name!r} of {count} bytes by its shape and {span[1] - span[0]} by its place"
         )
     return Stored(file, dtype, tuple(shape), start + span[0], count)
-
-
-def _is_text(name: str) -> bool:
-    """Without lone surrogates, which JSON can escape but no file or terminal takes."""
-    return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def _whole_numbers(value: object) -> bool:

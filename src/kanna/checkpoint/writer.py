@@ -75,22 +75,22 @@ def output_directory(out: str | Path, *, force: bool = False, needed_bytes: int 
     _check_output(out, force)
     with _made_parents(out.parent), _plain_errors(out):
         _remove_leftovers(out)
-        _check_space(out.parent, needed_bytes)
-        partial = out.with_name(f".{out.name}.{_run_name()}.partial")
+        free = shutil.disk_usage(out.parent).free
+        if needed_bytes + _MARGIN_BYTES > free:
+            raise _no_space(out.parent, f"{needed_bytes:,} bytes are needed and {free:,} are free")
+        partial = out.with_name(f".{out.name}.{_host()}-{os.getpid()}.partial")
         partial.mkdir()
         try:
             yield partial
-            _sync_tree(partial)
+            # All of it on the disk, so that the rename never shows less than the whole.
+            for path in (*sorted(partial.rglob("*")), partial):
+                _sync(path)
             _put_in_place(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def plan_shards(
-    specs: Sequence[TensorSpec],
-    max_bytes: int = SHARD_BYTES,
-    metadata: Mapping[str, str] = _METADATA,
-) -> tuple[Shard, ...]:
+def plan_shards(specs: Sequence[TensorSpec], max_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
     """Split tensors, in the order given, into files of at most `max_bytes` of data (or of one tensor)."""
     groups: list[list[TensorSpec]] = [[]]
     filled = 0
@@ -100,8 +100,10 @@ def plan_shards(
             filled = 0
         groups[-1].append(spec)
         filled += spec.bytes
-    names = _shard_names(len(groups))
-    return tuple(Shard(n, tuple(g), layout(g, metadata)) for n, g in zip(names, groups, strict=True))
+    count = len(groups)
+    names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    names = [SINGLE] if count == 1 else names
+    return tuple(Shard(n, tuple(g), layout(g, _METADATA)) for n, g in zip(names, groups, strict=True))
 
 
 def write_tensors(
@@ -119,7 +121,10 @@ def write_tensors(
     Raises:
         KannaError: A tensor is missing, comes twice, is not in `specs`, or has another shape or dtype.
     """
-    _refuse_twice(specs)
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise KannaError(f"tensor {twice!r} is planned twice")
     shards = plan_shards(specs, max_shard_bytes)
     place = {spec.name: (shard, spec) for shard in shards for spec in shard.specs}
     with contextlib.ExitStack() as stack:
@@ -128,12 +133,19 @@ def write_tensors(
             if name not in place:
                 raise KannaError(f"tensor {name!r} came unexpected or twice")
             shard, spec = place.pop(name)
-            _check_tensor(spec, tensor)
-            _write_at(files[shard.file], shard.layout.offsets[name], tensor)
+            came = spec_of(name, tensor)
+            if came != spec:
+                raise KannaError(
+                    f"tensor {name!r} came as {came.dtype} {came.shape}, planned as {spec.dtype} {spec.shape}"
+                )
+            files[shard.file].seek(shard.layout.offsets[name])
+            write_data(files[shard.file], tensor_bytes(tensor))
     if place:
         raise KannaError(f"{len(place)} tensors never came, the first is {next(iter(place))!r}")
     if len(shards) > 1:
-        write_json(directory / INDEX, _index(shards))
+        files_of = {spec.name: shard.file for shard in shards for spec in shard.specs}
+        total = sum(spec.bytes for spec in specs)
+        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": files_of})
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -144,13 +156,13 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def copy_side_files(source: Path, directory: Path) -> tuple[str, ...]:
     """Copy tokenizer, chat template, generation config and licence byte for byte; return their names."""
-    found = sorted({path for pattern in _SIDE_FILES for path in source.glob(pattern)})
-    for path in found:
+    paths = sorted({path for pattern in _SIDE_FILES for path in source.glob(pattern)})
+    for path in paths:
         if path.is_dir():
             shutil.copytree(path, directory / path.name, copy_function=shutil.copyfile)
         else:
             shutil.copyfile(path, directory / path.name)
-    return tuple(path.name for path in found)
+    return tuple(path.name for path in paths)
 
 
 def spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
@@ -171,19 +183,6 @@ def write_data(file: BinaryIO, data: memoryview) -> None:
     file.write(data)
 
 
-def _shard_names(count: int) -> list[str]:
-    if count == 1:
-        return [SINGLE]
-    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-
-
-def _refuse_twice(specs: Sequence[TensorSpec]) -> None:
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise KannaError(f"tensor {twice!r} is planned twice")
-
-
 @contextlib.contextmanager
 def _start_shard(directory: Path, shard: Shard) -> Iterator[BinaryIO]:
     """The file of a shard with its header written and its final size set."""
@@ -191,26 +190,6 @@ def _start_shard(directory: Path, shard: Shard) -> Iterator[BinaryIO]:
         write_data(file, memoryview(shard.layout.header))
         file.truncate(shard.layout.size)
         yield file
-
-
-def _write_at(file: BinaryIO, offset: int, tensor: torch.Tensor) -> None:
-    file.seek(offset)
-    write_data(file, tensor_bytes(tensor))
-
-
-def _check_tensor(spec: TensorSpec, tensor: torch.Tensor) -> None:
-    came = spec_of(spec.name, tensor)
-    if came != spec:
-        raise KannaError(
-            f"tensor {spec.name!r} came as {came.dtype} {came.shape}, planned as {spec.dtype} {spec.shape}"
-        )
-
-
-def _index(shards: Sequence[Shard]) -> dict[str, Any]:
-    return {
-        "metadata": {"total_size": sum(spec.bytes for shard in shards for spec in shard.specs)},
-        "weight_map": {spec.name: shard.file for shard in shards for spec in shard.specs},
-    }
 
 
 def _check_output(out: Path, force: bool) -> None:
@@ -258,12 +237,6 @@ def _plain_errors(out: Path) -> Generator[None]:
         raise
 
 
-def _check_space(parent: Path, needed: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if needed + _MARGIN_BYTES > free:
-        raise _no_space(parent, f"{needed:,} bytes are needed and {free:,} are free")
-
-
 def _no_space(parent: Path, what: str) -> InputError:
     return InputError(
         f"no space left under {parent}: {what}; nothing was written",
@@ -271,12 +244,8 @@ def _no_space(parent: Path, what: str) -> InputError:
     )
 
 
-def _run_name() -> str:
-    """This process on this machine; in the temporary name only."""
-    return f"{_host()}-{os.getpid()}"
-
-
 def _host() -> str:
+    """This machine, in temporary names only."""
     return re.sub(r"[^A-Za-z0-9]", "_", platform.node()) or "host"
 
 
@@ -292,13 +261,6 @@ def _remove_leftovers(out: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync_tree(directory: Path) -> None:
-    """All files and directories on the disk, so that the rename never shows less than the whole."""
-    for path in sorted(directory.rglob("*")):
-        _sync(path)
-    _sync(directory)
-
-
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return
@@ -311,7 +273,7 @@ def _sync(path: Path) -> None:
 
 def _put_in_place(partial: Path, out: Path) -> None:
     """Rename, with the old directory set aside until the new one has its name."""
-    old = out.with_name(f".{out.name}.{_run_name()}.old")
+    old = out.with_name(f".{out.name}.{_host()}-{os.getpid()}.old")
     replaced = out.exists()
     if replaced:
         out.rename(old)

@@ -16,7 +16,7 @@ from kanna.errors import InputError
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.runs.opened import Opened
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.metrics.breakdown import breakdown
@@ -67,15 +67,9 @@ class DemoResult:
     lost: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "out": str(self.out),
-            "matrices": self.matrices,
-            "questions": self.questions,
-            "constant_answer": self.constant,
-            "rows": [asdict(row) for row in self.rows],
-            "lost": list(self.lost),
-        }
+        fields = asdict(self)
+        named = {"out": str(self.out), "constant_answer": fields.pop("constant")}
+        return {"schema_version": 1, **fields, **named}
 
 
 def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: None) -> DemoResult:
@@ -120,18 +114,17 @@ def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
     dense, score = _measure("dense", 1.0, model, home)
     rows = [dense]
     steps = [(name, settings, keep) for keep in KEEPS for name, settings in METHODS]
-    for done, (name, settings, keep) in enumerate(steps):
-        progress("demo", done, len(steps))
+    for name, settings, keep in told(progress, "demo", steps):
         config = parse_config({"keep": keep, "context": CONTEXT, "tokens": TOKENS, **settings})
         directory = target / f"{'plain' if settings else 'kanna'}-{keep:g}"
         text = home / "data" / "calibration.jsonl"
         done_run = lowrank(model, directory, config, calibration=text, cache=target / "cache")
         kept = done_run.figures["keep_selected"]
         rows.append(_measure(name, kept, directory, home)[0])
-    progress("demo", len(steps), len(steps))
     shutil.rmtree(target / "cache", ignore_errors=True)
     matrices = len(inventory(skeleton(model)).compressible)
-    return DemoResult(target, matrices, score.rows, score.floors["constant"], tuple(rows), _lost(rows))
+    lost = tuple(_loss(dense, row) for row in rows if row.method == METHODS[0][0])
+    return DemoResult(target, matrices, score.rows, score.floors["constant"], tuple(rows), lost)
 
 
 def _measure(method: str, keep: float, directory: Path, home: Path) -> tuple[DemoRow, TaskScore]:
@@ -151,16 +144,13 @@ def _perplexity(model: nn.Module, tokenizer: Any, stories: list[str]) -> float:
     """Of short texts that have nothing to do with each other: none is the context of the next."""
     ids = [torch.tensor(tokenizer(story, verbose=False)["input_ids"]) for story in stories]
     scored = [perplexity(model, story, CONTEXT, CONTEXT) for story in ids]
-    return math.exp(-sum(one.log_likelihood for one in scored) / sum(one.scored for one in scored))
-
-
-def _lost(rows: list[DemoRow]) -> tuple[str, ...]:
-    """Plain sentences: what each of our models lost against the dense one."""
-    dense = rows[0]
-    return tuple(_loss(dense, row) for row in rows[1:] if row.method == METHODS[0][0])
+    return math.exp(
+        -sum(scores.log_likelihood for scores in scored) / sum(scores.scored for scores in scored)
+    )
 
 
 def _loss(dense: DemoRow, row: DemoRow) -> str:
+    """A plain sentence: what a model lost against the dense one."""
     drop = 100 * (dense.right - row.right)
     worst = min(row.by_skill, key=lambda skill: row.by_skill[skill] - dense.by_skill[skill])
     where = f", most in '{worst}' ({100 * row.by_skill[worst]:.0f} % right)" if drop >= 0.5 else ""

@@ -157,7 +157,11 @@ class Form(ABC):
 
     def dense_children(self, tensors: Tensors, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Name -> dense weight of each child in `dtype`; see `dense`."""
-        return {name: form.dense(_below(tensors, name), dtype) for name, form in self.nested.items()}
+        weights = {}
+        for name, form in self.nested.items():
+            inner = {s.removeprefix(f"{name}."): t for s, t in tensors.items() if s.startswith(f"{name}.")}
+            weights[name] = form.dense(inner, dtype)
+        return weights
 
     def pack(
         self, parts: Mapping[str, Packable], bias: torch.Tensor | None = None
@@ -182,7 +186,10 @@ class Form(ABC):
                 raise KannaError(f"{name!r} of a {self.key} form must be a tensor")
             tensors[name] = tensor if dtype is None else tensor.to(dtype)
         if self.has_sentinel:
-            tensors[SENTINEL] = _sentinel(self, tensors)
+            first = next((tensor for tensor in tensors.values() if tensor.is_floating_point()), None)
+            if first is None:
+                raise KannaError(f"a {self.key} form is packed from floating tensors, and there is none")
+            tensors[SENTINEL] = torch.zeros(1, dtype=first.dtype, device=first.device)
         return tensors | ({} if bias is None else {self.bias_suffix: bias})
 
     def to_json(self) -> dict[str, Any]:
@@ -258,11 +265,6 @@ def _prefixed(name: str, values: Mapping[str, _Value]) -> dict[str, _Value]:
     return {f"{name}.{suffix}": value for suffix, value in values.items()}
 
 
-def _below(tensors: Tensors, name: str) -> dict[str, torch.Tensor]:
-    prefix = f"{name}."
-    return {suffix.removeprefix(prefix): t for suffix, t in tensors.items() if suffix.startswith(prefix)}
-
-
 def _packed(form: Form, name: str, part: Packable) -> Tensors:
     """What is stored of a child: a lone tensor is the weight of a form that needs nothing but `weight`."""
     if not isinstance(part, torch.Tensor):
@@ -271,14 +273,6 @@ def _packed(form: Form, name: str, part: Packable) -> Tensors:
     if form.suffixes != {SENTINEL}:
         raise KannaError(f"{name!r} must be what `pack` of its {form.key} form gave, and is a tensor")
     return {SENTINEL: part}
-
-
-def _sentinel(form: Form, tensors: Tensors) -> torch.Tensor:
-    """One zero in the dtype of the weights, which is that of the first floating tensor."""
-    for tensor in tensors.values():
-        if tensor.is_floating_point():
-            return torch.zeros(1, dtype=tensor.dtype, device=tensor.device)
-    raise KannaError(f"a {form.key} form is packed from floating tensors, and there is none")
 
 
 def _check_names(form: Form, expected: Collection[str], given: Mapping[str, object]) -> None:

@@ -22,16 +22,9 @@ class RowsLinear(FormModule):
 
     parts: nn.ModuleList
 
-    def __init__(
-        self,
-        form: Rows,
-        m: int,
-        n: int,
-        bias: bool = False,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__(form, m, n, bias, dtype, device)
+    def __init__(self, form: Rows, *sizes_and_kind: Any) -> None:
+        """Takes what `FormModule` does."""
+        super().__init__(form, *sizes_and_kind)
         self._slices = [where for where, _ in form.parts]
         self._periods = _periods(self._slices)
 

@@ -49,6 +49,10 @@ class _Menu:
     def dense_cost(self) -> int:
         return self.cost[-1]
 
+    def rank_at(self, pick: int) -> int:
+        """The rank of a choice; for a dense one the largest rank below dense, 0 where there is none."""
+        return next((rank for rank in reversed(self.ranks[: pick + 1]) if rank is not None), 0)
+
     def from_rank(self, least: float) -> "_Menu":
         start = next(i for i, rank in enumerate(self.ranks) if rank is None or rank >= least)
         return _Menu(self.name, self.ranks[start:], self.cost[start:], self.error[start:])
@@ -75,7 +79,7 @@ def uniform(curves: Sequence[Curve], keep: float) -> Ranks:
         InputError: keep outside (0, 1], or below what the cheapest choices need.
     """
     if keep == 1.0:
-        return _all_dense(curves)
+        return dict.fromkeys(curve.name for curve in curves)
     menus, budget = _menus(curves), _budget(curves, keep)
     return _named(menus, _fill_evenly(menus, _even_picks(menus, keep, budget), budget))
 
@@ -90,11 +94,10 @@ def global_(curves: Sequence[Curve], keep: float, floor: float = 0.5) -> Ranks:
     Args and raises as `uniform`.
     """
     if keep == 1.0:
-        return _all_dense(curves)
+        return dict.fromkeys(curve.name for curve in curves)
     menus, budget = _menus(curves), _budget(curves, keep)
     even = _even_picks(menus, keep, budget)
-    least = [floor * _rank_or_top(menu, pick) for menu, pick in zip(menus, even, strict=True)]
-    menus = [menu.from_rank(rank) for menu, rank in zip(menus, least, strict=True)]
+    menus = [menu.from_rank(floor * menu.rank_at(pick)) for menu, pick in zip(menus, even, strict=True)]
     return _named(menus, _fill_greedily(menus, _hull_picks(menus, budget), budget))
 
 
@@ -102,10 +105,6 @@ def least_keep(curves: Sequence[Curve]) -> float:
     """The smallest keep that can be reached."""
     menus = _menus(curves)
     return sum(menu.cost[0] for menu in menus) / sum(menu.dense_cost for menu in menus)
-
-
-def _all_dense(curves: Sequence[Curve]) -> Ranks:
-    return {curve.name: None for curve in curves}
 
 
 def _named(menus: Sequence[_Menu], picks: Sequence[int]) -> Ranks:
@@ -148,11 +147,6 @@ def _budget(curves: Sequence[Curve], keep: float) -> int:
             f"ask for at least {reachable:g}, or allow smaller ranks with a smaller alignment",
         )
     return budget
-
-
-def _rank_or_top(menu: _Menu, pick: int) -> int:
-    """The rank of a choice; for a dense one the largest rank below dense, 0 where there is none."""
-    return next((rank for rank in reversed(menu.ranks[: pick + 1]) if rank is not None), 0)
 
 
 def _spent(menus: Sequence[_Menu], picks: Sequence[int]) -> int:
@@ -241,14 +235,14 @@ def _slope(menu: _Menu, start: int, end: int) -> float:
 
 def _lower_hull(x: Sequence[float], y: Sequence[float]) -> list[int]:
     """Indices of the lower convex hull of points with strictly ascending x (Andrew's monotone chain)."""
+
+    def above(a: int, b: int, c: int) -> bool:
+        """Whether point b lies on or above the line from a to c."""
+        return (y[b] - y[a]) * (x[c] - x[a]) >= (y[c] - y[a]) * (x[b] - x[a])
+
     hull: list[int] = []
     for i in range(len(x)):
-        while len(hull) >= 2 and _above(x, y, hull[-2], hull[-1], i):
+        while len(hull) >= 2 and above(hull[-2], hull[-1], i):
             hull.pop()
         hull.append(i)
     return hull
-
-
-def _above(x: Sequence[float], y: Sequence[float], a: int, b: int, c: int) -> bool:
-    """Whether point b lies on or above the line from a to c."""
-    return (y[b] - y[a]) * (x[c] - x[a]) >= (y[c] - y[a]) * (x[b] - x[a])

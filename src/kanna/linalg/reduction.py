@@ -55,9 +55,9 @@ def reduce(
         return _reduced(weight, _single(rank), mode, generator, parts)
     rows = row_blocks(len(weight), blocks)
     ranks = _per_block(rank, rows, weight.shape[1])
-    pieces = [weight[one] for one in rows]
+    pieces = [weight[block] for block in rows]
     kept = [_reduced(piece, k, mode, generator) for piece, k in zip(pieces, ranks, strict=True)]
-    unchanged = all(one is piece for one, piece in zip(kept, pieces, strict=True))
+    unchanged = all(part is piece for part, piece in zip(kept, pieces, strict=True))
     return weight if unchanged else torch.cat(kept)
 
 
@@ -83,7 +83,7 @@ def _single(rank: int | Sequence[int]) -> int:
 
 def _per_block(rank: int | Sequence[int], rows: Sequence[slice], columns: int) -> list[int]:
     if isinstance(rank, int):
-        return [min(rank, one.stop - one.start, columns) for one in rows]
+        return [min(rank, block.stop - block.start, columns) for block in rows]
     if len(rank) != len(rows):
         raise InputError(f"{len(rank)} ranks were given for {len(rows)} blocks")
     return list(rank)

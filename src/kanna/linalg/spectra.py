@@ -57,7 +57,9 @@ def gavish_donoho_threshold(rows: int, columns: int, noise: float) -> float:
     Gavish and Donoho 2014 (arXiv 1305.5870), eq. 11; lambda*(1) = 4/sqrt(3). It lies above the
     Marchenko-Pastur edge: components below it are better dropped even where they are not pure noise.
     """
-    return _hard_threshold(_aspect(rows, columns)) * math.sqrt(max(rows, columns)) * noise
+    aspect = _aspect(rows, columns)
+    inner = aspect + 1 + math.sqrt(aspect * aspect + 14 * aspect + 1)
+    return math.sqrt(2 * (aspect + 1) + 8 * aspect / inner) * math.sqrt(max(rows, columns)) * noise
 
 
 def estimate_noise(singular_values: Tensor, rows: int, columns: int) -> float:
@@ -88,23 +90,19 @@ def _aspect(rows: int, columns: int) -> float:
     return min(rows, columns) / max(rows, columns)
 
 
-def _hard_threshold(aspect: float) -> float:
-    inner = aspect + 1 + math.sqrt(aspect * aspect + 14 * aspect + 1)
-    return math.sqrt(2 * (aspect + 1) + 8 * aspect / inner)
-
-
-def _median_of_noise(aspect: float, points: int = 20_001) -> float:
+def _median_of_noise(aspect: float) -> float:
     """Median of the Marchenko-Pastur law of the eigenvalues of noise with variance 1 / max(rows, columns).
 
     The density's square-root ends vanish under x = centre + radius * cos(angle), where the trapezoid rule
     converges fast.
     """
+    points = 20_001
     centre, radius = 1 + aspect, 2 * math.sqrt(aspect)
     angle = torch.linspace(math.pi, 0, points, dtype=torch.float64)
     x = centre + radius * torch.cos(angle)
     # The lower edge of a square matrix is 0, where the transformed density stays finite.
     density = radius**2 * torch.sin(angle).square() / x.clamp_min(1e-300)
-    density[x <= 1e-15] = 2 * density[1] - density[2] if points > 2 else 0.0
+    density[x <= 1e-15] = 2 * density[1] - density[2]
     mass = torch.cumulative_trapezoid(density, dx=math.pi / (points - 1))
     index = int(torch.searchsorted(mass, mass[-1] / 2))
     return float((x[index] + x[index + 1]) / 2)

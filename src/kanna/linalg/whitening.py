@@ -39,14 +39,6 @@ class RowMetric:
     root: Tensor
     inverse: Tensor
 
-    def apply(self, matrix: Tensor) -> Tensor:
-        """D @ matrix."""
-        return _left_multiply(self.root, matrix)
-
-    def undo(self, matrix: Tensor) -> Tensor:
-        """D^-1 @ matrix."""
-        return _left_multiply(self.inverse, matrix)
-
 
 @dataclass(frozen=True)
 class Basis:
@@ -100,7 +92,7 @@ def basis(
     _check(weight, gram, row_metric)
     metric = None if row_metric is None else _row_metric(row_metric.to(weight.device, dtype))
     seen = weight.to(dtype)
-    seen = seen if metric is None else metric.apply(seen)
+    seen = seen if metric is None else _left_multiply(metric.root, seen)
     inputs = None if gram is None else gram.to(weight.device, dtype)
     left, energy = _decompose(seen, inputs, max_rank)
     return Basis(left, energy, float(energy.flip(0).sum()), metric)
@@ -128,7 +120,8 @@ def factors(
     if basis.metric is None:
         expand, reduce = left, left.T @ target
     else:
-        expand, reduce = basis.metric.undo(left), left.T @ basis.metric.apply(target)
+        expand = _left_multiply(basis.metric.inverse, left)
+        reduce = left.T @ _left_multiply(basis.metric.root, target)
     return expand.to(dtype or left.dtype).contiguous(), reduce.to(dtype or left.dtype).contiguous()
 
 
@@ -198,10 +191,10 @@ def _leading(weight: Tensor, gram: Tensor | None, max_rank: int | None) -> tuple
     # Rounding is relative to the largest eigenvalue and would drown the smaller ones: take the dominant
     # directions out of W, where that is exact, and decompose what remains on its own scale.
     head = left[:, : int((energy > DOMINANT * energy[0]).sum())]
-    found = head.shape[1]
+    count = head.shape[1]
     rest, lower = _eigen(_sandwich(weight - head @ (head.T @ weight), gram), wanted)
-    left = torch.linalg.qr(torch.cat([head, rest[:, : wanted - found]], dim=1)).Q
-    return left, torch.cat([energy[:found], lower[: len(lower) - found]]).cummin(0).values
+    left = torch.linalg.qr(torch.cat([head, rest[:, : wanted - count]], dim=1)).Q
+    return left, torch.cat([energy[:count], lower[: len(lower) - count]]).cummin(0).values
 
 
 def _eigen(covariance: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
@@ -249,23 +242,20 @@ def _row_metric(metric: Tensor) -> RowMetric:
 
 
 def _left_multiply(factor: Tensor, matrix: Tensor) -> Tensor:
+    """D @ matrix, for the diagonal of D or for D itself."""
     return factor[:, None] * matrix if factor.ndim == 1 else factor @ matrix
 
 
 def _solve_right(right_side: Tensor, gram: Tensor) -> Tensor:
     """right_side @ gram^-1 for positive definite `gram`; its pseudo-inverse where it is singular."""
     lower, failed = torch.linalg.cholesky_ex(gram)
-    if not failed and _well_conditioned(lower):
+    pivots = lower.diagonal()
+    if not failed and bool(pivots.min() > pivots.max() * 1e-7):
         return torch.cholesky_solve(right_side.T, lower).T
     values, vectors = torch.linalg.eigh(gram)
     seen = values > values.max() * len(gram) * torch.finfo(gram.dtype).eps
     inverse = torch.where(seen, values.reciprocal(), 0.0)
     return (right_side @ vectors * inverse) @ vectors.T
-
-
-def _well_conditioned(lower: Tensor) -> bool:
-    pivots = lower.diagonal()
-    return bool(pivots.min() > pivots.max() * 1e-7)
 
 
 def _check(weight: Tensor, gram: Tensor | None, row_metric: Tensor | None) -> None:

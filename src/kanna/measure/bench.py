@@ -2,10 +2,11 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -31,8 +32,8 @@ from kanna.measure.results import (
     Setting,
 )
 from kanna.models.device import device_of, dtype_of
-
-Progress = Callable[[str, int, int], None]
+from kanna.progress import Progress, told
+from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 
 def bench(
@@ -55,11 +56,12 @@ def bench(
     """
     chosen = options or BenchOptions()
     paths = [model] if against is None else [model, against]
-    checkpoints = [Checkpoint.open(one) for one in paths]
+    checkpoints = [Checkpoint.open(path) for path in paths]
     _check(checkpoints, chosen)
     used = [rapl_meter(), nvml_meter()] if meters is None else list(meters)
     peaks = _peaks(checkpoints, chosen, progress)
-    loaded = [_loaded(one, chosen) for one in paths]
+    place = None if device_of(chosen.device).type == "cpu" else chosen.device
+    loaded = [load(path, dtype=dtype_of(chosen.dtype), device_map=place)[0] for path in paths]
     grid = list(product(chosen.batches, chosen.contexts))
     rounds = {place: _rounds(loaded, *place, chosen, used, progress) for place in grid}
     settings = [
@@ -78,21 +80,21 @@ def bench(
         )
     ]
     ratios = [] if against is None else [_ratio(place, rounds[place]) for place in grid]
-    said = dict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    settings_used = dict(chosen) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     return BenchResult(
         models=tuple(models),
         ratios=tuple(ratios),
         meters={meter.name: meter.reason for meter in used},
-        settings=said,
+        settings=settings_used,
     )
 
 
 def _names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Names of the models; two alike are told apart by the folder they lie in."""
-    names = [one.name for one in checkpoints]
+    names = [checkpoint.name for checkpoint in checkpoints]
     if len(set(names)) == len(names):
         return names
-    return [f"{one.directory.resolve().parent.name}/{one.name}" for one in checkpoints]
+    return [f"{checkpoint.directory.resolve().parent.name}/{checkpoint.name}" for checkpoint in checkpoints]
 
 
 @dataclass(frozen=True)
@@ -114,18 +116,16 @@ def _rounds(
     progress: Progress,
 ) -> dict[int, list[_Round]]:
     """Model -> its rounds that count. Who goes first alternates."""
-    found: dict[int, list[_Round]] = defaultdict(list)
+    counted: dict[int, list[_Round]] = defaultdict(list)
     ids = _prompt(models, batch, context, options)
-    total = options.warmup + options.repeats
-    for turn in range(total):
-        progress(f"batch {batch}, context {context}", turn, total)
+    turns = range(options.warmup + options.repeats)
+    for turn in told(progress, f"batch {batch}, context {context}", turns):
         order = range(len(models)) if turn % 2 == 0 else reversed(range(len(models)))
         for i in order:
             taken = _round(models[i], ids, options, meters)
             if turn >= options.warmup:
-                found[i].append(taken)
-    progress(f"batch {batch}, context {context}", total, total)
-    return found
+                counted[i].append(taken)
+    return counted
 
 
 def _round(model: nn.Module, ids: Tensor, options: BenchOptions, meters: Sequence[Meter]) -> _Round:
@@ -140,7 +140,7 @@ def _round(model: nn.Module, ids: Tensor, options: BenchOptions, meters: Sequenc
 
 def _prompt(models: Sequence[nn.Module], batch: int, context: int, options: BenchOptions) -> Tensor:
     """Random tokens that all models know."""
-    vocabulary = min(int(one.config.vocab_size) for one in models)  # type: ignore[union-attr, arg-type]
+    vocabulary = min(int(model.config.vocab_size) for model in models)  # type: ignore[union-attr, arg-type]
     generator = torch.Generator().manual_seed(options.seed)
     drawn = torch.randint(0, vocabulary, (batch, context), generator=generator)
     return drawn.to(device_of(options.device))
@@ -149,27 +149,27 @@ def _prompt(models: Sequence[nn.Module], batch: int, context: int, options: Benc
 def _setting(
     model: nn.Module, batch: int, context: int, rounds: Sequence[_Round], options: BenchOptions
 ) -> Setting:
-    prefill = spread_of([one.request.prefill for one in rounds])
-    decode = spread_of([step for one in rounds for step in one.request.steps])
+    prefill = spread_of([turn.request.prefill for turn in rounds])
+    decode = spread_of([step for turn in rounds for step in turn.request.steps])
     new = batch * options.new_tokens
     joules = {
         name: None
-        if any(one.joules[name] is None for one in rounds)
-        else _median([(one.joules[name] or 0.0) / new for one in rounds])
+        if any(turn.joules[name] is None for turn in rounds)
+        else median([(turn.joules[name] or 0.0) / new for turn in rounds])
         for name in rounds[0].joules
     }
-    streamed = [one.streamed for one in rounds if one.streamed is not None]
+    streamed = [turn.streamed for turn in rounds if turn.streamed is not None]
     read = _bytes_read(model, batch, context)
     measured = Measured(
         prefill=prefill,
         decode=decode,
         prefill_tokens_per_second=batch * context / prefill.p50,
         decode_tokens_per_second=batch / decode.p50,
-        concurrent_tokens_per_second=_median(streamed) if streamed else None,
+        concurrent_tokens_per_second=median(streamed) if streamed else None,
         joules_per_token=joules,
     )
     watts = options.watts
-    guess = None if watts is None else watts * _median([one.seconds for one in rounds]) / new
+    guess = None if watts is None else watts * median([turn.seconds for turn in rounds]) / new
     return Setting(
         batch=batch,
         context=context,
@@ -180,9 +180,8 @@ def _setting(
 
 
 def _ratio(place: tuple[int, int], rounds: dict[int, list[_Round]]) -> Ratio:
-    ours, theirs = rounds[0], rounds[1]
-    prefill = paired_ratio([r.request.prefill for r in ours], [r.request.prefill for r in theirs])
-    decode = paired_ratio([r.request.decode for r in ours], [r.request.decode for r in theirs])
+    prefill = paired_ratio(*([turn.request.prefill for turn in rounds[i]] for i in (0, 1)))
+    decode = paired_ratio(*([turn.request.decode for turn in rounds[i]] for i in (0, 1)))
     return Ratio(batch=place[0], context=place[1], prefill=prefill, decode=decode)
 
 
@@ -191,9 +190,9 @@ def _bytes_read(model: Any, batch: int, context: int) -> int:
 
     A head tied to the embedding is read whole. All experts of a mixture are counted.
     """
-    parameters = {id(one): one for one in model.parameters()}
+    parameters = {id(parameter): parameter for parameter in model.parameters()}
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    weights = sum(one.numel() * one.element_size() for one in parameters.values())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     if head is None or getattr(head, "weight", None) is not table:
         weights -= (table.shape[0] - batch) * table.shape[1] * table.element_size()
     config = model.config.get_text_config()
@@ -205,9 +204,7 @@ def _bytes_read(model: Any, batch: int, context: int) -> int:
 
 def _cached_heads(config: Any) -> int:
     """Heads of keys and values that the cache of transformers holds."""
-    if (
-        config.model_type == "falcon"
-    ):  # shared ones are spread over all heads before they are kept, or are one
+    if config.model_type == "falcon":  # shared ones are spread over all heads before they are kept, or one
         alone = config.multi_query and not config.new_decoder_architecture
         return 1 if alone else int(config.num_attention_heads)
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
@@ -218,33 +215,14 @@ def _peaks(
 ) -> list[PeakMemory | None]:
     if not options.memory:
         return [None for _ in checkpoints]
-    found: list[PeakMemory | None] = []
-    for done, one in enumerate(checkpoints):
-        progress("memory", done, len(checkpoints))
-        found.append(
-            peak_memory(
-                one.directory,
-                batch=max(options.batches),
-                context=max(options.contexts),
-                new_tokens=options.new_tokens,
-                device=options.device,
-                dtype=options.dtype,
-                threads=torch.get_num_threads(),
-            )
-        )
-    progress("memory", len(checkpoints), len(checkpoints))
-    return found
-
-
-def _loaded(model: str | Path, options: BenchOptions) -> nn.Module:
-    place = None if device_of(options.device).type == "cpu" else options.device
-    return load(model, dtype=dtype_of(options.dtype), device_map=place)[0]
+    return [
+        peak_memory(checkpoint.directory, options, torch.get_num_threads())
+        for checkpoint in told(progress, "memory", checkpoints)
+    ]
 
 
 def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
     """Before anything is loaded."""
-    from kanna.tasks.tokens.tokenizer import predicts_next_token
-
     least = min(*options.batches, *options.contexts, options.repeats, options.concurrency, options.new_tokens)
     if least < 1 or options.new_tokens < 2:
         raise InputError(
@@ -252,40 +230,29 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
         )
     if options.watts is not None and not 0 < options.watts < math.inf:
         raise InputError(f"{options.watts} watts are no power of a machine", "give what it draws, such as 65")
-    for one in checkpoints:
-        if not predicts_next_token(one.config):
-            found = one.config.get("architectures")
+    for checkpoint in checkpoints:
+        if not predicts_next_token(checkpoint.config):
+            classes = checkpoint.config.get("architectures")
             raise InputError(
-                f"{one.name} does not generate: {found}", "bench measures causal language models"
+                f"{checkpoint.name} does not generate: {classes}", "bench measures causal language models"
             )
-        _check_positions(one, max(options.contexts), options.new_tokens)
+        longest = max(options.contexts)
+        try:
+            # The last token is never read.
+            context_length(checkpoint.config, None, longest + options.new_tokens - 1)
+        except InputError as error:
+            raise InputError(
+                f"{checkpoint.name} cannot read {longest} tokens and write {options.new_tokens}: "
+                f"{error.problem}",
+                "lower --context or --new-tokens",
+            ) from error
     size = dtype_of(options.dtype).itemsize
     if device_of(options.device).type == "cpu":
-        need = size * sum(spec_parameters(one) for one in checkpoints)
+        shapes = [stored.shape for checkpoint in checkpoints for stored in checkpoint.tensors.values()]
+        need = size * sum(map(math.prod, shapes))
         free = psutil.virtual_memory().available
         if need > free:
             raise InputError(
                 f"the models need {need / 1e9:.1f} GB together, and {free / 1e9:.1f} GB are free",
                 "measure one at a time, or with --dtype bfloat16",
             )
-
-
-def _check_positions(checkpoint: Checkpoint, context: int, new_tokens: int) -> None:
-    from kanna.tasks.tokens.tokenizer import context_length
-
-    try:
-        context_length(checkpoint.config, None, context + new_tokens - 1)  # the last one is never read
-    except InputError as error:
-        raise InputError(
-            f"{checkpoint.name} cannot read {context} tokens and write {new_tokens}: {error.problem}",
-            "lower --context or --new-tokens",
-        ) from error
-
-
-def spec_parameters(checkpoint: Checkpoint) -> int:
-    """Numbers in all tensors of the files."""
-    return sum(torch.Size(stored.shape).numel() for stored in checkpoint.tensors.values())
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.5))

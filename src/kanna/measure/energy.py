@@ -45,28 +45,17 @@ class NotMeasured:
         return None
 
 
-@dataclass(frozen=True)
-class _Counter:
-    """A file that counts microjoules and begins again at its range."""
-
-    path: Path
-    range: int
-
-    def read(self) -> int:
-        return int(self.path.read_text())
-
-
 class RaplMeter:
     """Packages' counters of Linux (powercap). Their parts (core, dram inside a package) are in them already.
 
     Args:
-        counters: Package -> its counter.
+        counters: Package -> a file that counts microjoules, and the range at which it begins again.
         sample_seconds: How often counters are read, so that no wrap-around is missed.
     """
 
     name = "RAPL packages"
 
-    def __init__(self, counters: Mapping[str, _Counter], sample_seconds: float = _SAMPLE_SECONDS) -> None:
+    def __init__(self, counters: Mapping[str, tuple[Path, int]], sample_seconds: float) -> None:
         self.reason = ""
         self._counters, self._every = counters, sample_seconds
         self._last: dict[str, int] = {}
@@ -94,15 +83,15 @@ class RaplMeter:
 
     def _add(self) -> None:
         with self._lock:
-            for name, counter in self._counters.items():
+            for name, (path, limit) in self._counters.items():
                 try:
-                    now = counter.read()
+                    now = int(path.read_text())
                 except (OSError, ValueError) as error:
                     # One look missed may hide a wrap-around: from then on nothing is known.
-                    self.reason = f"{counter.path} could no longer be read: {error}"
+                    self.reason = f"{path} could no longer be read: {error}"
                     return
                 step = now - self._last.get(name, now)
-                self._joules += (step if step >= 0 else step + counter.range) / 1e6
+                self._joules += (step if step >= 0 else step + limit) / 1e6
                 self._last[name] = now
 
 
@@ -115,15 +104,15 @@ def rapl_meter(root: Path = POWERCAP, sample_seconds: float = _SAMPLE_SECONDS) -
     counters = {}
     for package in packages:
         try:
-            counter = _Counter(package / "energy_uj", int((package / "max_energy_range_uj").read_text()))
-            counter.read()
+            limit = int((package / "max_energy_range_uj").read_text())
+            int((package / "energy_uj").read_text())
         except PermissionError:
             return NotMeasured(
                 "RAPL packages", f"{package / 'energy_uj'} may not be read (root only on most systems)"
             )
         except (OSError, ValueError) as error:
             return NotMeasured("RAPL packages", f"{package} cannot be read: {error}")
-        counters[package.name] = counter
+        counters[package.name] = package / "energy_uj", limit
     return RaplMeter(counters, sample_seconds)
 
 
@@ -154,7 +143,9 @@ class NvmlMeter:
 
     def _total(self) -> int:
         try:
-            return sum(int(self._library.nvmlDeviceGetTotalEnergyConsumption(one)) for one in self._handles)
+            return sum(
+                int(self._library.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in self._handles
+            )
         except self._library.NVMLError as error:
             self.reason = f"no counter: {error}"
             return 0

@@ -62,8 +62,8 @@ def concurrent(model: nn.Module, ids: Tensor, new_tokens: int, streams: int) -> 
     """As many requests at once, each in a thread of its own, and the seconds until the last is done."""
     began = time.perf_counter()
     with ThreadPoolExecutor(streams) as pool:
-        found = list(pool.map(lambda _: request(model, ids, new_tokens), range(streams)))
-    return found, time.perf_counter() - began
+        requests = list(pool.map(lambda _: request(model, ids, new_tokens), range(streams)))
+    return requests, time.perf_counter() - began
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:

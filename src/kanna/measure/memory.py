@@ -1,6 +1,6 @@
 """Peak memory of one model that loads, reads a prompt and writes a few tokens, in a process of its own.
 
-python -m kanna.measure.memory '{"model": ..., "batch": 1, "context": 128, "new_tokens": 8, ...}'
+python -m kanna.measure.memory '{"model": ..., "threads": 2, "batches": [1], "contexts": [128], ...}'
 """
 
 import json
@@ -10,31 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import KannaError
+from kanna.measure.options import BenchOptions
 from kanna.measure.results import PeakMemory
 
 
-def peak_memory(
-    model: Path, batch: int, context: int, new_tokens: int, device: str, dtype: str, threads: int
-) -> PeakMemory:
-    """Run one request in a fresh process and ask what it took.
+def peak_memory(model: Path, options: BenchOptions, threads: int) -> PeakMemory:
+    """Run the largest request of `options` in a fresh process and ask what it took.
 
     Raises:
         KannaError: The process failed; its last words are quoted.
     """
-    asked = {
-        "model": str(model),
-        "batch": batch,
-        "context": context,
-        "new_tokens": new_tokens,
-        "device": device,
-        "dtype": dtype,
-        "threads": threads,
-    }
+    asked = {**dict(options), "model": str(model), "threads": threads}
     command = [sys.executable, "-m", "kanna.measure.memory", json.dumps(asked)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        said = " ".join(ran.stderr.strip().splitlines()[-3:])
-        raise KannaError(f"the process that measures memory failed: {said}")
+        last_words = " ".join(ran.stderr.strip().splitlines()[-3:])
+        raise KannaError(f"the process that measures memory failed: {last_words}")
     return PeakMemory(**json.loads(ran.stdout.strip().splitlines()[-1]))
 
 
@@ -59,7 +50,7 @@ def _measure(asked: dict[str, Any]) -> PeakMemory:
     place = None if device.type == "cpu" else asked["device"]
     # Checking digests would read all files through memory, which serving does not.
     model: Any = load(asked["model"], dtype=dtype_of(asked["dtype"]), device_map=place, verify=False)[0]
-    ids = torch.ones((asked["batch"], asked["context"]), dtype=torch.int64, device=device)
+    ids = torch.ones((max(asked["batches"]), max(asked["contexts"])), dtype=torch.int64, device=device)
     request(model, ids, asked["new_tokens"])
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return PeakMemory(host_bytes=peak_resident(), device_bytes=on_device, imported_bytes=before)

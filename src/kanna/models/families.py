@@ -94,8 +94,8 @@ def consecutive(config: Any, rows: int) -> Parts:
 
 def key_value(config: Any, rows: int) -> Parts:
     """All keys, then all values: cross-attention, whose queries are a layer of their own."""
-    half = rows // 2
-    return ("k", RowSlice.contiguous(0, half)), ("v", RowSlice.contiguous(half, half))
+    (_, keys), (_, values) = halves(config, rows)
+    return ("k", keys), ("v", values)
 
 
 def by_group(groups: int, queries: int, rows: int) -> Parts:
@@ -120,7 +120,7 @@ def falcon(config: Any, rows: int) -> Parts:
     if config.new_decoder_architecture:
         groups = int(config.num_kv_heads)
         return by_group(groups, heads // groups, rows)
-    return by_group(1, heads, rows) if config.multi_query else by_group(heads, 1, rows)
+    return bigcode(config, rows)
 
 
 def bigcode(config: Any, rows: int) -> Parts:

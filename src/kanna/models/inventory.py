@@ -1,6 +1,5 @@
 """List every compressible matrix of a model, and everything else with the reason it is left out."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +82,7 @@ def inventory(model: nn.Module) -> Inventory:
             f"{type(model).__name__} has no linear layer in its blocks {path}.*",
             "kanna compresses nn.Linear and Conv1D layers inside transformer blocks; this model has neither",
         )
+    first, last = _embedding(model, "get_input_embeddings"), _embedding(model, "get_output_embeddings")
     return Inventory(
         matrices=tuple(sorted(matrices, key=lambda m: (m.layer, role_key(m.role)))),
         skipped=_skipped(model, path, {m.tensor for m in matrices}),
@@ -90,7 +90,7 @@ def inventory(model: nn.Module) -> Inventory:
         blocks_path=path,
         architecture=type(model).__name__,
         base_model_prefix=str(getattr(model, "base_model_prefix", "")),
-        tied_embeddings=_tied(model),
+        tied_embeddings=first is not None and first is last,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 
@@ -107,31 +107,24 @@ def _blocks(model: nn.Module) -> tuple[str, tuple[str, ...]]:
             f"{type(model).__name__} has no list of transformer blocks",
             "kanna needs the blocks in an nn.ModuleList, as the models of transformers have them",
         )
-    path, blocks = max(lists, key=lambda item: (_block_weights(item[1]), len(item[1])))
+    weights = {path: sum(p.numel() for p in m.parameters() if p.dim() > 1) for path, m in lists}
+    path, blocks = max(lists, key=lambda item: (weights[item[0]], len(item[1])))
     return path, tuple(f"{path}.{index}" for index in range(len(blocks)))
-
-
-def _block_weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
 
 
 def _block_matrices(model: nn.Module, block: str, layer: int) -> list[Matrix]:
     """Matrices of one block, in the order of its modules."""
-    found: list[Matrix] = []
-    for path, module in _modules_below(model, block):
+    matrices: list[Matrix] = []
+    for path, module in model.get_submodule(block).named_modules(prefix=block):
         if _is_linear(module):
-            found += _linear_matrices(model, path, module, layer)
+            matrices += _linear_matrices(model, path, module, layer)
         else:
-            found += expert_matrices(path, module, layer)
-    return _rename_ungated(found)
-
-
-def _modules_below(model: nn.Module, block: str) -> Iterator[tuple[str, nn.Module]]:
-    yield from model.get_submodule(block).named_modules(prefix=block)
+            matrices += expert_matrices(path, module, layer)
+    return _rename_ungated(matrices)
 
 
 def _linear_matrices(model: nn.Module, path: str, module: nn.Module, layer: int) -> list[Matrix]:
-    if _router_or_tiny(model, path, module):
+    if _left_out(model, path, module):
         return []
     transposed = isinstance(module, Conv1D)
     rows, columns = _shape(module)
@@ -155,12 +148,14 @@ def _shape(linear: nn.Module) -> tuple[int, int]:
     return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
 
 
-def _router_or_tiny(model: nn.Module, path: str, linear: nn.Module) -> str:
-    """Why a linear layer of a block is no matrix; empty if it is one."""
+def _left_out(model: nn.Module, path: str, module: nn.Module) -> str:
+    """Why a module of a block is no matrix; empty if it is one."""
     parent, _, leaf = path.rpartition(".")
     if leaf in _ROUTERS and hasattr(model.get_submodule(parent), "experts"):
         return "router of a mixture of experts"
-    rows, columns = _shape(linear)
+    if not _is_linear(module):
+        return f"not a linear layer but {type(module).__name__}"
+    rows, columns = _shape(module)
     return "too small: no rank saves anything" if rows * columns - 1 < rows + columns else ""
 
 
@@ -206,31 +201,22 @@ def _rename_ungated(matrices: list[Matrix]) -> list[Matrix]:
     ]  # fmt: skip
 
 
-def _tied(model: nn.Module) -> bool:
-    first, last = _embedding(model, "get_input_embeddings"), _embedding(model, "get_output_embeddings")
-    return first is not None and first is last
-
-
 def _embedding(model: nn.Module, getter: str) -> Tensor | None:
-    try:
-        module = getattr(model, getter, lambda: None)()
-    except NotImplementedError:
-        return None
-    weight = getattr(module, "weight", None)
+    weight = getattr(_module(model, getter), "weight", None)
     return weight if isinstance(weight, Tensor) else None
 
 
 def _skipped(model: nn.Module, blocks_path: str, taken: set[str]) -> tuple[Skipped, ...]:
     first_name: dict[int, str] = {}
-    found = []
+    skipped = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
         known_as = first_name.setdefault(id(parameter), name)
         if parameter.dim() < 2 or name in taken:
             continue
         tied = "" if known_as == name else f", tied to {known_as}"
         reason = _reason(model, name, parameter, blocks_path) + tied
-        found.append(Skipped(name, reason, 0 if tied else parameter.numel()))
-    return tuple(found)
+        skipped.append(Skipped(name, reason, 0 if tied else parameter.numel()))
+    return tuple(skipped)
 
 
 def _reason(model: nn.Module, name: str, parameter: Tensor, blocks_path: str) -> str:
@@ -243,7 +229,7 @@ def _reason(model: nn.Module, name: str, parameter: Tensor, blocks_path: str) ->
     if isinstance(module, nn.Embedding):
         return "embedding table"
     if name.startswith(f"{blocks_path}."):
-        return "bias of the experts" if name.endswith("_bias") else _reason_in_block(model, path, module)
+        return "bias of the experts" if name.endswith("_bias") else _left_out(model, path, module)
     prefix = str(getattr(model, "base_model_prefix", ""))
     if prefix and not name.startswith(f"{prefix}.") and hasattr(model, prefix):
         return f"part of the head of {type(model).__name__}, outside the transformer blocks"
@@ -255,12 +241,3 @@ def _module(model: nn.Module, getter: str) -> object:
         return getattr(model, getter, lambda: None)()
     except NotImplementedError:
         return None
-
-
-def _reason_in_block(model: nn.Module, path: str, module: nn.Module) -> str:
-    if _is_linear(module):
-        return _router_or_tiny(model, path, module)
-    parent, _, leaf = path.rpartition(".")
-    if leaf in _ROUTERS and hasattr(model.get_submodule(parent), "experts"):
-        return "router of a mixture of experts"
-    return f"not a linear layer but {type(module).__name__}"

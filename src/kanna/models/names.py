@@ -21,8 +21,8 @@ def tensor_name(name: str, available: Collection[str], base_model_prefix: str) -
 def tensor_names(names: Iterable[str], available: Iterable[str], base_model_prefix: str) -> dict[str, str]:
     """Map each of `names` to its name in `available`; those that are absent are left out."""
     present = frozenset(available)
-    found = ((name, tensor_name(name, present, base_model_prefix)) for name in names)
-    return {name: known for name, known in found if known is not None}
+    pairs = ((name, tensor_name(name, present, base_model_prefix)) for name in names)
+    return {name: known for name, known in pairs if known is not None}
 
 
 def aliases(name: str, prefix: str) -> tuple[str, ...]:

@@ -64,8 +64,10 @@ def match(matrices: Sequence[Matrix], expression: str) -> tuple[Matrix, ...]:
     text = expression.strip()
     if text.startswith("re:"):
         return _match_regex(matrices, text.removeprefix("re:"))
-    groups = parse(text)
-    names = {m.name for group in groups for m in _match_group(matrices, group)}
+    names: set[str] = set()
+    for group in parse(text):
+        layers = _layer_numbers(matrices, group.layers)
+        names |= {m.name for role in group.roles for m in _match_role(matrices, role, layers)}
     return tuple(matrix for matrix in matrices if matrix.name in names)
 
 
@@ -99,17 +101,17 @@ def _parse_part(part: str, expression: str) -> list[Group]:
     roles: list[str] = []
     layers: list[str] = []
     for item in (piece.strip() for piece in part.split(",")):
-        role, at, layer = (piece.strip() for piece in item.partition("@"))
+        role, mark, layer = (piece.strip() for piece in item.partition("@"))
         if layers and _LAYERS.fullmatch(item):
             layers.append(item)
             continue
         if layers:
             groups.append(Group(tuple(roles), tuple(layers)))
             roles, layers = [], []
-        if not role or (at and not _LAYERS.fullmatch(layer)) or _LAYERS.fullmatch(role):
+        if not role or (mark and not _LAYERS.fullmatch(layer)) or _LAYERS.fullmatch(role):
             raise _unreadable(item, expression)
         roles.append(role)
-        layers = [layer] if at else []
+        layers = [layer] if mark else []
     return [*groups, Group(tuple(roles), tuple(layers))]
 
 
@@ -125,16 +127,11 @@ def _match_regex(matrices: Sequence[Matrix], pattern: str) -> tuple[Matrix, ...]
         searched = re.compile(pattern)
     except re.error as error:
         raise InputError(f"{pattern!r} is no regular expression: {error}", "mend the pattern") from error
-    found = tuple(matrix for matrix in matrices if searched.search(matrix.name))
-    if not found:
+    matched = tuple(matrix for matrix in matrices if searched.search(matrix.name))
+    if not matched:
         example = f"names look like {matrices[0].name}" if matrices else "there are no matrices"
         raise InputError(f"no matrix has a name that matches {pattern!r}", example)
-    return found
-
-
-def _match_group(matrices: Sequence[Matrix], group: Group) -> list[Matrix]:
-    layers = _layer_numbers(matrices, group.layers)
-    return [matrix for role in group.roles for matrix in _match_role(matrices, role, layers)]
+    return matched
 
 
 def _match_role(matrices: Sequence[Matrix], role: str, layers: frozenset[int]) -> list[Matrix]:
@@ -142,13 +139,13 @@ def _match_role(matrices: Sequence[Matrix], role: str, layers: frozenset[int]) -
     of_role = [matrix for matrix in matrices if wanted(matrix)]
     if not of_role:
         raise InputError(f"no matrix has the role {role!r}", f"this model has {_roles_of(matrices)}")
-    found = [matrix for matrix in of_role if matrix.layer in layers]
-    if not found:
+    matched = [matrix for matrix in of_role if matrix.layer in layers]
+    if not matched:
         raise InputError(
             f"{role!r} occurs in no layer of {numbers(layers)}",
             f"it occurs in layers {numbers(m.layer for m in of_role)}",
         )
-    return found
+    return matched
 
 
 def _wanted(role: str) -> Callable[[Matrix], bool]:

@@ -29,7 +29,12 @@ def skeleton(source: PretrainedConfig | str | Path) -> nn.Module:
     name = _architecture_name(config)
     architecture = getattr(transformers, name, None)
     if architecture is None or not hasattr(architecture, "_from_config"):
-        raise InputError(f"unknown architecture {name!r} in config.json", _known_instead(name))
+        close = difflib.get_close_matches(name, [known for known in dir(transformers) if "For" in known], n=3)
+        has = f"it has {', '.join(close)}; " if close else ""
+        raise InputError(
+            f"unknown architecture {name!r} in config.json",
+            f"transformers {transformers.__version__} must have the class; {has}kanna runs no model's code",
+        )
     try:
         with torch.device("meta"):
             return architecture._from_config(config)
@@ -61,10 +66,12 @@ def read_config(path: Path) -> PretrainedConfig:
         )
     model_type = str(entries.get("model_type"))
     if model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=3)
+        known = f"it knows {', '.join(close)}" if close else "upgrade transformers if the model is newer"
         own_code = " (it runs code of its own, which kanna never does)" if "auto_map" in entries else ""
         raise InputError(
             f"unknown model_type {model_type!r} in {file}{own_code}",
-            f"transformers {transformers.__version__} must know the model; {_suggest(model_type)}",
+            f"transformers {transformers.__version__} must know the model; {known}",
         )
     try:
         return CONFIG_MAPPING[model_type].from_dict(entries)
@@ -97,17 +104,4 @@ def _architecture_name(config: PretrainedConfig) -> str:
     raise InputError(
         "config.json does not say which class the weights are for: `architectures` is missing or no list",
         f'add it, for example "architectures": ["{usual}"]',
-    )
-
-
-def _suggest(model_type: str) -> str:
-    close = difflib.get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=3)
-    return f"it knows {', '.join(close)}" if close else "upgrade transformers if the model is newer"
-
-
-def _known_instead(name: str) -> str:
-    close = difflib.get_close_matches(name, [n for n in dir(transformers) if "For" in n], n=3)
-    known = f"it has {', '.join(close)}; " if close else ""
-    return (
-        f"transformers {transformers.__version__} must have the class; {known}kanna runs no code of a model"
     )

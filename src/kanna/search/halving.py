@@ -13,11 +13,11 @@ Key = tuple[float, ...]
 
 def survivors(candidates: int, rounds: int, finalists: int) -> list[int]:
     """How many candidates are left after each round: halved, but never fewer than the finalists."""
-    left, found = candidates, []
+    left, counts = candidates, []
     for _ in range(rounds):
         left = min(left, max(finalists, (left + 1) // 2))
-        found.append(left)
-    return [*found[:-1], min(left, finalists)] if found else []
+        counts.append(left)
+    return [*counts[:-1], min(left, finalists)] if counts else []
 
 
 def halve(

@@ -83,11 +83,11 @@ class Journal:
             journal.known[key] = Tally(**data)
         return journal
 
-    def add(self, candidate: str, part: int, found: Tally) -> None:
-        self.known[candidate, part] = found
+    def add(self, candidate: str, part: int, sums: Tally) -> None:
+        self.known[candidate, part] = sums
         if self.path is None:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"candidate": candidate, "part": part, **asdict(found)}) + "\n")
+            file.write(json.dumps({"candidate": candidate, "part": part, **asdict(sums)}) + "\n")
             file.flush()
             os.fsync(file.fileno())

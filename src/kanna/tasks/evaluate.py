@@ -19,13 +19,7 @@ from kanna.tasks.metrics.text_metrics import CONTAINS, check_answers, segmentati
 from kanna.tasks.metrics.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
-from kanna.tasks.scorers.answer import (
-    GREEDY,
-    Writing,
-    default_new_tokens,
-    needs_writing,
-    score_answers,
-)
+from kanna.tasks.scorers.answer import GREEDY, Writing, default_new_tokens, needs_writing, score_answers
 from kanna.tasks.scorers.architecture import check_model, check_task
 from kanna.tasks.scorers.choice import score_choices
 from kanna.tasks.scorers.classifier import ClassifierScorer, classifies, labels_of
@@ -64,6 +58,15 @@ class Prepared:
     harness: tuple[str, ...]
     options: EvalOptions
 
+    @property
+    def context(self) -> int:
+        """Most tokens read at once.
+
+        Raises:
+            InputError: More were asked for than the model has positions for.
+        """
+        return context_length(self.config, self.tokenizer, self.options.context)
+
     def evaluate(
         self, model: nn.Module, progress: Progress = lambda *_: None, keep: Keep = lambda *_: None
     ) -> Evaluation:
@@ -72,7 +75,10 @@ class Prepared:
         scores = []
         for task in self.tasks:
             try:
-                scores.append(_score(self, model, task, progress))
+                if task.kind == TEXT:
+                    scores.append(_text(self, model, task, progress))
+                else:
+                    scores.append(score_questions(self, make_scorer(self, model), task, progress))
             except InputError as error:
                 raise InputError(f"{task.name}: {error.problem}", error.remedy) from error
             keep(task, scores[-1])
@@ -107,10 +113,12 @@ def prepare(
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     device_of(options.device)
     dtype_of(options.dtype)
-    names = [str(one).removeprefix(HARNESS) for one in tasks if str(one).startswith(HARNESS)]
+    names = [str(task).removeprefix(HARNESS) for task in tasks if str(task).startswith(HARNESS)]
     files = read
     if files is None:
-        files = load_tasks([one for one in tasks if not str(one).startswith(HARNESS)], options.limit, texts)
+        files = load_tasks(
+            [task for task in tasks if not str(task).startswith(HARNESS)], options.limit, texts
+        )
     for task in files:
         _check(task, checkpoint, options)
     tokenizer = load_tokenizer(checkpoint.directory) if tokenizer is None else tokenizer
@@ -118,16 +126,9 @@ def prepare(
     _check_harness(names, options)
     if options.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{checkpoint.name} has no chat template", "leave out --chat")
-    context_length(checkpoint.config, tokenizer, options.context)
-    return Prepared(
-        checkpoint.name,
-        checkpoint.bytes,
-        dict(checkpoint.config),
-        tokenizer,
-        tuple(files),
-        tuple(names),
-        options,
-    )
+    config = dict(checkpoint.config)
+    context_length(config, tokenizer, options.context)
+    return Prepared(checkpoint.name, checkpoint.bytes, config, tokenizer, tuple(files), tuple(names), options)
 
 
 def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
@@ -149,22 +150,19 @@ def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
     else:
         own.check()
     if options.costs is not None and task.kind != TEXT:
-        _check_costs(task, metric, options.costs)
+        load_costs(options.costs, task.rows)
+        if task.kind == ANSWER and own is None and not needs_writing(metric):
+            raise InputError(
+                f"{task.name}: costs are of what is written in place of an answer, and {metric} writes "
+                "nothing",
+                "add --metric exact_normalized, or give rows with choices",
+            )
     if options.legacy_contains and task.kind == ANSWER and metric != CONTAINS:
         raise InputError(
             f"{task.name}: --legacy-contains says how contains is scored, and the metric is {metric}",
             f"add --metric {CONTAINS}",
         )
     check_task(checkpoint.name, checkpoint.config, task, metric)
-
-
-def _check_costs(task: Task, metric: str, costs: Path) -> None:
-    load_costs(costs, task.rows)
-    if task.kind == ANSWER and parse_user_metric(metric) is None and not needs_writing(metric):
-        raise InputError(
-            f"{task.name}: costs are of what is written in place of an answer, and {metric} writes nothing",
-            "add --metric exact_normalized, or give rows with choices",
-        )
 
 
 def headline(task: Task, options: EvalOptions) -> str:
@@ -174,20 +172,13 @@ def headline(task: Task, options: EvalOptions) -> str:
     return options.metric
 
 
-def _score(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
-    if task.kind == TEXT:
-        return _text(plan, model, task, progress)
-    return score_questions(plan, make_scorer(plan, model), task, progress)
-
-
 def score_text_of(
     plan: Prepared, model: nn.Module, task: Task, progress: Progress, batch: int = 8
 ) -> tuple[list[Record], Perplexity]:
     """Score a task of text, `batch` windows at a time: its records, and what they are together."""
     options = plan.options
-    context = context_length(plan.config, plan.tokenizer, options.context)
     return score_text(
-        model, plan.tokenizer, task.rows, context, options.stride, options.tokens, progress, batch
+        model, plan.tokenizer, task.rows, plan.context, options.stride, options.tokens, progress, batch
     )
 
 
@@ -216,7 +207,6 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
     options = plan.options
     metric = headline(task, options)
     own = parse_user_metric(metric)
-    context = context_length(plan.config, plan.tokenizer, options.context)
     writing = None
     if task.kind == CHOICE:
         by_length = not classifies(plan.config)
@@ -227,9 +217,12 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
     records = _judged(records, task, metric, own)
     higher = not own.lower_is_better if own else metric_info(metric, task.kind).higher_is_better
     name = own.name if own else metric
+    floors = {"constant": constant_answer(task.rows)[0]}
+    if task.kind == ANSWER:
+        floors["answer_in_prompt"] = answer_in_prompt(task.rows)
     settings: dict[str, Any] = {
         "data_sha256": task.digest,
-        "context": context,
+        "context": plan.context,
         "dtype": options.dtype,
         "chat": options.chat,
     }
@@ -241,7 +234,7 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
         metric=name,
         higher_is_better=higher,
         metrics=summarise(records, task.rows, name, options.costs),
-        floors=_floors(task),
+        floors=floors,
         records=tuple(records),
         notes=_notes(task, scorer, metric, options),
         settings=settings,
@@ -261,15 +254,14 @@ def _writing(
 def make_scorer(plan: Prepared, model: nn.Module) -> Scorer:
     """The way to ask a model of this architecture, which `prepare` has found to be one that can be asked."""
     options = plan.options
-    context = context_length(plan.config, plan.tokenizer, options.context)
     if predicts_next_token(plan.config):
-        encoder = Encoder(plan.tokenizer, context, options.chat, options.refuse_long)
+        encoder = Encoder(plan.tokenizer, plan.context, options.chat, options.refuse_long)
         return CausalScorer(model, encoder, options.batch_tokens, options.share)
     if fills_masks(plan.config):
-        cloze = Cloze(plan.tokenizer, context, options.refuse_long)
+        cloze = Cloze(plan.tokenizer, plan.context, options.refuse_long)
         return MaskedScorer(model, cloze, options.batch_tokens)
     return ClassifierScorer(
-        model, plan.tokenizer, labels_of(plan.config), context, options.refuse_long, options.batch_tokens
+        model, plan.tokenizer, labels_of(plan.config), plan.context, options.refuse_long, options.batch_tokens
     )
 
 
@@ -279,19 +271,12 @@ def _judged(records: Sequence[Record], task: Task, metric: str, own: UserMetric 
         if not metric_info(metric, task.kind).binary:
             return [replace(record, right=None) for record in records]
         return [replace(record, right=record.values[metric] == 1.0) for record in records]
-    found = own.score(records, task.rows)
-    binary = all(value in (0.0, 1.0) for value in found)
+    values = own.score(records, task.rows)
+    binary = all(value in (0.0, 1.0) for value in values)
     return [
         replace(record, values={**record.values, own.name: value}, right=bool(value) if binary else None)
-        for record, value in zip(records, found, strict=True)
+        for record, value in zip(records, values, strict=True)
     ]
-
-
-def _floors(task: Task) -> dict[str, float]:
-    found = {"constant": constant_answer(task.rows)[0]}
-    if task.kind == ANSWER:
-        found["answer_in_prompt"] = answer_in_prompt(task.rows)
-    return found
 
 
 def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tuple[str, ...]:
@@ -327,7 +312,7 @@ def _harness(plan: Prepared, model: nn.Module, progress: Progress) -> list[TaskS
         plan.harness,
         include=options.include,
         limit=options.limit,
-        context=context_length(plan.config, plan.tokenizer, options.context),
+        context=plan.context,
         batch_tokens=options.batch_tokens,
         shots=options.shots,
         progress=progress,

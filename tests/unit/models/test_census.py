@@ -5,7 +5,10 @@ from family_configs import config
 from transformers import BertConfig, LlamaConfig
 
 from kanna.errors import InputError
-from kanna.models.census import (
+from kanna.models.inventory import Inventory, inventory
+from kanna.models.selection import select, selection_from
+from kanna.models.skeleton import skeleton
+from kanna.search.explore import (
     kept_parameters,
     ladder,
     parameters_by_layer,
@@ -13,9 +16,6 @@ from kanna.models.census import (
     removed_parameters,
     space_size,
 )
-from kanna.models.inventory import Inventory, inventory
-from kanna.models.selection import select, selection_from
-from kanna.models.skeleton import skeleton
 
 
 @pytest.fixture(scope="module")

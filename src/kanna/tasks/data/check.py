@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
-from kanna.tasks.data.rows import TABLES, Row, joined, read_fields, read_row, read_rows, task_kind
+from kanna.tasks.data.rows import TABLES, Row, fields_of, joined, read_data, read_row, read_rows, task_kind
 from kanna.tasks.data.tables import SHAPES
 from kanna.tasks.metrics.floors import constant_answer, holds_answer
 from kanna.tasks.records import CHOICE, TEXT
@@ -69,7 +69,8 @@ class CheckResult:
         return all(finding.level != ERROR for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema_version": 1, "kind": "task-check", **_plain(asdict(self)), "passed": self.passed}
+        fields = asdict(self) | {"kind": "task-check", "task_kind": self.kind}
+        return {"schema_version": 1, **fields, "passed": self.passed}
 
 
 def check_task(
@@ -106,8 +107,8 @@ def check_task(
     groups = len({row.group or f"\0{i}" for i, row in enumerate(rows)})
     needed: dict[str, int | None] = {}
     if tolerance is not None and kind == TEXT:
-        said = "how much text it needs cannot be told beforehand; kanna compare says whether it was enough"
-        findings.append(Finding(NOTE, "tolerance", said))
+        message = "how much text it needs cannot be told beforehand; kanna compare says whether it was enough"
+        findings.append(Finding(NOTE, "tolerance", message))
     elif tolerance is not None:
         needed = {
             f"{100 * flips:g} %": rows_needed(tolerance, ASSUMED_RIGHT, flips, confidence) for flips in _FLIPS
@@ -125,11 +126,11 @@ def _read(path: Path) -> tuple[list[Row], list[Finding]]:
         return read_rows(path), []
     rows: list[Row] = []
     bad: list[str] = []
-    for where, found in read_fields(path):
+    for where, fields in fields_of(path, read_data(path)):
         try:
-            if isinstance(found, InputError):
-                raise found
-            rows.append(read_row(where, found))
+            if isinstance(fields, InputError):
+                raise fields
+            rows.append(read_row(where, fields))
         except InputError as error:
             bad.append(f"{error.problem}; {error.remedy}")
     findings = [Finding(ERROR, "no row", text) for text in bad[:_SHOWN]]
@@ -143,7 +144,10 @@ def _read(path: Path) -> tuple[list[Row], list[Finding]]:
 def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
     yield from _repeats(rows)
     if kind == TEXT:
-        yield from _unused_labels(rows)
+        # Tables for classification often have the columns text and label.
+        if any(key.lower() in ("label", "class", "category") for row in rows for key in row.extra):
+            what = "the rows are text and their labels go unused"
+            yield Finding(WARNING, "unused labels", f"{what}: to score them, name the keys prompt and answer")
         return
     yield from _classes(rows, kind)
     holding = [i for i, row in enumerate(rows, 1) if kind != CHOICE and holds_answer(row)]
@@ -165,13 +169,6 @@ def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
         )
 
 
-def _unused_labels(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Tables for classification often have the columns text and label."""
-    if any(key.lower() in ("label", "class", "category") for row in rows for key in row.extra):
-        said = "the rows are text and their labels go unused: to score them, name the keys prompt and answer"
-        yield Finding(WARNING, "unused labels", said)
-
-
 def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
     texts = [row.prompt or row.text for row in rows]
     same: dict[str, list[int]] = defaultdict(list)
@@ -179,7 +176,7 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
         same[text].append(i)
     repeated = [places for places in same.values() if len(places) > 1]
     if repeated:
-        pairs = [(one, places[0]) for places in repeated for one in places[1:]]
+        pairs = [(row, places[0]) for places in repeated for row in places[1:]]
         what = "prompt" if rows[0].prompt else "text"
         yield _pairs("duplicates", f"{_rows(len(pairs), 'repeats', 'repeat')} the {what} of another", pairs)
     opposed = [
@@ -193,37 +190,34 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
     near = [
         (later + 1, earlier + 1)
         for earlier, later in near_duplicates(texts)
-        if texts[earlier] != texts[later] and not _same_group(rows[earlier], rows[later])
+        if texts[earlier] != texts[later]
+        and not (rows[later].group and rows[earlier].group == rows[later].group)
     ]
     if near:
         count = len({later for later, _ in near})
-        said = (
+        message = (
             f"{_rows(count, 'nearly repeats', 'nearly repeat')} another (80 % of the runs of three words): "
         )
-        yield _pairs("near-duplicates", said + "kanna task split keeps such rows on one side", near)
+        yield _pairs("near-duplicates", message + "kanna task split keeps such rows on one side", near)
 
 
-def _pairs(code: str, said: str, pairs: Sequence[tuple[int, int]]) -> Finding:
+def _pairs(code: str, message: str, pairs: Sequence[tuple[int, int]]) -> Finding:
     """A warning about rows and the earlier ones they repeat, each row once."""
     first = dict(reversed(pairs))
     some = sorted(first.items())[:_SHOWN]
-    return Finding(WARNING, code, said, tuple(row for row, _ in some), tuple(other for _, other in some))
+    return Finding(WARNING, code, message, tuple(row for row, _ in some), tuple(other for _, other in some))
 
 
-def _rows(count: int, one: str, several: str) -> str:
-    return f"1 row {one}" if count == 1 else f"{count:,} rows {several}"
-
-
-def _same_group(one: Row, other: Row) -> bool:
-    return bool(one.group) and one.group == other.group
+def _rows(count: int, singular: str, several: str) -> str:
+    return f"1 row {singular}" if count == 1 else f"{count:,} rows {several}"
 
 
 def _classes(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
     share, answer = constant_answer(rows)
     places = {row.label for row in rows}
     if kind == CHOICE and len(places) == 1 and len({row.answer.strip() for row in rows}) > 1:
-        said = "the right choice stands at the same place in every row, so the constant answer gets 100 %"
-        yield Finding(WARNING, "one place", said)
+        message = "the right choice stands at the same place in every row, so the constant answer gets 100 %"
+        yield Finding(WARNING, "one place", message)
     elif share == 1.0 and len(rows) > 1:
         yield Finding(
             WARNING,
@@ -254,25 +248,25 @@ def _never_right(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _lengths(rows: Sequence[Row], tokenizer: Any, context: int, kind: str) -> Iterator[Finding]:
-    found = [_longest(row, tokenizer) for row in rows]
-    lengths = sorted(found)
+    """Of each row with its longest choice or answer, in tokens."""
+    texts = [
+        joined(row.prompt, max(row.choices or row.accepted, key=len)) if row.prompt else row.text
+        for row in rows
+    ]
+    counts = [len(tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+    lengths = sorted(counts)
     middle, high = (lengths[math.ceil(share * len(lengths)) - 1] for share in (0.5, 0.95))
-    said = f"half of the rows have up to {middle:,} tokens, 95 % up to {high:,}, the longest {lengths[-1]:,}"
-    long = [i for i, length in enumerate(found, 1) if length > context]
+    message = (
+        f"half of the rows have up to {middle:,} tokens, 95 % up to {high:,}, the longest {lengths[-1]:,}"
+    )
+    long = [i for i, length in enumerate(counts, 1) if length > context]
     if kind == TEXT:
-        yield Finding(NOTE, "length", f"{said}; {sum(lengths):,} in all, read in windows of {context:,}")
+        yield Finding(NOTE, "length", f"{message}; {sum(lengths):,} in all, read in windows of {context:,}")
     elif long:
         cut = f"{_rows(len(long), 'does', 'do')} not fit into {context:,} tokens, and eval cuts from the left"
-        yield Finding(WARNING, "too long", f"{cut}: {said}", tuple(long[:_SHOWN]))
+        yield Finding(WARNING, "too long", f"{cut}: {message}", tuple(long[:_SHOWN]))
     else:
-        yield Finding(NOTE, "length", f"{said}; {context:,} fit")
-
-
-def _longest(row: Row, tokenizer: Any) -> int:
-    """Tokens of a row with its longest choice or answer."""
-    answers = row.choices or row.answers or (row.answer,)
-    text = joined(row.prompt, max(answers, key=len)) if row.prompt else row.text
-    return len(tokenizer(text, verbose=False)["input_ids"])
+        yield Finding(NOTE, "length", f"{message}; {context:,} fit")
 
 
 def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> Iterator[Finding]:
@@ -286,8 +280,3 @@ def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> 
             f"{units:,} rows (rows of a group count as one) are fewer than the {min(counts):,} that "
             f"{tolerance.text} needs at best",
         )
-
-
-def _plain(data: dict[str, Any]) -> dict[str, Any]:
-    data["task_kind"] = data.pop("kind")
-    return data

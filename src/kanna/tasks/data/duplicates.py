@@ -30,18 +30,18 @@ def near_duplicates(texts: Sequence[str], like: float = LIKE) -> list[tuple[int,
     missed about twice in ten thousand.
     """
     first: dict[str, int] = {}
-    found = {(first[text], i) for i, text in enumerate(texts) if first.setdefault(text, i) != i}
+    pairs = {(first[text], i) for i, text in enumerate(texts) if first.setdefault(text, i) != i}
     places = list(first.values())
     sets = compared([texts[place] for place in places])
     checked: set[tuple[int, int]] = set()
     for bucket in _bands(_signatures(sets)):
         for place, later in enumerate(bucket[1:], 1):
             others = {bucket[0], *bucket[max(0, place - _COMPARED) : place]}
-            for pair in {(one, later) for one in others} - checked:
+            for pair in {(other, later) for other in others} - checked:
                 checked.add(pair)
                 if jaccard(sets[pair[0]], sets[pair[1]]) >= like:
-                    found.add((places[pair[0]], places[pair[1]]))
-    return sorted(found)
+                    pairs.add((places[pair[0]], places[pair[1]]))
+    return sorted(pairs)
 
 
 def compared(texts: Sequence[str]) -> list[frozenset[str]]:
@@ -52,9 +52,9 @@ def compared(texts: Sequence[str]) -> list[frozenset[str]]:
     sets = [shingles(text) for text in texts]
     if len(sets) < _FRAMED:
         return sets
-    counts = Counter(one for some in sets for one in some)
-    frame = {one for one, count in counts.items() if count > len(sets) / 2}
-    return [one - frame or one for one in sets]
+    counts = Counter(run for some in sets for run in some)
+    frame = {run for run, count in counts.items() if count > len(sets) / 2}
+    return [runs - frame or runs for runs in sets]
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -64,9 +64,9 @@ def shingles(text: str) -> frozenset[str]:
     return frozenset(runs)
 
 
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+def jaccard(first: frozenset[str], other: frozenset[str]) -> float:
     """Shared over all."""
-    return len(one & other) / len(one | other) if one or other else 1.0
+    return len(first & other) / len(first | other) if first or other else 1.0
 
 
 def _signatures(sets: Sequence[frozenset[str]]) -> Iterator[NDArray[np.uint64]]:
@@ -77,8 +77,8 @@ def _signatures(sets: Sequence[frozenset[str]]) -> Iterator[NDArray[np.uint64]]:
     """
     generator = np.random.default_rng(0)
     factors = generator.integers(0, 1 << 64, (_HASHES, 2), dtype=np.uint64)
-    for one in sets:
-        digests = [int.from_bytes(hashlib.blake2b(run.encode(), digest_size=4).digest()) for run in one]
+    for runs in sets:
+        digests = [int.from_bytes(hashlib.blake2b(run.encode(), digest_size=4).digest()) for run in runs]
         values = np.array(digests, dtype=np.uint64)
         mixed = (values[None] * factors[:, :1] + factors[:, 1:]) >> np.uint64(32)
         yield mixed.min(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data import tables
-from kanna.tasks.data.tables import SHAPES, Placed
+from kanna.tasks.data.tables import KEYS, SHAPES, Placed
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Row:
     cost: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """All answers that count as right."""
+        return self.answers or (self.answer,)
+
 
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -54,27 +59,23 @@ def read_rows(path: str | Path) -> list[Row]:
 def rows_of(path: Path, data: bytes) -> list[Row]:
     """The same of a file that has been read: `path` says what it is, `data` is what it holds."""
     if path.suffix.lower() not in TABLES:
-        return [Row(_decoded(path, data))]
-    rows = [read_row(where, fields) for where, fields in sound(_fields_of(path, data))]
+        return [Row(decoded(path, data))]
+    rows = [read_row(where, fields) for where, fields in sound(fields_of(path, data))]
     if not rows:
         raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
     return rows
 
 
-def read_fields(path: Path) -> Iterator[Placed]:
+def fields_of(path: Path, data: bytes) -> Iterator[Placed]:
     """Place and fields of each row of a table, or the InputError that says why a line is none.
 
     Raises:
         InputError: Nothing of the file can be read.
     """
-    return _fields_of(path, read_data(path))
-
-
-def _fields_of(path: Path, data: bytes) -> Iterator[Placed]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return tables.parquet_rows(path, data)
-    text = _decoded(path, data)
+    text = decoded(path, data)
     if suffix in (".csv", ".tsv"):
         return tables.csv_rows(path, text)
     if suffix == ".json" and text.lstrip().startswith("["):
@@ -97,15 +98,6 @@ def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line
 
 
-def read_text(path: Path) -> str:
-    """A text file as it is, without a byte order mark and with line ends as \\n.
-
-    Raises:
-        InputError: Missing, empty, not UTF-8, or a spreadsheet.
-    """
-    return _decoded(path, read_data(path))
-
-
 def read_data(path: Path) -> bytes:
     """The bytes of a file of data.
 
@@ -124,22 +116,24 @@ def read_data(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
 
 
-def _decoded(path: Path, data: bytes) -> str:
+def decoded(path: Path, data: bytes) -> str:
+    """The text of a file as it is, without a byte order mark and with line ends as \\n.
+
+    Raises:
+        InputError: It is empty or not UTF-8.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
+        guessed = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
         raise InputError(
             f"{path}, line {line} is not UTF-8: byte {error.start} of the file cannot be decoded",
-            f"save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {_guessed(data)} -t UTF-8",
+            f"save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {guessed} -t UTF-8",
         ) from error
     if not text.strip():
         raise InputError(f"{path} is empty", f"give lines such as {SHAPES}, or plain text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _guessed(data: bytes) -> str:
-    return "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
 
 
 def read_row(where: str, fields: Mapping[str, Any]) -> Row:
@@ -150,10 +144,13 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     """
     fields = {key: value for key, value in fields.items() if value is not None}
     group, cost = str(fields.get("group", "")), _cost(where, fields)
-    if "text" in fields:
+    if "text" in fields:  # it may be empty; what a model would be asked beside it would go unseen
+        other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
+        if other:
+            raise InputError(f"{where}: a row of text, and {', '.join(other)} too", f"use one of {SHAPES}")
         beside = {key: value for key, value in fields.items() if key not in ("text", "group", "cost")}
-        return Row(_text(where, fields), group=group, cost=cost, extra=beside)
-    extra = {key: value for key, value in fields.items() if key not in _KEYS}
+        return Row(_string(where, "text", fields["text"]), group=group, cost=cost, extra=beside)
+    extra = {key: value for key, value in fields.items() if key not in KEYS}
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
         raise InputError(f"{where}: expected {SHAPES}, found the keys {sorted(fields)}", "mend that line")
@@ -167,16 +164,7 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     return Row(joined(prompt, answers[0]), prompt, answers[0], group, (), None, several, cost, extra)
 
 
-_KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
 _MOST_COST = 1e300
-
-
-def _text(where: str, fields: Mapping[str, Any]) -> str:
-    """A text may be empty; what a model would be asked beside it would go unseen."""
-    other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
-    if other:
-        raise InputError(f"{where}: a row of text, and {', '.join(other)} too", f"use one of {SHAPES}")
-    return _string(where, "text", fields["text"])
 
 
 def _string(where: str, key: str, value: object) -> str:
@@ -210,10 +198,10 @@ def _answers(where: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(given, list):
         raise InputError(f"{where}: answers must be a list, found {given!r}", "write one answer as answer")
     first = [fields["answer"]] if "answer" in fields else []
-    found = [_filled(where, "an answer", one) for one in (*first, *given)]
-    if not found:
+    accepted = [_filled(where, "an answer", answer) for answer in (*first, *given)]
+    if not accepted:
         raise InputError(f"{where}: there is no answer", f"use {SHAPES}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(accepted))
 
 
 def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
@@ -221,12 +209,12 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
     choices, label = fields["choices"], fields.get("label")
     if not isinstance(choices, list) or len(choices) < 2:
         raise InputError(f"{where}: choices must be a list of at least 2, found {choices!r}", f"use {SHAPES}")
-    found = tuple(_filled(where, "a choice", one) for one in choices)
-    stripped = [one.strip() for one in found]
-    if len(set(stripped)) < len(found):
+    texts = tuple(_filled(where, "a choice", choice) for choice in choices)
+    stripped = [text.strip() for text in texts]
+    if len(set(stripped)) < len(texts):
         raise InputError(f"{where}: the choices {choices!r} hold one twice", "remove it")
     if isinstance(label, str) and label.strip() in stripped:
-        return found, stripped.index(label.strip())
+        return texts, stripped.index(label.strip())
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if not isinstance(label, int) or isinstance(label, bool):
@@ -234,11 +222,11 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
             f"{where}: label {label!r} is neither a number nor one of the choices {choices!r}",
             "give the place of the right choice, counted from 0, or its text",
         )
-    if not 0 <= label < len(found):
+    if not 0 <= label < len(texts):
         raise InputError(
-            f"{where}: label {label} of {len(found)} choices", f"labels are 0 to {len(found) - 1} there"
+            f"{where}: label {label} of {len(texts)} choices", f"labels are 0 to {len(texts) - 1} there"
         )
-    return found, label
+    return texts, label
 
 
 def task_kind(rows: Sequence[Row]) -> str:
@@ -249,7 +237,7 @@ def task_kind(rows: Sequence[Row]) -> str:
     """
     if not rows:
         raise InputError("the task has no rows", f"give lines such as {SHAPES}")
-    kinds = [_kind(row) for row in rows]
+    kinds = ["choice" if row.choices else "answer" if row.prompt else "text" for row in rows]
     other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         raise InputError(
@@ -257,12 +245,6 @@ def task_kind(rows: Sequence[Row]) -> str:
             "make a task of each kind",
         )
     return kinds[0]
-
-
-def _kind(row: Row) -> str:
-    if row.choices:
-        return "choice"
-    return "answer" if row.prompt else "text"
 
 
 def joined(prompt: str, answer: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
-from kanna.tasks.data.rows import TABLES, Row, lines_of, read_fields, read_rows, read_text, sound
+from kanna.tasks.data.rows import TABLES, Row, decoded, fields_of, lines_of, read_data, rows_of, sound
 
 VALIDATION = 0.2
 
@@ -113,14 +113,18 @@ def split_task(
     _check_share(share)
     if path.suffix.lower() not in TABLES:
         raise InputError(f"{path} is plain text, which has no rows", f"give rows: {', '.join(TABLES)}")
-    lines = _lines(path)
-    rows = read_rows(path)
+    data = read_data(path)
+    lines, rows = _lines(path, data), rows_of(path, data)
     parts = (out / "validation.jsonl", out / "test.jsonl")
     existing = [part for part in parts if part.exists()]
     if existing and not force:
         raise InputError(f"{existing[0]} exists already", "choose another folder, or add --force")
     units = units_of(rows)
-    places = _first(len(rows), share) if first else _drawn(rows, units, share, seed)
+    if first and len(rows) < 2:
+        raise InputError("one row cannot be split", "give more rows")
+    count = max(1, int(share * len(rows)))
+    in_order = list(range(count)), list(range(count, len(rows)))
+    places = in_order if first else _drawn(rows, units, share, seed)
     _write(parts, ["".join(f"{lines[i]}\n" for i in some) for some in places])
     return SplitResult(*parts, (len(places[0]), len(places[1])), len(units))
 
@@ -130,18 +134,11 @@ def _check_share(share: float) -> None:
         raise InputError(f"a share of {share} cannot be split off", "give one between 0 and 1")
 
 
-def _first(rows: int, share: float) -> tuple[list[int], list[int]]:
-    if rows < 2:
-        raise InputError("one row cannot be split", "give more rows")
-    count = max(1, int(share * rows))
-    return list(range(count)), list(range(count, rows))
-
-
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, data: bytes) -> list[str]:
     """Each row of a table as a JSON line."""
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return [line for _, line in lines_of(path, read_text(path))]
-    return [json.dumps(fields, ensure_ascii=False, default=str) for _, fields in sound(read_fields(path))]
+        return [line for _, line in lines_of(path, decoded(path, data))]
+    return [json.dumps(fields, ensure_ascii=False, default=str) for _, fields in sound(fields_of(path, data))]
 
 
 def _write(parts: Sequence[Path], contents: Sequence[str]) -> None:
@@ -167,8 +164,8 @@ def units_of(rows: Sequence[Row]) -> list[list[int]]:
     groups: dict[str, int] = {}
     pairs = [(groups.setdefault(row.group, i), i) for i, row in enumerate(rows) if row.group]
     pairs += near_duplicates([row.prompt or row.text for row in rows])
-    for one, other in pairs:
-        first, second = sorted((root(one), root(other)))
+    for place, other in pairs:
+        first, second = sorted((root(place), root(other)))
         parent[second] = first
     units: dict[int, list[int]] = defaultdict(list)
     for place in range(len(rows)):

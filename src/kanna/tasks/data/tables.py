@@ -16,7 +16,7 @@ from kanna.errors import InputError
 
 Placed = tuple[str, dict[str, Any] | InputError]
 SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
-_COLUMNS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
+KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
 _SEPARATORS = ",;\t|"
 _CHOICE = "choice_"
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
@@ -40,13 +40,13 @@ def array_rows(path: Path, text: str) -> Iterator[Placed]:
         InputError: It is no JSON.
     """
     try:
-        found = json.loads(text)
+        elements = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is no JSON: {error}", "mend it, or write one object a line (.jsonl)"
         ) from error
-    places = (f"{path}, element {number}" for number in range(1, len(found) + 1))
-    return ((where, _object(where, fields)) for where, fields in zip(places, found, strict=True))
+    places = (f"{path}, element {number}" for number in range(1, len(elements) + 1))
+    return ((where, _object(where, fields)) for where, fields in zip(places, elements, strict=True))
 
 
 def csv_rows(path: Path, text: str) -> Iterator[Placed]:
@@ -113,16 +113,16 @@ def _object(where: str, fields: Any) -> dict[str, Any] | InputError:
 def _column(name: str) -> str:
     """Headers of spreadsheets are often written with a capital."""
     plain = name.strip()
-    known = plain.lower() in _COLUMNS or plain.lower().startswith(_CHOICE)
+    known = plain.lower() in KEYS or plain.lower().startswith(_CHOICE)
     return plain.lower() if known else plain
 
 
 def _check_choices(path: Path, names: Sequence[str]) -> None:
     """Columns choice_1, choice_2, ... would put every label, which counts from 0, one choice too far."""
-    found = [name.removeprefix(_CHOICE) for name in names if name.startswith(_CHOICE)]
-    numbers = [str(i) for i in range(len(found))]
-    if set(found) not in (set(numbers), set(string.ascii_lowercase[: len(found)])):
-        shown = ", ".join(_CHOICE + name for name in found)
+    endings = [name.removeprefix(_CHOICE) for name in names if name.startswith(_CHOICE)]
+    numbers = [str(i) for i in range(len(endings))]
+    if set(endings) not in (set(numbers), set(string.ascii_lowercase[: len(endings)])):
+        shown = ", ".join(_CHOICE + name for name in endings)
         raise InputError(
             f"{path}: the columns of choices are {shown}",
             f"name them {_CHOICE}0, {_CHOICE}1, ... without a gap; labels count from 0",
@@ -179,7 +179,9 @@ def _listed(where: str, name: str, cell: str) -> Any:
 
 def _label(where: str, cell: str, choices: Any) -> Any:
     """A place, or the text of a choice; where choices are numbers themselves, it must not be both."""
-    texts = [one.strip() for one in choices if isinstance(one, str)] if isinstance(choices, list) else []
+    texts = (
+        [choice.strip() for choice in choices if isinstance(choice, str)] if isinstance(choices, list) else []
+    )
     number = _number(cell)
     if cell.strip() not in texts:
         return number

@@ -42,11 +42,11 @@ def load_tasks(
         InputError: Whatever is wrong with a file; see `read_rows` and `task_kind`.
     """
     paths = [Path(file) for file in files]
-    found = [path.resolve() for path in paths]
-    double = [path for path, place in zip(paths, found, strict=True) if found.count(place) > 1]
+    resolved = [path.resolve() for path in paths]
+    double = [path for path, place in zip(paths, resolved, strict=True) if resolved.count(place) > 1]
     if double:
         raise InputError(f"{double[0]} is given twice", "name every task once")
-    plain = {Path(one) for one in texts}
+    plain = {Path(path) for path in texts}
     named = names_of(paths)
     return [_load(path, name, limit, path in plain) for path, name in zip(paths, named, strict=True)]
 
@@ -54,12 +54,12 @@ def load_tasks(
 def names_of(paths: Sequence[Path]) -> list[str]:
     """The name of each file, with as many of its folders as tell it from the others of that name."""
     parts = [path.absolute().parts for path in paths]
-    return [_shortest(own, [other for other in parts if other != own]) for own in parts]
-
-
-def _shortest(own: Sequence[str], others: Sequence[Sequence[str]]) -> str:
-    taken = next(n for n in range(1, len(own) + 1) if all(one[-n:] != own[-n:] for one in others))
-    return "/".join(own[-taken:])
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        taken = next(n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
+        names.append("/".join(own[-taken:]))
+    return names
 
 
 def _load(path: Path, name: str, limit: int | None, text: bool) -> Task:

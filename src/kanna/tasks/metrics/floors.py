@@ -12,7 +12,7 @@ def constant_answer(rows: Sequence[Row]) -> tuple[float, str]:
     It is the answer accepted by most rows; or, where the choices differ between rows, always the one at the
     commonest place, if that is right more often.
     """
-    accepted = Counter(text for row in rows for text in {one.strip() for one in row.answers or (row.answer,)})
+    accepted = Counter(text for row in rows for text in {answer.strip() for answer in row.accepted})
     answer, count = accepted.most_common(1)[0]
     place, placed = Counter(row.label for row in rows).most_common(1)[0]
     if len({row.choices for row in rows}) > 1 and place is not None and placed > count:
@@ -28,4 +28,4 @@ def answer_in_prompt(rows: Sequence[Row]) -> float:
 def holds_answer(row: Row) -> bool:
     """Whether any accepted answer stands in the prompt."""
     prompt = row.prompt.lower()
-    return any(answer.strip().lower() in prompt for answer in row.answers or (row.answer,))
+    return any(answer.strip().lower() in prompt for answer in row.accepted)

@@ -26,26 +26,26 @@ def summarise(
         metric: The headline metric; bleu is taken over all texts together.
         costs: File of costs per expected and predicted answer.
     """
-    found = {name: _mean([record.values[name] for record in records]) for name in records[0].values}
+    figures = {name: _mean([record.values[name] for record in records]) for name in records[0].values}
     if metric == "bleu":
         from kanna.tasks.metrics.text_metrics import corpus_bleu
 
-        found["bleu_sentence"] = found["bleu"]
-        accepted = [row.answers or (row.answer,) for row in rows]
-        found["bleu"] = corpus_bleu([record.predicted for record in records], accepted)
+        figures["bleu_sentence"] = figures["bleu"]
+        accepted = [row.accepted for row in rows]
+        figures["bleu"] = corpus_bleu([record.predicted for record in records], accepted)
     if costs is not None:
-        found["expected_cost"] = confusion_cost(records, rows, load_costs(costs, rows))
+        figures["expected_cost"] = confusion_cost(records, rows, load_costs(costs, rows))
     if any(record.right is None for record in records):
-        return found
+        return figures
     shared = consistency(records)
-    found |= {} if shared is None else {"consistency": shared}
+    figures |= {} if shared is None else {"consistency": shared}
     if records[0].confidence is not None:
-        found |= calibration(records)
+        figures |= calibration(records)
     if costs is not None:
-        return found
+        return figures
     if any(record.cost != 1.0 for record in records):
-        found["expected_cost"] = _mean([0.0 if record.right else record.cost for record in records])
-    return found
+        figures["expected_cost"] = _mean([0.0 if record.right else record.cost for record in records])
+    return figures
 
 
 def consistency(records: Sequence[Record]) -> float | None:
@@ -86,15 +86,15 @@ def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
     example = "{spam: {ham: 1}, ham: {spam: 20}}"
     # Read as text: else answers such as true, no and 007 would be something else.
     data = read_yaml(path, example, yaml.BaseLoader)
-    if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
+    if not isinstance(data, dict) or not all(isinstance(line, dict) for line in data.values()):
         raise InputError(f"{path} must map answers to costs per answer", f"write it as {example}")
-    known = {one.strip() for row in rows for one in (row.choices or row.answers or (row.answer,))}
-    found = {}
+    known = {answer.strip() for row in rows for answer in (row.choices or row.accepted)}
+    costs = {}
     for expected, line in data.items():
         for predicted, cost in line.items():
             pair = (expected.strip(), predicted.strip())
-            found[pair] = _cost(path, pair, cost, known)
-    return found
+            costs[pair] = _cost(path, pair, cost, known)
+    return costs
 
 
 def confusion_cost(records: Sequence[Record], rows: Sequence[Row], costs: Costs) -> float:
@@ -104,8 +104,8 @@ def confusion_cost(records: Sequence[Record], rows: Sequence[Row], costs: Costs)
 
 def _cost_of(record: Record, row: Row, costs: Costs) -> float:
     predicted = record.predicted.strip()
-    accepted = [one.strip() for one in row.answers or (row.answer,)]
-    named = [costs[one, predicted] for one in accepted if (one, predicted) in costs]
+    accepted = [answer.strip() for answer in row.accepted]
+    named = [costs[answer, predicted] for answer in accepted if (answer, predicted) in costs]
     if named:
         return min(named)
     right = predicted in accepted if record.right is None else record.right

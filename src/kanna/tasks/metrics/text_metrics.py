@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from kanna.errors import InputError
@@ -60,22 +61,22 @@ def legacy_contains(prompt: str, written: str, answer: str) -> bool:
 def corpus_bleu(written: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
     """BLEU-4 of all texts together, from 0 to 1; the tokenizer is that of all answers' script."""
     most = max(map(len, answers))
-    references = [[one[i] if i < len(one) else None for one in answers] for i in range(most)]
-    metric = _bleu_metric(_bleu_tokenizer("".join(text for one in answers for text in one)), False)
+    references = [[accepted[i] if i < len(accepted) else None for accepted in answers] for i in range(most)]
+    metric = _bleu_metric(_bleu_tokenizer("".join(text for accepted in answers for text in accepted)), False)
     return float(metric.corpus_score(list(written), references).score) / 100
 
 
 def segmentation_note(rows: Sequence[Row]) -> str:
     """How the texts of a task are cut into words."""
     texts = [text for row in rows for text in row.answers or (row.answer or row.text,)]
-    found = sorted({_script(text) for text in texts})
+    scripts = sorted({_script(text) for text in texts})
     words = {
         "": "words are runs of letters and digits (BLEU: sacrebleu's 13a)",
         "zh": "Chinese is cut into characters (BLEU: sacrebleu's zh)",
         "ja": "Japanese is cut into characters (BLEU: MeCab with the IPA dictionary)",
     }
-    together = f"; BLEU of all texts together: {_bleu_tokenizer(''.join(texts))}" if len(found) > 1 else ""
-    return "; ".join(words[one] for one in found) + together
+    together = f"; BLEU of all texts together: {_bleu_tokenizer(''.join(texts))}" if len(scripts) > 1 else ""
+    return "; ".join(words[script] for script in scripts) + together
 
 
 def tokens(text: str) -> list[str]:
@@ -103,12 +104,11 @@ def check_metric(metric: str) -> None:
 def check_answers(metric: str, rows: Sequence[Row]) -> None:
     """Raise InputError where answers cannot be scored by a metric, before any long work."""
     for number, row in enumerate(rows):
-        answers = row.answers or (row.answer,)
         try:
             if metric == NUMERIC:
-                _with_numbers(answers)
+                _with_numbers(row.accepted)
             elif metric == BLEU:
-                _bleu_metric(_bleu_tokenizer(answers[0]), True)
+                _bleu_metric(_bleu_tokenizer(row.accepted[0]), True)
         except InputError as error:
             raise InputError(f"row {number + 1}: {error.problem}", error.remedy) from None
 
@@ -120,12 +120,11 @@ def _exact(written: str, answer: str) -> float:
 def _normalized(text: str) -> str:
     """An answer such as A, or +, must not become an empty text, which writing nothing would equal."""
     lower = unicodedata.normalize("NFC", text).lower()
-    words = "".join(" " if _is_punctuation(sign) else sign for sign in lower).split()
+    punctuation = {
+        sign for sign in lower if sign in string.punctuation or unicodedata.category(sign).startswith("P")
+    }
+    words = "".join(" " if sign in punctuation else sign for sign in lower).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words) or lower.strip()
-
-
-def _is_punctuation(sign: str) -> bool:
-    return sign in string.punctuation or unicodedata.category(sign).startswith("P")
 
 
 def _exact_normalized(written: str, answer: str) -> float:
@@ -137,27 +136,27 @@ def _contains(written: str, answer: str) -> float:
 
 
 def _numeric(written: str, answer: str) -> float:
-    wanted, found = _last_number(answer), _last_number(written)
-    if wanted is None or found is None:
+    wanted, last = _last_number(answer), _last_number(written)
+    if wanted is None or last is None:
         return 0.0
-    return float(math.isclose(found, wanted, rel_tol=_ROUNDING))
+    return float(math.isclose(last, wanted, rel_tol=_ROUNDING))
 
 
 def _with_numbers(answers: Sequence[str]) -> list[str]:
-    found = [answer for answer in answers if _last_number(answer) is not None]
-    if not found:
+    numbered = [answer for answer in answers if _last_number(answer) is not None]
+    if not numbered:
         raise InputError(f"the answer {answers[0]!r} holds no number", "use another metric than numeric")
-    return found
+    return numbered
 
 
 def _last_number(text: str) -> float | None:
     """Thousands may have commas."""
     text = text.replace("\N{MINUS SIGN}", "-")
-    found = list(_NUMBER.finditer(text))
-    if not found:
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
         return None
-    size = float(found[-1].group().replace(",", ""))
-    return -size if _negative(text[: found[-1].start()]) else size
+    size = float(numbers[-1].group().replace(",", ""))
+    return -size if _negative(text[: numbers[-1].start()]) else size
 
 
 def _negative(before: str) -> bool:
@@ -203,17 +202,12 @@ def _bleu_tokenizer(text: str) -> str:
 
 def _rouge(kind: str) -> Any:
     def scored(written: str, answer: str) -> float:
-        scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=_Words())
+        # Its own tokenizer drops every letter that is not ASCII.
+        words = SimpleNamespace(tokenize=tokens)
+        scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=words)
         return float(scorer.score(answer, written)[kind].fmeasure)
 
     return scored
-
-
-class _Words:
-    """rouge_score's own tokenizer drops every letter that is not ASCII."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return tokens(text)
 
 
 _SCORES: dict[str, Any] = {
@@ -231,11 +225,11 @@ NAMES = tuple(_SCORES)
 
 
 def _captured(metric: str, written: str) -> str | None:
-    found = _pattern(metric).search(written)
-    if found is None:
+    match = _pattern(metric).search(written)
+    if match is None:
         return None
-    said = found.group(1) if found.re.groups else found.group(0)
-    return None if said is None else str(said).strip()
+    captured = match.group(1) if match.re.groups else match.group(0)
+    return None if captured is None else str(captured).strip()
 
 
 @lru_cache
@@ -248,7 +242,7 @@ def _pattern(metric: str) -> re.Pattern[str]:
 
 def _script(text: str) -> str:
     """ja, zh or empty, by the letters that are Chinese characters or kana."""
-    letters = sum(one.isalnum() for one in text)
+    letters = sum(sign.isalnum() for sign in text)
     kana, han = len(_KANA.findall(text)), len(_HAN.findall(text))
     if not letters or kana + han < _CJK_SHARE * letters:
         return ""

@@ -21,6 +21,8 @@ from kanna.tasks.records import Record
 
 COMMAND = "cmd:"
 _MODULE = "kanna_user_metric"
+# Of a record, to the user's metric.
+_TOLD = ("row", "prompt", "expected", "predicted", "group", "cost")
 # Long enough for a judge that asks another model about every row; a function is not interrupted, Ctrl-C is.
 _WAIT_SECONDS = 3600
 
@@ -107,12 +109,19 @@ class UserMetric:
         Raises:
             InputError: It fails, or returns something else.
         """
-        examples = [_example(record, row) for record, row in zip(records, rows, strict=True)]
+        examples = [
+            {**row.extra, **{name: getattr(record, name) for name in _TOLD}}
+            for record, row in zip(records, rows, strict=True)
+        ]
         if self.source.startswith(COMMAND):
-            found = _command(self.source.removeprefix(COMMAND), examples)
+            returned: Any = _command(self.source.removeprefix(COMMAND), examples)
         else:
-            found = _called(self.source, examples)
-        return _checked(self.name, found, len(records))
+            function = _imported(self.source)
+            with _blamed(self.source):
+                returned = function(examples)
+                if returned is not None and not isinstance(returned, str | bytes | dict | float):
+                    returned = list(returned)
+        return _checked(self.name, returned, len(records))
 
 
 def parse_user_metric(text: str) -> UserMetric | None:
@@ -125,24 +134,12 @@ def parse_user_metric(text: str) -> UserMetric | None:
     if source.startswith(COMMAND):
         words = _words(source.removeprefix(COMMAND))
         return UserMetric(f"{COMMAND}{Path(words[0]).name}", source, text.startswith("-"))
-    path, found, function = source.rpartition(":")
-    if not found or not path.endswith(".py") or source.startswith(REGEX):
+    path, colon, function = source.rpartition(":")
+    if not colon or not path.endswith(".py") or source.startswith(REGEX):
         return None
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist", "give file.py:function")
     return UserMetric(f"{Path(path).name}:{function}", source, text.startswith("-"))
-
-
-def _example(record: Record, row: Row) -> dict[str, Any]:
-    own = {
-        "row": record.row,
-        "prompt": record.prompt,
-        "expected": record.expected,
-        "predicted": record.predicted,
-        "group": record.group,
-        "cost": record.cost,
-    }
-    return {**row.extra, **own}
 
 
 def _imported(source: str) -> Callable[[list[dict[str, Any]]], Any]:
@@ -157,13 +154,6 @@ def _imported(source: str) -> Callable[[list[dict[str, Any]]], Any]:
     if not callable(function):
         raise InputError(f"{path} has no function {name!r}", "give file.py:function")
     return function
-
-
-def _called(source: str, examples: list[dict[str, Any]]) -> Any:
-    function = _imported(source)
-    with _blamed(source):
-        found = function(examples)
-        return found if found is None or isinstance(found, str | bytes | dict | float) else list(found)
 
 
 @contextlib.contextmanager
@@ -213,17 +203,17 @@ def _command(command: str, examples: list[dict[str, Any]]) -> list[str]:
     except OSError as error:
         raise InputError(f"the metric's command did not run: {error}", "run it by hand once") from error
     if ran.returncode:
-        said = " ".join(ran.stderr.strip().splitlines()[-3:])
-        raise InputError(f"the metric's command ended with code {ran.returncode}: {said}", "mend it")
+        ending = " ".join(ran.stderr.strip().splitlines()[-3:])
+        raise InputError(f"the metric's command ended with code {ran.returncode}: {ending}", "mend it")
     return [line for line in ran.stdout.splitlines() if line.strip()]
 
 
-def _checked(name: str, found: Any, wanted: int) -> list[float]:
+def _checked(name: str, returned: Any, wanted: int) -> list[float]:
     remedy = f"return one finite number for each of the {wanted} examples, in their order"
-    if not isinstance(found, list):
-        raise InputError(f"the metric {name} returned {found!r}, which is no list of numbers", remedy)
+    if not isinstance(returned, list):
+        raise InputError(f"the metric {name} returned {returned!r}, which is no list of numbers", remedy)
     try:
-        values = [float(one) for one in found]
+        values = [float(value) for value in returned]
     except (TypeError, ValueError) as error:
         raise InputError(f"the metric {name} returned something else than numbers: {error}", remedy) from None
     if len(values) != wanted:

@@ -40,13 +40,8 @@ def needs_writing(metric: str) -> bool:
 
 def default_new_tokens(scorer: Scorer, rows: Sequence[Row]) -> int:
     """Twice the longest accepted answer, from 8 to 256 tokens."""
-    longest = max(scorer.length(answer) for row in rows for answer in accepted(row))
+    longest = max(scorer.length(answer) for row in rows for answer in row.accepted)
     return min(_MOST, max(_FEWEST, 2 * longest))
-
-
-def accepted(row: Row) -> tuple[str, ...]:
-    """All answers that count as right."""
-    return row.answers or (row.answer,)
 
 
 def score_answers(
@@ -64,39 +59,39 @@ def score_answers(
         writing: How to generate; None where `metric` needs no text.
     """
     prompts = [row.prompt for row in rows]
-    found = scorer.likelihoods(prompts, [accepted(row) for row in rows], True, progress)
-    values = [_from_likelihoods(one) for one in found]
+    scored = scorer.likelihoods(prompts, [row.accepted for row in rows], True, progress)
+    values = [_from_likelihoods(row) for row in scored]
     texts = [""] * len(rows)
     if writing is not None:
         texts = scorer.write(prompts, writing.new_tokens, writing.stop, progress)
     if writing is not None and writing.own:
         scores = [_from_text(row, text, metric, writing) for row, text in zip(rows, texts, strict=True)]
-        values = [one | {metric: value} for one, value in zip(values, scores, strict=True)]
+        values = [row | {metric: value} for row, value in zip(values, scores, strict=True)]
     return [
         Record(
             row=number,
             prompt=row.prompt,
-            expected=" | ".join(accepted(row)),
+            expected=" | ".join(row.accepted),
             predicted=text,
             right=None,
-            values=one,
+            values=row_values,
             group=row.group,
             cost=row.cost,
         )
-        for number, (row, text, one) in enumerate(zip(rows, texts, values, strict=True))
+        for number, (row, text, row_values) in enumerate(zip(rows, texts, values, strict=True))
     ]
 
 
-def _from_likelihoods(found: Sequence[Likelihood]) -> dict[str, float]:
-    best = max(found, key=lambda one: one.sum)
-    rank = min(one.worst_rank for one in found if one.worst_rank is not None)
+def _from_likelihoods(accepted: Sequence[Likelihood]) -> dict[str, float]:
+    best = max(accepted, key=lambda answer: answer.sum)
+    rank = min(answer.worst_rank for answer in accepted if answer.worst_rank is not None)
     tops = {f"top{k}": float(rank < k) for k in TOPS}
-    per_token = min(-one.sum / one.tokens for one in found)
-    greedy = float(any(one.greedy for one in found))
+    per_token = min(-answer.sum / answer.tokens for answer in accepted)
+    greedy = float(any(answer.greedy for answer in accepted))
     return {GREEDY: greedy, "log_loss": -best.sum, "log_loss_per_token": per_token, **tops}
 
 
 def _from_text(row: Row, text: str, metric: str, writing: Writing) -> float:
     if metric == "contains" and writing.legacy:
-        return float(any(legacy_contains(row.prompt, text, answer) for answer in accepted(row)))
-    return score(metric, text, accepted(row))
+        return float(any(legacy_contains(row.prompt, text, answer) for answer in row.accepted))
+    return score(metric, text, row.accepted)

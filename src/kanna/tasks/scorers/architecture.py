@@ -26,24 +26,24 @@ def check_model(name: str, config: Mapping[str, Any], tokenizer: Any, *, harness
     """
     if predicts_next_token(config):
         return
-    found = config.get("architectures")
+    classes = config.get("architectures")
     if fills_masks(config):
         mask_token(tokenizer)
     elif classifies(config):
         labels_of(config)
     else:
         raise InputError(
-            f"{name} is {found}: no architecture that can be evaluated",
+            f"{name} is {classes}: no architecture that can be evaluated",
             "give a causal or masked language model, or one with a classification head "
             "(...ForCausalLM, ...ForMaskedLM, ...ForSequenceClassification)",
         )
     if harness:
         raise InputError(
-            f"{name} is no causal language model: {found}, and tasks of lm_eval need one",
+            f"{name} is no causal language model: {classes}, and tasks of lm_eval need one",
             "give rows of your own: --task FILE",
         )
     if chat:
-        raise InputError(f"{name} is no causal language model: {found}", "leave out --chat")
+        raise InputError(f"{name} is no causal language model: {classes}", "leave out --chat")
 
 
 def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) -> None:
@@ -58,12 +58,12 @@ def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) ->
     if predicts_next_token(config):
         return
     if task.kind == TEXT:
-        found = config.get("architectures")
-        raise InputError(f"{name} is no causal language model: {found}", "perplexity of text needs one")
+        classes = config.get("architectures")
+        raise InputError(f"{name} is no causal language model: {classes}", "perplexity of text needs one")
     if classifies(config):
         _check_labels(name, config, task, metric)
     elif fills_masks(config) and task.kind == ANSWER and needs_writing(metric):
-        known = ", ".join(one for one in METRICS[ANSWER] if not needs_writing(one))
+        known = ", ".join(other for other in METRICS[ANSWER] if not needs_writing(other))
         raise InputError(
             f"{name} is a masked language model, which does not write the text that {metric} is of",
             f"use --metric with one of {known}; rows with choices are scored by acc",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from kanna.progress import Progress
 from kanna.tasks.data.rows import Row
@@ -25,34 +24,27 @@ def score_choices(
         by_length: Choices are text that was scored token by token; without it there is neither `acc_norm` nor
             `log_loss_per_token`.
     """
-    found = scorer.likelihoods([row.prompt for row in rows], [row.choices for row in rows], False, progress)
-    records = [_record(i, row, one, metric) for i, (row, one) in enumerate(zip(rows, found, strict=True))]
-    return records if by_length else [_without_lengths(record) for record in records]
+    scored = scorer.likelihoods([row.prompt for row in rows], [row.choices for row in rows], False, progress)
+    return [
+        _record(number, row, likelihoods, metric, by_length)
+        for number, (row, likelihoods) in enumerate(zip(rows, scored, strict=True))
+    ]
 
 
-def _without_lengths(record: Record) -> Record:
-    kept = {
-        name: one for name, one in record.values.items() if name not in ("acc_norm", "log_loss_per_token")
-    }
-    return replace(record, values=kept)
-
-
-def _record(number: int, row: Row, found: Sequence[Likelihood], metric: str) -> Record:
+def _record(number: int, row: Row, choices: Sequence[Likelihood], metric: str, by_length: bool) -> Record:
     assert row.label is not None
-    sums = [one.sum for one in found]
+    sums = [choice.sum for choice in choices]
     lengths = [len(choice.strip()) for choice in row.choices]
     best = _argmax(sums)
     best_norm = _argmax([total / n for total, n in zip(sums, lengths, strict=True)])
     chosen = best_norm if metric == "acc_norm" else best
-    gold = found[row.label]
-    shares = _softmax(sums)
-    values = {
-        "acc": float(best == row.label),
-        "acc_norm": float(best_norm == row.label),
-        "log_loss": -gold.sum,
-        "log_loss_per_token": -gold.sum / gold.tokens,
-        "margin": _margin(sums),
-    }
+    gold = choices[row.label]
+    weights = [math.exp(total - max(sums)) for total in sums]
+    first, second = sorted(sums, reverse=True)[:2]
+    values = {"acc": float(best == row.label), "log_loss": -gold.sum, "margin": first - second}
+    if by_length:
+        values["acc_norm"] = float(best_norm == row.label)
+        values["log_loss_per_token"] = -gold.sum / gold.tokens
     return Record(
         row=number,
         prompt=row.prompt,
@@ -64,21 +56,9 @@ def _record(number: int, row: Row, found: Sequence[Likelihood], metric: str) -> 
         cost=row.cost,
         label=row.label,
         chosen=chosen,
-        confidence=shares[chosen],
+        confidence=weights[chosen] / sum(weights),
     )
 
 
 def _argmax(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda i: values[i])
-
-
-def _softmax(logs: Sequence[float]) -> list[float]:
-    top = max(logs)
-    weights = [math.exp(one - top) for one in logs]
-    return [one / sum(weights) for one in weights]
-
-
-def _margin(logs: Sequence[float]) -> float:
-    """By how much the likeliest choice leads, nats."""
-    first, second = sorted(logs, reverse=True)[:2]
-    return first - second

@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanna.errors import InputError
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
-from kanna.tasks.scorers.scorer import Work
+from kanna.tasks.scorers.scorer import Scorer
 from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, takes_padding, wrapped
 
 _UNNAMED = re.compile(r"label_\d+")
@@ -58,9 +58,9 @@ def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple
         InputError: A choice stands for no label, or two for one.
     """
     known = {_key(label): number for number, label in enumerate(labels)}
-    strange = [(i, one) for i, row in enumerate(choices) for one in row if _key(one) not in known]
+    strange = [(i, choice) for i, row in enumerate(choices) for choice in row if _key(choice) not in known]
     if strange and all(_UNNAMED.fullmatch(_key(label)) for label in labels):
-        return [_by_place(labels, choices, number) for number in range(len(choices))]
+        return _by_place(labels, choices)
     if strange or len(known) < len(labels):
         what = (
             f"row {strange[0][0] + 1} has the choice {strange[0][1]!r}, which is none of the model's labels"
@@ -68,25 +68,25 @@ def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple
             else "two labels of the model differ by upper and lower case only"
         )
         raise InputError(f"{what}: {_list(labels)}", "write the choices as the model's labels")
-    found = [tuple(known[_key(one)] for one in row) for row in choices]
-    double = next((i for i, row in enumerate(found) if len(set(row)) < len(row)), None)
+    places = [tuple(known[_key(choice)] for choice in row) for row in choices]
+    double = next((i for i, row in enumerate(places) if len(set(row)) < len(row)), None)
     if double is not None:
         raise InputError(
             f"row {double + 1} has two choices for one label: {_list(choices[double])}", "remove one"
         )
-    return found
+    return places
 
 
-def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]], number: int) -> tuple[int, ...]:
-    row, first = choices[number], choices[0]
-    if len(row) != len(labels) or tuple(row) != tuple(first):
-        raise InputError(
-            f"the model's labels have no names ({_list(labels)}), and row {number + 1} has the choices "
-            f"{_list(row)}, row 1 {_list(first)}",
-            "give every row the same choices, one for each label in their order, or name the labels in "
-            "id2label of config.json",
-        )
-    return tuple(range(len(labels)))
+def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    for number, row in enumerate(choices, 1):
+        if len(row) != len(labels) or tuple(row) != tuple(choices[0]):
+            raise InputError(
+                f"the model's labels have no names ({_list(labels)}), and row {number} has the choices "
+                f"{_list(row)}, row 1 {_list(choices[0])}",
+                "give every row the same choices, one for each label in their order, or name the labels in "
+                "id2label of config.json",
+            )
+    return [tuple(range(len(labels)))] * len(choices)
 
 
 def _key(text: str) -> str:
@@ -99,13 +99,12 @@ def _list(texts: Sequence[str]) -> str:
 
 
 @dataclass
-class ClassifierScorer:
+class ClassifierScorer(Scorer):
     """A model with a classification head.
 
     The log-likelihood of a choice is its label's log-probability among the labels of the row's choices.
 
     Args:
-        model: In evaluation mode.
         tokenizer: Of the model.
         labels: In the order of the head's outputs.
         limit: Most tokens the model may read.
@@ -113,13 +112,11 @@ class ClassifierScorer:
         batch_tokens: Tokens per forward pass, about.
     """
 
-    model: nn.Module
     tokenizer: Any
     labels: tuple[str, ...]
     limit: int
     refuse_long: bool = False
     batch_tokens: int = 2048
-    work: Work = field(default_factory=Work)
 
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
@@ -135,9 +132,6 @@ class ClassifierScorer:
         self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
     ) -> list[str]:
         raise InputError("a classification head does not write text", "give rows with choices")
-
-    def length(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _text(self, prompt: str) -> tuple[int, ...]:
         """Token ids of a prompt, its left cut to fit."""
@@ -160,16 +154,14 @@ class ClassifierScorer:
         equal = single or not takes_padding(self.model, texts, self._heads)
         tokens = 1 if single else self.batch_tokens
         passes = list(batches(list(map(len, texts)), [1] * len(texts), tokens, len(texts), equal))
-        found: dict[tuple[int, ...], Tensor] = {}
-        for done, some in enumerate(passes):
-            progress("labels", done, len(passes))
+        logits_of: dict[tuple[int, ...], Tensor] = {}
+        for some in told(progress, "labels", passes):
             rows = [texts[i] for i in some]
             logits = self._heads(inputs(self.model, rows))
             check_finite(logits)
-            found |= dict(zip(rows, logits.double().cpu(), strict=True))
+            logits_of |= dict(zip(rows, logits.double().cpu(), strict=True))
             self.work.forward_tokens += len(rows) * max(map(len, rows))
-        progress("labels", len(passes), len(passes))
-        return found
+        return logits_of
 
     def _heads(self, given: dict[str, Tensor]) -> Tensor:
         """(rows, labels)"""
@@ -183,6 +175,6 @@ def _row(logits: Tensor, columns: Sequence[int], ranks: bool) -> list[Likelihood
     logs: list[float] = torch.log_softmax(logits[list(columns)], -1).tolist()
     best = max(range(len(logs)), key=lambda i: logs[i])
     return [
-        Likelihood(one, 1, i == best, sum(other > one for other in logs) if ranks else None)
-        for i, one in enumerate(logs)
+        Likelihood(log, 1, i == best, sum(other > log for other in logs) if ranks else None)
+        for i, log in enumerate(logs)
     ]

@@ -1,11 +1,11 @@
 """How far two models' next-token distributions are apart: no task, no right answers needed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
 from kanna.tasks.verdict.comparison import Divergence
 
@@ -22,16 +22,18 @@ def divergence(
     """
     divergences: list[Tensor] = []
     same = 0
-    for done, sequence in enumerate(sequences):
-        progress("divergence", done, len(sequences))
-        for first, second in _logits(base, new, sequence):
+    for sequence in told(progress, "divergence", sequences):
+        for part in torch.arange(len(sequence)).split(max(1, most_logits(base) // 4)):
+            first, second = (_logits(model, sequence, part) for model in (base, new))
             divergences.append(kl(first, second))
             same += int((first.argmax(-1) == second.argmax(-1)).sum())
-    progress("divergence", len(sequences), len(sequences))
-    found = torch.cat(divergences)
-    ninety_nine = float(torch.quantile(found, 0.99))
+    values = torch.cat(divergences)
+    ninety_nine = float(torch.quantile(values, 0.99))
     return Divergence(
-        kl_mean=float(found.mean()), kl_p99=ninety_nine, top1_agreement=same / len(found), tokens=len(found)
+        kl_mean=float(values.mean()),
+        kl_p99=ninety_nine,
+        top1_agreement=same / len(values),
+        tokens=len(values),
     )
 
 
@@ -41,13 +43,7 @@ def kl(base: Tensor, new: Tensor) -> Tensor:
     return (p.exp() * (p - q)).double().sum(-1).clamp_min(0).cpu()
 
 
-def _logits(base: nn.Module, new: nn.Module, sequence: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    places = torch.arange(len(sequence))
-    for part in places.split(max(1, most_logits(base) // 4)):
-        yield _of(base, sequence, part), _of(new, sequence, part)
-
-
-def _of(model: nn.Module, sequence: Sequence[int], places: Tensor) -> Tensor:
+def _logits(model: nn.Module, sequence: Sequence[int], places: Tensor) -> Tensor:
     device = next(model.parameters()).device
     ids = torch.tensor([list(sequence)], device=device)
     return logits_at(model, {"input_ids": ids}, places.to(device))

@@ -13,10 +13,8 @@ from kanna.tasks.data.rows import Row
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, make_scorer, score_questions
 from kanna.tasks.records import TaskScore
-from kanna.tasks.scorers.answer import accepted
-from kanna.tasks.scorers.masked import MaskedScorer
 from kanna.tasks.scorers.resumed import Edit, Resumed, Rows, applied
-from kanna.tasks.scorers.scorer import CausalScorer, Replayed
+from kanna.tasks.scorers.scorer import Replayed, TokenScorer
 
 
 class EditedTask:
@@ -42,13 +40,13 @@ class EditedTask:
     ) -> None:
         self._plan, self._task, self._model = plan, task, model
         scorer = make_scorer(plan, model)
-        if not isinstance(scorer, CausalScorer | MaskedScorer):
+        if not isinstance(scorer, TokenScorer):
             raise InputError(
                 f"{plan.name} has a classification head, whose edits are not searched",
                 "give a causal or a masked language model",
             )
         self._scorer = scorer
-        continuations = [row.choices or accepted(row) for row in task.rows]
+        continuations = [row.choices or row.accepted for row in task.rows]
         passes = scorer.passes([row.prompt for row in task.rows], continuations)
         ranks = task.rows[0].label is None
         self.resumed = Resumed(model, found, passes, ranks, States(memory, directory))
@@ -63,8 +61,8 @@ class EditedTask:
         self, variants: Sequence[Sequence[Edit]], progress: Progress = lambda *_: None
     ) -> list[TaskScore]:
         """Score each variant, a set of edits put in together; all begin in the same block."""
-        found = self.resumed.edited(variants, progress)
-        return [self._score(rows, edits) for rows, edits in zip(found, variants, strict=True)]
+        scored = self.resumed.edited(variants, progress)
+        return [self._score(rows, edits) for rows, edits in zip(scored, variants, strict=True)]
 
     @property
     def rows(self) -> Sequence[Row]:

@@ -8,7 +8,7 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
@@ -68,12 +68,11 @@ def generate(
     models = [model] if against is None else [model, against]
     for name in models:  # whatever is wrong with the second is said before the first is run
         load_tokenizer(Checkpoint.open(name).directory)
-    written = []
-    for done, name in enumerate(models):
-        progress("generate", done, len(models))
-        written.append(_continue(name, prompt, max_new_tokens, raw, device, dtype))
-    progress("generate", len(models), len(models))
-    return GenerationResult(prompt, tuple(written))
+    written = tuple(
+        _continue(name, prompt, max_new_tokens, raw, device, dtype)
+        for name in told(progress, "generate", models)
+    )
+    return GenerationResult(prompt, written)
 
 
 def _continue(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def run_harness(
         manager = _manager(library, names, include)
         _check_names(wanted, manager)
         asked = _model(model, tokenizer, context, batch_tokens, progress)
-        found = _evaluated(library, asked, wanted, manager, limit, shots)
-    settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": _version()}
-    return [_score(name, found, settings) for name in found["samples"]]
+        results = _evaluated(library, asked, wanted, manager, limit, shots)
+    settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": version("lm_eval")}
+    return [_score(name, results, settings) for name in results["samples"]]
 
 
 def check_names(names: Sequence[str], include: Path | None = None) -> None:
@@ -91,7 +92,11 @@ def _manager(library: Any, names: Sequence[str], include: Path | None) -> Any:
 
     A group may name tasks that lie elsewhere.
     """
-    folders = [str(one) for one in (include, *(Path(name).parent for name in names if _is_file(name))) if one]
+    folders = [
+        str(folder)
+        for folder in (include, *(Path(name).parent for name in names if _is_file(name)))
+        if folder
+    ]
     if folders:
         own = library.tasks.TaskManager(include_path=folders, include_defaults=False)
         if set(_wanted_names(names)) <= set(own.all_subtasks):
@@ -110,7 +115,7 @@ def _evaluated(
     library: Any, asked: Any, names: Sequence[str], manager: Any, limit: int | None, shots: int | None
 ) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = library.simple_evaluate(
+        results: dict[str, Any] = library.simple_evaluate(
             asked,
             tasks=list(names),
             task_manager=manager,
@@ -122,33 +127,34 @@ def _evaluated(
     except InputError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError(
-            f"lm_eval could not run {', '.join(names)}: {said}",
+            f"lm_eval could not run {', '.join(names)}: {reason}",
             "kanna fetches nothing: its data must be in the local cache of datasets (run lm_eval once with a "
             "network), or give your own task file whose dataset_path is json",
         ) from error
-    return found
+    return results
 
 
-def _score(name: str, found: dict[str, Any], settings: dict[str, Any]) -> TaskScore:
+def _score(name: str, results: dict[str, Any], settings: dict[str, Any]) -> TaskScore:
     """One task from lm_eval's results, which name metrics as `acc,none`."""
-    samples, kept = _first_filter(found["samples"][name])
-    config = found["configs"][name]
+    samples, kept = _first_filter(results["samples"][name])
+    config = results["configs"][name]
     chooses = config.get("output_type") == "multiple_choice"
     rolling = config.get("output_type") == "loglikelihood_rolling"
-    higher = found["higher_is_better"].get(name, {})
-    own = _metrics(found["results"][name], kept)
+    higher = results["higher_is_better"].get(name, {})
+    own = _metrics(results["results"][name], kept)
     if not own:
         raise InputError(f"lm_eval found no metric that is a number for {name}", "give another task")
-    metric = next((one for one in _HEADLINES if one in own), next(iter(own)))
+    metric = next((headline for headline in _HEADLINES if headline in own), next(iter(own)))
     records = [_record(i, sample, metric, chooses, rolling) for i, sample in enumerate(samples)]
     if any(record.right is None for record in records):
         records = [replace(record, right=None) for record in records]
     kind = TEXT if rolling else CHOICE if chooses else ANSWER
-    data = {"task": name, "version": found["versions"].get(name), **settings}
-    floors = {"constant": _constant(records)} if all(one.label is not None for one in records) else {}
-    shots = found.get("n-shot", {}).get(name)
+    data = {"task": name, "version": results["versions"].get(name), **settings}
+    places = Counter(record.label for record in records)
+    floors = {} if None in places else {"constant": places.most_common(1)[0][1] / len(records)}
+    shots = results.get("n-shot", {}).get(name)
     better = bool(higher.get(metric, metric not in ("perplexity", "word_perplexity", "byte_perplexity")))
     return TaskScore.of(
         task=f"lm_eval:{name}",
@@ -171,16 +177,16 @@ def _first_filter(samples: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any
 
 def _metrics(results: dict[str, Any], kept: str) -> dict[str, float]:
     """Metric -> value, of the records' filter; those of other filters have its name behind theirs."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for key, value in results.items():
         name, comma, way = key.partition(",")
         if comma and not name.endswith("_stderr") and isinstance(value, int | float):
-            found[name if way == kept else f"{name} ({way})"] = float(value)
-    return found
+            values[name if way == kept else f"{name} ({way})"] = float(value)
+    return values
 
 
 def _record(number: int, sample: dict[str, Any], metric: str, chooses: bool, rolling: bool) -> Record:
-    arguments = [list(one) for one in sample["arguments"]]
+    arguments = [list(argument) for argument in sample["arguments"]]
     values = {key: float(sample[key]) for key in sample["metrics"] if isinstance(sample[key], int | float)}
     value = values.get(metric)
     right = bool(value) if value in (0.0, 1.0) and not rolling else None
@@ -190,8 +196,8 @@ def _record(number: int, sample: dict[str, Any], metric: str, chooses: bool, rol
         values |= {"nll": -total, "tokens": float(max(1, len(prompt.split())))}
         return Record(number, prompt[:200], "", "", None, values)
     if not chooses:
-        said = sample["filtered_resps"][0]
-        text = said[0] if isinstance(said, list | tuple) else said
+        written = sample["filtered_resps"][0]
+        text = written[0] if isinstance(written, list | tuple) else written
         return Record(number, prompt, str(sample["target"]), str(text), right, values)
     return _choice(number, sample, arguments, values, right)
 
@@ -203,7 +209,7 @@ def _choice(
     values: dict[str, float],
     right: bool | None,
 ) -> Record:
-    sums = [float(one[0]) for one in sample["filtered_resps"]]
+    sums = [float(response[0]) for response in sample["filtered_resps"]]
     if _MUTUAL in sample["metrics"]:  # the second half are the choices after nothing
         sums = sums[: len(sums) // 2]
     chosen = max(range(len(sums)), key=lambda i: sums[i])
@@ -212,8 +218,8 @@ def _choice(
     if label is not None:
         values["log_loss"] = -sums[label]
     top = max(sums)
-    total = sum(math.exp(one - top) for one in sums)
-    texts = [str(one[1]) if len(one) > 1 else str(one[0]) for one in arguments]
+    total = sum(math.exp(log - top) for log in sums)
+    texts = [str(argument[1]) if len(argument) > 1 else str(argument[0]) for argument in arguments]
     return Record(
         row=number,
         prompt=str(arguments[0][0]),
@@ -225,11 +231,6 @@ def _choice(
         chosen=chosen,
         confidence=1 / total,
     )
-
-
-def _constant(records: Sequence[Record]) -> float:
-    """Share of the commonest place of the right choice."""
-    return Counter(record.label for record in records).most_common(1)[0][1] / len(records)
 
 
 def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress: Progress) -> Any:
@@ -274,14 +275,14 @@ def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
             pieces = [_fitting(before, target, context) for _, before, target in requests]
-            found = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
-            return [(one.sum, one.greedy) for one in found]
+            scored = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
+            return [(piece.sum, piece.greedy) for piece in scored]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             rows = [self._windows(str(request.args[0])) for request in requests]
             pieces = [piece for row in rows for piece in row]
-            found = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
-            sums = iter([one.sum for one in found])
+            scored = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
+            sums = iter([piece.sum for piece in scored])
             return [float(sum(next(sums) for _ in row)) for row in rows]
 
         def _windows(self, text: str) -> list[Piece]:
@@ -294,7 +295,7 @@ def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress
 
         def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
             asked = [_wanted(*request.args) for request in requests]
-            found: dict[tuple[str, int, tuple[str, ...]], str] = {}
+            texts_of: dict[tuple[str, int, tuple[str, ...]], str] = {}
             for new, stop in dict.fromkeys((new, stop) for _, new, stop in asked):
                 room = context - new
                 if room < 1:
@@ -309,8 +310,8 @@ def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress
                     model, tokenizer, ids, new, stop=stop, batch_tokens=batch_tokens, progress=progress
                 )
                 keys = [(prompt, new, stop) for prompt in prompts]
-                found |= dict(zip(keys, (one.text for one in texts), strict=True))
-            return [found[one] for one in asked]
+                texts_of |= dict(zip(keys, (text.text for text in texts), strict=True))
+            return [texts_of[key] for key in asked]
 
     return Kanna()
 
@@ -329,7 +330,7 @@ def _wanted(prompt: str, how: dict[str, Any]) -> tuple[str, int, tuple[str, ...]
     until = how.get("until") or []
     stop = (until,) if isinstance(until, str) else tuple(until)
     new = next((int(how[key]) for key in _LENGTHS if how.get(key) is not None), _NEW_TOKENS)
-    return prompt, new, tuple(one for one in stop if one)
+    return prompt, new, tuple(text for text in stop if text)
 
 
 def _fitting(before: Sequence[int], target: Sequence[int], context: int) -> Piece:
@@ -345,21 +346,18 @@ def _fitting(before: Sequence[int], target: Sequence[int], context: int) -> Piec
 
 
 def _library() -> Any:
-    with _environment_kept():
-        try:
-            import lm_eval
-            import lm_eval.tasks
-        except ImportError as error:
-            raise InputError(
-                "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
-            ) from error
+    before = set(os.environ)
+    try:
+        import lm_eval
+        import lm_eval.tasks
+    except ImportError as error:
+        raise InputError(
+            "lm_eval:... needs lm-evaluation-harness, which is not installed", _INSTALL
+        ) from error
+    finally:  # when imported, it sets variables that tell huggingface_hub how to fetch
+        for name in [name for name in os.environ if name.startswith("HF_") and name not in before]:
+            del os.environ[name]
     return lm_eval
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("lm_eval")
 
 
 def _is_file(name: str) -> bool:
@@ -368,10 +366,10 @@ def _is_file(name: str) -> bool:
 
 def _name_in(path: Path) -> str:
     """The `task:` of a task file."""
-    found = read_yaml(path, "{task: my_task, dataset_path: json, ...}")
-    if not isinstance(found, dict) or not isinstance(found.get("task"), str):
+    task = read_yaml(path, "{task: my_task, dataset_path: json, ...}")
+    if not isinstance(task, dict) or not isinstance(task.get("task"), str):
         raise InputError(f"{path} names no task", "an lm_eval task file has a line such as task: my_task")
-    return str(found["task"])
+    return str(task["task"])
 
 
 def _check_names(names: Sequence[str], manager: Any) -> None:
@@ -396,17 +394,6 @@ def _offline() -> Iterator[None]:
     finally:
         for place, value in zip(places, before, strict=True):
             setattr(place, _OFFLINE, value)
-
-
-@contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
-    """lm_eval, when imported, sets variables that tell huggingface_hub how to fetch."""
-    before = set(os.environ)
-    try:
-        yield
-    finally:
-        for name in [name for name in os.environ if name.startswith("HF_") and name not in before]:
-            del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.errors import InputError
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.forest import Pack, packs, singles
 from kanna.tasks.tokens.padded import batches, rounding
@@ -50,23 +50,6 @@ class Likelihood:
     worst_rank: int | None = None
 
 
-@dataclass(frozen=True)
-class Likelihoods:
-    """Of all pieces, in their order.
-
-    Args:
-        found: One per piece.
-        forward_tokens: Tokens the model computed, padding included.
-        naive_tokens: Tokens of one unpadded row per piece.
-        packed: Whether shared prefixes were computed once.
-    """
-
-    found: tuple[Likelihood, ...]
-    forward_tokens: int
-    naive_tokens: int
-    packed: bool
-
-
 def likelihoods(
     model: nn.Module,
     pieces: Sequence[Piece],
@@ -75,7 +58,7 @@ def likelihoods(
     ranks: bool = False,
     share: bool = True,
     progress: Progress = lambda *_: None,
-) -> Likelihoods:
+) -> "Likelihoods":
     """Score every piece with a causal model.
 
     Args:
@@ -87,8 +70,8 @@ def likelihoods(
         InputError: Logits that are not finite.
     """
     plan = plan_batches(model, pieces, batch_tokens, share)
-    (found,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
-    return Likelihoods(tuple(found), plan.forward_tokens, plan.naive_tokens, plan.packed)
+    (scored,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
+    return Likelihoods(**vars(plan), found=tuple(scored))
 
 
 @dataclass(frozen=True)
@@ -134,13 +117,11 @@ class Passes:
 
     def run(self, model: nn.Module, ranks: bool, progress: Progress) -> list[list[Likelihood]]:
         """Likelihoods of each continuation of each prompt."""
-        found: dict[int, Likelihood] = {}
-        for done, make in enumerate(self.batches):
-            progress("log-likelihood", done, len(self.batches))
+        scored: dict[int, Likelihood] = {}
+        for make in told(progress, "log-likelihood", self.batches):
             batch = make()
-            found |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
-        progress("log-likelihood", len(self.batches), len(self.batches))
-        return self.rows([found[piece] for piece in range(sum(self.counts))])
+            scored |= read(self.logits(model, batch.inputs, batch.places), batch, ranks)
+        return self.rows([scored[piece] for piece in range(sum(self.counts))])
 
     def rows(self, pieces: Sequence[Likelihood]) -> list[list[Likelihood]]:
         """What belongs to each prompt."""
@@ -168,6 +149,17 @@ class BatchPlan:
         """How to run them; `counts` of the pieces belong to each prompt."""
         batches = tuple(partial(build, group, pieces, self.packed, model) for group in self.batches)
         return Passes(batches, counts, logits_at)
+
+
+@dataclass(frozen=True)
+class Likelihoods(BatchPlan):
+    """Of all pieces, and how they were computed.
+
+    Args:
+        found: One per piece, in their order.
+    """
+
+    found: tuple[Likelihood, ...]
 
 
 def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, share: bool) -> BatchPlan:
@@ -239,7 +231,10 @@ def read(logits: Tensor, batch: Batch, ranks: bool) -> dict[int, Likelihood]:
     values = logits[index, tokens] - torch.logsumexp(logits, -1)[index]
     greedy = (logits.argmax(-1)[index] == tokens).cpu().numpy()
     check_finite(values)
-    worst = _ranks(logits, index, tokens).cpu().numpy() if ranks else None
+    worst = None
+    if ranks:  # how many tokens are likelier than each target; some rows at a time, to bound memory
+        some = zip(index.split(256), tokens.split(256), strict=True)
+        worst = torch.cat([(logits[i] > logits[i, t][:, None]).sum(-1) for i, t in some]).cpu().numpy()
     return _collect(batch.numbers, values.double().cpu().numpy(), greedy, worst)
 
 
@@ -288,8 +283,8 @@ def _inputs(batch: Sequence[Pack], width: int, packed: bool, model: nn.Module) -
 def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False) -> Tensor:
     """(places, vocabulary) float32: logits at places of the flattened batch only."""
     with torch.set_grad_enabled(gradients), only_at(model, places):
-        found: Tensor = model(**inputs, use_cache=False).logits
-    return found[0].float()
+        logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits[0].float()
 
 
 @contextmanager
@@ -308,21 +303,12 @@ def only_at(model: nn.Module, places: Tensor) -> Iterator[None]:
         yield
 
 
-def _ranks(logits: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
-    """How many tokens are likelier than each target; some rows at a time, to bound memory."""
-    parts = [
-        (logits[i] > logits[i, t][:, None]).sum(-1)
-        for i, t in zip(index.split(256), tokens.split(256), strict=True)
-    ]
-    return torch.cat(parts)
-
-
 def _collect(numbers: Sequence[int], values: Any, greedy: Any, worst: Any) -> dict[int, Likelihood]:
     """Targets of a piece lie together."""
     bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-    found = {}
+    scored = {}
     for start, end in pairwise(bounds):
         rank = None if worst is None else int(worst[start:end].max())
         total = float(values[start:end].sum())
-        found[numbers[start]] = Likelihood(total, end - start, bool(greedy[start:end].all()), rank)
-    return found
+        scored[numbers[start]] = Likelihood(total, end - start, bool(greedy[start:end].all()), rank)
+    return scored

@@ -1,7 +1,7 @@
 """Masked language models: how likely an answer is at masks in its place, all filled at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress
-from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes, most_logits, only_at
-from kanna.tasks.scorers.scorer import Work
+from kanna.tasks.scorers.likelihood import Batch, Passes, most_logits, only_at
+from kanna.tasks.scorers.scorer import TokenScorer
 from kanna.tasks.tokens.cloze import Cloze, Masked
 from kanna.tasks.tokens.padded import batches, inputs, takes_padding
 
@@ -30,7 +30,7 @@ class _Asked:
 
 
 @dataclass
-class MaskedScorer:
+class MaskedScorer(TokenScorer):
     """A model that fills masks.
 
     An answer of n tokens is asked at n masks: its log-likelihood is the sum of log p(token | text with all n
@@ -38,29 +38,23 @@ class MaskedScorer:
     long the answer is, which `work.notes` says wherever answers, not choices, are asked.
 
     Args:
-        model: In evaluation mode.
         cloze: Of its tokenizer.
         batch_tokens: Tokens per forward pass, about.
     """
 
-    model: nn.Module
     cloze: Cloze
     batch_tokens: int = 2048
-    work: Work = field(default_factory=Work)
 
-    def likelihoods(
-        self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
-    ) -> list[list[Likelihood]]:
-        return self.passes(prompts, continuations).run(self.model, ranks, progress)
+    def __post_init__(self) -> None:
+        self.tokenizer = self.cloze.tokenizer
 
     def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
-        """What `likelihoods` runs."""
         rows = [self._asked(p, some) for p, some in zip(prompts, continuations, strict=True)]
-        flat = [one for row in rows for one in row]
-        texts = list(dict.fromkeys(one.text for one in flat))
+        flat = [answer for row in rows for answer in row]
+        texts = list(dict.fromkeys(answer.text for answer in flat))
         askers: dict[Masked, list[int]] = {text: [] for text in texts}
-        for number, one in enumerate(flat):
-            askers[one.text].append(number)
+        for number, answer in enumerate(flat):
+            askers[answer.text].append(number)
         groups = list(self._passes(texts))
         self._count(rows, groups)
         batches = tuple(partial(_batch, self.model, some, askers, flat) for some in groups)
@@ -73,23 +67,22 @@ class MaskedScorer:
             "a masked language model does not write text", "use a metric that needs none, such as greedy"
         )
 
-    def length(self, text: str) -> int:
-        return len(self.cloze.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
     def _asked(self, prompt: str, answers: Sequence[str]) -> list[_Asked]:
         blank = self.cloze.blank(prompt)
         targets = [self.cloze.target(blank, answer) for answer in answers]
-        texts = {count: self.cloze.masked(blank, count) for count in sorted({len(one) for one in targets})}
+        texts = {
+            count: self.cloze.masked(blank, count) for count in sorted({len(target) for target in targets})
+        }
         return [_Asked(texts[len(target)], target) for target in targets]
 
     def _passes(self, texts: Sequence[Masked]) -> Iterator[list[Masked]]:
         if not texts:
             return
-        sizes, wanted = [len(one.ids) for one in texts], [len(one.places) for one in texts]
-        places = torch.tensor(min(texts, key=lambda one: len(one.ids)).places)
+        sizes, wanted = [len(text.ids) for text in texts], [len(text.places) for text in texts]
+        places = torch.tensor(min(texts, key=lambda text: len(text.ids)).places)
         equal = not takes_padding(
             self.model,
-            [one.ids for one in texts],
+            [text.ids for text in texts],
             lambda given: logits_at_masks(self.model, given, places.to(given["input_ids"].device)),
         )
         for some in batches(sizes, wanted, self.batch_tokens, most_logits(self.model), equal):
@@ -97,14 +90,14 @@ class MaskedScorer:
 
     def _count(self, rows: Sequence[Sequence[_Asked]], passes: Sequence[Sequence[Masked]]) -> None:
         work, notes = self.work, self.work.notes
-        work.cut += sum(any(one.text.cut for one in row) for row in rows)
-        work.forward_tokens += sum(len(some) * max(len(one.ids) for one in some) for some in passes)
-        work.naive_tokens += sum(len(one.text.ids) for row in rows for one in row)
-        right = sum(any(one.text.cut_right for one in row) for row in rows)
+        work.cut += sum(any(answer.text.cut for answer in row) for row in rows)
+        work.forward_tokens += sum(len(some) * max(len(text.ids) for text in some) for some in passes)
+        work.naive_tokens += sum(len(answer.text.ids) for row in rows for answer in row)
+        right = sum(any(answer.text.cut_right for answer in row) for row in rows)
         if right:
             notes.append(f"cut on the right, too, for want of text before the answer: {right:,} prompts")
-        unknown = getattr(self.cloze.tokenizer, "unk_token_id", None)
-        strange = sum(unknown in one.target for row in rows for one in row)
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        strange = sum(unknown in answer.target for row in rows for answer in row)
         if strange:
             notes.append(f"answers with tokens that the vocabulary does not know: {strange:,}")
 
@@ -130,7 +123,7 @@ def _batch(
             tokens += asked[number].target
             numbers += [number] * len(text.places)
     device = given["input_ids"].device
-    whole, which, wanted = (torch.tensor(one, device=device) for one in (places, index, tokens))
+    whole, which, wanted = (torch.tensor(values, device=device) for values in (places, index, tokens))
     return Batch(inputs=given, places=whole, index=which, tokens=wanted, numbers=tuple(numbers))
 
 
@@ -144,10 +137,10 @@ def logits_at_masks(
     """
     with torch.set_grad_enabled(gradients):
         if model.get_output_embeddings() is None:  # type: ignore[operator]
-            found: Tensor = model(**given).logits
+            logits: Tensor = model(**given).logits
         else:
             with only_at(model, places):
-                found = model(**given).logits
-    if found.shape[:2] != (1, len(places)):
-        found = found.flatten(0, 1)[places][None]
-    return found[0].float()
+                logits = model(**given).logits
+    if logits.shape[:2] != (1, len(places)):
+        logits = logits.flatten(0, 1)[places][None]
+    return logits[0].float()

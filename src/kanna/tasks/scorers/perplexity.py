@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kanna.errors import InputError
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
 from kanna.tasks.tokens.padded import batches
 
@@ -111,11 +111,9 @@ def _scored(
     lengths = [end - start for start, end, _ in spans]
     groups = list(batches(lengths, [1] * len(spans), few * context, few, equal=True))
     sums = [0.0] * len(spans)
-    for done, group in enumerate(groups):
-        progress("perplexity", done, len(groups))
+    for group in told(progress, "perplexity", groups):
         for place, total in zip(group, _score(model, ids, [spans[i] for i in group]), strict=True):
             sums[place] = total
-    progress("perplexity", len(groups), len(groups))
     if not math.isfinite(sum(sums)):
         raise InputError("the model's logits are not finite", "check the checkpoint, or compute in float32")
     return [Window(start, first, end, total) for (start, end, first), total in zip(spans, sums, strict=True)]

@@ -1,8 +1,9 @@
 """One way to ask any language model: how likely are these continuations, and what do you write."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -36,64 +37,77 @@ class Work:
 
 def by_row(ask: Callable[..., T], prompts: Sequence[str], *beside: Sequence[Any]) -> list[T]:
     """What `ask` says of each row; its InputErrors are told which row it was, from 1."""
-    found = []
+    answers = []
     for number, given in enumerate(zip(prompts, *beside, strict=True), 1):
         try:
-            found.append(ask(*given))
+            answers.append(ask(*given))
         except InputError as error:
             raise InputError(f"row {number}: {error.problem}", error.remedy) from error
-    return found
+    return answers
 
 
-class Scorer(Protocol):
-    """A model that can be asked."""
+@dataclass
+class Scorer(ABC):
+    """A model that can be asked.
 
-    @property
-    def work(self) -> Work:
-        """What asking took so far."""
-        ...
+    Args:
+        model: In evaluation mode.
+        tokenizer: Of the model.
+        work: What asking took so far.
+    """
 
+    model: nn.Module
+    tokenizer: Any = field(init=False)
+    work: Work = field(default_factory=Work, kw_only=True)
+
+    @abstractmethod
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
     ) -> list[list[Likelihood]]:
         """Of each continuation of each prompt."""
-        ...
 
+    @abstractmethod
     def write(
         self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
     ) -> list[str]:
         """New text after each prompt."""
-        ...
 
     def length(self, text: str) -> int:
         """Tokens of a text without special ones."""
-        ...
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-@dataclass
-class CausalScorer:
-    """A model that predicts the next token.
+class TokenScorer(Scorer):
+    """A model whose likelihoods are sums over the tokens of a continuation."""
 
-    Args:
-        model: In evaluation mode.
-        encoder: Of its tokenizer.
-        batch_tokens: Tokens per forward pass, about.
-        share: Compute what prompts share once.
-    """
-
-    model: nn.Module
-    encoder: Encoder
-    batch_tokens: int = 2048
-    share: bool = True
-    work: Work = field(default_factory=Work)
+    @abstractmethod
+    def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
+        """What `likelihoods` runs."""
 
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
     ) -> list[list[Likelihood]]:
         return self.passes(prompts, continuations).run(self.model, ranks, progress)
 
+
+@dataclass
+class CausalScorer(TokenScorer):
+    """A model that predicts the next token.
+
+    Args:
+        encoder: Of its tokenizer.
+        batch_tokens: Tokens per forward pass, about.
+        share: Compute what prompts share once.
+    """
+
+    encoder: Encoder
+    batch_tokens: int = 2048
+    share: bool = True
+
+    def __post_init__(self) -> None:
+        self.tokenizer = self.encoder.tokenizer
+
     def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
-        """What `likelihoods` runs."""
         rows = by_row(self.encoder.pieces, prompts, continuations)
         pieces: list[Piece] = [piece for row in rows for piece in row]
         plan = plan_batches(self.model, pieces, self.batch_tokens, self.share)
@@ -113,7 +127,7 @@ class CausalScorer:
                 "lower --max-new-tokens",
             )
         ids = [encoder.start_of(prompt) for prompt in prompts]
-        long = [number for number, one in enumerate(ids, 1) if len(one) > room]
+        long = [number for number, tokens in enumerate(ids, 1) if len(tokens) > room]
         if long and encoder.refuse_long:
             raise InputError(
                 f"row {long[0]}: a prompt of {len(ids[long[0] - 1])} tokens with {new_tokens} new ones is "
@@ -122,25 +136,20 @@ class CausalScorer:
             )
         # Mostly the same prompts as those cut for likelihoods.
         self.work.cut = max(self.work.cut, len(long))
-        cut = [one[-room:] for one in ids]
-        tokenizer: Any = encoder.tokenizer
-        found = write(
+        cut = [tokens[-room:] for tokens in ids]
+        texts = write(
             self.model,
-            tokenizer,
+            self.tokenizer,
             cut,
             new_tokens,
             stop=stop,
             batch_tokens=self.batch_tokens,
             progress=progress,
         )
-        return [one.text for one in found]
-
-    def length(self, text: str) -> int:
-        return len(self.encoder.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return [written.text for written in texts]
 
 
-@dataclass(frozen=True)
-class Replayed:
+class Replayed(Scorer):
     """Likelihoods that are known already; text is written by `scorer`, with its model as it is then.
 
     Args:
@@ -148,17 +157,14 @@ class Replayed:
         scorer: For everything else.
     """
 
-    known: list[list[Likelihood]]
-    scorer: Scorer
-
-    @property
-    def work(self) -> Work:
-        return self.scorer.work
+    def __init__(self, known: list[list[Likelihood]], scorer: Scorer) -> None:
+        super().__init__(scorer.model, work=scorer.work)
+        self.tokenizer, self.known, self.scorer = scorer.tokenizer, known, scorer
 
     def likelihoods(
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
     ) -> list[list[Likelihood]]:
-        if [len(one) for one in continuations] != [len(row) for row in self.known]:
+        if list(map(len, continuations)) != list(map(len, self.known)):
             raise ValueError("other rows are asked than those whose likelihoods are known")
         return self.known
 
@@ -166,6 +172,3 @@ class Replayed:
         self, prompts: Sequence[str], new_tokens: int, stop: Sequence[str], progress: Progress
     ) -> list[str]:
         return self.scorer.write(prompts, new_tokens, stop, progress)
-
-    def length(self, text: str) -> int:
-        return self.scorer.length(text)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from kanna.progress import Progress
+from kanna.progress import Progress, told
 from kanna.tasks.tokens.padded import batches
 
 
@@ -47,13 +47,11 @@ def write(
     groups = [
         [order[i] for i in some] for some in batches(sizes, [0] * len(sizes), batch_tokens, 0, equal=False)
     ]
-    found: dict[tuple[int, ...], Written] = {}
-    for done, batch in enumerate(groups):
-        progress("generate", done, len(groups))
+    texts: dict[tuple[int, ...], Written] = {}
+    for batch in told(progress, "generate", groups):
         new = _continue(model, tokenizer, batch, max_new_tokens, stop)
-        found |= {prompt: _cut(tokenizer, ids, stop) for prompt, ids in zip(batch, new, strict=True)}
-    progress("generate", len(groups), len(groups))
-    return [found[tuple(prompt)] for prompt in prompts]
+        texts |= {prompt: _cut(tokenizer, ids, stop) for prompt, ids in zip(batch, new, strict=True)}
+    return [texts[tuple(prompt)] for prompt in prompts]
 
 
 def _continue(
@@ -74,8 +72,8 @@ def _continue(
             pad_token_id=fill,
             stopping_criteria=StoppingCriteriaList(ends),
         )
-    found: list[list[int]] = written[:, width:].tolist()
-    return found
+    new_ids: list[list[int]] = written[:, width:].tolist()
+    return new_ids
 
 
 @contextmanager
@@ -86,7 +84,7 @@ def plain_settings(model: Any, tokenizer: Any) -> Iterator[None]:
     """
     before = model.generation_config
     ends = before.eos_token_id if isinstance(before.eos_token_id, list) else [before.eos_token_id]
-    known = dict.fromkeys(one for one in (*ends, tokenizer.eos_token_id) if one is not None)
+    known = dict.fromkeys(token for token in (*ends, tokenizer.eos_token_id) if token is not None)
     model.generation_config = GenerationConfig(
         bos_token_id=before.bos_token_id, eos_token_id=list(known) or None, pad_token_id=before.pad_token_id
     )
@@ -98,8 +96,8 @@ def plain_settings(model: Any, tokenizer: Any) -> Iterator[None]:
 
 def _cut(tokenizer: Any, ids: list[int], stop: Sequence[str]) -> Written:
     text = str(tokenizer.decode(ids, skip_special_tokens=True))
-    for one in stop:
-        text = text.split(one, 1)[0]
+    for end in stop:
+        text = text.split(end, 1)[0]
     return Written(text, len(ids))
 
 
@@ -111,5 +109,5 @@ class _Ends(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         texts = self._tokenizer.batch_decode(input_ids[:, self._width :])
-        done = [any(one in text for one in self._stop) for text in texts]
+        done = [any(end in text for end in self._stop) for text in texts]
         return torch.tensor(done, device=input_ids.device)

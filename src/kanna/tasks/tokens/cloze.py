@@ -94,12 +94,12 @@ class Cloze:
         Raises:
             InputError: It has none.
         """
-        found = tuple(
+        ids = tuple(
             self.tokenizer(blank.answer(answer), add_special_tokens=False, verbose=False)["input_ids"]
         )
-        if not found:
+        if not ids:
             raise InputError(f"the answer {answer!r} has no tokens", "give another")
-        return found
+        return ids
 
     def masked(self, blank: Blank, count: int) -> Masked:
         """The text with `count` masks where the answer stands.
@@ -145,10 +145,10 @@ def mask_token(tokenizer: Any) -> str:
     Raises:
         InputError: There is none.
     """
-    found = getattr(tokenizer, "mask_token", None)
-    if not found or getattr(tokenizer, "mask_token_id", None) is None:
+    token = getattr(tokenizer, "mask_token", None)
+    if not token or getattr(tokenizer, "mask_token_id", None) is None:
         raise InputError(
             "the tokenizer has no mask token, so a masked language model cannot be asked",
             "copy the tokenizer of the original model, with its mask_token",
         )
-    return str(found)
+    return str(token)

@@ -6,6 +6,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.rows import joined
+from kanna.tasks.tokens.forest import shared_start
 
 
 @dataclass(frozen=True)
@@ -72,35 +73,30 @@ class Encoder:
             InputError: Nothing to read before a continuation, or a prompt too long that is not to be cut.
         """
         text = self.prompt(prompt)
-        whole = [joined(text, one) if not self.chat else text + one.lstrip() for one in continuations]
-        return self.split(text, whole, [len(one) for one in continuations])
-
-    def split(self, context: str, whole: Sequence[str], characters: Sequence[int]) -> list[Piece]:
-        """Tokens of each whole text, split where those of the context end."""
-        before = self.ids(context.rstrip(" ")) if context.rstrip(" ") else self._start()
-        return [
-            self._piece(before, self._ids_after(before, context, text), n)
-            for text, n in zip(whole, characters, strict=True)
+        whole = [
+            joined(text, answer) if not self.chat else text + answer.lstrip() for answer in continuations
         ]
-
-    def _ids_after(self, before: list[int], context: str, text: str) -> list[int]:
-        return self.ids(text) if context.rstrip(" ") else [*before, *self.ids(text)]
+        context = text.rstrip(" ")
+        before = self.ids(context) if context else self._start()
+        first = [] if context else before  # of what stands for an empty context, the texts know nothing
+        return [
+            self._piece(before, first + self.ids(joint), len(answer))
+            for joint, answer in zip(whole, continuations, strict=True)
+        ]
 
     def _start(self) -> list[int]:
         """What stands for an empty context: the token that texts begin with."""
         for name in ("bos_token_id", "eos_token_id"):
-            found = getattr(self.tokenizer, name, None)
-            if found is not None:
-                return [int(found)]
+            token = getattr(self.tokenizer, name, None)
+            if token is not None:
+                return [int(token)]
         raise InputError(
             "a prompt is empty and the tokenizer has no token that begins a text",
             "give every row a prompt",
         )
 
     def _piece(self, before: list[int], whole: list[int], characters: int) -> Piece:
-        pairs = zip(whole, before, strict=False)
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(before), len(whole)))
-        start = max(1, min(shared, len(whole) - 1))
+        start = max(1, min(shared_start(whole, before), len(whole) - 1))
         if len(whole) < 2:
             raise InputError("a prompt with its answer has fewer than two tokens", "give longer rows")
         context, target = whole[:start], whole[start:]

@@ -56,7 +56,7 @@ def packs(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Pack]:
     pack, last = Pack(), -1
     for number in order:
         sequence = sequences[number]
-        shared = _shared(sequence, sequences[last]) if pack.paths else 0
+        shared = shared_start(sequence, sequences[last]) if pack.paths else 0
         if pack.paths and len(pack) + len(sequence) - shared > size:
             yield pack
             pack, shared = Pack(), 0
@@ -75,6 +75,7 @@ def singles(sequences: Sequence[Sequence[int]]) -> Iterator[Pack]:
     yield from made.values()
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def shared_start(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences have in common from the beginning."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

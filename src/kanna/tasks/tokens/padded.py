@@ -124,6 +124,6 @@ def inputs(model: nn.Module, rows: Sequence[Sequence[int]], width: int = 0) -> d
 def pad_token(model: nn.Module) -> int | None:
     """The model's own padding token, not the tokenizer's, which may lie outside the vocabulary."""
     config: Any = getattr(model, "config", None)
-    found = getattr(config, "pad_token_id", None)
+    token = getattr(config, "pad_token_id", None)
     size = getattr(config, "vocab_size", None)
-    return None if found is None or found < 0 or (size and found >= size) else int(found)
+    return None if token is None or token < 0 or (size and token >= size) else int(token)

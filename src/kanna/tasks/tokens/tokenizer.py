@@ -34,12 +34,12 @@ def load_tokenizer(directory: Path) -> Any:
     """
     from kanna.checkpoint.loader import tokenizer_of
 
-    found = tokenizer_of(directory)
-    if found is None:
+    tokenizer = tokenizer_of(directory)
+    if tokenizer is None:
         raise InputError(
             f"{directory} has no tokenizer, and text was given", "copy the tokenizer files of its model there"
         )
-    return found
+    return tokenizer
 
 
 def predicts_next_token(config: Mapping[str, Any]) -> bool:

@@ -100,18 +100,14 @@ class TaskComparison(Result):
         gained: int,
     ) -> "TaskComparison":
         """The scores of two models, and what was made of them."""
+        shared = base.model_dump(include={"task", "kind", "metric", "higher_is_better", "rows", "floors"})
         return cls(
-            task=base.task,
-            kind=base.kind,
-            metric=base.metric,
-            higher_is_better=base.higher_is_better,
+            **shared,
             guard=guard,
-            rows=base.rows,
             base_value=base.value,
             new_value=new.value,
             base_metrics=base.metrics,
             new_metrics=new.metrics,
-            floors=base.floors,
             decision=decision,
             lost=lost,
             gained=gained,

@@ -97,9 +97,9 @@ def values_of(base: TaskScore, new: TaskScore) -> Values:
     Raises:
         InputError: The metric has no value per row.
     """
-    one, metric = base.records[0].values, base.metric
-    text = "nll" in one and metric not in one
-    if not text and metric not in one:
+    values, metric = base.records[0].values, base.metric
+    text = "nll" in values and metric not in values
+    if not text and metric not in values:
         raise InputError(
             f"{base.task}: {metric} has no value per row, so nothing can be said of chance",
             "choose another metric, or give no tolerance",
@@ -137,6 +137,9 @@ class Outcome:
     method: str
 
 
+UNCHANGED = Outcome(0.0, 0.0, 0.0, 1.0, None, IDENTICAL)
+
+
 def compared(values: Values, target: float, relative: bool, confidence: float, seed: int = 0) -> Outcome:
     """The test that fits the values.
 
@@ -153,22 +156,17 @@ def compared(values: Values, target: float, relative: bool, confidence: float, s
     return _by_bootstrap(values, target, relative, confidence, seed)
 
 
-def unchanged() -> Outcome:
-    """Of bit-identical weights."""
-    return Outcome(0.0, 0.0, 0.0, 1.0, None, IDENTICAL)
-
-
 def _by_score(values: Values, target: float, relative: bool, confidence: float) -> Outcome:
     counts = statistics.pairs_of(values.base, values.new)
     effect = statistics.design_effect(values.new - values.base, values.groups)
     pairs, z = counts.divided(effect), statistics.normal_quantile(confidence)
     if relative and counts.base > 0:
         score = statistics.ratio_score(pairs, 1 + target / counts.base)
-        low, high = ((statistics.ratio_bound(pairs, one) - 1) * counts.base for one in (z, -z))
+        low, high = ((statistics.ratio_bound(pairs, quantile) - 1) * counts.base for quantile in (z, -z))
         method = "score test of the ratio of paired proportions"
     else:
         score = statistics.difference_score(pairs, max(-1.0, target))
-        low, high = (statistics.difference_bound(pairs, one) for one in (z, -z))
+        low, high = (statistics.difference_bound(pairs, quantile) for quantile in (z, -z))
         method = "score test of paired proportions"
     return Outcome(
         low,
@@ -187,15 +185,15 @@ def _by_bootstrap(values: Values, target: float, relative: bool, confidence: flo
     factor = 1 + values.sign * moved / base if moved else 1.0
     contrast = values.sign * (values.new - factor * values.base)
     draws = statistics.draws_for(confidence)
-    found = statistics.bootstrap(contrast, values.weights, values.groups, seed, draws)
-    away, z = found.estimate - (target - moved), statistics.normal_quantile(confidence)
-    lowest, highest = found.far(confidence)
-    score = 0.0 if found.error == 0 else away / found.error
+    mean = statistics.bootstrap(contrast, values.weights, values.groups, seed, draws)
+    away, z = mean.estimate - (target - moved), statistics.normal_quantile(confidence)
+    lowest, highest = mean.far(confidence)
+    score = 0.0 if mean.error == 0 else away / mean.error
     return Outcome(
-        low=found.bound(confidence) + moved,
-        high=found.upper(confidence) + moved,
-        p_pass=found.p_above(target - moved),
-        p_fail=found.p_below(target - moved),
+        low=mean.bound(confidence) + moved,
+        high=mean.upper(confidence) + moved,
+        p_pass=mean.p_above(target - moved),
+        p_fail=mean.p_below(target - moved),
         more=_more(len(values.base), score, z, highest if score > 0 else -lowest),
         method="paired bootstrap of the studentised mean"
         + (", by groups" if values.clusters < len(values.base) else "")

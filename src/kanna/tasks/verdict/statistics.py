@@ -70,7 +70,7 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     flips, fewer = lost + gained, min(lost, gained)
     logs = [_log_binomial(flips, k) - flips * math.log(2) for k in range(fewer + 1)]
     top = max(logs)
-    return min(1.0, 2 * math.exp(top) * sum(math.exp(one - top) for one in logs))
+    return min(1.0, 2 * math.exp(top) * sum(math.exp(log - top) for log in logs))
 
 
 def difference_score(pairs: Pairs, difference: float) -> float:
@@ -188,13 +188,15 @@ def bootstrap(
     bottoms: Floats = np.bincount(groups, weights=weights).astype(np.float64)
     estimate, error = _mean(tops[None], bottoms[None])
     generator = np.random.default_rng(seed)
-    found = []
+    deviations = []
     for start in range(0, draws, chunk := max(1, _DRAWS_AT_A_TIME // len(tops))):
         drawn = generator.integers(0, len(tops), (min(chunk, draws - start), len(tops)))
         mean, spread = _mean(tops[drawn], bottoms[drawn])
         away = mean - estimate[0]
-        found.append(np.where(spread > 0, away / np.where(spread > 0, spread, 1), np.sign(away) * _BEYOND))
-    return Bootstrap(float(estimate[0]), float(error[0]), np.sort(np.concatenate(found)))
+        deviations.append(
+            np.where(spread > 0, away / np.where(spread > 0, spread, 1), np.sign(away) * _BEYOND)
+        )
+    return Bootstrap(float(estimate[0]), float(error[0]), np.sort(np.concatenate(deviations)))
 
 
 def draws_for(confidence: float) -> int:

@@ -50,13 +50,13 @@ def parse_tolerance(text: str) -> Tolerance:
     Raises:
         InputError: Anything else, or a relative one of 100 % or more.
     """
-    found = _PATTERN.fullmatch(text)
-    if found is None:
+    match = _PATTERN.fullmatch(text)
+    if match is None:
         raise InputError(
             f"tolerance {text!r} cannot be read",
             "write 1% (of the base's score), 1pt (points), or 0.2 (units)",
         )
-    number, unit = float(found[1]), found[2]
+    number, unit = float(match[1]), match[2]
     if unit == "%" and number >= 100:
         raise InputError(f"tolerance {text!r} allows everything", "give less than 100%")
     return Tolerance(number if unit == "" else number / 100, unit == "%", text.strip())
@@ -127,26 +127,22 @@ def decide(
     Raises:
         InputError: The records are not of the same rows, or the metric has no value per row.
     """
-    if [one.row for one in base.records] != [one.row for one in new.records]:
+    if [record.row for record in base.records] != [record.row for record in new.records]:
         raise InputError(
             f"{base.task}: the models were not scored on the same rows ({len(base.records)} and "
             f"{len(new.records)})",
             "evaluate both again",
         )
     values = paired.values_of(base, new)
-    target = _target(values, tolerance)
     if identical:
-        return _decision(values, paired.unchanged(), PASS, tolerance, confidence)
+        return _decision(values, paired.UNCHANGED, PASS, tolerance, confidence)
+    score = values.score(values.base)
+    allowed = tolerance.allowed(score, values.higher)
+    # The change just allowed, of the mean or its logarithm, where more is better: at most 0.
+    target = values.sign * (math.log(max(1e-12, 1 + allowed / score)) if values.logarithmic else allowed)
     test = paired.compared(values, target, tolerance.relative, confidence, seed)
     status: Status = PASS if test.low > target else FAIL if test.high < target else UNDECIDED
     return _decision(values, test, status, tolerance, confidence)
-
-
-def _target(values: Values, tolerance: Tolerance) -> float:
-    """The change just allowed, of the mean or its logarithm, where more is better: at most 0."""
-    base = values.score(values.base)
-    allowed = tolerance.allowed(base, values.higher)
-    return values.sign * (math.log(max(1e-12, 1 + allowed / base)) if values.logarithmic else allowed)
 
 
 def _decision(
@@ -190,28 +186,23 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
     joint error stays below one task's (intersection-union test, Berger 1982). That some task fails is said
     with Bonferroni's correction, since one of many fails by chance more often than one alone.
     """
-    alpha = 1 - min(one.confidence for one in decisions.values())
+    alpha = 1 - min(decision.confidence for decision in decisions.values())
     failed = [
-        name for name, one in decisions.items() if one.p_fail * len(decisions) <= alpha + statistics.SLACK
+        f"{name} changed by {decision.difference:+.4g}, surely more than the {decision.allowed:+.4g} allowed "
+        f"({decision.tolerance})"
+        for name, decision in decisions.items()
+        if decision.p_fail * len(decisions) <= alpha + statistics.SLACK
     ]
     if failed:
-        said = "; ".join(f"{name} {_beyond(decisions[name])}" for name in failed)
-        return JointDecision(FAIL, said)
-    open_ = [name for name, one in decisions.items() if one.status != PASS]
+        return JointDecision(FAIL, "; ".join(failed))
+    open_ = [name for name, decision in decisions.items() if decision.status != PASS]
     if open_:
         return JointDecision(UNDECIDED, "; ".join(f"{name}: {_needed(decisions[name])}" for name in open_))
     tested = "the task" if len(decisions) == 1 else f"all {len(decisions)} tasks"
     sure = f"{100 * (1 - alpha):.4g} %"
-    if all(one.method == paired.IDENTICAL for one in decisions.values()):
+    if all(decision.method == paired.IDENTICAL for decision in decisions.values()):
         return JointDecision(PASS, "the weights are bit-identical")
     return JointDecision(PASS, f"{tested} within the tolerance, at {sure} confidence")
-
-
-def _beyond(decision: Decision) -> str:
-    return (
-        f"changed by {decision.difference:+.4g}, surely more than the {decision.allowed:+.4g} allowed "
-        f"({decision.tolerance})"
-    )
 
 
 def _needed(decision: Decision) -> str:
@@ -244,31 +235,27 @@ def rows_needed(
     """
     if tolerance.amount == 0:
         return None
-    high, z = 1, statistics.normal_quantile(confidence)
-    beta = statistics.normal_quantile(power)
-    while _score_at(high, tolerance, base, flips) < _wanted(high, tolerance, base, flips, z, beta):
+    z, beta = statistics.normal_quantile(confidence), statistics.normal_quantile(power)
+    one_way, of_base = min(flips / 2, base, 1 - base), base if tolerance.relative else 1.0
+
+    def enough(rows: int) -> bool:
+        """The score's own spread is that of the true difference over the one the test assumes."""
+        moved = one_way * rows
+        pairs = Pairs(base * rows - moved, moved, moved, (1 - base) * rows - moved)
+        if tolerance.relative:
+            score = statistics.ratio_score(pairs, 1 - tolerance.amount)
+        else:
+            score = statistics.difference_score(pairs, -tolerance.amount)
+        assumed = tolerance.amount * of_base * rows / max(1e-12, score)
+        return score >= z + beta * math.sqrt(max(1e-12, 2 * moved)) / assumed
+
+    high = 1
+    while not enough(high):
         high *= 2
         if high > 2**40:
             return None
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        enough = _score_at(middle, tolerance, base, flips) >= _wanted(middle, tolerance, base, flips, z, beta)
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def _score_at(rows: int, tolerance: Tolerance, base: float, flips: float) -> float:
-    half = min(flips / 2, base, 1 - base) * rows
-    pairs = Pairs(base * rows - half, half, half, (1 - base) * rows - half)
-    if tolerance.relative:
-        return statistics.ratio_score(pairs, 1 - tolerance.amount)
-    return statistics.difference_score(pairs, -tolerance.amount)
-
-
-def _wanted(rows: int, tolerance: Tolerance, base: float, flips: float, z: float, beta: float) -> float:
-    """The score's own spread is that of the true difference over the one the test assumes."""
-    shift = tolerance.amount * (base if tolerance.relative else 1.0) * rows
-    assumed = shift / max(1e-12, _score_at(rows, tolerance, base, flips))
-    true = math.sqrt(max(1e-12, min(flips, 2 * base, 2 * (1 - base)) * rows))
-    return z + beta * true / assumed
