@@ -23,8 +23,9 @@ from kanna.errors import InputError
 FILE = "kanna.json"
 FORMAT_VERSION = 1
 _WRITE_AGAIN = "write the checkpoint again"
-# The model card is for people to edit; the lineage cannot hold its own digest.
-_NOT_RECORDED = (FILE, "README.md")
+# The model card is for people to edit, the recipe names paths of whoever ran it; the lineage cannot hold
+# its own digest.
+_NOT_RECORDED = (FILE, "README.md", "recipe.yaml")
 # They tell who saved a configuration from where, not what the model is.
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
 _RECORDED_VERSIONS = ("kanna", "torch", "transformers")
@@ -111,7 +112,7 @@ def write(directory: Path, base: Base, steps: tuple[Step, ...]) -> Lineage:
 
 
 def file_digests(directory: Path) -> dict[str, str]:
-    """Relative path -> sha256 of every file, kanna.json and README.md left out."""
+    """Relative path -> sha256 of every file, kanna.json, recipe.yaml and README.md left out."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = {path.relative_to(directory).as_posix(): path for path in files}
     return {name: file_digest(path) for name, path in names.items() if name not in _NOT_RECORDED}
