@@ -87,7 +87,6 @@ def run(
         calibration=read.calibration,
         criteria=_criteria(read),
         options=options,
-        device=read.device,
         cache=cache,
         force=force,
         resume=resume,

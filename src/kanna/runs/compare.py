@@ -117,7 +117,7 @@ class _Sides:
 
     def missing(self, options: EvalOptions) -> int:
         """Bytes in float32 of those that are not in memory."""
-        return sum(_float32_bytes(one) for one in (self.base, self.new) if not one.holds(options))
+        return sum(_float32_bytes(side) for side in (self.base, self.new) if not side.holds(options))
 
     def fit(self, options: EvalOptions) -> bool:
         """Whether both can be in memory at once."""
@@ -130,7 +130,7 @@ def _common_context(sides: _Sides, options: EvalOptions) -> EvalOptions:
         return options
     both = (sides.base, sides.new)
     return replace(
-        options, context=min(context_length(one.checkpoint.config, one.tokenizer, None) for one in both)
+        options, context=min(context_length(side.checkpoint.config, side.tokenizer, None) for side in both)
     )
 
 
@@ -191,18 +191,18 @@ def _described(record: Record) -> str:
 
 
 def _joint(tasks: Sequence[TaskComparison]) -> JointDecision | None:
-    decided = {one.base.task: one.decision for one in tasks if one.decision is not None}
+    decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
     return decide_jointly(decided) if decided else None
 
 
-def _unlike(one: TaskComparison) -> list[str]:
+def _unlike(task: TaskComparison) -> list[str]:
     """A note where the score of a task is not the mean of its rows, which is what is judged."""
-    change, decision = one.new.value - one.base.value, one.decision
+    change, decision = task.new.value - task.base.value, task.decision
     if decision is None or math.isclose(change, decision.difference, rel_tol=1e-4, abs_tol=1e-6):
         return []
     return [
-        f"{one.base.task}: the change and its interval are of the mean over rows; base and new show "
-        f"{one.base.metric} of all rows together"
+        f"{task.base.task}: the change and its interval are of the mean over rows; base and new show "
+        f"{task.base.metric} of all rows together"
     ]
 
 

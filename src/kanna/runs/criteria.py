@@ -15,7 +15,7 @@ from typing import Any
 from kanna.checked import read_yaml, validated
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.runs.tolerances import CONFIDENCE, Tolerances
+from kanna.runs.tolerances import CONFIDENCE, Line, Tolerances
 from kanna.tasks.data.task import HARNESS, Task, names_of
 from kanna.tasks.evaluate import Prepared, headline, prepare
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
@@ -76,10 +76,8 @@ def criteria_of(
     Raises:
         InputError: No task, a confidence outside (0.5, 0.9999], a tolerance or guard that cannot be read.
     """
-    tolerance = None if max_drop is None else parse_tolerance(max_drop)
-    rules = [Rule(task, tolerance) for task in tasks]
-    rules += [_guard(guard) for guard in guards]
-    return _checked(Criteria(tuple(rules), confidence))
+    lines = tuple(Line(task=task, max_drop=max_drop) for task in tasks)
+    return criteria_from(Tolerances(confidence=confidence, tasks=lines, guards=tuple(map(_guard, guards))))
 
 
 def read_criteria(path: str | Path) -> Criteria:
@@ -98,18 +96,25 @@ def read_criteria(path: str | Path) -> Criteria:
     return criteria_from(read)
 
 
-def criteria_from(said: Tolerances) -> Criteria:
+def criteria_from(tolerances: Tolerances) -> Criteria:
     """The rules of a tolerance file, or of the same in a recipe.
 
     Raises:
         InputError: A tolerance that cannot be read, no task, or a confidence outside (0.5, 0.9999].
     """
-    lines = [(line, False) for line in said.tasks] + [(line, True) for line in said.guards]
-    rules = [
+    lines = [(line, False) for line in tolerances.tasks] + [(line, True) for line in tolerances.guards]
+    rules = tuple(
         Rule(line.task, None if line.max_drop is None else parse_tolerance(str(line.max_drop)), guard)
         for line, guard in lines
-    ]
-    return _checked(Criteria(tuple(rules), said.confidence))
+    )
+    if not rules:
+        raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
+    if not 0.5 < tolerances.confidence <= _HIGHEST_CONFIDENCE:
+        raise InputError(
+            f"confidence {tolerances.confidence} must lie between 0.5 and {_HIGHEST_CONFIDENCE}",
+            "0.95 is usual",
+        )
+    return Criteria(rules, tolerances.confidence)
 
 
 def prepare_for(
@@ -138,22 +143,11 @@ def prepare_for(
     return plan
 
 
-def _guard(text: str) -> Rule:
-    task, found, drop = text.rpartition("=")
-    if not found:
+def _guard(text: str) -> Line:
+    task, equals, drop = text.rpartition("=")
+    if not equals:
         raise InputError(f"guard {text!r} has no tolerance", "write --guard FILE=3%")
-    return Rule(task, parse_tolerance(drop), guard=True)
-
-
-def _checked(criteria: Criteria) -> Criteria:
-    if not criteria.rules:
-        raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
-    if not 0.5 < criteria.confidence <= _HIGHEST_CONFIDENCE:
-        raise InputError(
-            f"confidence {criteria.confidence} must lie between 0.5 and {_HIGHEST_CONFIDENCE}",
-            "0.95 is usual",
-        )
-    return criteria
+    return Line(task=task, max_drop=drop)
 
 
 def _check_units(task: Task, tolerance: Tolerance | None, options: EvalOptions) -> None:

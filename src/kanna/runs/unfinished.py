@@ -41,7 +41,7 @@ def unfinished_work(
     """
     directory = work_directory(out)
     _check(directory, out, key, resume, force)
-    missing = [one for one in directory.parents if not one.exists()]
+    missing = [parent for parent in directory.parents if not parent.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,9 +118,9 @@ def _clean(directory: Path, kept: Collection[str]) -> None:
 def _remove(directory: Path, made: Collection[Path]) -> None:
     """The directory, and the parents that were made for it."""
     shutil.rmtree(directory, ignore_errors=True)
-    for one in made:
+    for parent in made:
         with contextlib.suppress(OSError):
-            one.rmdir()
+            parent.rmdir()
 
 
 def _no_space_left(error: Exception) -> bool:
