@@ -48,10 +48,10 @@ def inspect(
 def _render(console: "Console", result: "InspectResult", every: bool) -> None:
     from kanna.reporting.wording import percent, size
 
-    found = result.inventory
-    tied = "tied" if found.tied_embeddings else "not tied"
-    console.print(f"{result.model}: {found.architecture}, {len(found.blocks)} blocks")
-    console.print(f"{found.parameters:,} parameters, {size(result.bytes)} in files, embeddings {tied}")
+    inventory = result.inventory
+    tied = "tied" if inventory.tied_embeddings else "not tied"
+    console.print(f"{result.model}: {inventory.architecture}, {len(inventory.blocks)} blocks")
+    console.print(f"{inventory.parameters:,} parameters, {size(result.bytes)} in files, embeddings {tied}")
     console.print(
         f"matrices below that can be compressed: {size(result.selected_bytes)}, "
         f"{percent(result.selected_bytes / result.bytes)} of the files"
@@ -60,7 +60,7 @@ def _render(console: "Console", result: "InspectResult", every: bool) -> None:
     refused = Counter(entry.matrix.refused for entry in result.entries if entry.matrix.refused)
     for reason, count in refused.items():
         console.print(f"cannot be compressed: {count} matrices: {reason}")
-    for module in found.skipped:
+    for module in inventory.skipped:
         console.print(f"left alone: {module.name} ({module.parameters:,} parameters): {module.reason}")
     if not every:
         console.print("-v lists every matrix, --json everything")

@@ -80,10 +80,10 @@ def _version(wanted: bool) -> None:
         return
     for package in ("kanna", "torch", "transformers"):
         try:
-            found = version(package)
+            number = version(package)
         except PackageNotFoundError:
-            found = "not installed"
-        print(f"{package} {found}")
+            number = "not installed"
+        print(f"{package} {number}")
     raise typer.Exit
 
 

@@ -60,12 +60,12 @@ class At:
         """The number here, shown as `text`."""
         return Figure(text, self.data, self.source)
 
-    def cell(self, key: str, said: str | Callable[[Any], str] = ",") -> str | Figure:
+    def cell(self, key: str, form: str | Callable[[Any], str] = ",") -> str | Figure:
         """The number under a key, shown by a format or a function; nothing where there is none."""
         value = self.data.get(key)
         if value is None:
             return ""
-        return self[key].figure(format(value, said) if isinstance(said, str) else said(value))
+        return self[key].figure(format(value, form) if isinstance(form, str) else form(value))
 
     def over(self, other: "At", text: str) -> Figure:
         """The ratio of this number to another, shown as `text`."""

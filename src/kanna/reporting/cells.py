@@ -1,9 +1,12 @@
 """Cells that several sections share: changes, intervals, tables without empty columns, titles."""
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from kanna.reporting.blocks import At, Cell, Figure
 from kanna.reporting.wording import change
+
+C = TypeVar("C", bound=Cell)
 
 
 def moved(new: At, base: At, metric: str) -> Figure:
@@ -22,7 +25,7 @@ def interval(decision: At, metric: str) -> list[str | Figure]:
     return [low.figure(change(metric, low.data)), " to ", high.figure(change(metric, high.data))]
 
 
-def filled(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
+def filled(columns: Sequence[str], rows: Sequence[Sequence[C]]) -> tuple[list[str], list[list[C]]]:
     """The table without the columns in which no row has anything."""
     kept = [index for index in range(len(columns)) if any(row[index] != "" for row in rows)]
     return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]

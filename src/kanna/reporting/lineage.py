@@ -22,8 +22,8 @@ def lineage(at: At) -> Section:
     if at.data["run"] is not None:
         blocks += _took(at["run"])
     for number, step in enumerate(steps, 1):
-        said = yaml.safe_dump(step["config"], allow_unicode=True).strip()
-        blocks.append(Details(f"Step {number}, full configuration", said))
+        config = yaml.safe_dump(step["config"], allow_unicode=True).strip()
+        blocks.append(Details(f"Step {number}, full configuration", config))
     files = "\n".join(f"{digest}  {name}" for name, digest in data.get("files", {}).items())
     blocks += [Details("sha256 of the files", files)] if files else []
     return Section(f"Lineage of {at.name}", blocks)

@@ -43,9 +43,9 @@ def escaped(text: str) -> str:
     return _LINKS.sub(_broken, _STARTS.sub(r"\2\\", line))
 
 
-def _broken(found: re.Match[str]) -> str:
+def _broken(link: re.Match[str]) -> str:
     """The beginning of a link with its point or colon as an entity."""
-    return f"{found[1]}&#46;" if found[1] else f"{found[2]}&#58;"
+    return f"{link[1]}&#46;" if link[1] else f"{link[2]}&#58;"
 
 
 def fenced(text: str) -> str:

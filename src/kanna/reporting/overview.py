@@ -102,23 +102,23 @@ def _common_setting(benches: Sequence[At]) -> Setting | None:
 
 def _latencies(benches: Sequence[At], setting: Setting) -> dict[Key, At]:
     """Model -> the median of its decode step; the last bench counts."""
-    found = {}
+    latencies = {}
     for at in benches:
         for model in at["models"].items():
-            for one in model["settings"].items():
-                if (one.data["batch"], one.data["context"]) == setting:
+            for place in model["settings"].items():
+                if (place.data["batch"], place.data["context"]) == setting:
                     key = (model.data["model"], model.data["bytes_on_disk"])
-                    found[key] = one["measured"]["decode"]["p50"]
-    return found
+                    latencies[key] = place["measured"]["decode"]["p50"]
+    return latencies
 
 
-def _table(found: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None) -> Table:
-    asked = list(dict.fromkeys(one.asked for one in found))
-    keys = list(dict.fromkeys(one.key for one in found))
+def _table(models: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None) -> Table:
+    asked = list(dict.fromkeys(one.asked for one in models))
+    keys = list(dict.fromkeys(one.key for one in models))
     columns = ["model", ">weights", ">of its base", *(f">{_heading(one)}" for one in asked)]
     if setting is not None:
         columns.append(f">decode step, batch {setting[0]}, context {setting[1]}")
-    rows = [_row([one for one in found if one.key == key], asked, latency, setting) for key in keys]
+    rows = [_row([one for one in models if one.key == key], asked, latency, setting) for key in keys]
     return Table("All models", columns, rows, MEASURED)
 
 

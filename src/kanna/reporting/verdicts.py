@@ -40,10 +40,10 @@ def titles(compared: Sequence[At]) -> list[str]:
 def smaller(new: At, base: At) -> Figure:
     """How much smaller in words; the number is the share that is left."""
     saved = 100 * (1 - new.data / base.data)
-    said = f"{abs(saved):.1f} %"
+    share = f"{abs(saved):.1f} %"
     if float(f"{saved:.1f}") == 0:
         return new.over(base, "same size")
-    return new.over(base, f"{said} smaller" if saved > 0 else f"{said} larger")
+    return new.over(base, f"{share} smaller" if saved > 0 else f"{share} larger")
 
 
 def _weights(new: At, base: At) -> Cell:

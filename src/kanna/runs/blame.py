@@ -21,16 +21,16 @@ def changed_modules(base: nn.Module, new: nn.Module) -> list[str]:
     Raises:
         InputError: The models have different modules, so that nothing can be put back.
     """
-    found = []
+    paths = []
     for path, module in _leaves(base):
         other = _at(new, path)
         if _sizes(module) != _sizes(other):
             raise _other_kind(f"{path} has other sizes")
         if _differs(module, other):
-            found.append(path)
-    if not found:
+            paths.append(path)
+    if not paths:
         raise InputError("no matrix of the two models differs", "compare a model with what was made of it")
-    return found
+    return paths
 
 
 def blame(

@@ -101,19 +101,19 @@ class InspectResult:
         return sum(entry.bytes for entry in self.entries if not entry.matrix.refused)
 
     def to_dict(self) -> dict[str, Any]:
-        found = self.inventory
+        inventory = self.inventory
         return {
             "schema_version": 1,
             "model": self.model,
-            "architecture": found.architecture,
-            "blocks": len(found.blocks),
-            "parameters": found.parameters,
+            "architecture": inventory.architecture,
+            "blocks": len(inventory.blocks),
+            "parameters": inventory.parameters,
             "bytes": self.bytes,
-            "tied_embeddings": found.tied_embeddings,
+            "tied_embeddings": inventory.tied_embeddings,
             "matrices": [entry.to_dict() for entry in self.entries],
             "skipped": [
                 {"name": module.name, "reason": module.reason, "parameters": module.parameters}
-                for module in found.skipped
+                for module in inventory.skipped
             ],
         }
 

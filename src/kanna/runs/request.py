@@ -109,8 +109,8 @@ def _tolerance(criteria: Criteria) -> dict[str, Any]:
     rules = {
         guard: [_rule(rule) for rule in criteria.rules if rule.guard is guard] for guard in (False, True)
     }
-    said = {"confidence": criteria.confidence, "tasks": rules[False], "guards": rules[True]}
-    return {key: value for key, value in said.items() if value != []}
+    facts = {"confidence": criteria.confidence, "tasks": rules[False], "guards": rules[True]}
+    return {key: value for key, value in facts.items() if value != []}
 
 
 def _rule(rule: Rule) -> dict[str, str]:

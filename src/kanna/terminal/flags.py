@@ -98,17 +98,17 @@ def _named(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _flag(name: str, said: Mapping[str, Any]) -> inspect.Parameter:
+def _flag(name: str, about: Mapping[str, Any]) -> inspect.Parameter:
     """A keyword parameter; what is not given is None."""
     option = typer.Option(
-        said["flag"],
-        *said.get("also", ()),
-        metavar=said.get("metavar"),
-        help=_help(said["description"], said["default"]),
-        rich_help_panel=said.get("group"),
+        about["flag"],
+        *about.get("also", ()),
+        metavar=about.get("metavar"),
+        help=_help(about["description"], about["default"]),
+        rich_help_panel=about.get("group"),
         show_default=False,
     )
-    kind: Any = Union[said["kind"], None]  # noqa: UP007
+    kind: Any = Union[about["kind"], None]  # noqa: UP007
     annotation = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -175,8 +175,8 @@ def open_arena(
     loaded = source.opened.loaded(evaluation)
     # Edits are tried on dense weights, whatever form they are stored in.
     densify(loaded, [path for path, layer in source.declared.items() if layer.geometry.transposed])
-    found = inventory(loaded)
-    matrices = select(found.matrices, options.selection)
+    listed = inventory(loaded)
+    matrices = select(listed.matrices, options.selection)
     arena = Arena(
         source=source,
         plan=plan,
@@ -185,7 +185,7 @@ def open_arena(
         parts=tuple(map(len, parts)),
         test=test,
         model=loaded,
-        found=found,
+        found=listed,
         weights=Weights(loaded, lambda matrix: source.dtype(matrix.module)),
         matrices=matrices,
         options=options,

@@ -10,7 +10,7 @@ from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
 from kanna.errors import InputError
-from kanna.methods.laser.step import MANIFEST, ORIGINALS, stored_module
+from kanna.methods.laser.step import MANIFEST, ORIGINALS
 from kanna.progress import Progress
 from kanna.runs.unfinished import refuse_existing
 
@@ -120,7 +120,9 @@ def _restore_from_originals(
 ) -> Path:
     """All tensors as they are, those that were edited as they were."""
     # Directories of the first version do not say which modules were rewritten: those with factors.
-    factored = [stored_module(edit["tensor"]) for edit in manifest["edits"] if edit["stored"] == "factors"]
+    factored = [
+        edit["tensor"].rpartition(".")[0] for edit in manifest["edits"] if edit["stored"] == "factors"
+    ]
     rewritten = tuple(f"{module}." for module in manifest.get("rewritten", factored))
     here = [name for name in checkpoint.tensors if not name.startswith(rewritten)]
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}

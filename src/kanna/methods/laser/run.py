@@ -72,5 +72,4 @@ def laser_apply(
     )
     tell: Any = announce
     run = carry_out if within is None else partial(carry_out_within, directory=within)
-    result = run(request, announce=tell, progress=progress)
-    return LaserResult(result.out, result.steps, result.comparison, result.run)
+    return LaserResult(**vars(run(request, announce=tell, progress=progress)))

@@ -187,8 +187,8 @@ def restore(
         else:
             result = restore_stage(directory, stage, out, base=base, force=force, progress=progress)
             path = result.out or out
-    said = {"schema_version": 1, "kind": "laser-restore", "out": str(path), "stage": stage}
-    session.show(said, lambda console: console.print(f"written: {path}"))
+    record = {"schema_version": 1, "kind": "laser-restore", "out": str(path), "stage": stage}
+    session.show(record, lambda console: console.print(f"written: {path}"))
 
 
 for command in (search, compose, analyze, restore):

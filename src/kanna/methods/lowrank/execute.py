@@ -45,10 +45,10 @@ class Outcome:
 
     def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Full parameter name -> dtype and shape, of all blocks."""
-        found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for layer in range(self.blocks):
-            found |= self.workspace.shapes(block_file(layer))
-        return found
+            shapes |= self.workspace.shapes(block_file(layer))
+        return shapes
 
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """Full parameter name and tensor, one block in memory at a time."""

@@ -120,8 +120,8 @@ def gather(
             outputs.append(run_block(block, batches.batch(index, device), call).cpu())
             for key, inputs in seen.items():
                 rows = rows_of(inputs, None if masks is None else masks[index])
-                found = statistics.setdefault(key, InputStatistics.empty(rows.shape[1], device))
-                found.add(rows)
+                sums = statistics.setdefault(key, InputStatistics.empty(rows.shape[1], device))
+                sums.add(rows)
     return statistics, outputs
 
 
@@ -175,13 +175,13 @@ def _decompose(
     held: dict[str, Tensor] = {}
     used = config.method in CALIBRATED
     for matrix in matrices:
-        found = statistics.get(matrix.input_key)
-        metric = metric_of(config, matrix, found if used else None, gradients.get(matrix.module))
+        inputs = statistics.get(matrix.input_key)
+        metric = metric_of(config, matrix, inputs if used else None, gradients.get(matrix.module))
         weight = weight_of(block, path, matrix)
         result = basis(weight, metric.inputs, metric.outputs)
         held[f"{matrix.name}:energy"] = result.energy * metric.weight
-        if found is not None:
-            held[f"{matrix.name}:mean"] = found.mean
+        if inputs is not None:
+            held[f"{matrix.name}:mean"] = inputs.mean
         if config.method != "anchored":
             # In float32: their rounding is far below that of the factors as they will be stored.
             expand, reduce = factors(weight, result, min(matrix.shape), torch.float32)
