@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.measure.options import BenchOptions
+from kanna.terminal.asking import Results
 from kanna.terminal.options import Force, Model
 from kanna.terminal.session import Session, verb
 
@@ -26,9 +27,7 @@ def bench(
     price: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML: per_hour, currency, utilisation, one_time.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Also write the result as JSON there.")
-    ] = None,
+    out: Results = None,
     force: Force = False,
 ) -> None:
     """Latency of prefill and decode, memory, size and energy of a model, beside another's."""

@@ -22,14 +22,14 @@ def cache(session: Session, action: Action = "show") -> None:
 
     if action not in ("show", "clear"):
         raise InputError(f"there is no action {action!r}", "choose show or clear")
-    found = clear_cache() if action == "clear" else cache_report()
-    session.show(found.to_dict(), lambda console: _render(console, found))
+    report = clear_cache() if action == "clear" else cache_report()
+    session.show(report.to_dict(), lambda console: _render(console, report))
 
 
-def _render(console: "Console", found: "CacheReport") -> None:
+def _render(console: "Console", report: "CacheReport") -> None:
     from kanna.reporting.console import table
     from kanna.reporting.wording import size
 
-    rows = [[kind, size(count)] for kind, count in found.bytes.items()]
-    console.print(f"{found.directory}{', cleared' if found.cleared else ''}")
-    console.print(table(("kind", ">freed" if found.cleared else ">size"), rows))
+    rows = [[kind, size(count)] for kind, count in report.bytes.items()]
+    console.print(f"{report.directory}{', cleared' if report.cleared else ''}")
+    console.print(table(("kind", ">freed" if report.cleared else ">size"), rows))

@@ -32,12 +32,10 @@ def evaluate(
     from kanna.runs.evaluations import evaluate as score
     from kanna.runs.results import check_free, write_result
 
-    files = [*tasks.task, *map(str, text or ())]
+    texts = [str(path) for path in text or ()]
     check_free(out, "eval", model, force)
     with session.progress() as progress:
-        result = score(
-            model, files, options, texts=[str(one) for one in text or ()], fresh=fresh, progress=progress
-        )
+        result = score(model, [*tasks.task, *texts], options, texts=texts, fresh=fresh, progress=progress)
     write_result(out, "eval", model, result.to_dict())
     session.show(
         result.to_dict(records=out is None), lambda console: asking.render_evaluation(console, result)

@@ -53,7 +53,7 @@ def _render(console: "Console", result: "GenerationResult") -> None:
     from rich.text import Text
 
     drawn = Table(show_lines=True)
-    for one in result.continuations:
-        drawn.add_column(Text(one.model), ratio=1, overflow="fold")
-    drawn.add_row(*(Text(one.text) for one in result.continuations))
+    for written in result.continuations:
+        drawn.add_column(Text(written.model), ratio=1, overflow="fold")
+    drawn.add_row(*(Text(written.text) for written in result.continuations))
     console.print(drawn)

@@ -48,10 +48,10 @@ def inspect(
 def _render(console: "Console", result: "InspectResult", every: bool) -> None:
     from kanna.reporting.wording import percent, size
 
-    found = result.inventory
-    tied = "tied" if found.tied_embeddings else "not tied"
-    console.print(f"{result.model}: {found.architecture}, {len(found.blocks)} blocks")
-    console.print(f"{found.parameters:,} parameters, {size(result.bytes)} in files, embeddings {tied}")
+    inventory = result.inventory
+    tied = "tied" if inventory.tied_embeddings else "not tied"
+    console.print(f"{result.model}: {inventory.architecture}, {len(inventory.blocks)} blocks")
+    console.print(f"{inventory.parameters:,} parameters, {size(result.bytes)} in files, embeddings {tied}")
     console.print(
         f"matrices below that can be compressed: {size(result.selected_bytes)}, "
         f"{percent(result.selected_bytes / result.bytes)} of the files"
@@ -60,8 +60,8 @@ def _render(console: "Console", result: "InspectResult", every: bool) -> None:
     refused = Counter(entry.matrix.refused for entry in result.entries if entry.matrix.refused)
     for reason, count in refused.items():
         console.print(f"cannot be compressed: {count} matrices: {reason}")
-    for one in found.skipped:
-        console.print(f"left alone: {one.name} ({one.parameters:,} parameters): {one.reason}")
+    for module in inventory.skipped:
+        console.print(f"left alone: {module.name} ({module.parameters:,} parameters): {module.reason}")
     if not every:
         console.print("-v lists every matrix, --json everything")
 
@@ -99,12 +99,12 @@ def _table(entries: Sequence["Entry"], every: bool) -> Any:
 
 def _spectrum_cells(group: Sequence["Entry"]) -> list[str]:
     """Smallest to largest over the matrices of a row."""
-    found = [entry.spectrum for entry in group if entry.spectrum is not None]
+    spectra = [entry.spectrum for entry in group if entry.spectrum is not None]
     kinds = (
-        [round(one.effective_rank) for one in found],
-        [one.rank_90 for one in found],
-        [one.rank_99 for one in found],
-        [one.signal_rank for one in found],
+        [round(spectrum.effective_rank) for spectrum in spectra],
+        [spectrum.rank_90 for spectrum in spectra],
+        [spectrum.rank_99 for spectrum in spectra],
+        [spectrum.signal_rank for spectrum in spectra],
     )
     return [_range(values) for values in kinds]
 

@@ -1,6 +1,7 @@
 """The program `kanna`."""
 
 import functools
+import inspect
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ import typer
 from kanna.methods import methods
 from kanna.runs.method import Method
 from kanna.terminal.lazy import LazyCommand, command_at
-from kanna.terminal.session import Common, Json, LogFile, Quiet, Threads, Verbose
+from kanna.terminal.session import COMMON, Common, take
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
 
@@ -79,10 +80,10 @@ def _version(wanted: bool) -> None:
         return
     for package in ("kanna", "torch", "transformers"):
         try:
-            found = version(package)
+            number = version(package)
         except PackageNotFoundError:
-            found = "not installed"
-        print(f"{package} {found}")
+            number = "not installed"
+        print(f"{package} {number}")
     raise typer.Exit
 
 
@@ -91,18 +92,13 @@ Version = Annotated[
 ]
 
 
-@app.callback()
-def _before(
-    context: typer.Context,
-    show_version: Version = False,
-    as_json: Json = False,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    log_file: LogFile = None,
-    threads: Threads = None,
-) -> None:
+def _before(context: typer.Context, show_version: Version = False, **given: Any) -> None:
     _, argv = context.obj
-    context.obj = (Common(verbose, quiet, log_file, threads, as_json), argv)
+    context.obj = (Common(**given), argv)
+
+
+take(_before, [*[*inspect.signature(_before).parameters.values()][:-1], *COMMON.values()])
+app.callback()(_before)
 
 
 def program() -> Any:

@@ -58,7 +58,6 @@ def step_verb(method: Method) -> Callable[..., None]:
             calibration=calibration,
             criteria=judging.criteria(),
             options=evaluation,
-            device=evaluation.device,
             force=force,
             resume=resume,
             dry_run=dry_run,

@@ -110,12 +110,12 @@ def _render(console: "Console", result: "CheckResult", tolerance: str | None) ->
     for finding in result.findings:
         console.print(f"{finding.level}: {finding.code}: {finding.message}{_places(finding)}")
     if result.needed:
-        found = [[flips, "none" if count is None else f"{count:,}"] for flips, count in result.needed.items()]
+        rows = [[flips, "none" if count is None else f"{count:,}"] for flips, count in result.needed.items()]
         console.print(
             f"rows that {tolerance} needs, to pass a model that is as good four times of five "
             f"(if {100 * ASSUMED_RIGHT:g} % of its answers are right):"
         )
-        console.print(table(("answers that change", ">rows"), found))
+        console.print(table(("answers that change", ">rows"), rows))
     console.print("sound" if result.passed else "not sound: mend the errors")
 
 

@@ -27,8 +27,8 @@ def method(name: str) -> Method:
     """
     if name not in TABLE:
         raise InputError(f"there is no step {name!r}{suggestion(name, TABLE)}", "see kanna run --schema")
-    found: Method = load(TABLE[name])
-    return found
+    chosen: Method = load(TABLE[name])
+    return chosen
 
 
 def methods() -> Mapping[str, Method]:
@@ -38,4 +38,4 @@ def methods() -> Mapping[str, Method]:
 
 def views() -> tuple[View, ...]:
     """What a report can show of the results of all methods."""
-    return tuple(view for found in methods().values() if found.views for view in load(found.views))
+    return tuple(view for each in methods().values() if each.views for view in load(each.views))

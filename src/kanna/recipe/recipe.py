@@ -38,8 +38,8 @@ def recipe_of(data: object, where: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        said = message(error, Recipe.model_fields)
-        what = said if isinstance(data, Mapping) else f"the file holds no mapping: {said}"
+        problem = message(error, Recipe.model_fields)
+        what = problem if isinstance(data, Mapping) else f"the file holds no mapping: {problem}"
         raise InputError(f"{where}: {what}", f"a recipe looks like {EXAMPLE}") from error
 
 
@@ -87,7 +87,6 @@ def run(
         calibration=read.calibration,
         criteria=_criteria(read),
         options=options,
-        device=read.device,
         cache=cache,
         force=force,
         resume=resume,
@@ -118,8 +117,8 @@ def _call(step: Mapping[str, Any], where: str) -> Call:
     if len(step) != 1:
         raise InputError(f"{where} must name one method, found {sorted(step)}", "make each a step of its own")
     [(name, settings)] = step.items()
-    found = method(name)
+    chosen = method(name)
     if settings is not None and not isinstance(settings, Mapping):
         raise InputError(f"{where}: {name} must hold settings, found {settings!r}", f"write {name}: {{...}}")
-    config = parse(found.load_config(), settings or {}, "see kanna run --schema", f"{where}: {name}: ")
-    return Call(found, config)
+    config = parse(chosen.load_config(), settings or {}, "see kanna run --schema", f"{where}: {name}: ")
+    return Call(chosen, config)

@@ -1,6 +1,6 @@
 """What a page is made of, whether it becomes HTML or Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,13 @@ class At:
     def figure(self, text: str) -> Figure:
         """The number here, shown as `text`."""
         return Figure(text, self.data, self.source)
+
+    def cell(self, key: str, form: str | Callable[[Any], str] = ",") -> str | Figure:
+        """The number under a key, shown by a format or a function; nothing where there is none."""
+        value = self.data.get(key)
+        if value is None:
+            return ""
+        return self[key].figure(format(value, form) if isinstance(form, str) else form(value))
 
     def over(self, other: "At", text: str) -> Figure:
         """The ratio of this number to another, shown as `text`."""

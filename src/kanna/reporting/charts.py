@@ -180,11 +180,11 @@ def _labels(dots: Sequence[Dot], x: "_Scale", y: "_Scale") -> list[_Label | None
     points = [(x(dot.x), y(dot.y)) for dot in dots]
     placed: list[_Label | None] = []
     for dot, (across, up) in zip(dots, points, strict=True):
-        said = cut(dot.label, 24)
-        wide = _CHARACTER * columns(said)
+        name = cut(dot.label, 24)
+        wide = _CHARACTER * columns(name)
         corners = [(left, up + down) for down in (-8, 17) for left in (across + 8, across - 8 - wide)]
         fitting = [
-            _Label(*corner, said) for corner in corners if corner[0] >= 0 and corner[0] + wide <= WIDTH
+            _Label(*corner, name) for corner in corners if corner[0] >= 0 and corner[0] + wide <= WIDTH
         ]
         free = (
             label

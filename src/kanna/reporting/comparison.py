@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from kanna.reporting import charts
@@ -13,11 +14,12 @@ from kanna.reporting.blocks import (
     Chart,
     Example,
     Examples,
-    Figure,
     Paragraph,
     Section,
     Table,
 )
+from kanna.reporting.cells import difference, interval, moved
+from kanna.reporting.verdicts import guarded
 from kanna.reporting.wording import change, percent, shown
 from kanna.tasks.records import TEXT
 
@@ -30,7 +32,7 @@ def comparison(at: At, title: str) -> Section:
     """Tables, drawing and examples of what `kanna compare` found."""
     blocks: list[Block] = [_tasks(at), *_how(at), *_forest(at), *_distribution(at), *_blame(at)]
     blocks += [Paragraph([f"Note: {note}"]) for note in _all_notes(at.data)]
-    blocks += [found for task in at["tasks"].items() if (found := _examples(at, task)) is not None]
+    blocks += [examples for task in at["tasks"].items() for examples in _examples(at, task)]
     return Section(title, blocks)
 
 
@@ -42,44 +44,36 @@ def named(task: Mapping[str, Any]) -> str:
 
 def floors(at: At) -> list[Cell]:
     """What an answer that ignores the question, and one copied from it, would score."""
-    known = at["floors"]
-    return [
-        known[key].figure(shown(key, known.data[key])) if key in known.data else ""
-        for key in ("constant", "answer_in_prompt")
-    ]
+    return [at["floors"].cell(key, partial(shown, key)) for key in ("constant", "answer_in_prompt")]
 
 
 def _tasks(at: At) -> Table:
     columns = ("task", ">rows", "metric", f">{at.data['base']['model']}", f">{at.data['model']['model']}",
                ">change", ">interval", ">allowed", "verdict", ">lost, gained",
                ">constant answer", ">answer in prompt")  # fmt: skip
-    return Table("Scores", columns, [_task(one) for one in at["tasks"].items()], MEASURED)
+    return Table("Scores", columns, [_task(task) for task in at["tasks"].items()], MEASURED)
 
 
 def _task(at: At) -> list[Cell]:
-    data, metric = at.data, at.data["metric"]
-    name = f"{data['task']} (guard)" if data["guard"] else data["task"]
-    scores = [at[key].figure(shown(metric, data[key])) for key in ("base", "new")]
-    rows = at["rows"].figure(f"{data['rows']:,}")
-    return [name, rows, named(data), *scores, *_decided(at, metric), *floors(at)]
+    metric = at.data["metric"]
+    scores = [at.cell(key, partial(shown, metric)) for key in ("base", "new")]
+    rows = at.cell("rows")
+    return [guarded(at.data), rows, named(at.data), *scores, *_decided(at, metric), *floors(at)]
 
 
 def _decided(at: At, metric: str) -> list[Cell]:
     decision = at.get("decision")
-    lost, gained = (at[key].figure(f"{at.data[key]:,}") for key in ("lost", "gained"))
+    flips = (at.cell("lost"), ", ", at.cell("gained"))
     if decision is None:
-        moved = at["new"].minus(at["base"], change(metric, at.data["new"] - at.data["base"]))
-        flips: Cell = "" if at.data["kind"] == TEXT else (lost, ", ", gained)
-        return [moved, "", "", "not judged", flips]
-    found = decision.data
-    low, high = decision["interval"].items()
-    allowed = decision["allowed"].figure(change(metric, found["allowed"]))
+        change_seen = moved(at["new"], at["base"], metric)
+        return [change_seen, "", "", "not judged", "" if at.data["kind"] == TEXT else flips]
+    allowed = decision.cell("allowed", partial(change, metric))
     return [
-        decision["difference"].figure(change(metric, found["difference"])),
-        (low.figure(change(metric, low.data)), " to ", high.figure(change(metric, high.data))),
-        (allowed, f" ({found['tolerance']})"),
-        _JUDGED[found["status"]],
-        "" if found["lost"] is None else (lost, ", ", gained),
+        difference(decision, metric),
+        tuple(interval(decision, metric)),
+        (allowed, f" ({decision.data['tolerance']})"),
+        _JUDGED[decision.data["status"]],
+        "" if decision.data["lost"] is None else flips,
     ]
 
 
@@ -95,7 +89,7 @@ def _how(at: At) -> list[Block]:
         if len(methods) == 1
         else "; ".join(f"{task}: {method}" for method, task in methods.items())
     )
-    sure = at["confidence"].figure(percent(at.data["confidence"]))
+    sure = at.cell("confidence", percent)
     return [Paragraph(["Each end of an interval holds at ", sure, f" confidence ({how})."])]
 
 
@@ -134,19 +128,18 @@ def _bar(task: Mapping[str, Any]) -> charts.Bar | None:
 
 
 def _distribution(at: At) -> list[Block]:
-    found = at.get("distribution")
-    if found is None:
+    apart = at.get("distribution")
+    if apart is None:
         return []
-    data = found.data
-    cells: list[str | Figure] = [
+    cells = [
         "Next-token distributions, no task needed: KL divergence ",
-        found["kl_mean"].figure(f"{data['kl_mean']:.4f}"),
+        apart.cell("kl_mean", ".4f"),
         " nats per token (99th percentile ",
-        found["kl_p99"].figure(f"{data['kl_p99']:.3f}"),
+        apart.cell("kl_p99", ".3f"),
         "); the same first choice after ",
-        found["top1_agreement"].figure(percent(data["top1_agreement"])),
+        apart.cell("top1_agreement", percent),
         " of ",
-        found["tokens"].figure(f"{data['tokens']:,}"),
+        apart.cell("tokens"),
         " tokens.",
     ]
     return [Paragraph(cells)]
@@ -156,8 +149,8 @@ def _blame(at: At) -> list[Block]:
     if not at.data.get("blame"):
         return []
     rows: list[list[Cell]] = [
-        [one.data["matrix"], *(one[key].figure(str(one.data[key])) for key in ("repaired", "undone"))]
-        for one in at["blame"].items()[:_MOST_BLAMED]
+        [matrix.data["matrix"], *(matrix.cell(key, "d") for key in ("repaired", "undone"))]
+        for matrix in at["blame"].items()[:_MOST_BLAMED]
     ]
     columns = ("matrix put back alone", ">flips repaired", ">gains undone")
     return [Table("Which matrix does the harm", columns, rows, MEASURED)]
@@ -168,16 +161,16 @@ def _all_notes(data: Mapping[str, Any]) -> list[str]:
     return [*data["notes"], *of_tasks]
 
 
-def _examples(at: At, task: At) -> Examples | None:
+def _examples(at: At, task: At) -> list[Block]:
     flips = task.data.get("flips")
     if not flips:
-        return None
+        return []
     answers = ("expected", "base", "new")
-    found = [
+    examples = [
         Example(
-            f"row {flip['row']}", flip["direction"], flip["prompt"], *(flip[one].strip() for one in answers)
+            f"row {flip['row']}", flip["direction"], flip["prompt"], *(flip[key].strip() for key in answers)
         )
         for flip in flips
     ]
     title = f"{task.data['task']}: what flipped, the worst first"
-    return Examples(title, at.data["base"]["model"], at.data["model"]["model"], found)
+    return [Examples(title, at.data["base"]["model"], at.data["model"]["model"], examples)]

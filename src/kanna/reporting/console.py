@@ -20,6 +20,7 @@ from kanna.reporting.blocks import (
     Table,
     Verdict,
 )
+from kanna.reporting.cells import filled
 
 # An example is told by its end, where the question stands.
 _MOST_CHARACTERS = 48
@@ -58,10 +59,9 @@ def draw_block(console: Console, block: Block) -> None:
             pass
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Drawn:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Drawn:
     """A table whose columns of numbers are right-aligned; a heading with a leading '>' marks one."""
-    named = _text(title) if title else None
-    drawn = Drawn(box=box.SIMPLE_HEAD, title=named, title_justify="left", pad_edge=False)
+    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         right = heading.startswith(">")
         name = _text(heading.removeprefix(">").removeprefix("<"))
@@ -84,9 +84,7 @@ def _cell(cell: Cell) -> str:
 def _draw_table(console: Console, block: Table) -> None:
     """Without columns that are empty in every row; on a console that is much too narrow as a list."""
     cells = [[_cell(cell) for cell in row] for row in block.rows]
-    filled = [i for i in range(len(block.columns)) if any(row[i] for row in cells)]
-    headings = [block.columns[i] for i in filled]
-    rows = [[row[i] for i in filled] for row in cells]
+    headings, rows = filled(block.columns, cells)
     console.print(_text(f"{block.title} ({block.nature})" if block.nature else block.title))
     drawn = table(headings, rows)
     unlimited = console.options.update(max_width=_UNLIMITED)

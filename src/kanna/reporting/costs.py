@@ -1,6 +1,6 @@
 """A bench's tables: what was measured, what is computed from it, and what was only estimated, apart."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kanna.measure.results import FEWEST_PAIRS
 from kanna.reporting.blocks import (
@@ -16,18 +16,19 @@ from kanna.reporting.blocks import (
 from kanna.reporting.wording import seconds, size
 
 _NOT = "not measured"
+_TIMES = (">p50", ">p95", ">p99", ">spread")
 
 
 def bench(at: At) -> Section:
     """Latency, throughput, memory and energy; bandwidth and cost; estimates; ratios."""
     models = at["models"].items()
-    found = (
+    tables = (
         _ratios(at),
         *(table(models) for table in (_prefill, _decode, _memory)),
         _energy(at, models),
         *(table(models) for table in (_computed, _cost, _estimated)),
     )
-    blocks = [one for one in found if one is not None]
+    blocks = [table for table in tables if table is not None]
     notes = [
         Paragraph([f"Energy by {name}: not measured: {why}."])
         for name, why in at.data["meters"].items()
@@ -44,12 +45,8 @@ def bench(at: At) -> Section:
 
 def _settings(models: Sequence[At]) -> list[tuple[str, At]]:
     """Settings of all models, those of one batch and context below each other."""
-    pairs = [(model.data["model"], one) for model in models for one in model["settings"].items()]
+    pairs = [(model.data["model"], setting) for model in models for setting in model["settings"].items()]
     return sorted(pairs, key=lambda pair: (pair[1].data["batch"], pair[1].data["context"]))
-
-
-def _placed(name: str, at: At) -> list[Cell]:
-    return [name, _named(at)]
 
 
 def _named(at: At) -> str:
@@ -57,36 +54,38 @@ def _named(at: At) -> str:
     return f"batch\u00a0{at.data['batch']}, context\u00a0{at.data['context']}"
 
 
-def _prefill(models: Sequence[At]) -> Table:
-    columns = ["model", "setting", ">p50", ">p95", ">p99", ">spread", ">tokens/s"]
-    rows = []
-    for name, one in _settings(models):
-        at = one["measured"]
-        rate = at["prefill_tokens_per_second"]
-        rows.append([*_placed(name, one), *_spread(at["prefill"]), rate.figure(f"{rate.data:,.1f}")])
-    return Table("Prefill, which is the time to the first token", columns, rows, MEASURED)
+def _by_setting(
+    title: str, columns: Sequence[str], models: Sequence[At], cells: Callable[[At], list[Cell]], nature: str
+) -> Table | None:
+    """One row for each setting of each model that has any cells; None without rows."""
+    rows = [[name, _named(setting), *row] for name, setting in _settings(models) if (row := cells(setting))]
+    return Table(title, ("model", "setting", *columns), rows, nature) if rows else None
 
 
-def _decode(models: Sequence[At]) -> Table:
+def _prefill(models: Sequence[At]) -> Table | None:
+    title = "Prefill, which is the time to the first token"
+    return _timed(title, models, "prefill", {"prefill_tokens_per_second": ">tokens/s"})
+
+
+def _decode(models: Sequence[At]) -> Table | None:
     """Concurrent streams have a column where they were asked for."""
-    rates = ["decode_tokens_per_second"]
-    columns = ["model", "setting", ">p50", ">p95", ">p99", ">spread", ">tokens/s"]
-    if any(one.data["measured"]["concurrent_tokens_per_second"] is not None for _, one in _settings(models)):
-        rates.append("concurrent_tokens_per_second")
-        columns.append(">all streams, tokens/s")
-    rows = []
-    for name, one in _settings(models):
-        at = one["measured"]
-        found: list[Cell] = [
-            _NOT if at.data[key] is None else at[key].figure(f"{at.data[key]:,.1f}") for key in rates
-        ]
-        rows.append([*_placed(name, one), *_spread(at["decode"]), *found])
-    return Table("Decode, one step", columns, rows, MEASURED)
+    rates = {"decode_tokens_per_second": ">tokens/s"}
+    together = "concurrent_tokens_per_second"
+    if any(setting.data["measured"][together] is not None for _, setting in _settings(models)):
+        rates[together] = ">all streams, tokens/s"
+    return _timed("Decode, one step", models, "decode", rates)
 
 
-def _spread(at: At) -> list[Cell]:
-    times: list[Cell] = [at[part].figure(seconds(at.data[part])) for part in ("p50", "p95", "p99")]
-    return [*times, at["spread"].figure(f"{100 * at.data['spread']:.0f} %")]
+def _timed(title: str, models: Sequence[At], part: str, rates: Mapping[str, str]) -> Table | None:
+    """Quantiles of a part's times and their spread, and rates: key -> heading."""
+
+    def cells(setting: At) -> list[Cell]:
+        measured = setting["measured"]
+        times = [measured[part].cell(key, seconds) for key in ("p50", "p95", "p99")]
+        spread = measured[part].cell("spread", lambda share: f"{100 * share:.0f} %")
+        return [*times, spread, *(measured.cell(key, ",.1f") or _NOT for key in rates)]
+
+    return _by_setting(title, (*_TIMES, *rates.values()), models, cells, MEASURED)
 
 
 def _memory(models: Sequence[At]) -> Table:
@@ -97,7 +96,7 @@ def _memory(models: Sequence[At]) -> Table:
         "imported_bytes": ">of it libraries alone",
     }
     memories = [model.data["memory"] or {} for model in models]
-    keys = [key for key in headings if any(one.get(key) is not None for one in memories)]
+    keys = [key for key in headings if any(memory.get(key) is not None for memory in memories)]
     rows = [_held(model, keys) for model in models]
     title = "Size and memory, each model in a process of its own" if keys else "Size; memory was not measured"
     return Table(title, ("model", ">on disk", *(headings[key] for key in keys)), rows, MEASURED)
@@ -105,61 +104,51 @@ def _memory(models: Sequence[At]) -> Table:
 
 def _held(at: At, keys: Sequence[str]) -> list[Cell]:
     memory = at.get("memory")
-    places = [None if memory is None else memory.get(key) for key in keys]
-    held = [_NOT if place is None else place.figure(size(place.data)) for place in places]
-    return [at.data["model"], at["bytes_on_disk"].figure(size(at.data["bytes_on_disk"])), *held]
+    held = [(memory and memory.cell(key, size)) or _NOT for key in keys]
+    return [at.data["model"], at.cell("bytes_on_disk", size), *held]
 
 
 def _energy(at: At, models: Sequence[At]) -> Table | None:
     """None where no meter measured anything; the notes say why."""
     meters = [name for name, why in at.data["meters"].items() if not why]
-    if not meters:
-        return None
-    rows: list[list[Cell]] = []
-    for name, one in _settings(models):
-        joules = one["measured"]["joules_per_token"]
-        found: list[Cell] = [
-            joules[meter].figure(f"{joules.data[meter]:.4f}") if joules.data.get(meter) is not None else _NOT
-            for meter in meters
-        ]
-        rows.append([*_placed(name, one), *found])
-    return Table("Energy", ["model", "setting", *(f">{meter}, J/token" for meter in meters)], rows, MEASURED)
+
+    def cells(setting: At) -> list[Cell]:
+        joules = setting["measured"]["joules_per_token"]
+        return [joules.cell(meter, ".4f") or _NOT for meter in meters]
+
+    return _by_setting("Energy", [f">{meter}, J/token" for meter in meters], models, cells, MEASURED)
 
 
-def _computed(models: Sequence[At]) -> Table:
-    rows: list[list[Cell]] = []
-    for name, one in _settings(models):
-        at = one["computed"]
-        per_token = at["bytes_per_token"].figure(size(at.data["bytes_per_token"]))
-        bandwidth = at["bandwidth"].figure(f"{size(at.data['bandwidth'])}/s")
-        rows.append([*_placed(name, one), per_token, bandwidth])
-    columns = ("model", "setting", ">bytes read per token", ">reached bandwidth")
-    return Table("Weights and cache read, over the measured time", columns, rows, COMPUTED)
+def _computed(models: Sequence[At]) -> Table | None:
+    def cells(setting: At) -> list[Cell]:
+        computed = setting["computed"]
+        bandwidth = computed.cell("bandwidth", lambda value: f"{size(value)}/s")
+        return [computed.cell("bytes_per_token", size), bandwidth]
+
+    columns = (">bytes read per token", ">reached bandwidth")
+    title = "Weights and cache read, over the measured time"
+    return _by_setting(title, columns, models, cells, COMPUTED)
 
 
 def _cost(models: Sequence[At]) -> Table | None:
     rows: list[list[Cell]] = []
     for at in models:
-        found = at.get("computed_cost")
-        if found is None:
-            continue
-        even = found.get("break_even_tokens")
-        paid = "" if even is None else even.figure(f"{even.data / 1e6:,.1f} million tokens")
-        per_million = found["per_million_tokens"]
-        price = per_million.figure(f"{per_million.data:.2f} {found.data['currency']}")
-        rows.append([at.data["model"], price, paid])
+        if cost := at.get("computed_cost"):
+            per_million = cost["per_million_tokens"]
+            price = per_million.figure(f"{per_million.data:.2f} {cost.data['currency']}")
+            paid = cost.cell("break_even_tokens", lambda tokens: f"{tokens / 1e6:,.1f} million tokens")
+            rows.append([at.data["model"], price, paid])
     columns = ("model", ">per million decoded tokens", ">paid back after")
     return Table("Cost at your price", columns, rows, COMPUTED) if rows else None
 
 
 def _estimated(models: Sequence[At]) -> Table | None:
-    rows: list[list[Cell]] = []
-    for name, one in _settings(models):
-        joules = one["estimated"].get("joules_per_token")
-        if joules is not None:
-            rows.append([*_placed(name, one), joules.figure(f"{joules.data:.4f}")])
-    columns = ("model", "setting", ">J/token from the watts you gave")
-    return Table("Energy that no counter measured", columns, rows, ESTIMATED) if rows else None
+    def cells(setting: At) -> list[Cell]:
+        joules = setting["estimated"].cell("joules_per_token", ".4f")
+        return [joules] if joules else []
+
+    title, columns = "Energy that no counter measured", (">J/token from the watts you gave",)
+    return _by_setting(title, columns, models, cells, ESTIMATED)
 
 
 def _ratios(at: At) -> Table | None:

@@ -1,5 +1,7 @@
 """The section of one model's scores on its own."""
 
+from functools import partial
+
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Paragraph, Section, Table
 from kanna.reporting.comparison import floors, named
 from kanna.reporting.wording import shown
@@ -19,16 +21,14 @@ def evaluation(at: At) -> Section:
 
 
 def _score(at: At) -> list[Cell]:
-    data = at.data
-    value = at["value"].figure(shown(data["metric"], data["value"]))
-    rows = at["rows"].figure(f"{data['rows']:,}")
-    return [data["task"], rows, named(data), value, *floors(at)]
+    value = at.cell("value", partial(shown, at.data["metric"]))
+    return [at.data["task"], at.cell("rows"), named(at.data), value, *floors(at)]
 
 
 def _rest(at: At) -> list[list[Cell]]:
     metrics = at["metrics"]
     return [
-        [at.data["task"], name, metrics[name].figure(shown(name, value))]
-        for name, value in metrics.data.items()
+        [at.data["task"], name, metrics.cell(name, partial(shown, name))]
+        for name in metrics.data
         if name != at.data["metric"]
     ]

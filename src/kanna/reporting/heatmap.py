@@ -61,13 +61,19 @@ def heatmap(name: str, rows: Axis, columns: Axis, tiles: Sequence[Tile], most: f
     parts = [
         text("start", 0, 11, rows.title, "heat"),
         text("middle", (_LEFT + WIDTH - _RIGHT) / 2, 11, columns.title, "heat"),
-        *_row_names(rows.names, high),
-        *_column_names(columns.names, wide),
+        *(
+            text("end", _LEFT - 5, _TOP + high * (index + 0.5) + 3.5, row, "heat")
+            for index, row in _named(rows, _NAME_HIGH / high)
+        ),
+        *(
+            text("middle", _LEFT + wide * (index + 0.5), _TOP - 6, column, "heat")
+            for index, column in _named(columns, _NAME_WIDE / wide)
+        ),
         *_empty(rows, columns, tiles, wide, high),
     ]
-    ordered = sorted(tiles, key=lambda one: (one.row, one.column))
-    stop = next((index for index, one in enumerate(ordered) if one.framed), 0)
-    parts += [_tile(one, wide, high, most, index == stop) for index, one in enumerate(ordered)]
+    ordered = sorted(tiles, key=lambda tile: (tile.row, tile.column))
+    stop = next((index for index, tile in enumerate(ordered) if tile.framed), 0)
+    parts += [_tile(tile, wide, high, most, index == stop) for index, tile in enumerate(ordered)]
     return svg(bottom + 42, name, [*parts, *_legend(bottom + 10, most, unit)])
 
 
@@ -78,30 +84,17 @@ def depth(change: float, most: float) -> float:
 
 def brief(value: float) -> str:
     """A signed number of at most four signs."""
-    said = f"{value:+.1f}" if abs(value) < 9.95 else f"{value:+.0f}"
-    return "0" if float(said) == 0 else said
+    signed = f"{value:+.1f}" if abs(value) < 9.95 else f"{value:+.0f}"
+    return "0" if float(signed) == 0 else signed
 
 
-def _row_names(names: Sequence[str], high: float) -> list[str]:
-    every = math.ceil(_NAME_HIGH / high)
-    return [
-        text("end", _LEFT - 5, _TOP + high * (index + 0.5) + 3.5, name, "heat")
-        for index, name in enumerate(names)
-        if index % every == 0
-    ]
-
-
-def _column_names(names: Sequence[str], wide: float) -> list[str]:
-    every = math.ceil(_NAME_WIDE / wide)
-    return [
-        text("middle", _LEFT + wide * (index + 0.5), _TOP - 6, name, "heat")
-        for index, name in enumerate(names)
-        if index % every == 0
-    ]
+def _named(axis: Axis, tiles_wide: float) -> list[tuple[int, str]]:
+    """Places with their names, as far apart as a name is wide."""
+    return list(enumerate(axis.names))[:: math.ceil(tiles_wide)]
 
 
 def _empty(rows: Axis, columns: Axis, tiles: Sequence[Tile], wide: float, high: float) -> list[str]:
-    taken = {(one.row, one.column) for one in tiles}
+    taken = {(tile.row, tile.column) for tile in tiles}
     return [
         _box("none", row, column, wide, high)
         for row in range(len(rows.names))
@@ -110,18 +103,18 @@ def _empty(rows: Axis, columns: Axis, tiles: Sequence[Tile], wide: float, high: 
     ]
 
 
-def _tile(one: Tile, wide: float, high: float, most: float, stop: bool) -> str:
-    across, down = _LEFT + wide * (one.column + 0.5), _TOP + high * (one.row + 0.5)
-    inner = [_box("ground", one.row, one.column, wide, high)]
-    if one.change is None or not math.isfinite(one.change):
+def _tile(tile: Tile, wide: float, high: float, most: float, stop: bool) -> str:
+    across, down = _LEFT + wide * (tile.column + 0.5), _TOP + high * (tile.row + 0.5)
+    inner = [_box("ground", tile.row, tile.column, wide, high)]
+    if tile.change is None or not math.isfinite(tile.change):
         inner.append(f'<circle class="ring" cx="{across:.1f}" cy="{down:.1f}" r="3"/>')
     else:
-        kind = "gain" if one.change > 0 else "loss"
-        inner.append(_box(kind, one.row, one.column, wide, high, depth(one.change, most)))
+        kind = "gain" if tile.change > 0 else "loss"
+        inner.append(_box(kind, tile.row, tile.column, wide, high, depth(tile.change, most)))
         if wide >= _NUMBER_WIDE and high >= _NUMBER_HIGH:
-            inner.append(text("middle", across, down + 3.5, brief(one.change), "heat ink"))
-    inner.append(_box("frame chosen" if one.framed else "frame", one.row, one.column, wide, high))
-    return marked("tile", one.tip, inner, (one.row, one.column), stop)
+            inner.append(text("middle", across, down + 3.5, brief(tile.change), "heat ink"))
+    inner.append(_box("frame chosen" if tile.framed else "frame", tile.row, tile.column, wide, high))
+    return marked("tile", tile.tip, inner, (tile.row, tile.column), stop)
 
 
 def _box(kind: str, row: int, column: int, wide: float, high: float, opacity: float = 1.0) -> str:

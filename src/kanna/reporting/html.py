@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import kanna
-from kanna.reporting.blocks import Block, Chart, Page
+from kanna.reporting.blocks import Page
 
 _STATUS = {
     "pass": ("✓", "Pass", "still right, within the allowed drop"),
@@ -51,7 +51,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals |= {"statuses": _STATUS}
-    made.filters |= {"kind": _kind, "drawing": _drawing, "word": lambda status: status.replace(" ", "-")}
+    made.filters |= {
+        "kind": lambda block: type(block).__name__.lower(),  # the macro that draws it
+        "drawing": lambda chart: Markup(chart.svg),  # charts.py escapes what it draws
+        "word": lambda status: status.replace(" ", "-"),
+    }
     made.tests |= {
         "text": lambda cell: isinstance(cell, str),
         "several": lambda cell: isinstance(cell, tuple),
@@ -61,16 +65,6 @@ def _environment() -> Environment:
 
 def _asset(name: str) -> str:
     return (files("kanna.reporting") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _kind(block: Block) -> str:
-    """The macro that draws a block."""
-    return type(block).__name__.lower()
-
-
-def _drawing(chart: Chart) -> Markup:
-    """charts.py escapes what it draws."""
-    return Markup(chart.svg)
 
 
 def _policy(style: str, script: str) -> str:

@@ -22,8 +22,8 @@ def lineage(at: At) -> Section:
     if at.data["run"] is not None:
         blocks += _took(at["run"])
     for number, step in enumerate(steps, 1):
-        said = yaml.safe_dump(step["config"], allow_unicode=True).strip()
-        blocks.append(Details(f"Step {number}, full configuration", said))
+        config = yaml.safe_dump(step["config"], allow_unicode=True).strip()
+        blocks.append(Details(f"Step {number}, full configuration", config))
     files = "\n".join(f"{digest}  {name}" for name, digest in data.get("files", {}).items())
     blocks += [Details("sha256 of the files", files)] if files else []
     return Section(f"Lineage of {at.name}", blocks)
@@ -31,21 +31,16 @@ def lineage(at: At) -> Section:
 
 def _step(number: int, at: At) -> list[Cell]:
     scores = at.get("scores")
-    weights: list[Cell] = []
-    for key in ("model_bytes_before", "model_bytes_after"):
-        place = None if scores is None else scores.get(key)
-        weights.append("" if place is None else place.figure(size(place.data)))
-    seed = at.get("seed")
-    versions = ", ".join(f"{name} {found}" for name, found in (at.data.get("versions") or {}).items())
-    seeded = "" if seed is None else seed.figure(str(seed.data))
-    return [str(number), at.data["method"], *weights, seeded, versions]
+    keys = ("model_bytes_before", "model_bytes_after")
+    weights = ["" if scores is None else scores.cell(key, size) for key in keys]
+    versions = ", ".join(f"{name} {number}" for name, number in (at.data.get("versions") or {}).items())
+    return [str(number), at.data["method"], *weights, at.cell("seed", "d"), versions]
 
 
 def _took(at: At) -> list[Block]:
-    said: list[str | Figure] = []
-    took, peak = at.get("seconds"), at.get("peak_memory_bytes")
-    if took is not None:
-        said += ["The run took ", took.figure(seconds(took.data)), ". "]
-    if peak is not None:
-        said += ["Its peak memory was ", peak.figure(size(peak.data)), "."]
-    return [Paragraph(said)] if said else []
+    sentence: list[str | Figure] = []
+    if took := at.cell("seconds", seconds):
+        sentence += ["The run took ", took, ". "]
+    if peak := at.cell("peak_memory_bytes", size):
+        sentence += ["Its peak memory was ", peak, "."]
+    return [Paragraph(sentence)] if sentence else []

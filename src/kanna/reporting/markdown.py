@@ -30,7 +30,7 @@ _TICKS = re.compile(r"`+")
 def render(page: Page) -> str:
     """The whole document. No text of a result can end a table, open a fence, make a link, or become HTML."""
     parts = [f"# {escaped(page.title)}"]
-    parts += [_verdict(one) for one in page.verdicts]
+    parts += [_verdict(verdict) for verdict in page.verdicts]
     parts += [_section(section) for section in page.sections]
     names = ", ".join(escaped(name) for name in page.data)
     return "\n\n".join([*parts, f"Made by kanna from {names}."]) + "\n"
@@ -43,9 +43,9 @@ def escaped(text: str) -> str:
     return _LINKS.sub(_broken, _STARTS.sub(r"\2\\", line))
 
 
-def _broken(found: re.Match[str]) -> str:
+def _broken(link: re.Match[str]) -> str:
     """The beginning of a link with its point or colon as an entity."""
-    return f"{found[1]}&#46;" if found[1] else f"{found[2]}&#58;"
+    return f"{link[1]}&#46;" if link[1] else f"{link[2]}&#58;"
 
 
 def fenced(text: str) -> str:
@@ -70,10 +70,10 @@ def _part(part: str | Figure) -> str:
     return f"{before}{escaped(text)}{after}"
 
 
-def _verdict(one: Verdict) -> str:
-    headline = f"**{_cell(one.headline)}** ({_cell(one.weights)}). " if one.headline else ""
-    parts = [f"**{one.status.upper()}: {escaped(one.title)}.** {headline}{_cell(one.text)}"]
-    parts += [f"- {piece.status}: {escaped(piece.task)}: {_cell(piece.cells)}" for piece in one.evidence]
+def _verdict(verdict: Verdict) -> str:
+    headline = f"**{_cell(verdict.headline)}** ({_cell(verdict.weights)}). " if verdict.headline else ""
+    parts = [f"**{verdict.status.upper()}: {escaped(verdict.title)}.** {headline}{_cell(verdict.text)}"]
+    parts += [f"- {piece.status}: {escaped(piece.task)}: {_cell(piece.cells)}" for piece in verdict.evidence]
     return "\n".join(parts[:1]) + ("\n\n" + "\n".join(parts[1:]) if parts[1:] else "")
 
 
@@ -113,9 +113,9 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _example(of: Examples, one: Example) -> str:
-    answers = (("expected", one.expected), (of.base, one.base), (of.new, one.new))
+def _example(of: Examples, example: Example) -> str:
+    answers = (("expected", example.expected), (of.base, example.base), (of.new, example.new))
     table = [_row(["", "answer"]), _row(["---", "---"])]
-    table += [_row([escaped(who), escaped(said)]) for who, said in answers]
-    head = f"#### {escaped(one.direction)}, {escaped(one.heading)}"
-    return "\n\n".join([head, fenced(one.prompt), "\n".join(table)])
+    table += [_row([escaped(who), escaped(text)]) for who, text in answers]
+    head = f"#### {escaped(example.direction)}, {escaped(example.heading)}"
+    return "\n\n".join([head, fenced(example.prompt), "\n".join(table)])

@@ -55,30 +55,30 @@ class Scored:
 
 def overview(compared: Sequence[At], benches: Sequence[At]) -> list[Section]:
     """Nothing without a comparison, since then there is nothing to set side by side."""
-    found = [scored for at in compared for scored in _scored(at)]
-    if not found:
+    models = [scored for at in compared for scored in _scored(at)]
+    if not models:
         return []
     setting = _common_setting(benches)
     latency = _latencies(benches, setting) if setting else {}
-    blocks: list[Block] = [_table(found, latency, setting)]
-    for asked in dict.fromkeys(one.asked for one in found):
-        blocks += _charts(asked, [one for one in found if one.asked == asked], latency, setting)
+    blocks: list[Block] = [_table(models, latency, setting)]
+    for asked in dict.fromkeys(model.asked for model in models):
+        blocks += _charts(asked, [model for model in models if model.asked == asked], latency, setting)
     return [Section("Size, score and speed", blocks)]
 
 
 def _scored(at: At) -> list[Scored]:
-    found = []
+    models = []
     base, new = at["base"], at["model"]
     for task in at["tasks"].items():
         data, decision = task.data, task.data["decision"]
         asked = Asked(data["task"], data["metric"], data["rows"], data["higher_is_better"])
         before, ends = data["base"], _ends(data)
         status = decision["status"] if decision else ""
-        found += [
+        models += [
             Scored(base.data["model"], asked, base["bytes"], task["base"], None, before, before, "base"),
             Scored(new.data["model"], asked, new["bytes"], task["new"], base["bytes"], *ends, status),
         ]
-    return found
+    return models
 
 
 def _ends(task: Mapping[str, Any]) -> tuple[float, float]:
@@ -92,33 +92,33 @@ def _ends(task: Mapping[str, Any]) -> tuple[float, float]:
 def _common_setting(benches: Sequence[At]) -> Setting | None:
     """The batch and context that most models were measured at; the first of several."""
     counted = Counter(
-        (one["batch"], one["context"])
+        (setting["batch"], setting["context"])
         for at in benches
         for model in at.data["models"]
-        for one in model["settings"]
+        for setting in model["settings"]
     )
     return counted.most_common(1)[0][0] if counted else None
 
 
 def _latencies(benches: Sequence[At], setting: Setting) -> dict[Key, At]:
     """Model -> the median of its decode step; the last bench counts."""
-    found = {}
+    latencies = {}
     for at in benches:
         for model in at["models"].items():
-            for one in model["settings"].items():
-                if (one.data["batch"], one.data["context"]) == setting:
+            for place in model["settings"].items():
+                if (place.data["batch"], place.data["context"]) == setting:
                     key = (model.data["model"], model.data["bytes_on_disk"])
-                    found[key] = one["measured"]["decode"]["p50"]
-    return found
+                    latencies[key] = place["measured"]["decode"]["p50"]
+    return latencies
 
 
-def _table(found: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None) -> Table:
-    asked = list(dict.fromkeys(one.asked for one in found))
-    keys = list(dict.fromkeys(one.key for one in found))
+def _table(models: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None) -> Table:
+    asked = list(dict.fromkeys(one.asked for one in models))
+    keys = list(dict.fromkeys(one.key for one in models))
     columns = ["model", ">weights", ">of its base", *(f">{_heading(one)}" for one in asked)]
     if setting is not None:
         columns.append(f">decode step, batch {setting[0]}, context {setting[1]}")
-    rows = [_row([one for one in found if one.key == key], asked, latency, setting) for key in keys]
+    rows = [_row([one for one in models if one.key == key], asked, latency, setting) for key in keys]
     return Table("All models", columns, rows, MEASURED)
 
 
@@ -133,12 +133,12 @@ def _row(
     latency: Mapping[Key, At],
     setting: Setting | None,
 ) -> list[Cell]:
-    first = next((one for one in of_model if one.base is not None), of_model[0])
+    first = next((model for model in of_model if model.base is not None), of_model[0])
     cells: list[Cell] = [first.model, first.bytes.figure(size(first.bytes.data))]
-    kept = None if first.base is None else first.bytes.data / first.base.data
-    cells.append("" if first.base is None or kept is None else first.bytes.over(first.base, percent(kept)))
+    base = first.base
+    cells.append("" if base is None else first.bytes.over(base, percent(first.bytes.data / base.data)))
     for column in asked:
-        value = next((one.value for one in of_model if one.asked == column), None)
+        value = next((model.value for model in of_model if model.asked == column), None)
         cells.append("" if value is None else value.figure(shown(column.metric, value.data)))
     if setting is not None:
         at = latency.get(first.key)
@@ -147,18 +147,18 @@ def _row(
 
 
 def _charts(
-    asked: Asked, found: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None
+    asked: Asked, models: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None
 ) -> list[Block]:
-    unique = [one for one in _worst(found) if math.isfinite(one.low + one.value.data + one.high)]
+    unique = [model for model in _worst(models) if math.isfinite(model.low + model.value.data + model.high)]
     if len(unique) < 2:
         return []
     better = "Up and to the left is better." if asked.higher_is_better else "Down and to the left is better."
     rows = f"{asked.rows:,} rows."
     caption = f"{rows} {better} Whiskers: the base's score plus the interval of the change."
     name, share = f"{asked.task}: {asked.metric}", is_share(asked.metric)
-    dots = [_dot(one, one.bytes.data / 1e6, latency) for one in unique]
+    dots = [_dot(model, model.bytes.data / 1e6, latency) for model in unique]
     drawn: list[Block] = [_chart(f"{name} against size", dots, "weights on disk (MB)", name, share, caption)]
-    timed = [_dot(one, 1e3 * latency[one.key].data, latency) for one in unique if one.key in latency]
+    timed = [_dot(model, 1e3 * latency[model.key].data, latency) for model in unique if model.key in latency]
     if len(timed) < 2 or setting is None:
         return drawn
     across = f"decode step, batch {setting[0]}, context {setting[1]} (ms, median)"
@@ -167,11 +167,11 @@ def _charts(
     return [*drawn, _chart(f"{name} against latency", timed, across, name, share, caption + left)]
 
 
-def _worst(found: Sequence[Scored]) -> list[Scored]:
+def _worst(models: Sequence[Scored]) -> list[Scored]:
     """One mark per model, that of its worst judgement."""
     kept: dict[Key, Scored] = {}
-    for one in sorted(found, key=lambda one: _WORST_FIRST.index(one.status)):
-        kept.setdefault(one.key, one)
+    for model in sorted(models, key=lambda model: _WORST_FIRST.index(model.status)):
+        kept.setdefault(model.key, model)
     return list(kept.values())
 
 
@@ -179,9 +179,13 @@ def _chart(title: str, dots: Sequence[charts.Dot], across: str, up: str, share: 
     return Chart(title, charts.scatter(dots, across, up, share), caption, [dot.tip for dot in dots])
 
 
-def _dot(one: Scored, x: float, latency: Mapping[Key, At]) -> charts.Dot:
-    tip = [f"{one.model}: {one.asked.metric} {shown(one.asked.metric, one.value.data)}", size(one.bytes.data)]
-    if one.key in latency:
-        tip.append(f"{seconds(latency[one.key].data)} a decode step")
-    tip += [one.status] if one.status else []
-    return charts.Dot(one.model, x, one.value.data, one.low, one.high, one.status, ", ".join(tip))
+def _dot(model: Scored, x: float, latency: Mapping[Key, At]) -> charts.Dot:
+    metric = model.asked.metric
+    tip = [
+        f"{model.model}: {metric} {shown(metric, model.value.data)}",
+        size(model.bytes.data),
+    ]
+    if model.key in latency:
+        tip.append(f"{seconds(latency[model.key].data)} a decode step")
+    tip += [model.status] if model.status else []
+    return charts.Dot(model.model, x, model.value.data, model.low, model.high, model.status, ", ".join(tip))

@@ -49,13 +49,13 @@ def results(sources: Sequence[Source], view: View) -> list[Result]:
 
 def comparisons(places: Sequence[tuple[Source, At]]) -> list[At]:
     """Those that `kanna compare` wrote, and those in the lineage of models that it did not look at."""
-    found = [at for source, at in places if source.kind == "compare"]
-    known = {(at.data["base"]["model"], at.data["model"]["model"]) for at in found}
+    compared = [at for source, at in places if source.kind == "compare"]
+    known = {(at.data["base"]["model"], at.data["model"]["model"]) for at in compared}
     for source, at in places:
         if source.kind != "model":
             continue
         for step in at["lineage"]["steps"].items():
             inside = (step.data.get("scores") or {}).get("comparison")
             if inside and (inside["base"]["model"], inside["model"]["model"]) not in known:
-                found.append(step["scores"]["comparison"])
-    return found
+                compared.append(step["scores"]["comparison"])
+    return compared

@@ -80,8 +80,8 @@ def report(
 
 def _tables(sources: Sequence[Source], views: Sequence[View]) -> str:
     """The tables of all views that have some, with an empty line between two."""
-    found = [(view.tables, [result.at for result in results(sources, view)]) for view in views]
-    return "\n".join(tables(places) for tables, places in found if tables and places)
+    drawn = [(view.tables, [result.at for result in results(sources, view)]) for view in views]
+    return "\n".join(tables(places) for tables, places in drawn if tables and places)
 
 
 def _check_free(paths: Sequence[Path], force: bool) -> None:

@@ -12,9 +12,9 @@ WIDTH = 360
 def svg(height: float, name: str, parts: Sequence[str]) -> str:
     """The whole drawing."""
     inside = "".join(parts)
-    said = escape(name)
+    label = escape(name)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="group" aria-label="{said}" '
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="group" aria-label="{label}" '
         f'xmlns="http://www.w3.org/2000/svg">{inside}</svg>'
     )
 
@@ -29,10 +29,10 @@ def marked(
         stop: Whether the Tab key stops here; of a grid it should at one mark only.
     """
     kind = escape(status.replace(" ", "-") or "plain")
-    said = escape(tip)
+    label = escape(tip)
     where = "" if place is None else f' data-row="{place[0]}" data-column="{place[1]}"'
     tab = 0 if stop else -1
-    names = f'class="mark {kind}" tabindex="{tab}"{where} role="img" data-tip="{said}" aria-label="{said}"'
+    names = f'class="mark {kind}" tabindex="{tab}"{where} role="img" data-tip="{label}" aria-label="{label}"'
     return f"<g {names}>{''.join(inner)}</g>"
 
 
@@ -41,9 +41,9 @@ def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def text(anchor: str, x: float, y: float, said: str, kind: str = "tick") -> str:
+def text(anchor: str, x: float, y: float, words: str, kind: str = "tick") -> str:
     """Where it stands depends on the anchor: start, middle or end of the text."""
-    return f'<text class="{kind}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(said)}</text>'
+    return f'<text class="{kind}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
 
 
 def cut(text: str, most: int) -> str:

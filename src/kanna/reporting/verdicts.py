@@ -1,8 +1,11 @@
 """What the reader sees first: how much smaller each model is, whether it is still right, and who says so."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from kanna.reporting.blocks import At, Cell, Evidence, Figure, Verdict
+from kanna.reporting.cells import difference, interval, told_apart
 from kanna.reporting.wording import change, shown, size
 
 NOT_JUDGED = "not judged"
@@ -23,28 +26,24 @@ _UNASKED = (
 def verdicts(compared: Sequence[At], models: Sequence[At], others: Sequence[Verdict] = ()) -> list[Verdict]:
     """One per comparison, the others, one per model that nobody compared; at least one."""
     asked = {at.data["model"]["model"] for at in compared}
-    found = [verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
-    found += others
-    found += [_unasked(at) for at in models if at.name not in asked]
-    return found or [_NOTHING]
+    cards = [verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
+    cards += [*others, *(_unasked(at) for at in models if at.name not in asked)]
+    return cards or [_NOTHING]
 
 
 def titles(compared: Sequence[At]) -> list[str]:
     """A name for each comparison; the file is added where two models were compared more than once."""
     names = [f"{at.data['model']['model']} against {at.data['base']['model']}" for at in compared]
-    return [
-        f"{name} ({at.name})" if names.count(name) > 1 else name
-        for name, at in zip(names, compared, strict=True)
-    ]
+    return told_apart(names, (at.name for at in compared))
 
 
 def smaller(new: At, base: At) -> Figure:
     """How much smaller in words; the number is the share that is left."""
     saved = 100 * (1 - new.data / base.data)
-    said = f"{abs(saved):.1f} %"
+    share = f"{abs(saved):.1f} %"
     if float(f"{saved:.1f}") == 0:
         return new.over(base, "same size")
-    return new.over(base, f"{said} smaller" if saved > 0 else f"{said} larger")
+    return new.over(base, f"{share} smaller" if saved > 0 else f"{share} larger")
 
 
 def _weights(new: At, base: At) -> Cell:
@@ -61,39 +60,27 @@ def verdict(at: At, title: str) -> Verdict:
 
 def _evidence(task: At) -> Evidence:
     metric, decision = task.data["metric"], task.get("decision")
-    scores: list[str | Figure] = [
-        f"{metric} ",
-        task["base"].figure(shown(metric, task.data["base"])),
-        " → ",
-        task["new"].figure(shown(metric, task.data["new"])),
-        " on ",
-        task["rows"].figure(f"{task.data['rows']:,}"),
-        " rows",
-    ]
+    base, new = (task.cell(key, partial(shown, metric)) for key in ("base", "new"))
+    sentence = [f"{metric} ", base, " → ", new, " on ", task.cell("rows"), " rows"]
+    if decision is not None:
+        sentence += ["; change ", difference(decision, metric), " (interval ", *interval(decision, metric)]
+        sentence += ["), allowed ", decision.cell("allowed", partial(change, metric))]
     status = NOT_JUDGED if decision is None else decision.data["status"]
-    said = scores if decision is None else [*scores, "; change ", *_judged(decision, metric)]
-    name = f"{task.data['task']} (guard)" if task.data["guard"] else task.data["task"]
-    return Evidence(status, name, tuple(said))
+    return Evidence(status, guarded(task.data), tuple(sentence))
 
 
-def _judged(decision: At, metric: str) -> list[str | Figure]:
-    low, high = decision["interval"].items()
-    return [
-        decision["difference"].figure(change(metric, decision.data["difference"])),
-        " (interval ",
-        low.figure(change(metric, low.data)),
-        " to ",
-        high.figure(change(metric, high.data)),
-        "), allowed ",
-        decision["allowed"].figure(change(metric, decision.data["allowed"])),
-    ]
+def guarded(task: Mapping[str, Any]) -> str:
+    """A task's name, and whether it is a guard."""
+    return f"{task['task']} (guard)" if task["guard"] else str(task["task"])
 
 
 def _unasked(at: At) -> Verdict:
     steps = at["lineage"]["steps"].items()
     sized = [step["scores"] for step in steps if step.get("scores") is not None]
-    before = [one["model_bytes_before"] for one in sized if one.get("model_bytes_before") is not None]
-    after = [one["model_bytes_after"] for one in sized if one.get("model_bytes_after") is not None]
+    before, after = (
+        [place for scores in sized if (place := scores.get(key)) is not None]
+        for key in ("model_bytes_before", "model_bytes_after")
+    )
     base = at["lineage"].data["base"]["name"]
     if not before or not after:
         return Verdict(NOT_JUDGED, f"{at.name} from {base}", "", "", _UNASKED)

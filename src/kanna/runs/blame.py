@@ -21,16 +21,16 @@ def changed_modules(base: nn.Module, new: nn.Module) -> list[str]:
     Raises:
         InputError: The models have different modules, so that nothing can be put back.
     """
-    found = []
+    paths = []
     for path, module in _leaves(base):
         other = _at(new, path)
         if _sizes(module) != _sizes(other):
             raise _other_kind(f"{path} has other sizes")
         if _differs(module, other):
-            found.append(path)
-    if not found:
+            paths.append(path)
+    if not paths:
         raise InputError("no matrix of the two models differs", "compare a model with what was made of it")
-    return found
+    return paths
 
 
 def blame(
@@ -45,16 +45,16 @@ def blame(
         ask: Scores the flipped examples with `new` as it is at that moment.
     """
     paths = changed_modules(base, new)
-    found = []
+    blamed = []
     for done, path in enumerate(paths):
         progress("blame", done, len(paths))
         with _put_back(base, new, path):
             right = ask()
         repaired = sum(now for now, was_lost in zip(right, lost, strict=True) if was_lost)
         undone = sum(not now for now, was_lost in zip(right, lost, strict=True) if not was_lost)
-        found.append(Blame(matrix=path, repaired=repaired, undone=undone))
+        blamed.append(Blame(matrix=path, repaired=repaired, undone=undone))
     progress("blame", len(paths), len(paths))
-    return sorted(found, key=lambda one: (-one.repaired, one.undone))
+    return sorted(blamed, key=lambda matrix: (-matrix.repaired, matrix.undone))
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -117,7 +117,7 @@ class _Sides:
 
     def missing(self, options: EvalOptions) -> int:
         """Bytes in float32 of those that are not in memory."""
-        return sum(_float32_bytes(one) for one in (self.base, self.new) if not one.holds(options))
+        return sum(_float32_bytes(side) for side in (self.base, self.new) if not side.holds(options))
 
     def fit(self, options: EvalOptions) -> bool:
         """Whether both can be in memory at once."""
@@ -130,7 +130,7 @@ def _common_context(sides: _Sides, options: EvalOptions) -> EvalOptions:
         return options
     both = (sides.base, sides.new)
     return replace(
-        options, context=min(context_length(one.checkpoint.config, one.tokenizer, None) for one in both)
+        options, context=min(context_length(side.checkpoint.config, side.tokenizer, None) for side in both)
     )
 
 
@@ -191,23 +191,23 @@ def _described(record: Record) -> str:
 
 
 def _joint(tasks: Sequence[TaskComparison]) -> JointDecision | None:
-    decided = {one.base.task: one.decision for one in tasks if one.decision is not None}
+    decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
     return decide_jointly(decided) if decided else None
 
 
-def _unlike(one: TaskComparison) -> list[str]:
+def _unlike(task: TaskComparison) -> list[str]:
     """A note where the score of a task is not the mean of its rows, which is what is judged."""
-    change, decision = one.new.value - one.base.value, one.decision
+    change, decision = task.new.value - task.base.value, task.decision
     if decision is None or math.isclose(change, decision.difference, rel_tol=1e-4, abs_tol=1e-6):
         return []
     return [
-        f"{one.base.task}: the change and its interval are of the mean over rows; base and new show "
-        f"{one.base.metric} of all rows together"
+        f"{task.base.task}: the change and its interval are of the mean over rows; base and new show "
+        f"{task.base.metric} of all rows together"
     ]
 
 
 def _with_both(
-    found: Comparison,
+    compared: Comparison,
     sides: _Sides,
     plans: Sequence[Prepared],
     sequences: Sequence[Sequence[int]] | None,
@@ -219,20 +219,20 @@ def _with_both(
     Args:
         sequences: Token ids on which next-token distributions are compared; None where they are not.
     """
-    options, notes = plans[0].options, list(found.notes)
+    options, notes = plans[0].options, list(compared.notes)
     if not sides.fit(options):
         need = _float32_bytes(sides.base) + _float32_bytes(sides.new)
-        said = f"both models together need {need / 1e9:.1f} GB: distributions and blame were left out"
-        return replace(found, notes=(*notes, said))
+        note = f"both models together need {need / 1e9:.1f} GB: distributions and blame were left out"
+        return replace(compared, notes=(*notes, note))
     first, second = sides.base.loaded(options), sides.new.loaded(options)
     apart = None if sequences is None else divergence(first, second, sequences, progress)
     blamed = None
     if blame:
         try:
-            blamed = _blamed(found, plans[1], first, second, progress)
+            blamed = _blamed(compared, plans[1], first, second, progress)
         except InputError as error:
             notes.append(f"nothing was put back: {error.problem}")
-    return replace(found, distribution=apart, blame=blamed, notes=tuple(notes))
+    return replace(compared, distribution=apart, blame=blamed, notes=tuple(notes))
 
 
 def _no_distribution(plans: Sequence[Prepared], sequences: Sequence[Sequence[Sequence[int]]]) -> str | None:
@@ -255,7 +255,7 @@ def _float32_bytes(model: Opened) -> int:
 def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:
     """Token ids of the tasks' first rows, up to a few thousand tokens shared among the tasks."""
     context = context_length(plan.config, plan.tokenizer, options.context)
-    found: list[list[int]] = []
+    sequences: list[list[int]] = []
     for task in plan.tasks:
         room = _DIVERGENCE_TOKENS // len(plan.tasks)
         for row in task.rows:
@@ -263,20 +263,22 @@ def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:
                 break
             text = row.text[: _MOST_CHARACTERS * room]
             ids = list(plan.tokenizer(text, verbose=False)["input_ids"])[: min(context, room)]
-            found += [ids] if ids else []
+            sequences += [ids] if ids else []
             room -= len(ids)
-    return found
+    return sequences
 
 
-def _blamed(found: Comparison, plan: Prepared, base: Any, new: Any, progress: Progress) -> tuple[Blame, ...]:
+def _blamed(
+    compared: Comparison, plan: Prepared, base: Any, new: Any, progress: Progress
+) -> tuple[Blame, ...]:
     """Ask the flipped rows of all task files again with each changed matrix put back."""
     parts: list[Prepared] = []
     lost: list[bool] = []
-    for task, one in zip(plan.tasks, found.tasks, strict=False):
-        flips = _flips(one.base, one.new)[:_MOST_BLAMED]
+    for task, scored in zip(plan.tasks, compared.tasks, strict=False):
+        flips = _flips(scored.base, scored.new)[:_MOST_BLAMED]
         if flips:
             rows = tuple(task.rows[flip.row] for flip in flips)
-            parts.append(_asked_again(plan, replace(task, rows=rows), one.new))
+            parts.append(_asked_again(plan, replace(task, rows=rows), scored.new))
         lost += [flip.direction == LOST for flip in flips]
     if not lost:
         return ()

@@ -10,16 +10,13 @@ guards:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kanna.checked import read_yaml, validated
-from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.runs.tolerances import CONFIDENCE, Tolerances
-from kanna.tasks.data.task import HARNESS, Task, names_of
-from kanna.tasks.evaluate import Prepared, headline, prepare
+from kanna.runs.tolerances import CONFIDENCE, Line, Tolerances
+from kanna.tasks.data.task import HARNESS, names_of
+from kanna.tasks.evaluate import Prepared, headline
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
-from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT
 from kanna.tasks.verdict.tolerance import Tolerance, parse_tolerance
 
@@ -76,10 +73,8 @@ def criteria_of(
     Raises:
         InputError: No task, a confidence outside (0.5, 0.9999], a tolerance or guard that cannot be read.
     """
-    tolerance = None if max_drop is None else parse_tolerance(max_drop)
-    rules = [Rule(task, tolerance) for task in tasks]
-    rules += [_guard(guard) for guard in guards]
-    return _checked(Criteria(tuple(rules), confidence))
+    lines = tuple(Line(task=task, max_drop=max_drop) for task in tasks)
+    return criteria_from(Tolerances(confidence=confidence, tasks=lines, guards=tuple(map(_guard, guards))))
 
 
 def read_criteria(path: str | Path) -> Criteria:
@@ -89,8 +84,8 @@ def read_criteria(path: str | Path) -> Criteria:
         InputError: Missing, not YAML, unknown or missing keys, or a tolerance that cannot be read.
     """
     path = Path(path).expanduser()
-    said = read_yaml(path, _EXAMPLE)
-    read = validated(Tolerances, said, path, f"it looks like {_EXAMPLE}")
+    data = read_yaml(path, _EXAMPLE)
+    read = validated(Tolerances, data, path, f"it looks like {_EXAMPLE}")
     for kind, lines in (("tasks", read.tasks), ("guards", read.guards)):
         for number, line in enumerate(lines):
             if line.max_drop is None:
@@ -98,70 +93,45 @@ def read_criteria(path: str | Path) -> Criteria:
     return criteria_from(read)
 
 
-def criteria_from(said: Tolerances) -> Criteria:
+def criteria_from(tolerances: Tolerances) -> Criteria:
     """The rules of a tolerance file, or of the same in a recipe.
 
     Raises:
         InputError: A tolerance that cannot be read, no task, or a confidence outside (0.5, 0.9999].
     """
-    lines = [(line, False) for line in said.tasks] + [(line, True) for line in said.guards]
-    rules = [
+    lines = [(line, False) for line in tolerances.tasks] + [(line, True) for line in tolerances.guards]
+    rules = tuple(
         Rule(line.task, None if line.max_drop is None else parse_tolerance(str(line.max_drop)), guard)
         for line, guard in lines
-    ]
-    return _checked(Criteria(tuple(rules), said.confidence))
+    )
+    if not rules:
+        raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
+    if not 0.5 < tolerances.confidence <= _HIGHEST_CONFIDENCE:
+        raise InputError(
+            f"confidence {tolerances.confidence} must lie between 0.5 and {_HIGHEST_CONFIDENCE}",
+            "0.95 is usual",
+        )
+    return Criteria(rules, tolerances.confidence)
 
 
-def prepare_for(
-    model: str | Path | Checkpoint,
-    criteria: Criteria,
-    options: EvalOptions,
-    *,
-    read: Sequence[Task] | None = None,
-    tokenizer: Any = None,
-) -> Prepared:
-    """`prepare`, and a check that what is allowed makes sense for the tasks' metrics.
-
-    Args:
-        read: The task files, where they have been read before with the same limit.
-        tokenizer: That of the model, where it has been loaded before.
-
-    Raises:
-        InputError: As `prepare`, or a tolerance that allows everything.
-    """
-    plan = prepare(model, criteria.files, options, read=read, tokenizer=tokenizer)
+def check_units(plan: Prepared, criteria: Criteria) -> None:
+    """Raise InputError for a tolerance that allows everything, given the metric of its task."""
     for task in plan.tasks:
-        _check_units(task, criteria.rule(task.name).tolerance, options)
+        metric = headline(task, plan.options)
+        if task.kind == TEXT or parse_user_metric(metric) is not None:
+            continue
+        if metric_info(metric, task.kind).higher_is_better:
+            _check_below_1(task.name, criteria.rule(task.name).tolerance, metric)
     for rule in criteria.rules:
         if rule.task.startswith(HARNESS):
             _check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
-    return plan
 
 
-def _guard(text: str) -> Rule:
-    task, found, drop = text.rpartition("=")
-    if not found:
+def _guard(text: str) -> Line:
+    task, equals, drop = text.rpartition("=")
+    if not equals:
         raise InputError(f"guard {text!r} has no tolerance", "write --guard FILE=3%")
-    return Rule(task, parse_tolerance(drop), guard=True)
-
-
-def _checked(criteria: Criteria) -> Criteria:
-    if not criteria.rules:
-        raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
-    if not 0.5 < criteria.confidence <= _HIGHEST_CONFIDENCE:
-        raise InputError(
-            f"confidence {criteria.confidence} must lie between 0.5 and {_HIGHEST_CONFIDENCE}",
-            "0.95 is usual",
-        )
-    return criteria
-
-
-def _check_units(task: Task, tolerance: Tolerance | None, options: EvalOptions) -> None:
-    metric = headline(task, options)
-    if task.kind == TEXT or parse_user_metric(metric) is not None:
-        return
-    if metric_info(metric, task.kind).higher_is_better:
-        _check_below_1(task.name, tolerance, metric)
+    return Line(task=task, max_drop=drop)
 
 
 def _check_below_1(name: str, tolerance: Tolerance | None, metric: str) -> None:

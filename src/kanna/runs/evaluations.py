@@ -111,11 +111,11 @@ def evaluate_opened(
     if not left and not plan.harness:
         kept = tuple(score for score in known.values() if score)
         return Evaluation(model=plan.name, bytes=plan.bytes, scores=kept, run={"cached": True})
-    found = replace(plan, tasks=left).evaluate(opened.loaded(plan.options), progress, keep=store.keep)
-    computed = {score.task: score for score in found.scores}
+    evaluation = replace(plan, tasks=left).evaluate(opened.loaded(plan.options), progress, keep=store.keep)
+    computed = {score.task: score for score in evaluation.scores}
     ordered = [known[task.name] or computed[task.name] for task in plan.tasks]
-    harness = [score for score in found.scores if score.task not in known]
-    return replace(found, scores=(*ordered, *harness))
+    harness = [score for score in evaluation.scores if score.task not in known]
+    return replace(evaluation, scores=(*ordered, *harness))
 
 
 class _Store:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from kanna.linalg.spectra import effective_rank, energy_rank, signal_rank, singular_values, stable_rank
@@ -14,6 +15,7 @@ from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import match
 from kanna.progress import Progress
+from kanna.result import Result, Several
 from kanna.runs.places import cache_directory
 from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
@@ -21,35 +23,24 @@ from kanna.runs.workspace import Workspace
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Result):
     """What the singular values of a matrix say.
 
     Args:
-        values: All of them, descending.
         effective_rank: exp of their entropy.
         stable_rank: Squared Frobenius norm over squared spectral norm.
         rank_90: Smallest rank that holds 90 % of the energy (sum of squares).
         rank_99: The same for 99 %.
         signal_rank: Values above the Gavish-Donoho threshold, the noise estimated from their median.
+        values: All of them, descending.
     """
 
-    values: tuple[float, ...]
     effective_rank: float
     stable_rank: float
     rank_90: int
     rank_99: int
     signal_rank: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "effective_rank": self.effective_rank,
-            "stable_rank": self.stable_rank,
-            "rank_90": self.rank_90,
-            "rank_99": self.rank_99,
-            "signal_rank": self.signal_rank,
-            "singular_values": list(self.values),
-        }
+    values: Several[float] = Field(alias="singular_values")
 
 
 @dataclass(frozen=True)
@@ -110,19 +101,19 @@ class InspectResult:
         return sum(entry.bytes for entry in self.entries if not entry.matrix.refused)
 
     def to_dict(self) -> dict[str, Any]:
-        found = self.inventory
+        inventory = self.inventory
         return {
             "schema_version": 1,
             "model": self.model,
-            "architecture": found.architecture,
-            "blocks": len(found.blocks),
-            "parameters": found.parameters,
+            "architecture": inventory.architecture,
+            "blocks": len(inventory.blocks),
+            "parameters": inventory.parameters,
             "bytes": self.bytes,
-            "tied_embeddings": found.tied_embeddings,
+            "tied_embeddings": inventory.tied_embeddings,
             "matrices": [entry.to_dict() for entry in self.entries],
             "skipped": [
-                {"name": one.name, "reason": one.reason, "parameters": one.parameters}
-                for one in found.skipped
+                {"name": module.name, "reason": module.reason, "parameters": module.parameters}
+                for module in inventory.skipped
             ],
         }
 
@@ -192,7 +183,7 @@ def _spectrum(weight: Tensor, store: Workspace) -> Spectrum:
     values = store.load(name)["values"]
     rows, columns = weight.shape
     return Spectrum(
-        values=tuple(values.tolist()),
+        singular_values=tuple(values.tolist()),
         effective_rank=effective_rank(values),
         stable_rank=stable_rank(values),
         rank_90=energy_rank(values, 0.90),

@@ -41,10 +41,10 @@ def judge(
     if loaded is not None:
         new.hold(loaded)
     read = None if prepared is None else prepared.tasks
-    found = compare(
+    comparison = compare(
         base, new, criteria, options, distribution=False, cache=cache, read=read, progress=progress
     )
-    return replace(found, model=replace(found.model, model=name))
+    return replace(comparison, model=replace(comparison.model, model=name))
 
 
 def comparison_rows(compared: Comparison) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

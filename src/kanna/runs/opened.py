@@ -13,7 +13,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
 from kanna.models.device import device_of, dtype_of
-from kanna.runs.criteria import Criteria, prepare_for
+from kanna.runs.criteria import Criteria, check_units
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, prepare
 from kanna.tasks.options import EvalOptions
@@ -70,11 +70,11 @@ class Opened:
             InputError: A file changed since kanna wrote it, or a number is not finite though it must be.
         """
         recorded = None if self._trusted else lineage.read(self.directory)
-        found = lineage.scan(self.checkpoint, self._finite, digests=recorded is not None)
+        scan = lineage.scan(self.checkpoint, self._finite, digests=recorded is not None)
         if recorded is not None:
-            lineage.verify(self.directory, found)
-        found.refuse_not_finite()
-        return found
+            lineage.verify(self.directory, scan)
+        scan.refuse_not_finite()
+        return scan
 
     @property
     def base_hash(self) -> str:
@@ -101,8 +101,10 @@ class Opened:
     def prepared_for(
         self, criteria: Criteria, options: EvalOptions, read: Sequence[Task] | None = None
     ) -> Prepared:
-        """`prepare_for` for this model; `read` are the files of its tasks, if they have been read."""
-        return prepare_for(self.checkpoint, criteria, options, read=read, tokenizer=self.tokenizer)
+        """`prepared` for the tasks of criteria; raises InputError for a tolerance that allows everything."""
+        plan = self.prepared(criteria.files, options, read=read)
+        check_units(plan, criteria)
+        return plan
 
     def loaded(self, options: EvalOptions) -> nn.Module:
         """The model, ready to be evaluated; it stays in memory until `release`, for others who ask.

@@ -53,10 +53,10 @@ def cache_report(directory: Path | None = None) -> CacheReport:
 
 def clear_cache(directory: Path | None = None) -> CacheReport:
     """Remove what kanna cached; says what was there."""
-    found = cache_report(directory)
+    report = cache_report(directory)
     for kind in _KINDS:
-        shutil.rmtree(found.directory / kind, ignore_errors=True)
-    return CacheReport(found.directory, found.bytes, cleared=True)
+        shutil.rmtree(report.directory / kind, ignore_errors=True)
+    return CacheReport(report.directory, report.bytes, cleared=True)
 
 
 def work_directory(out: Path) -> Path:

@@ -1,7 +1,6 @@
 """Pictures of what `inspect` found."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,15 @@ def plot_spectra(result: InspectResult, path: Path) -> Path:
         InputError: `result` has no spectra, or `path` is no place for a picture.
     """
     check_picture(path)
-    by_role = _by_role(result.entries)
+    by_role: dict[str, list[Entry]] = defaultdict(list)
+    for entry in result.entries:
+        if entry.spectrum is not None:
+            by_role[entry.matrix.role].append(entry)
     if not by_role:
         raise InputError("there are no spectra to draw", "inspect with spectra")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     columns = min(_COLUMNS, len(by_role))
@@ -42,7 +46,7 @@ def plot_spectra(result: InspectResult, path: Path) -> Path:
     figure = Figure(figsize=(3.4 * columns + 1.0, 2.8 * rows + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    colours = _colours(len(result.inventory.blocks))
+    colours = ScalarMappable(Normalize(0, max(1, len(result.inventory.blocks) - 1)), "viridis")  # by layer
     for axis, (role, entries) in zip(axes, by_role.items(), strict=False):
         _draw(axis, role, entries, colours)
     for axis in axes[len(by_role) :]:
@@ -53,22 +57,6 @@ def plot_spectra(result: InspectResult, path: Path) -> Path:
     figure.colorbar(colours, ax=list(axes), label="layer", shrink=0.8)
     figure.savefig(path, dpi=150)
     return path
-
-
-def _by_role(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.spectrum is not None:
-            found[entry.matrix.role].append(entry)
-    return found
-
-
-def _colours(layers: int) -> Any:
-    """A map from layer to colour, with its scale."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    return ScalarMappable(Normalize(0, max(1, layers - 1)), "viridis")
 
 
 def _draw(axis: Any, role: str, entries: list[Entry], colours: Any) -> None:

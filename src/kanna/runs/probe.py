@@ -67,15 +67,10 @@ def verify_output(
         result = model(windows.ids, **kwargs)
     finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
     worst = max((_deviation(seen[layer], states[layer], windows.mask) for layer in states), default=None)
-    return _verdict(finite, worst), model
-
-
-def _verdict(finite: bool, worst: float | None) -> Verdict:
-    if not finite:
-        return Verdict(False, False, worst, "the reloaded model's logits are not finite")
-    if worst is not None and not worst <= TOLERANCE:
-        return Verdict(False, True, worst, f"block outputs differ by {worst:.1e}, more than {TOLERANCE:.0e}")
-    return Verdict(True, True, worst)
+    reason = "" if finite else "the reloaded model's logits are not finite"
+    if finite and worst is not None and not worst <= TOLERANCE:
+        reason = f"block outputs differ by {worst:.1e}, more than {TOLERANCE:.0e}"
+    return Verdict(not reason, finite, worst, reason), model
 
 
 def _random(model: nn.Module) -> Any:

@@ -58,8 +58,7 @@ class Request:
         calls: The steps, each of which takes what the one before it wrote.
         calibration: Text for steps that read some.
         criteria: Tasks on which the result is compared with `model`, and what may be lost on them.
-        options: How to evaluate on them.
-        device: Where to compute.
+        options: How to evaluate on them, and on which device to compute.
         cache: Where statistics and scores are kept; kanna's cache directory by default.
         force: Replace `out`, and start over where an unfinished run is in the way.
         resume: Continue an unfinished run for `out`.
@@ -72,11 +71,14 @@ class Request:
     calibration: str | Path | None = None
     criteria: Criteria | None = None
     options: EvalOptions = field(default_factory=EvalOptions)
-    device: str = "cpu"
     cache: Path | None = None
     force: bool = False
     resume: bool = False
     dry_run: bool = False
+
+    @property
+    def device(self) -> str:
+        return self.options.device
 
     @property
     def target(self) -> Path:
@@ -107,8 +109,8 @@ def _tolerance(criteria: Criteria) -> dict[str, Any]:
     rules = {
         guard: [_rule(rule) for rule in criteria.rules if rule.guard is guard] for guard in (False, True)
     }
-    said = {"confidence": criteria.confidence, "tasks": rules[False], "guards": rules[True]}
-    return {key: value for key, value in said.items() if value != []}
+    facts = {"confidence": criteria.confidence, "tasks": rules[False], "guards": rules[True]}
+    return {key: value for key, value in facts.items() if value != []}
 
 
 def _rule(rule: Rule) -> dict[str, str]:

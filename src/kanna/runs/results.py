@@ -22,7 +22,7 @@ def check_free(out: Path | None, kind: str, model: str | Path, force: bool) -> N
         return
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file", "give a folder to --out")
-    place = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InputError(f"nothing can be written into {place}", "give another folder to --out")
     if result_path(out, kind, model).exists() and not force:

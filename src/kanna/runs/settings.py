@@ -46,5 +46,5 @@ def message(error: ValidationError, known: Iterable[str] = (), flags: Mapping[st
     came = (
         "" if isinstance(given, Mapping) or not place or str(given) in first["msg"] else f", found {given!r}"
     )
-    said = str(first["msg"]).removeprefix("Value error, ")
-    return f"{place}: {said}{came}" if place else said
+    problem = str(first["msg"]).removeprefix("Value error, ")
+    return f"{place}: {problem}{came}" if place else problem

@@ -41,7 +41,7 @@ def unfinished_work(
     """
     directory = work_directory(out)
     _check(directory, out, key, resume, force)
-    missing = [one for one in directory.parents if not one.exists()]
+    missing = [parent for parent in directory.parents if not parent.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,18 +91,18 @@ def replaces(out: Path, force: bool, resume: bool) -> bool:
 
 
 def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> None:
-    found = directory / RUN
-    if found.is_file() and not resume and not force:
+    record = directory / RUN
+    if record.is_file() and not resume and not force:
         raise InputError(
             f"{directory} holds an unfinished run for {out.name}",
             "continue it with --resume, or start over with --force",
         )
-    if found.is_file() and resume and read_json(found).get("key") != key:
+    if record.is_file() and resume and read_json(record).get("key") != key:
         raise InputError(
             f"{directory} was begun with other settings, model, text, task, versions, threads or device",
             "repeat the command that began it with --resume, or start over with --force",
         )
-    if resume and not found.is_file():
+    if resume and not record.is_file():
         raise InputError(f"there is no unfinished run for {out}", "leave out --resume")
 
 
@@ -118,9 +118,9 @@ def _clean(directory: Path, kept: Collection[str]) -> None:
 def _remove(directory: Path, made: Collection[Path]) -> None:
     """The directory, and the parents that were made for it."""
     shutil.rmtree(directory, ignore_errors=True)
-    for one in made:
+    for parent in made:
         with contextlib.suppress(OSError):
-            one.rmdir()
+            parent.rmdir()
 
 
 def _no_space_left(error: Exception) -> bool:

@@ -52,8 +52,8 @@ class Workspace:
     def shapes(self, name: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """(dtype, shape) by tensor name; the data are mapped, not read."""
         with safe_open(self._path(name), framework="pt") as file:
-            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return {key: (value.dtype, tuple(value.shape)) for key, value in found.items()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: (value.dtype, tuple(value.shape)) for key, value in tensors.items()}
 
     def _path(self, name: str) -> Path:
         path = self.directory / name

@@ -27,12 +27,12 @@ def expanded(parameters: Parameters) -> list[inspect.Parameter]:
 
     Fields of one name are one flag, whose value goes to all of their configurations.
     """
-    found: dict[str, inspect.Parameter] = {}
+    flags: dict[str, inspect.Parameter] = {}
     for parameter in parameters:
-        config, said = _asked(parameter)
-        for one in [parameter] if config is None else [_flag(*field) for field in said.items()]:
-            found.setdefault(one.name, one)
-    return list(found.values())
+        config, fields = _asked(parameter)
+        for flag in [parameter] if config is None else [_flag(*field) for field in fields.items()]:
+            flags.setdefault(flag.name, flag)
+    return list(flags.values())
 
 
 def gathered(parameters: Parameters, values: Mapping[str, Any], remedy: str) -> dict[str, Any]:
@@ -43,17 +43,17 @@ def gathered(parameters: Parameters, values: Mapping[str, Any], remedy: str) -> 
     """
     from kanna.runs.settings import parse
 
-    found: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for parameter in parameters:
-        config, said = _asked(parameter)
+        config, fields = _asked(parameter)
         if config is None:
-            found[parameter.name] = values[parameter.name]
+            given[parameter.name] = values[parameter.name]
             continue
-        own = {name: _unescaped(values[name]) if one.get("escapes") else values[name]
-               for name, one in said.items()}  # fmt: skip
-        flags = {name: one["flag"].partition("/")[0] for name, one in said.items()}
-        found[parameter.name] = parse(config, own, remedy, flags=flags)
-    return found
+        own = {name: _unescaped(values[name]) if field.get("escapes") else values[name]
+               for name, field in fields.items()}  # fmt: skip
+        flags = {name: field["flag"].partition("/")[0] for name, field in fields.items()}
+        given[parameter.name] = parse(config, own, remedy, flags=flags)
+    return given
 
 
 def _asked(parameter: inspect.Parameter) -> tuple[type[BaseModel] | None, dict[str, dict[str, Any]]]:
@@ -61,13 +61,15 @@ def _asked(parameter: inspect.Parameter) -> tuple[type[BaseModel] | None, dict[s
     kind, *beside = get_args(parameter.annotation) or (parameter.annotation,)
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return None, {}
-    only = next((one.names for one in beside if isinstance(one, Only)), None)
-    said = {name: _said(name, field) for name, field in kind.model_fields.items()}
+    only = next((note.names for note in beside if isinstance(note, Only)), None)
+    fields = {name: _said(name, field) for name, field in kind.model_fields.items()}
     extra: Any = kind.model_config.get("json_schema_extra") or {}
     sugar = {"kind": str, "default": None}
-    said |= {name: {"flag": _named(name), **sugar, **one} for name, one in extra.get("sugar", {}).items()}
+    fields |= {name: {"flag": _named(name), **sugar, **more} for name, more in extra.get("sugar", {}).items()}
     return kind, {
-        name: one for name, one in said.items() if one["flag"] is not None and (only is None or name in only)
+        name: field
+        for name, field in fields.items()
+        if field["flag"] is not None and (only is None or name in only)
     }
 
 
@@ -96,17 +98,17 @@ def _named(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _flag(name: str, said: Mapping[str, Any]) -> inspect.Parameter:
+def _flag(name: str, about: Mapping[str, Any]) -> inspect.Parameter:
     """A keyword parameter; what is not given is None."""
     option = typer.Option(
-        said["flag"],
-        *said.get("also", ()),
-        metavar=said.get("metavar"),
-        help=_help(said["description"], said["default"]),
-        rich_help_panel=said.get("group"),
+        about["flag"],
+        *about.get("also", ()),
+        metavar=about.get("metavar"),
+        help=_help(about["description"], about["default"]),
+        rich_help_panel=about.get("group"),
         show_default=False,
     )
-    kind: Any = Union[said["kind"], None]  # noqa: UP007
+    kind: Any = Union[about["kind"], None]  # noqa: UP007
     annotation = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -131,4 +133,4 @@ def _kind(annotation: Any) -> Any:
 
 def _unescaped(texts: Sequence[str] | None) -> list[str] | None:
     """Backslash escapes mean what they mean in most languages."""
-    return None if texts is None else [one.replace("\\n", "\n").replace("\\t", "\t") for one in texts]
+    return None if texts is None else [text.replace("\\n", "\n").replace("\\t", "\t") for text in texts]

@@ -37,5 +37,5 @@ def command(name: str, function: Callable[..., None]) -> Any:
 
 def command_at(name: str, place: str) -> Any:
     """The command, or the group of them, at "module:attribute"."""
-    found = load(place)
-    return typer.main.get_group(found) if isinstance(found, typer.Typer) else command(name, found)
+    loaded = load(place)
+    return typer.main.get_group(loaded) if isinstance(loaded, typer.Typer) else command(name, loaded)

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,41 +32,40 @@ _BROKEN_PIPE = 141
 _WIDTH_WITHOUT_TERMINAL = 160
 _PANEL = "Common options"
 
-Verbose = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.", rich_help_panel=_PANEL)
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel=_PANEL)
-]
-LogFile = Annotated[
-    Path | None, typer.Option("--log-file", help="Also write the full log there.", rich_help_panel=_PANEL)
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads to compute with.", rich_help_panel=_PANEL)
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=_PANEL)
-]
-
 
 @dataclass(frozen=True)
 class Common:
-    """The common flags as given; those after the verb add to those before it."""
+    """The flags that every verb has and the program before it; those after the verb add to the others."""
 
-    verbose: int = 0
-    quiet: bool = False
-    log_file: Path | None = None
-    threads: int | None = None
-    json: bool = False
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=_PANEL)
+    ] = False
+    verbose: Annotated[
+        int,
+        typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.", rich_help_panel=_PANEL),
+    ] = 0
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel=_PANEL)
+    ] = False
+    log_file: Annotated[
+        Path | None, typer.Option("--log-file", help="Also write the full log there.", rich_help_panel=_PANEL)
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads to compute with.", rich_help_panel=_PANEL),
+    ] = None
 
     def joined(self, other: "Common") -> "Common":
         return Common(
+            self.json or other.json,
             self.verbose + other.verbose,
             self.quiet or other.quiet,
             other.log_file or self.log_file,
             other.threads or self.threads,
-            self.json or other.json,
         )
+
+
+COMMON = inspect.signature(Common).parameters
 
 
 @dataclass(frozen=True)
@@ -122,17 +121,6 @@ class Session:
         render(Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False))
 
 
-def common(
-    as_json: Json = False,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    log_file: LogFile = None,
-    threads: Threads = None,
-) -> Common:
-    """The flags that every verb has, and the program before it."""
-    return Common(verbose, quiet, log_file, threads, as_json)
-
-
 def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> Callable[..., None]:
     """Decorator of a verb `(session, ...) -> exit code`: adds the common flags, maps errors to exit codes.
 
@@ -144,11 +132,10 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
 
     signature = inspect.signature(function, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name not in ("session", *without)]
-    shared = inspect.signature(common).parameters
 
     @functools.wraps(function)
     def wrapper(*, invocation: typer.Context, **given: Any) -> None:
-        after = common(**{name: given[name] for name in shared})
+        after = Common(**{name: given[name] for name in COMMON})
         root = invocation.find_root()
         before, argv = root.obj if root.obj is not None else (Common(), ())
         session = Session(before.joined(after), argv)
@@ -158,13 +145,15 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
             raise typer.Exit(code)
 
     invoked = inspect.Parameter("invocation", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in (*expanded(own), invoked, *shared.values())
-    ]
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    take(wrapper, (*expanded(own), invoked, *COMMON.values()))
     return wrapper
+
+
+def take(function: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> None:
+    """Let a function take keywords for typer to see."""
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    function.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
 
 
 @contextmanager

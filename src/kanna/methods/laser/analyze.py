@@ -1,7 +1,6 @@
 """What edits do: answers of the kept and of the removed components, facts of each kind, and plain text."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,17 @@ from kanna.methods.laser.plan import stated_rank
 from kanna.methods.laser.ranks import laserrmt_threshold, signal_to_noise
 from kanna.methods.laser.search_config import SearchOptions
 from kanna.methods.laser.space import Candidate
+from kanna.progress import Progress
 from kanna.tasks.evaluate import make_scorer
-from kanna.tasks.metrics.breakdown import breakdown
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
-from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.scorers.resumed import applied
 from kanna.tasks.scorers.samples import write_samples
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 
-Progress = Callable[[str, int, int], None]
 _SHOWN_TOKENS = 5
 _SAMPLES, _SAMPLE_TOKENS = 16, 64
-
-
-@dataclass(frozen=True)
-class AnalyzeResult:
-    """All that an analysis found."""
-
-    found: results.Analysis
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return self.found.to_dict()
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.result
 
 
 def laser_analyze(
@@ -54,7 +37,7 @@ def laser_analyze(
     samples: int = _SAMPLES,
     evaluation: EvalOptions | None = None,
     progress: Progress = lambda *_: None,
-) -> AnalyzeResult:
+) -> results.Analysis:
     """Compare the model as it is with the top components of the edited matrices, and with the bottom ones.
 
     On the rows that the edit sets right, the bottom components alone tend to answer with a wrong word of the
@@ -78,11 +61,10 @@ def laser_analyze(
     asked = evaluation or EvalOptions()
     arena = open_arena(model, task, SearchOptions(text=text, roles="all", by=by), asked, whole=True)
     candidates = _candidates(arena, parsed)
-    scores = _score(arena, candidates, progress)
-    base = scores["base"]
-    difference = decide(base, scores["top"], tolerance=parse_tolerance("0")).to_dict()
+    base, top, bottom = arena.scored(arena.task, candidates, ("top", "bottom"), progress)
+    scores = {"base": base, "top": top, "bottom": bottom}
     written = predicts_next_token(arena.plan.config)
-    analysis = results.Analysis(
+    return results.Analysis(
         schema_version=1,
         kind="laser-analysis",
         model=results.Model(name=arena.source.name, hash=arena.source.hash),
@@ -92,23 +74,10 @@ def laser_analyze(
         spectra=[_spectrum(arena, candidate) for candidate in candidates],
         scores=results.Compared(**{name: dict(score.metrics) for name, score in scores.items()}),
         floors=dict(base.floors),
-        difference=results.Difference(**difference | {"interval": list(difference["interval"])}),
+        difference=decide(base, top, tolerance=parse_tolerance("0")),
         answers=_answers(arena, candidates, scores, examples if written else 0, progress),
         **_asked(arena, candidates, scores, samples if written else 0, progress),
     )
-    return AnalyzeResult(analysis)
-
-
-def _score(arena: Arena, candidates: Sequence[Candidate], progress: Progress) -> dict[str, TaskScore]:
-    """The model as it is, the kept components, and the removed ones alone."""
-    task = EditedTask(arena.plan, arena.task, arena.model, arena.found, arena.options.memory)
-    try:
-        base = task.base(progress, {min(candidate.matrix.layer for candidate in candidates)})
-        variants = [arena.weights.edits(candidates, mode) for mode in ("top", "bottom")]
-        top, bottom = task.edited(variants, progress)
-    finally:
-        task.close()
-    return {"base": base, "top": top, "bottom": bottom}
 
 
 def _asked(
@@ -120,9 +89,8 @@ def _asked(
 ) -> dict[str, Any]:
     """What an analysis has only where it was asked for."""
     parts: dict[str, Any] = {}
-    if (key := arena.options.by) is not None:
-        groups = {name: breakdown(score, arena.task.rows, key) for name, score in scores.items()}
-        parts["by"] = results.ComparedBy.model_validate({"key": key, **groups})
+    if (by := arena.by_key(arena.task, scores)) is not None:
+        parts["by"] = results.ComparedBy.model_validate(by)
     if arena.options.text is not None:
         progress("perplexity", 0, 1)
         parts["perplexity"] = results.Perplexity(
@@ -153,7 +121,7 @@ def _spectrum(arena: Arena, candidate: Candidate) -> results.Spectrum:
     rows, columns = candidate.matrix.shape
     squares = values.square()
     total = squares.sum()
-    threshold = laserrmt_threshold(values, rows, columns)
+    noise = signal_to_noise(values, laserrmt_threshold(values, rows, columns))
     return results.Spectrum(
         edit=candidate.edit,
         matrix=candidate.matrix.name,
@@ -163,13 +131,8 @@ def _spectrum(arena: Arena, candidate: Candidate) -> results.Spectrum:
         kept_energy=float(squares[: candidate.rank].sum() / total) if total > 0 else 1.0,
         rank_marchenko_pastur=signal_rank(values, rows, columns, rule="marchenko-pastur"),
         rank_gavish_donoho=signal_rank(values, rows, columns),
-        laserrmt_signal_to_noise=_finite(signal_to_noise(values, threshold)),
+        laserrmt_signal_to_noise=noise if noise < float("inf") else None,  # JSON has no infinity
     )
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if value < float("inf") else None
 
 
 def _answers(
@@ -215,5 +178,5 @@ def _samples(arena: Arena, candidates: Sequence[Candidate], count: int) -> resul
     for name, edits in (("base", []), ("edited", arena.weights.edits(candidates))):
         with applied(arena.model, edits):
             samples = write_samples(scorer, prompts, min(_SAMPLE_TOKENS, room))
-        written[name] = results.Written(**samples.to_dict() | {"texts": list(samples.texts)})
+        written[name] = results.Written(**samples.to_dict())
     return results.Continued(prompts=prompts, **written)

@@ -1,8 +1,6 @@
 """Apply a plan: stored tensors in, stored tensors out, one module in memory at a time."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +12,14 @@ from kanna.methods.laser.plan import Plan, Reduction, modules_of
 from kanna.methods.laser.weights import seed_of
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
+from kanna.result import Result
 from kanna.runs.assemble import Factors, assemble, matrix_weight, whole_shape
 from kanna.runs.source import Source
 
 Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
-@dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Result):
     """What an edit did to a matrix' singular values.
 
     Args:
@@ -38,9 +36,6 @@ class Spectrum:
     at_rank: float
     energy: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 Note = Callable[[Spectrum], None]
 
@@ -48,20 +43,20 @@ Note = Callable[[Spectrum], None]
 def shapes(source: Source, plan: Plan) -> Shapes:
     """Full parameter name -> dtype and shape of all that `tensors` will give."""
     rewritten = plan.rewritten()
-    found: Shapes = {}
+    given: Shapes = {}
     for module, form in plan.forms().items():
         parts = rewritten[module]
         dtype = source.dtype(module)
         own = form.tensors(*whole_shape(parts), parts[0].has_bias)
-        found |= {f"{module}.{name}": (form.dtype_of(name, dtype), shape) for name, shape in own.items()}
+        given |= {f"{module}.{name}": (form.dtype_of(name, dtype), shape) for name, shape in own.items()}
     for reduction in plan.reductions:
         if reduction.matrix.module not in rewritten:
             stored = reduction.tensor
-            found[reduction.matrix.tensor] = (
+            given[reduction.matrix.tensor] = (
                 source.checkpoint.dtype(stored),
                 source.checkpoint.shape(stored),
             )
-    return found
+    return given
 
 
 def tensors(
@@ -120,9 +115,9 @@ def _rewritten(
         if not reduction.factored:
             new[matrix.name] = reduced(weight, reduction, plan, note).cpu()
             continue
-        found = decompose(weight)
-        note(_spectrum(reduction, found.values))
-        expand, shrink = found.factors(reduction.rank)
+        components = decompose(weight)
+        note(_spectrum(reduction, components.values))
+        expand, shrink = components.factors(reduction.rank)
         storage = "pivot" if reduction.form.key == "pivot" else "pair"
         new[matrix.name] = Factors(expand.cpu(), shrink.cpu(), storage=storage)
     piece = assemble(stored, parts, new, source.dtype(module))

@@ -1,11 +1,10 @@
 """Where edits are tried: a model and rows, as the options of a search say."""
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from kanna.models.device import device_of
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select
+from kanna.progress import Progress
 from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
@@ -31,11 +31,12 @@ from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task
 from kanna.tasks.evaluate import Prepared, headline
-from kanna.tasks.metrics.breakdown import check_key
+from kanna.tasks.metrics.breakdown import breakdown, check_key
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.records import TEXT
+from kanna.tasks.records import TEXT, TaskScore
 from kanna.tasks.scorers.classifier import classifies
+from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.scorers.resumed import applied
 from kanna.tasks.scorers.text import score_text
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
@@ -82,10 +83,9 @@ class Arena:
 
     def candidates(self) -> list[Candidate]:
         """Of a matrix that is stored in factors only ranks that factors can have."""
-        all_of_them = space(self.matrices, self.found.matrices, self.options.rhos, self.options.blocks)
         return [
             candidate
-            for candidate in all_of_them
+            for candidate in space(self.matrices, self.found.matrices, self.options.rhos, self.options.blocks)
             if isinstance(self.source.form(candidate.matrix), Dense)
             or (candidate.rank > 0 and candidate.blocks == 1)
         ]
@@ -96,12 +96,31 @@ class Arena:
             self.options.memory, directory,
         )  # fmt: skip
 
+    def scored(
+        self, task: Task, candidates: Sequence[Candidate], modes: Sequence[str], progress: Progress
+    ) -> list[TaskScore]:
+        """Rows under the model as it is, then with these edits together in each mode of `reduce`."""
+        rows = EditedTask(self.plan, task, self.model, self.found, self.options.memory)
+        try:
+            base = rows.base(progress, {min(candidate.matrix.layer for candidate in candidates)})
+            variants = [self.weights.edits(candidates, mode, self.options.seed) for mode in modes]
+            return [base, *rows.edited(variants, progress)]
+        finally:
+            rows.close()
+
+    def by_key(self, task: Task, scores: Mapping[str, TaskScore]) -> dict[str, Any] | None:
+        """The key of the rows by which scores are asked for, and the scores by it; None where none is."""
+        if self.options.by is None:
+            return None
+        groups = {name: breakdown(score, task.rows, self.options.by) for name, score in scores.items()}
+        return {"key": self.options.by, **groups}
+
     def perplexity(self, candidates: Sequence[Candidate]) -> float:
         """Of the text, with these edits; measured once."""
-        key = tuple(one.key for one in candidates)
-        if key not in self.perplexities:
-            self.perplexities[key] = self._perplexity(candidates)
-        return self.perplexities[key]
+        edits = tuple(candidate.key for candidate in candidates)
+        if edits not in self.perplexities:
+            self.perplexities[edits] = self._perplexity(candidates)
+        return self.perplexities[edits]
 
     def _perplexity(self, candidates: Sequence[Candidate]) -> float:
         assert self.options.text is not None
@@ -156,12 +175,8 @@ def open_arena(
     loaded = source.opened.loaded(evaluation)
     # Edits are tried on dense weights, whatever form they are stored in.
     densify(loaded, [path for path, layer in source.declared.items() if layer.geometry.transposed])
-    found = inventory(loaded)
-    matrices = select(found.matrices, options.selection)
-
-    def stored(matrix: Matrix) -> torch.dtype:
-        return source.dtype(matrix.module)
-
+    listed = inventory(loaded)
+    matrices = select(listed.matrices, options.selection)
     arena = Arena(
         source=source,
         plan=plan,
@@ -170,8 +185,8 @@ def open_arena(
         parts=tuple(map(len, parts)),
         test=test,
         model=loaded,
-        found=found,
-        weights=Weights(loaded, stored),
+        found=listed,
+        weights=Weights(loaded, lambda matrix: source.dtype(matrix.module)),
         matrices=matrices,
         options=options,
     )
@@ -182,9 +197,9 @@ def open_arena(
 def _files(task: str | Path, options: SearchOptions) -> list[str | Path]:
     """Files of rows; plain text and tasks of lm_eval have none to choose by."""
     files = [task] if options.test is None else [task, options.test]
-    for one in files:
-        if str(one).startswith(HARNESS):
-            raise InputError(f"{one} cannot be searched on", "give a file of rows with answers or choices")
+    for file in files:
+        if str(file).startswith(HARNESS):
+            raise InputError(f"{file} cannot be searched on", "give a file of rows with answers or choices")
     return files
 
 
@@ -253,4 +268,4 @@ def fingerprint(arena: Arena, more: object = None) -> str:
         "threads": torch.get_num_threads(),
         "more": more,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return lineage.digest_of(facts)

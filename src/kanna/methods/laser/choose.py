@@ -62,7 +62,9 @@ def pareto(trials: Iterable[Trial]) -> list[Trial]:
     """
     kept: list[Trial] = []
     # Whoever dominates another comes before it in this order.
-    for trial in sorted(trials, key=lambda one: (-one.accuracy, one.log_loss, -(one.consistency or 0.0))):
+    for trial in sorted(
+        trials, key=lambda trial: (-trial.accuracy, trial.log_loss, -(trial.consistency or 0.0))
+    ):
         if not any(_dominates(better, trial) for better in kept):
             kept.append(trial)
     return kept

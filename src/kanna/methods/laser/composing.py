@@ -1,10 +1,10 @@
 """Several edits together: greedily, from the last layer to the first, in stages that can be undone."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from kanna.checked import read_json, validated
+from kanna.checked import validated
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
@@ -13,7 +13,7 @@ from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.compose import Score, compose, order
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.finding import Choice, Finding, Job
-from kanna.methods.laser.restore import find_base, read_manifest, restore
+from kanna.methods.laser.restore import find_base, read_manifest, read_recorded, restore
 from kanna.methods.laser.results import (
     RESULT,
     STAGES,
@@ -32,6 +32,7 @@ from kanna.methods.laser.search_config import SearchOptions
 from kanna.methods.laser.searching import test_edits
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Validation
+from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Origin
@@ -39,9 +40,6 @@ from kanna.runs.unfinished import refuse_existing
 from kanna.search.journal import Tally
 from kanna.tasks.evaluate import headline
 from kanna.tasks.options import EvalOptions
-
-Progress = Callable[[str, int, int], None]
-
 
 ComposeResult = Finding[Composition]
 
@@ -109,14 +107,10 @@ def read_search(path: str | Path) -> Search:
     """
     given = Path(path)
     file = given / RESULT if given.is_dir() else given
-    if not file.is_file():
-        raise InputError(
-            f"{path} holds no {RESULT}", "give the output of kanna laser search, or its result file"
-        )
-    data = read_json(file)
+    remedy = "give the output of kanna laser search, or its result file"
+    data = read_recorded(file, f"{path} holds no {RESULT}", remedy, "schema_version")
     if data.get("kind") != "laser-search":
         raise InputError(f"{file} is not the result of a search", f"give a {RESULT}")
-    lineage.check_format_version(data.get("schema_version"), file)
     return validated(Search, data, file, "write it again with kanna")
 
 
@@ -127,10 +121,8 @@ def read_stages(directory: str | Path) -> Composition:
         InputError: It is no composed model, or something in its stages is missing or wrong.
     """
     path = Path(directory) / STAGES
-    if not path.is_file():
-        raise InputError(f"{directory} holds no {STAGES}", "give the output of kanna laser compose")
-    data = read_json(path)
-    lineage.check_format_version(data.get("schema_version"), path)
+    remedy = "give the output of kanna laser compose"
+    data = read_recorded(path, f"{directory} holds no {STAGES}", remedy, "schema_version")
     return validated(Composition, data, path, "write it again with kanna")
 
 

@@ -86,7 +86,7 @@ def spell(matrix: Matrix, every: Sequence[Matrix], rank: str) -> str:
     Args:
         every: All matrices of the model: where two have the role in the layer, the name is written instead.
     """
-    alike = sum(one.layer == matrix.layer and one.role == matrix.role for one in every)
+    alike = sum(other.layer == matrix.layer and other.role == matrix.role for other in every)
     if alike == 1:
         return f"{matrix.role}:{matrix.layer}:{rank}"
     return f"re:^{re.escape(matrix.name)}$:{rank}"

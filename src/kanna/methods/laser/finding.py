@@ -14,13 +14,13 @@ from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.results import Composition, Search
 from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.validation import Validation
+from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
 from kanna.runs.unfinished import refuse_existing, replaces, unfinished_work
 from kanna.search.journal import Journal
 
-Progress = Callable[[str, int, int], None]
 JOURNAL = "tallies.jsonl"
 F = TypeVar("F", Search, Composition)
 

@@ -17,18 +17,18 @@ from kanna.tasks.data.rows import Row
 from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes
 
 
-def loss_weights(rows: Sequence[Row], found: Sequence[Sequence[Likelihood]]) -> list[float]:
+def loss_weights(rows: Sequence[Row], likelihoods: Sequence[Sequence[Likelihood]]) -> list[float]:
     """Derivative of the mean loss by the log-likelihood of each continuation, in their order.
 
     The loss of a row with choices is the cross-entropy among them, of another row the negative
     log-likelihood of its likeliest right answer.
 
     Args:
-        found: Likelihoods of each row's continuations in the model as it is.
+        likelihoods: Those of each row's continuations in the model as it is.
     """
     weights: list[float] = []
-    for row, some in zip(rows, found, strict=True):
-        sums = torch.tensor([one.sum for one in some], dtype=torch.float64)
+    for row, choices in zip(rows, likelihoods, strict=True):
+        sums = torch.tensor([choice.sum for choice in choices], dtype=torch.float64)
         if row.label is None:
             gold, shares = int(sums.argmax()), torch.zeros_like(sums)
         else:

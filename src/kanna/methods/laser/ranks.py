@@ -35,7 +35,7 @@ def rank_of(rho: float | str, rows: int, columns: int) -> int:
 
 def block_ranks(rho: float | str, rows: int, columns: int, blocks: int) -> list[int]:
     """`rank_of` for each of the row blocks that `reduction.row_blocks` cuts a matrix into."""
-    return [rank_of(rho, one.stop - one.start, columns) for one in row_blocks(rows, blocks)]
+    return [rank_of(rho, block.stop - block.start, columns) for block in row_blocks(rows, blocks)]
 
 
 def automatic_rank(values: Tensor, rows: int, columns: int, rule: str) -> int:

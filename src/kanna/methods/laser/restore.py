@@ -10,7 +10,7 @@ from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
 from kanna.errors import InputError
-from kanna.methods.laser.step import MANIFEST, ORIGINALS, stored_module
+from kanna.methods.laser.step import MANIFEST, ORIGINALS
 from kanna.progress import Progress
 from kanna.runs.unfinished import refuse_existing
 
@@ -58,14 +58,28 @@ def read_manifest(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         InputError: The directory is not one of its outputs, or of a newer format.
     """
-    path = checkpoint.directory / MANIFEST
+    return read_recorded(
+        checkpoint.directory / MANIFEST,
+        f"{checkpoint.directory} has no {MANIFEST}: no rank reductions of kanna were applied to it",
+        "give a directory that kanna laser wrote",
+        "format_version",
+    )
+
+
+def read_recorded(path: Path, missing: str, remedy: str, version: str) -> dict[str, Any]:
+    """A file of a model directory.
+
+    Args:
+        missing: What is wrong where there is none.
+        version: Key of the version of its format.
+
+    Raises:
+        InputError: There is none, it is damaged, or of a newer kanna.
+    """
     if not path.is_file():
-        raise InputError(
-            f"{checkpoint.directory} has no {MANIFEST}: no rank reductions of kanna were applied to it",
-            "give a directory that kanna laser wrote",
-        )
+        raise InputError(missing, remedy)
     data = read_json(path)
-    lineage.check_format_version(data.get("format_version"), path)
+    lineage.check_format_version(data.get(version), path)
     return data
 
 
@@ -82,11 +96,11 @@ def find_base(checkpoint: Checkpoint, manifest: dict[str, Any], base: str | Path
     beside = checkpoint.directory.resolve().parent / name
     for candidate in [base] if base is not None else [beside, name]:
         try:
-            found = Checkpoint.open(candidate)
+            original = Checkpoint.open(candidate)
         except InputError:
             continue
-        if lineage.base_hash(found) == wanted:
-            return found
+        if lineage.base_hash(original) == wanted:
+            return original
         if base is not None:
             raise InputError(
                 f"{base} is not the model that {checkpoint.directory} was made from: its hash is not "
@@ -106,7 +120,9 @@ def _restore_from_originals(
 ) -> Path:
     """All tensors as they are, those that were edited as they were."""
     # Directories of the first version do not say which modules were rewritten: those with factors.
-    factored = [stored_module(edit["tensor"]) for edit in manifest["edits"] if edit["stored"] == "factors"]
+    factored = [
+        edit["tensor"].rpartition(".")[0] for edit in manifest["edits"] if edit["stored"] == "factors"
+    ]
     rewritten = tuple(f"{module}." for module in manifest.get("rewritten", factored))
     here = [name for name in checkpoint.tensors if not name.startswith(rewritten)]
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}

@@ -5,24 +5,22 @@ Whoever finds something builds these models, and whoever reads a file of one val
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from kanna.methods.laser.budget import Budget
+from kanna.result import Interval, Result, Scores, Several
+from kanna.tasks.verdict.tolerance import Decision
 
 # Files in model directories: how the edits were found, and put together.
 RESULT, STAGES = "laser-search.json", "laser-stages.json"
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
-Scores = dict[str, float]
 
 
-class Part(BaseModel):
-    """Unknown fields are ignored; a number that is a text is refused."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+class Part(Result):
+    """A part of such a file."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: all fields that were given."""
-        return self.model_dump(exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Model(Part):
@@ -103,8 +101,7 @@ class Tested(Part):
     """Edits and two controls of the same size on rows that chose nothing.
 
     Args:
-        difference: Of the edited model and the one as it is.
-        p_flips: Exact McNemar p-value; None, as lost and gained, for values that are no rights and wrongs.
+        difference: Of the edited model and the one as it is; this and the rest as `Decision` has them.
     """
 
     edits: list[str]
@@ -273,27 +270,6 @@ class Compared(Part):
     bottom: Scores
 
 
-class Difference(Part):
-    """Of the edited model and the one as it is; see `kanna.tasks.verdict.tolerance.Decision`."""
-
-    status: str
-    difference: float
-    interval: Interval
-    bound: float
-    allowed: float
-    confidence: float
-    p_pass: float
-    p_fail: float
-    p_flips: float | None
-    lost: int | None
-    gained: int | None
-    rows: int
-    groups: int
-    more_rows: int | None
-    method: str
-    tolerance: str
-
-
 class Answer(Part):
     """What the three models say to a row that was set right ("gained") or wrong ("lost")."""
 
@@ -318,7 +294,7 @@ class ComparedBy(Part):
 class Written(Part):
     """Free texts; see `kanna.tasks.scorers.samples.Samples`."""
 
-    texts: list[str]
+    texts: Several[str]
     words: float
     repetition: float
     distinct: float
@@ -344,7 +320,7 @@ class Analysis(Part):
     spectra: list[Spectrum]
     scores: Compared
     floors: Scores
-    difference: Difference
+    difference: Decision
     answers: list[Answer]
     by: ComparedBy | None = None
     perplexity: Perplexity | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,11 @@ def laser_apply(
         (Call(METHOD, config, origin or Origin()),),
         criteria=criteria,
         options=options or EvalOptions(device=device),
-        device=device,
         cache=cache,
         force=force,
         resume=resume,
         dry_run=dry_run,
     )
-    said: Any = announce
-    if within is None:
-        result = carry_out(request, said, progress)
-    else:
-        result = carry_out_within(request, within, said, progress)
-    return LaserResult(result.out, result.steps, result.comparison, result.run)
+    tell: Any = announce
+    run = carry_out if within is None else partial(carry_out_within, directory=within)
+    return LaserResult(**vars(run(request, announce=tell, progress=progress)))

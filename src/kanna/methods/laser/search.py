@@ -148,7 +148,7 @@ def shortlist(candidates: Sequence[Candidate], predicted: Mapping[str, float], m
     """The candidates of the largest predicted gains: matrices by their best one, a few of each."""
     taken: dict[str, int] = defaultdict(int)
     short: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda one: predicted[one.key]):
+    for candidate in sorted(candidates, key=lambda candidate: predicted[candidate.key]):
         if taken[candidate.matrix.name] < _PER_MATRIX and len(short) < most:
             taken[candidate.matrix.name] += 1
             short.append(candidate)

@@ -1,33 +1,28 @@
 """Search for the edit that makes a model better on a task: validation, choice, test, and the edited model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kanna.errors import InputError
 from kanna.methods.laser.arena import Arena, fingerprint, open_arena
 from kanna.methods.laser.choose import by_accuracy, choose, pareto
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.finding import Choice, Finding, Job
-from kanna.methods.laser.results import RESULT, Figures, Model, Search, Task, Tested, TestedBy, Trial
+from kanna.methods.laser.results import RESULT, Model, Search, Task, Tested, Trial
 from kanna.methods.laser.search import Found, base_trial, exhaustive, fast
 from kanna.methods.laser.search_config import SearchOptions
 from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.validation import Validation
+from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Origin
 from kanna.tasks.evaluate import headline
-from kanna.tasks.metrics.breakdown import breakdown
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
-from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 
 __all__ = ["RESULT", "SearchOptions", "SearchResult", "laser_search", "test_edits"]
-
-Progress = Callable[[str, int, int], None]
-
 
 SearchResult = Finding[Search]
 
@@ -96,9 +91,9 @@ def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[S
     candidates = arena.candidates()
     base = base_trial(validation.base(len(arena.parts), progress))
     if options.budget.fast is None:
-        found = exhaustive(validation, candidates, options.budget, progress)
+        tried = exhaustive(validation, candidates, options.budget, progress)
     else:
-        found = fast(validation, candidates, options.budget, arena.model, arena.weights, progress)
+        tried = fast(validation, candidates, options.budget, arena.model, arena.weights, progress)
     by_edit = {(candidate.edit, candidate.blocks): candidate for candidate in candidates}
 
     def perplexity(trial: Trial) -> float:
@@ -106,7 +101,7 @@ def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[S
         return arena.perplexity([by_edit[trial.edit, trial.blocks]] if trial.edit else [])
 
     measure = perplexity if options.text is not None else None
-    whole = [trial for trial in found.trials if trial.rows == base.rows]
+    whole = [trial for trial in tried.trials if trial.rows == base.rows]
     best, measured = choose(base, whole, options.rule, options.max_ppl_rise, measure)
     if measure is not None:
         base = base.measured(measure(base))
@@ -117,58 +112,37 @@ def _search(arena: Arena, validation: Validation, progress: Progress) -> tuple[S
     shown = best if best.edit else next(iter(by_accuracy(whole)), None)
     tested = None if shown is None else test_edits(arena, [by_edit[shown.edit, shown.blocks]], progress)
     known = {(trial.edit, trial.blocks): trial for trial in measured}
-    trials = [known.get((trial.edit, trial.blocks), trial) for trial in found.trials]
-    return _result(arena, found, base, best, trials, tested), best if best.edit else None
+    trials = [known.get((trial.edit, trial.blocks), trial) for trial in tried.trials]
+    return _result(arena, tried, base, best, trials, tested), best if best.edit else None
 
 
 def test_edits(arena: Arena, candidates: Sequence[Candidate], progress: Progress) -> Tested:
     """The model as it is, with these edits, and two controls of the same size, on rows that chose nothing."""
-    task = EditedTask(arena.plan, arena.test, arena.model, arena.found, arena.options.memory)
-    try:
-        base = task.base(progress, {min(candidate.matrix.layer for candidate in candidates)})
-        modes = ("top", "magnitude", "random")
-        variants = [arena.weights.edits(candidates, mode, arena.options.seed) for mode in modes]
-        edit, magnitude, random = task.edited(variants, progress)
-    finally:
-        task.close()
-    decision = decide(base, edit, tolerance=parse_tolerance("0"))
-    scores = {"base": base, "edit": edit, "magnitude": magnitude, "random": random}
-    return Tested(
-        edits=[candidate.edit for candidate in candidates],
-        rows=len(base.records),
-        metric=base.metric,
-        floors=dict(base.floors),
-        base=_figures(base),
-        edit=_figures(edit),
-        magnitude=_figures(magnitude),
-        random=_figures(random),
-        difference=decision.difference,
-        interval=list(decision.interval),
-        confidence=decision.confidence,
-        p_flips=decision.p_flips,
-        lost=decision.lost,
-        gained=decision.gained,
-        **_tested_by(arena, scores),
+    modes = ("top", "magnitude", "random")
+    scored = arena.scored(arena.test, candidates, modes, progress)
+    scores = dict(zip(("base", "edit", "magnitude", "random"), scored, strict=True))
+    base = scores["base"]
+    decision = decide(base, scores["edit"], tolerance=parse_tolerance("0"))
+    by = arena.by_key(arena.test, scores)
+    return Tested.model_validate(
+        {
+            "edits": [candidate.edit for candidate in candidates],
+            "metric": base.metric,
+            "floors": dict(base.floors),
+            **{name: _figures(score) for name, score in scores.items()},
+            **decision.to_dict(),
+            **({} if by is None else {"by": by}),
+        }
     )
 
 
-def _figures(score: TaskScore) -> Figures:
+def _figures(score: TaskScore) -> dict[str, float]:
     names = (score.metric, "log_loss", "consistency")
-    metrics = {name: score.metrics[name] for name in names if name in score.metrics}
-    return Figures.model_validate({"value": score.value, **metrics})
-
-
-def _tested_by(arena: Arena, scores: Mapping[str, TaskScore]) -> dict[str, Any]:
-    """Where scores by a key were asked for."""
-    key = arena.options.by
-    if key is None:
-        return {}
-    groups = {name: breakdown(score, arena.test.rows, key) for name, score in scores.items()}
-    return {"by": TestedBy.model_validate({"key": key, **groups})}
+    return {"value": score.value} | {name: score.metrics[name] for name in names if name in score.metrics}
 
 
 def _result(
-    arena: Arena, found: Found, base: Trial, best: Trial, trials: list[Trial], tested: Tested | None
+    arena: Arena, tried: Found, base: Trial, best: Trial, trials: list[Trial], tested: Tested | None
 ) -> Search:
     whole = [trial for trial in trials if trial.rows == base.rows]
     return Search(
@@ -189,10 +163,10 @@ def _result(
         candidates=len(arena.candidates()),
         evaluations=len(whole) + 1,
         matrices=len(arena.matrices),
-        left_out=found.left_out,
+        left_out=tried.left_out,
         base=base,
         trials=trials,
-        predicted=dict(found.predicted),
+        predicted=dict(tried.predicted),
         pareto=pareto([base, *whole]),
         chosen=best,
         base_wins=not best.edit,

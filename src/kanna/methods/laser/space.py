@@ -43,10 +43,13 @@ def space(
         matrices: Those to be reduced.
         every: All of the model, to spell edits without ambiguity.
     """
-    ordered = sorted(matrices, key=lambda one: (one.group != "mlp", -one.layer, role_key(one.role), one.name))
+    ordered = sorted(
+        matrices,
+        key=lambda matrix: (matrix.group != "mlp", -matrix.layer, role_key(matrix.role), matrix.name),
+    )
     return [
-        Candidate(one, rho, min(block_ranks(rho, *one.shape, count)), count, spell(one, every, rho))
-        for one in ordered
+        Candidate(matrix, rho, min(block_ranks(rho, *matrix.shape, count)), count, spell(matrix, every, rho))
+        for matrix in ordered
         for rho in rhos
         for count in blocks
     ]

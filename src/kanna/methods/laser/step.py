@@ -86,11 +86,6 @@ class LaserStep(Step[Plan]):
         )
 
 
-def stored_module(tensor: str) -> str:
-    """The module of a stored parameter, as the files name it."""
-    return tensor.rpartition(".")[0]
-
-
 def _changed(source: Source, plan: Plan) -> list[str]:
     """Names in the files of the tensors that will not be there any more, or hold other numbers."""
     rewritten = plan.rewritten()

@@ -73,36 +73,37 @@ class Validation:
     ) -> list[tuple[Sequence[Row], Passes, Rows]]:
         """Of each of the first parts its rows, how they are run, and what they score as the model is."""
         tasks = [self._part(part, progress) for part in range(parts)]
-        return [(one.rows, one.resumed.passes, one.base_rows) for one in tasks]
+        return [(task.rows, task.resumed.passes, task.base_rows) for task in tasks]
 
-    def partial(self, one: Candidate) -> Tally:
-        """A candidate on the parts it was scored on so far."""
-        return sum((tally for (key, _), tally in self._journal.known.items() if key == one.key), Tally())
+    def partial(self, candidate: Candidate) -> Tally:
+        """The parts that a candidate was scored on so far."""
+        tallies = (tally for (key, _), tally in self._journal.known.items() if key == candidate.key)
+        return sum(tallies, Tally())
 
     def score(
         self, candidates: Sequence[Candidate], parts: int, progress: Progress = lambda *_: None
     ) -> list[Tally]:
         """Each candidate on the first parts."""
         missing = [
-            (part, one)
+            (part, candidate)
             for part in range(parts)
-            for one in candidates
-            if (one.key, part) not in self._journal.known
+            for candidate in candidates
+            if (candidate.key, part) not in self._journal.known
         ]
         groups: dict[tuple[int, int, str], list[Candidate]] = defaultdict(list)
-        for part, one in missing:
-            groups[part, one.matrix.layer, one.matrix.group].append(one)
+        for part, candidate in missing:
+            groups[part, candidate.matrix.layer, candidate.matrix.group].append(candidate)
         done = 0
         for (part, _, _), some in groups.items():
             progress("search", done, len(missing))
             task = self._part(part, progress)
             for few in self._weights.chunks(some):
-                scores = task.edited([self._weights.edits([one]) for one in few])
-                for one, score in zip(few, scores, strict=True):
-                    self._journal.add(one.key, part, tally(score))
+                scores = task.edited([self._weights.edits([candidate]) for candidate in few])
+                for candidate, score in zip(few, scores, strict=True):
+                    self._journal.add(candidate.key, part, tally(score))
                 done += len(few)
         progress("search", done, len(missing))
-        return [self._total(one.key, parts) for one in candidates]
+        return [self._total(candidate.key, parts) for candidate in candidates]
 
     def together(self, candidates: Sequence[Candidate], key: str) -> Tally:
         """Candidates put in together, on all parts."""
@@ -125,9 +126,9 @@ class Validation:
         """The part with the unedited model's states, computed when first asked for."""
         if part not in self._open:
             task = self._open[part] = self._make[part]()
-            found = tally(task.base(progress))
+            score = tally(task.base(progress))
             if (BASE, part) not in self._journal.known:
-                self._journal.add(BASE, part, found)
+                self._journal.add(BASE, part, score)
         return self._open[part]
 
     def _total(self, key: str, parts: int) -> Tally:

@@ -18,6 +18,8 @@ from kanna.terminal.session import Session, verb
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kanna.methods.laser.run import LaserResult
+
 app = typer.Typer()
 _WHAT, _HOW, _RUN = "What is tried", "Search", "Running"
 
@@ -73,7 +75,7 @@ def search(
             resume=resume,
             progress=progress,
         )
-    session.show(result.to_dict(), lambda console: _render(console, result))
+    session.show(result.to_dict(), lambda console: _render(console, result.found, result.applied))
     return 0 if result.passed else asking.VERDICT_FAILED
 
 
@@ -123,7 +125,7 @@ def compose(
             resume=resume,
             progress=progress,
         )
-    session.show(result.to_dict(), lambda console: _render(console, result))
+    session.show(result.to_dict(), lambda console: _render(console, result.found, result.applied))
     return 0 if result.passed else asking.VERDICT_FAILED
 
 
@@ -185,15 +187,15 @@ def restore(
         else:
             result = restore_stage(directory, stage, out, base=base, force=force, progress=progress)
             path = result.out or out
-    said = {"schema_version": 1, "kind": "laser-restore", "out": str(path), "stage": stage}
-    session.show(said, lambda console: console.print(f"written: {path}"))
+    record = {"schema_version": 1, "kind": "laser-restore", "out": str(path), "stage": stage}
+    session.show(record, lambda console: console.print(f"written: {path}"))
 
 
 for command in (search, compose, analyze, restore):
     app.command()(command)
 
 
-def _render(console: "Console", result: Any) -> None:
+def _render(console: "Console", found: Any, applied: "LaserResult | None" = None) -> None:
     """What a page shows of it; then how the model that was written fares."""
     from kanna.methods.laser.report import VIEWS
     from kanna.reporting.blocks import At
@@ -201,9 +203,9 @@ def _render(console: "Console", result: Any) -> None:
     from kanna.reporting.views import Result
     from kanna.terminal.results import render_end
 
-    view = next(view for view in VIEWS if view.kind == result.found.kind)
-    _, sections = view.draw([Result(At(result.found.model.name, result.result))])
+    view = next(view for view in VIEWS if view.kind == found.kind)
+    _, sections = view.draw([Result(At(found.model.name, found.to_dict()))])
     for section in sections:
         draw(console, section)
-    if (applied := getattr(result, "applied", None)) is not None:
+    if applied is not None:
         render_end(console, applied)

@@ -38,22 +38,22 @@ class Weights:
         if matrix.name in self._kept:
             self._kept.move_to_end(matrix.name)
             return self._kept[matrix.name]
-        found = decompose(self.weight(matrix))
+        parts = decompose(self.weight(matrix))
         self.decompositions += 1
-        self._kept[matrix.name] = found
-        while len(self._kept) > 1 and sum(_bytes(one) for one in self._kept.values()) > self._limit:
+        self._kept[matrix.name] = parts
+        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self._limit:
             self._kept.popitem(last=False)
-        return found
+        return parts
 
     def edits(self, candidates: Sequence[Candidate], mode: str = "top", seed: int = 0) -> list[Edit]:
         """Edits of these candidates put in together; matrices that share a parameter become one edit."""
         values: dict[str, Tensor] = {}
         matrices: dict[str, Matrix] = {}
-        for one in candidates:
-            matrix = one.matrix
+        for candidate in candidates:
+            matrix = candidate.matrix
             old = values.get(matrix.tensor)
             parameter = self._model.get_parameter(matrix.tensor).detach() if old is None else old
-            values[matrix.tensor] = write(parameter, matrix.view, self._reduced(one, mode, seed))
+            values[matrix.tensor] = write(parameter, matrix.view, self._reduced(candidate, mode, seed))
             matrices[matrix.tensor] = matrix
         return [
             Edit(matrix.module, matrix.parameter, values[name], matrix.layer)
@@ -64,21 +64,22 @@ class Weights:
         """As many candidates at a time as have edits that fit in the limit; at least one."""
         chunk: list[Candidate] = []
         size = 0
-        for one in candidates:
-            more = self._model.get_parameter(one.matrix.tensor).nbytes
+        for candidate in candidates:
+            more = self._model.get_parameter(candidate.matrix.tensor).nbytes
             if chunk and size + more > self._limit:
                 yield chunk
                 chunk, size = [], 0
-            chunk.append(one)
+            chunk.append(candidate)
             size += more
         if chunk:
             yield chunk
 
-    def _reduced(self, one: Candidate, mode: str, seed: int) -> Tensor:
-        weight = self.weight(one.matrix).to(self._stored(one.matrix))  # exact, where it was loaded from there
-        needed = mode != "magnitude" and one.blocks == 1 and 0 < one.rank < min(one.matrix.shape)
-        parts = self.decomposition(one.matrix) if needed else None
-        return reduce(weight, one.rank, mode, seed=seed_of(seed, one.matrix), blocks=one.blocks, parts=parts)
+    def _reduced(self, candidate: Candidate, mode: str, seed: int) -> Tensor:
+        matrix, rank, blocks = candidate.matrix, candidate.rank, candidate.blocks
+        weight = self.weight(matrix).to(self._stored(matrix))  # exact, where it was loaded from there
+        needed = mode != "magnitude" and blocks == 1 and 0 < rank < min(matrix.shape)
+        parts = self.decomposition(matrix) if needed else None
+        return reduce(weight, rank, mode, seed=seed_of(seed, matrix), blocks=blocks, parts=parts)
 
 
 def seed_of(seed: int, matrix: Matrix) -> int:
@@ -86,5 +87,5 @@ def seed_of(seed: int, matrix: Matrix) -> int:
     return seed + zlib.crc32(matrix.name.encode())
 
 
-def _bytes(one: Decomposition) -> int:
-    return 8 * (one.left.numel() + one.values.numel() + one.right.numel())
+def _bytes(parts: Decomposition) -> int:
+    return 8 * (parts.left.numel() + parts.values.numel() + parts.right.numel())

@@ -19,7 +19,7 @@ from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch, out
 from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
-from kanna.methods.lowrank.survey import Survey, plain_survey, run_survey
+from kanna.methods.lowrank.survey import Survey, run_survey
 from kanna.progress import Progress
 from kanna.runs.step import Job
 from kanna.runs.workspace import Workspace
@@ -45,10 +45,10 @@ class Outcome:
 
     def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Full parameter name -> dtype and shape, of all blocks."""
-        found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for layer in range(self.blocks):
-            found |= self.workspace.shapes(block_file(layer))
-        return found
+            shapes |= self.workspace.shapes(block_file(layer))
+        return shapes
 
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """Full parameter name and tensor, one block in memory at a time."""
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def execute(job: Job, plan: Plan) -> Outcome:
-    """Do what `plan` says: windows that need no stream of their own are run through once, as the probe.
+    """Do what `plan` says.
 
     Where gradients are wanted, the whole model is in memory for them, and blocks are copies of its blocks.
     """
@@ -72,17 +72,7 @@ def execute(job: Job, plan: Plan) -> Outcome:
     ranks = plan.ranks
     if ranks is None:
         ranks = allocate(plan.selected, survey.energies(), config, plan.stored)
-    replacement = Replacement(
-        walker=walker,
-        matrices=plan.inventory.matrices,
-        ranks=ranks,
-        config=config,
-        windows=plan.windows if config.two_streams else plan.windows.first(1),
-        gradients=gradients,
-        survey=survey,
-        workspace=job.workspace,
-        dtype=job.source.dtype,
-    )
+    replacement = Replacement(walker, plan, ranks, gradients, survey, job.workspace, source.dtype)
     replace_blocks(replacement, job.progress)
     blocks = len(plan.inventory.blocks)
     notes = [job.workspace.note(block_file(layer)) for layer in range(blocks)]
@@ -93,31 +83,35 @@ def execute(job: Job, plan: Plan) -> Outcome:
 def statistics_key(plan: Plan, base_hash: str, device: torch.device) -> str:
     """Name of everything that the survey depends on; anchored takes its curves from the whitened metric."""
     config = plan.config
-    return _name_of(
-        {
-            **_common_facts(plan.windows, base_hash, config, device),
-            "matrices": [matrix.name for matrix in plan.selected],
-            "method": "whitened" if config.method == "anchored" else config.method,
-            "outputs": config.outputs,
-            "gradients": config.gradient_tokens if config.needs_gradients else 0,
-            "ridge": config.ridge,
-            "bias": config.bias_correction,
-        }
-    )
+    facts = {
+        "matrices": [matrix.name for matrix in plan.selected],
+        "method": "whitened" if config.method == "anchored" else config.method,
+        "outputs": config.outputs,
+        "gradients": config.gradient_tokens if config.needs_gradients else 0,
+        "ridge": config.ridge,
+        "bias": config.bias_correction,
+    }
+    return _name_of(plan.windows, base_hash, config, device, facts)
 
 
 def gradients_key(
     modules: Sequence[str], used: Windows, base_hash: str, config: LowRankConfig, device: torch.device
 ) -> str:
     """Name of everything that output gradients depend on."""
-    common = _common_facts(used, base_hash, config, device)
-    return _name_of({**common, "modules": list(modules), "fisher": config.method == "fwsvd"})
+    facts = {"modules": list(modules), "fisher": config.method == "fwsvd"}
+    return _name_of(used, base_hash, config, device, facts)
 
 
-def _common_facts(
-    windows: Windows, base_hash: str, config: LowRankConfig, device: torch.device
-) -> dict[str, object]:
-    return {
+def _name_of(
+    windows: Windows,
+    base_hash: str,
+    config: LowRankConfig,
+    device: torch.device,
+    more: Mapping[str, object],
+) -> str:
+    """Of `more`, and all that any statistics depend on."""
+    facts = {
+        **more,
         "base": base_hash,
         "windows": windows.digest,
         "batch": config.batch,
@@ -127,9 +121,6 @@ def _common_facts(
         "device": str(device),
         "format": 3,
     }
-
-
-def _name_of(facts: Mapping[str, object]) -> str:
     return lineage.digest_of(facts)[:24]
 
 
@@ -143,27 +134,17 @@ def _gradients(
     shared = Workspace(cache / gradients_key(modules, used, job.source.hash, config, device))
     with _held(shared):
         if not shared.has(_GRADIENTS):
-            sums = _sum_gradients(whole(), modules, used, config, job.progress)
-            shared.save(_GRADIENTS, _as_tensors(sums), {path: value.count for path, value in sums.items()})
+            batch, fisher = gradient_batch(used, config.batch), config.method == "fwsvd"
+            total = -(-len(used.ids) // batch)
+            sums: dict[str, OutputGradients] = {}
+            job.progress("gradients", 0, total)
+            for done, so_far in output_gradients(whole(), modules, used, batch, config.seed, fisher):
+                job.progress("gradients", done, total)
+                sums = so_far
+            tensors = {f"{path}:second": value.second.float() for path, value in sums.items()}
+            tensors |= {f"{path}:fisher": value.fisher for path, value in sums.items()}
+            shared.save(_GRADIENTS, tensors, {path: value.count for path, value in sums.items()})
     return _StoredGradients(shared)
-
-
-def _sum_gradients(
-    model: nn.Module,
-    modules: Sequence[str],
-    used: Windows,
-    config: LowRankConfig,
-    progress: Progress,
-) -> dict[str, OutputGradients]:
-    batch = gradient_batch(used, config.batch)
-    total = -(-len(used.ids) // batch)
-    sums: dict[str, OutputGradients] = {}
-    progress("gradients", 0, total)
-    fisher = config.method == "fwsvd"
-    for done, found in output_gradients(model, modules, used, batch, config.seed, fisher):
-        progress("gradients", done, total)
-        sums = found
-    return sums
 
 
 @contextmanager
@@ -172,11 +153,6 @@ def _held(shared: Workspace) -> Iterator[None]:
     shared.directory.mkdir(parents=True, exist_ok=True)
     with FileLock(shared.directory / "lock"):
         yield
-
-
-def _as_tensors(sums: Mapping[str, OutputGradients]) -> dict[str, Tensor]:
-    second = {f"{path}:second": value.second.float() for path, value in sums.items()}
-    return second | {f"{path}:fisher": value.fisher for path, value in sums.items()}
 
 
 class _StoredGradients(Mapping[str, OutputGradients]):
@@ -209,6 +185,4 @@ def _survey(
     """The survey, unless nobody will look at it: anchored factors at ranks that are already decided."""
     if plan.ranks is not None and plan.config.method == "anchored":
         return Survey(shared, 0)
-    if plan.config.method == "plain" and not plan.config.needs_gradients:
-        return plain_survey(walker, plan.selected, plan.config, shared, progress)
     return run_survey(walker, plan.selected, plan.windows, plan.config, gradients, shared, progress)

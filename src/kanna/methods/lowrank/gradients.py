@@ -140,13 +140,13 @@ def _add(
     width = rows.shape[-1]
     full = width <= LARGEST_FULL_METRIC
     second = (kept.T @ kept).double() if full else kept.square().sum(0, dtype=torch.float64)
-    found = sums.get(path)
-    if found is None:
-        found = sums[path] = OutputGradients(torch.zeros_like(second), second.new_zeros(width))
-    found.second += second
+    total = sums.get(path)
+    if total is None:
+        total = sums[path] = OutputGradients(torch.zeros_like(second), second.new_zeros(width))
+    total.second += second
     if inputs is not None:
-        found.fisher += _fisher_rows(gradient.detach(), inputs)
-    found.count += len(kept)
+        total.fisher += _fisher_rows(gradient.detach(), inputs)
+    total.count += len(kept)
 
 
 def _fisher_rows(gradient: Tensor, inputs: Tensor) -> Tensor:

@@ -85,8 +85,8 @@ class Plan(AnyPlan):
         return {path: form_with(self.held.get(path), some, new) for path, some in parts.items()}
 
     def lines(self) -> list[str]:
-        config, said = self.config, self.to_dict()
-        budget = f"rank {config.rank}" if config.rank else f"{said['budget_parameters']:,} to keep"
+        config, facts = self.config, self.to_dict()
+        budget = f"rank {config.rank}" if config.rank else f"{facts['budget_parameters']:,} to keep"
         return [
             f"{len(self.selected)} matrices, {self.stored_parameters:,} parameters, {budget}; "
             f"method {config.method}, {config.allocation} ranks, outputs {config.outputs}, "
@@ -143,16 +143,16 @@ def make_plan(
         _check_text(resolved, has_text, gradients_fit)
     if config.allocation is None and has_text and not gradients_fit and config.keep is not None:
         notes.append("allocation is uniform: gradients of the whole model do not fit in memory")
-    found = source.inventory
-    selected = select(found.matrices, resolved.select)
+    inventory = source.inventory
+    selected = select(inventory.matrices, resolved.select)
     if not source.is_planned:
         for matrix in selected:
             source.tensor_of(matrix)
     stored = {matrix.name: source.form(matrix) for matrix in selected}
     even = resolved.model_copy(update={"allocation": "uniform"})
     ranks = allocate(selected, {}, even, stored)  # raises where the budget cannot be reached
-    if found.refused:
-        notes.append(f"{len(found.refused)} matrices are left out: {found.refused[0].refused}")
+    if inventory.refused:
+        notes.append(f"{len(inventory.refused)} matrices are left out: {inventory.refused[0].refused}")
     factored = sum(hasattr(form, "rank") for form in stored.values())
     if factored:
         notes.append(
@@ -162,9 +162,9 @@ def make_plan(
     return Plan(
         config=resolved,
         notes=tuple(notes),
-        memory=_memory(found, resolved, tokens, backward or 0),
-        work_bytes=_work_bytes(found, resolved, tokens),
-        inventory=found,
+        memory=_memory(inventory, resolved, tokens, backward or 0),
+        work_bytes=_work_bytes(inventory, resolved, tokens),
+        inventory=inventory,
         selected=selected,
         stored=stored,
         held=dict(source.forms),
@@ -194,13 +194,13 @@ def _check_text(config: LowRankConfig, has_text: bool, gradients_fit: bool) -> N
         )
 
 
-def _memory(found: Inventory, config: LowRankConfig, tokens: int, backward: int) -> int:
+def _memory(inventory: Inventory, config: LowRankConfig, tokens: int, backward: int) -> int:
     """Three copies of the largest block in float32, its statistics in float64, and one batch's activations.
 
     Gradients, if they are wanted, need the whole model, a backward pass and the statistics of all outputs.
     """
     blocks: dict[int, list[Matrix]] = {}
-    for matrix in found.matrices:
+    for matrix in inventory.matrices:
         blocks.setdefault(matrix.layer, []).append(matrix)
     largest = max(blocks.values(), key=lambda matrices: sum(m.parameters for m in matrices))
     weights = 4 * sum(m.parameters for m in largest)
@@ -209,16 +209,18 @@ def _memory(found: Inventory, config: LowRankConfig, tokens: int, backward: int)
     widest = max(max(m.shape) for m in largest)
     decomposition = 8 * 4 * widest * min(widest, 16_384)
     streams = 3 * 4 * tokens * max(m.in_features for m in largest)
-    widths = [m.out_features for m in found.matrices]
+    widths = [m.out_features for m in inventory.matrices]
     outputs = 8 * sum(width**2 if width <= LARGEST_FULL_METRIC else width for width in widths)
     block = 3 * weights + 2 * statistics + decomposition + streams
     if not config.needs_gradients:
         return 500_000_000 + block
-    return 500_000_000 + max(4 * found.parameters + block, backward + outputs)
+    return 500_000_000 + max(4 * inventory.parameters + block, backward + outputs)
 
 
-def _work_bytes(found: Inventory, config: LowRankConfig, tokens: int) -> int:
+def _work_bytes(inventory: Inventory, config: LowRankConfig, tokens: int) -> int:
     """Two streams before and after a block, and decompositions of all matrices in float32."""
-    width = max(m.in_features for m in found.matrices)
-    decompositions = 0 if config.method == "anchored" else sum(4 * m.out_features**2 for m in found.matrices)
-    return 4 * 4 * tokens * width + decompositions + 2 * sum(m.parameters for m in found.matrices)
+    width = max(m.in_features for m in inventory.matrices)
+    decompositions = (
+        0 if config.method == "anchored" else sum(4 * m.out_features**2 for m in inventory.matrices)
+    )
+    return 4 * 4 * tokens * width + decompositions + 2 * sum(m.parameters for m in inventory.matrices)

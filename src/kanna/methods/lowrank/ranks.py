@@ -24,14 +24,11 @@ def curve_of(matrix: Matrix, energy: Tensor | None, config: LowRankConfig, form:
         form: How the matrix is stored now. To keep it costs what it stores, and no rank is above its own.
     """
     m, n = matrix.shape
-    stored, highest = form.parameters(m, n), _highest_rank(form, m, n)
-    ranks = tuple(
-        k for k in range(config.align, highest + 1, config.align) if _cost(config, m, n, k) < stored
-    )
+    ranks = _savings(matrix, config, form, config.align)
     spectrum = torch.ones(min(m, n), dtype=torch.float64) if energy is None else energy
     tails = torch.cat([spectrum.flip(0).cumsum(0).flip(0), spectrum.new_zeros(1)])
     cost = tuple(_cost(config, m, n, k) for k in ranks)
-    return Curve(matrix.name, tails, ranks, cost, stored)
+    return Curve(matrix.name, tails, ranks, cost, form.parameters(m, n))
 
 
 def allocate(
@@ -66,15 +63,10 @@ def kept_parameters(matrices: Sequence[Matrix], ranks: Ranks, config: LowRankCon
 
 def _fixed(matrices: Sequence[Matrix], rank: int, config: LowRankConfig, forms: Forms) -> Ranks:
     """The same rank everywhere; a matrix that it would not make smaller stays as it is."""
-    ranks: Ranks = {}
-    for matrix in matrices:
-        m, n = matrix.shape
-        form = forms[matrix.name]
-        fits = rank <= _highest_rank(form, m, n)
-        saves = fits and _cost(config, m, n, rank) < form.parameters(m, n)
-        ranks[matrix.name] = rank if saves else None
+    savings = {matrix.name: _savings(matrix, config, forms[matrix.name]) for matrix in matrices}
+    ranks: Ranks = {name: rank if rank in saving else None for name, saving in savings.items()}
     if all(value is None for value in ranks.values()):
-        most = max(_largest_saving(matrix, config, forms[matrix.name]) for matrix in matrices)
+        most = max(max(saving, default=0) for saving in savings.values())
         raise InputError(
             f"rank {rank} makes none of the {len(matrices)} selected matrices smaller",
             f"ask for a rank of at most {most}",
@@ -82,17 +74,11 @@ def _fixed(matrices: Sequence[Matrix], rank: int, config: LowRankConfig, forms: 
     return ranks
 
 
-def _largest_saving(matrix: Matrix, config: LowRankConfig, form: Form) -> int:
+def _savings(matrix: Matrix, config: LowRankConfig, form: Form, step: int = 1) -> tuple[int, ...]:
+    """Multiples of `step` that make a matrix smaller than it is in its form, and are no more than it has."""
     m, n = matrix.shape
-    stored = form.parameters(m, n)
-    ranks = range(_highest_rank(form, m, n), 0, -1)
-    return next((rank for rank in ranks if _cost(config, m, n, rank) < stored), 0)
-
-
-def _highest_rank(form: Form, m: int, n: int) -> int:
-    """What the matrix can have at most, stored as it is."""
-    rank = getattr(form, "rank", None)
-    return min(m, n) if rank is None else int(rank)
+    highest, stored = int(getattr(form, "rank", min(m, n))), form.parameters(m, n)
+    return tuple(k for k in range(step, highest + 1, step) if _cost(config, m, n, k) < stored)
 
 
 def _cost(config: LowRankConfig, m: int, n: int, rank: int) -> int:

@@ -83,13 +83,13 @@ def refine_block(
 
 def _trainable(block: nn.Module, path: str, forms: Mapping[str, object]) -> dict[str, nn.Parameter]:
     """Floating parameters of the replaced modules, and those of the norms."""
-    found: dict[str, nn.Parameter] = {}
+    parameters: dict[str, nn.Parameter] = {}
     for name, module in block.named_modules():
         full = f"{path}.{name}"
         replaced = isinstance(module, FormModule) and full in forms
         if replaced or "norm" in type(module).__name__.lower():
-            found |= {f"{full}.{local}": p for local, p in module.named_parameters()}
-    return found
+            parameters |= {f"{full}.{local}": p for local, p in module.named_parameters()}
+    return parameters
 
 
 def _batch_order(batches: int, steps: int, seed: int) -> list[int]:

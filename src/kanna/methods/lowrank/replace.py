@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from kanna.calibration.statistics import captured, rows_of
 from kanna.calibration.stubs import Reached
 from kanna.calibration.walker import Call, Walker, run_block
-from kanna.calibration.windows import Windows
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import anchored_target, basis, factors, with_ridge
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import corrects_bias, output_metric, ridge_for
+from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.refine import RefineTask, refine_block
 from kanna.methods.lowrank.survey import Survey, weight_of
 from kanna.models.matrix import Matrix
@@ -38,10 +38,8 @@ class Replacement:
 
     Args:
         walker: The original model.
-        matrices: Its whole inventory.
+        plan: What is replaced, and how.
         ranks: By name of the selected matrices; None for one that stays dense.
-        config: Resolved.
-        windows: Calibration windows; for a method without calibration, the probe.
         gradients: By module path; may be empty.
         survey: Of the first pass.
         workspace: Where finished blocks go.
@@ -49,14 +47,21 @@ class Replacement:
     """
 
     walker: Walker
-    matrices: Sequence[Matrix]
+    plan: Plan
     ranks: Ranks
-    config: LowRankConfig
-    windows: Windows
     gradients: Mapping[str, OutputGradients]
     survey: Survey
     workspace: Workspace
     dtype: Callable[[str], torch.dtype]
+
+    @property
+    def config(self) -> LowRankConfig:
+        return self.plan.config
+
+    @property
+    def matrices(self) -> Sequence[Matrix]:
+        """Those of the whole model."""
+        return self.plan.inventory.matrices
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,10 @@ def replace_blocks(job: Replacement, progress: Progress) -> None:
     start = next((i for i in range(count) if not job.workspace.has(block_file(i))), count)
     if start == count:
         return
-    hidden, calls = job.walker.prologue(job.windows, job.config.batch)
-    masks = job.windows.mask.split(job.config.batch) if job.windows.padded else None
+    # What needs no stream of its own is run through once, as the probe.
+    windows = job.plan.windows if job.config.two_streams else job.plan.windows.first(1)
+    hidden, calls = job.walker.prologue(windows, job.config.batch)
+    masks = windows.mask.split(job.config.batch) if windows.padded else None
     if start == 0:
         _stream(job, "original", 0).save(hidden)
         _stream(job, "compressed", 0).save(hidden)

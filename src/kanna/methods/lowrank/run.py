@@ -66,7 +66,6 @@ def lowrank(
         calibration=calibration,
         criteria=criteria,
         options=options or EvalOptions(device=device),
-        device=device,
         cache=cache,
         force=force,
         resume=resume,

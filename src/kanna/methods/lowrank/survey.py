@@ -5,8 +5,8 @@ once under its metric. The result serves every budget: energies give the error c
 `anchored`, whose factors depend on the blocks before) the factors of any rank are prefixes of the full ones.
 """
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,6 @@ from kanna.progress import Progress
 from kanna.runs.assemble import matrix_weight
 from kanna.runs.workspace import Stream, Workspace
 
-log = logging.getLogger("kanna")
 _KINDS = ("survey", "curves")
 
 
@@ -45,26 +44,22 @@ class Survey:
 
     def energies(self) -> dict[str, Tensor]:
         """Matrix name -> (r,) float64, weighed for comparison between matrices."""
-        return self._all("energy")
+        energies: dict[str, Tensor] = {}
+        for layer in range(self.blocks):
+            name = _name(self.kind, layer)
+            if self.workspace.has(name):
+                energies |= _strip(self.workspace, name, "energy")
+        return energies
 
     def means(self, layer: int) -> dict[str, Tensor]:
         """Matrix name -> (n,) mean input, of one block."""
-        return _strip(self.workspace.load(_name(self.kind, layer), ":mean"), "mean")
+        return _strip(self.workspace, _name(self.kind, layer), "mean")
 
     def factors(self, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Matrix name -> (expand (m, r), reduce (r, n)) of full rank, of one block; a rank is a prefix."""
         name = _name(self.kind, layer)
-        expand = _strip(self.workspace.load(name, ":expand"), "expand")
-        reduce = _strip(self.workspace.load(name, ":reduce"), "reduce")
+        expand, reduce = (_strip(self.workspace, name, part) for part in ("expand", "reduce"))
         return {matrix: (expand[matrix].double(), reduce[matrix].double()) for matrix in expand}
-
-    def _all(self, kind: str) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for layer in range(self.blocks):
-            name = _name(self.kind, layer)
-            if self.workspace.has(name):
-                found |= _strip(self.workspace.load(name, f":{kind}"), kind)
-        return found
 
 
 def run_survey(
@@ -78,15 +73,31 @@ def run_survey(
 ) -> Survey:
     """Decompose the selected matrices, block by block; blocks that have a file already are not redone.
 
+    Where the weights alone decide, no block is run.
+
     Args:
         config: Resolved.
         gradients: By module path; empty where the configuration needs none.
     """
-    by_layer = _by_layer(selected)
+    by_layer: dict[int, list[Matrix]] = defaultdict(list)
+    for matrix in selected:
+        by_layer[matrix.layer].append(matrix)
     last = max(by_layer)
     kind = _kind(config, workspace, by_layer)
     if not all(workspace.has(_name(kind, layer)) for layer in by_layer):
-        _survey_missing(walker, by_layer, windows, config, gradients, workspace, progress)
+        blocks: Iterator[tuple[int, nn.Module, Mapping[str, InputStatistics]]]
+        if config.method == "plain" and not config.needs_gradients:
+            blocks = ((layer, walker.load(layer), {}) for layer in sorted(by_layer))
+        else:
+            blocks = _run(walker, by_layer, windows, config, workspace)
+        for layer, block, statistics in blocks:
+            progress("survey", layer, last + 1)
+            name = _name(kind, layer)
+            if layer in by_layer and not workspace.has(name):
+                path = walker.inventory.blocks[layer]
+                held = _decompose(block, path, by_layer[layer], statistics, config, gradients)
+                workspace.save(name, held)
+        progress("survey", last + 1, last + 1)
     for layer in range(last + 1):
         _stream(workspace, layer).drop()
     return Survey(workspace, last + 1, kind)
@@ -109,20 +120,19 @@ def gather(
             outputs.append(run_block(block, batches.batch(index, device), call).cpu())
             for key, inputs in seen.items():
                 rows = rows_of(inputs, None if masks is None else masks[index])
-                found = statistics.setdefault(key, InputStatistics.empty(rows.shape[1], device))
-                found.add(rows)
+                sums = statistics.setdefault(key, InputStatistics.empty(rows.shape[1], device))
+                sums.add(rows)
     return statistics, outputs
 
 
-def _survey_missing(
+def _run(
     walker: Walker,
     by_layer: Mapping[int, Sequence[Matrix]],
     windows: Windows,
     config: LowRankConfig,
-    gradients: Mapping[str, OutputGradients],
     workspace: Workspace,
-    progress: Progress,
-) -> None:
+) -> Iterator[tuple[int, nn.Module, Mapping[str, InputStatistics]]]:
+    """Blocks from the first open one on, and what went into the selected matrices, by input key."""
     hidden, calls = walker.prologue(windows, config.batch)
     masks = windows.mask.split(config.batch) if windows.padded else None
     kind = _KINDS[config.method == "anchored"]
@@ -132,38 +142,15 @@ def _survey_missing(
         start, stream = 0, _stream(workspace, 0)
         stream.save(hidden)
     for layer in range(start, max(by_layer) + 1):
-        progress("survey", layer, max(by_layer) + 1)
         path, block = walker.inventory.blocks[layer], walker.load(layer)
         matrices = by_layer.get(layer, ())
         statistics, outputs = gather(block, path, matrices, stream, calls[layer], masks, walker.device)
-        name = _name(kind, layer)
-        if matrices and not workspace.has(name):
-            workspace.save(name, _decompose(block, path, matrices, statistics, config, gradients))
+        yield layer, block, statistics
         if layer < max(by_layer):
             # The next block's hidden states say that this block is done: a killed run goes on from them.
             _stream(workspace, layer + 1).save(outputs)
             stream.drop()
             stream = _stream(workspace, layer + 1)
-    progress("survey", max(by_layer) + 1, max(by_layer) + 1)
-
-
-def plain_survey(
-    walker: Walker,
-    selected: Sequence[Matrix],
-    config: LowRankConfig,
-    workspace: Workspace,
-    progress: Progress,
-) -> Survey:
-    """The same without calibration text, for `plain`: the weights alone decide."""
-    by_layer = _by_layer(selected)
-    for done, (layer, matrices) in enumerate(sorted(by_layer.items())):
-        progress("survey", done, len(by_layer))
-        if not workspace.has(_name("survey", layer)):
-            block = walker.load(layer)
-            path = walker.inventory.blocks[layer]
-            workspace.save(_name("survey", layer), _decompose(block, path, matrices, {}, config, {}))
-    progress("survey", len(by_layer), len(by_layer))
-    return Survey(workspace, max(by_layer) + 1)
 
 
 def weight_of(block: nn.Module, path: str, matrix: Matrix) -> Tensor:
@@ -188,13 +175,13 @@ def _decompose(
     held: dict[str, Tensor] = {}
     used = config.method in CALIBRATED
     for matrix in matrices:
-        found = statistics.get(matrix.input_key)
-        metric = metric_of(config, matrix, found if used else None, gradients.get(matrix.module))
+        inputs = statistics.get(matrix.input_key)
+        metric = metric_of(config, matrix, inputs if used else None, gradients.get(matrix.module))
         weight = weight_of(block, path, matrix)
         result = basis(weight, metric.inputs, metric.outputs)
         held[f"{matrix.name}:energy"] = result.energy * metric.weight
-        if found is not None:
-            held[f"{matrix.name}:mean"] = found.mean
+        if inputs is not None:
+            held[f"{matrix.name}:mean"] = inputs.mean
         if config.method != "anchored":
             # In float32: their rounding is far below that of the factors as they will be stored.
             expand, reduce = factors(weight, result, min(matrix.shape), torch.float32)
@@ -206,13 +193,6 @@ def _kind(config: LowRankConfig, workspace: Workspace, layers: Iterable[int]) ->
     """Anchored needs curves only, and takes them from a survey where there is one."""
     surveyed = all(workspace.has(_name("survey", layer)) for layer in layers)
     return _KINDS[config.method == "anchored" and not surveyed]
-
-
-def _by_layer(matrices: Sequence[Matrix]) -> dict[int, list[Matrix]]:
-    found: dict[int, list[Matrix]] = {}
-    for matrix in matrices:
-        found.setdefault(matrix.layer, []).append(matrix)
-    return found
 
 
 def _first_open(workspace: Workspace, layers: Iterable[int], kind: str) -> int:
@@ -229,9 +209,10 @@ def _stream(workspace: Workspace, layer: int) -> Stream:
     return Stream(workspace.directory / f"hidden-{layer:03d}.safetensors")
 
 
-def _strip(held: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    suffix = f":{kind}"
-    return {name.removesuffix(suffix): value for name, value in held.items() if name.endswith(suffix)}
+def _strip(workspace: Workspace, file: str, part: str) -> dict[str, Tensor]:
+    """Matrix name -> one part of what a file holds of it."""
+    suffix = f":{part}"
+    return {name.removesuffix(suffix): value for name, value in workspace.load(file, suffix).items()}
 
 
 def _name(kind: str, layer: int) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna.methods.laser.report import tested as laser_tests
-from kanna.methods.laser.report.tested import AS_IT_IS, filled, value
+from kanna.methods.laser.report.tested import AS_IT_IS, value
 from kanna.reporting.blocks import COMPUTED, MEASURED, At, Block, Cell, Paragraph, Section, Table
-from kanna.reporting.wording import percent, shown
+from kanna.reporting.cells import filled
+from kanna.reporting.wording import percent
 
 _NAMES = {"base": AS_IT_IS, "top": "edited", "bottom": "removed components alone"}
 # The end of a long prompt is what is asked.
@@ -18,7 +19,7 @@ def analysis(at: At, title: str) -> Section:
     data = at.data
     blocks: list[Block] = [
         _scores(at),
-        Paragraph(laser_tests.difference(at["difference"], data["metric"])),
+        Paragraph(laser_tests.decided(at["difference"], data["metric"])),
         Paragraph(
             ["All rows of the task were scored: these figures describe an edit, they are no test of it."]
         ),
@@ -46,22 +47,19 @@ def _spectra(at: At) -> Table:
     columns = ("edit", "matrix", ">rank", ">of", ">effective rank", ">energy kept",
                ">above Marchenko-Pastur edge", ">above Gavish-Donoho threshold",
                ">signal to noise (laserRMT)")  # fmt: skip
-    rows = [_spectrum(one) for one in at["spectra"].items()]
+    rows = [_spectrum(spectrum) for spectrum in at["spectra"].items()]
     return Table("Spectra of the matrices as they are", *filled(columns, rows), COMPUTED)
 
 
 def _spectrum(at: At) -> list[Cell]:
-    whole = [at[key].figure(f"{at.data[key]:,}") for key in ("rank", "full_rank")]
-    above = [at[key].figure(f"{at.data[key]:,}") for key in ("rank_marchenko_pastur", "rank_gavish_donoho")]
-    noise = at.get("laserrmt_signal_to_noise")
     return [
         at.data["edit"],
         at.data["matrix"],
-        *whole,
-        at["effective_rank"].figure(f"{at.data['effective_rank']:.1f}"),
-        at["kept_energy"].figure(percent(at.data["kept_energy"])),
-        *above,
-        "" if noise is None else noise.figure(f"{noise.data:.3f}"),
+        *(at.cell(key) for key in ("rank", "full_rank")),
+        at.cell("effective_rank", ".1f"),
+        at.cell("kept_energy", percent),
+        *(at.cell(key) for key in ("rank_marchenko_pastur", "rank_gavish_donoho")),
+        at.cell("laserrmt_signal_to_noise", ".3f"),
     ]
 
 
@@ -70,11 +68,9 @@ def _scores(at: At) -> Table:
     metric, scores = at.data["metric"], at["scores"]
     every = list(dict.fromkeys([metric, *(key for name in _NAMES for key in scores.data[name])]))
     rows: list[list[Cell]] = [
-        [said, *(value(scores[name], key) for key in every)] for name, said in _NAMES.items()
+        [model, *(value(scores[name], key) for key in every)] for name, model in _NAMES.items()
     ]
-    floors = at.data["floors"]
-    if "constant" in floors:
-        floor: Cell = at["floors"]["constant"].figure(shown("constant", floors["constant"]))
+    if floor := value(at["floors"], "constant"):
         rows.append(["always the commonest answer", floor, *("" for _ in every[1:])])
     headings = [f">{key.replace('_', ' ')}" for key in every]
     title = f"On all {at.data['task']['rows']:,} rows"
@@ -82,13 +78,13 @@ def _scores(at: At) -> Table:
 
 
 def _answers(at: At) -> list[Block]:
-    found = at.data.get("answers")
-    if not found:
+    answers = at.data.get("answers")
+    if not answers:
         return []
     columns = ("", "prompt", "expected", *_NAMES.values())
     rows: list[list[Cell]] = [
-        [one["change"], _end(one["prompt"]), *(one[key].strip() for key in ("expected", *_NAMES))]
-        for one in found
+        [row["change"], _end(row["prompt"]), *(row[key].strip() for key in ("expected", *_NAMES))]
+        for row in answers
     ]
     return [
         Table("What kept and removed components answer, where the edit changed it", columns, rows, MEASURED)
@@ -104,21 +100,19 @@ def _samples(at: At) -> list[Block]:
     if samples is None:
         return []
     names = {"base": AS_IT_IS, "edited": "edited"}
-    rows = [_written(samples[key], said) for key, said in names.items()]
+    rows: list[list[Cell]] = [
+        [
+            model,
+            samples[key].cell("words", ".1f"),
+            *(samples[key].cell(share, percent) for share in ("repetition", "distinct")),
+        ]
+        for key, model in names.items()
+    ]
     columns = ("model", ">words per text", ">four-word sequences repeated", ">distinct words")
     blocks: list[Block] = [Table("Free text after prompts of the task", columns, rows, MEASURED)]
     texts = [samples.data.get("prompts", [])]
     texts += [samples.data[key].get("texts", []) for key in names]
     return [*blocks, *_texts(texts)]
-
-
-def _written(at: At, said: str) -> list[Cell]:
-    return [
-        said,
-        at["words"].figure(f"{at.data['words']:.1f}"),
-        at["repetition"].figure(percent(at.data["repetition"])),
-        at["distinct"].figure(percent(at.data["distinct"])),
-    ]
 
 
 def _texts(texts: Sequence[Sequence[str]]) -> list[Block]:

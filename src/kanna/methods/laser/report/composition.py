@@ -1,9 +1,9 @@
 """The section of a composition: the steps that were tried, one on top of the other."""
 
 from kanna.methods.laser.report import tested as laser_tests
-from kanna.methods.laser.report.tested import AS_IT_IS, filled, loss, value
+from kanna.methods.laser.report.tested import AS_IT_IS, loss, value
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Paragraph, Section, Table
-from kanna.reporting.wording import change
+from kanna.reporting.cells import filled, moved
 
 
 def composition(at: At, title: str) -> Section:
@@ -28,17 +28,15 @@ def _stages(at: At) -> Table:
     metric = at.data["task"]["metric"]
     columns = (">stage", "edit", "", f">{metric}", ">change", ">log loss", ">consistency")
     rows = [_stage(at["base"], at["base"], metric)]
-    rows += [_stage(one, at["base"], metric) for one in at["stages"].items()]
+    rows += [_stage(stage, at["base"], metric) for stage in at["stages"].items()]
     rows_of = at.data["task"]["validation_rows"]
     return Table(f"Stages, on {rows_of:,} validation rows", *filled(columns, rows), MEASURED)
 
 
 def _stage(at: At, base: At, metric: str) -> list[Cell]:
-    scores = [value(at, "accuracy", metric), "", loss(at), value(at, "consistency")]
+    scores: list[Cell] = [value(at, "accuracy", metric), "", loss(at), value(at, "consistency")]
     if at.path == base.path:
         return ["0", AS_IT_IS, "", *scores]
-    scores[1] = at["accuracy"].minus(
-        base["accuracy"], change(metric, at.data["accuracy"] - base.data["accuracy"])
-    )
-    number: Cell = at["number"].figure(str(at.data["number"])) if at.data["accepted"] else ""
-    return [number, at.data["edit"], "accepted" if at.data["accepted"] else "rejected", *scores]
+    scores[1] = moved(at["accuracy"], base["accuracy"], metric)
+    number, status = (at.cell("number"), "accepted") if at.data["accepted"] else ("", "rejected")
+    return [number, at.data["edit"], status, *scores]

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna.methods.laser.report import tested as laser_tests
-from kanna.methods.laser.report.tested import AS_IT_IS, filled, loss, perplexity, value
+from kanna.methods.laser.report.tested import AS_IT_IS, loss, perplexity, value
 from kanna.models.matrix import role_key
 from kanna.reporting import heatmap
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Figure, Paragraph, Section, Table
+from kanna.reporting.cells import filled, moved
 from kanna.reporting.wording import change, is_share, shown
 
 # Where a tile lies: layer and rho.
@@ -27,7 +28,7 @@ def search(at: At, title: str) -> Section:
 
 def whole(data: Mapping[str, Any]) -> list[int]:
     """Places of the trials that all validation rows were spent on."""
-    return [i for i, one in enumerate(data["trials"]) if one["rows"] == data["base"]["rows"]]
+    return [i for i, trial in enumerate(data["trials"]) if trial["rows"] == data["base"]["rows"]]
 
 
 def best(data: Mapping[str, Any]) -> int | None:
@@ -35,7 +36,7 @@ def best(data: Mapping[str, Any]) -> int | None:
     trials, chosen = data["trials"], data["chosen"]
     if not data["base_wins"]:
         wanted = (chosen["edit"], chosen["blocks"])
-        return next((i for i, one in enumerate(trials) if (one["edit"], one["blocks"]) == wanted), None)
+        return next((i for i, trial in enumerate(trials) if (trial["edit"], trial["blocks"]) == wanted), None)
     return min(whole(data), key=lambda i: (-trials[i]["accuracy"], trials[i]["log_loss"]), default=None)
 
 
@@ -48,29 +49,26 @@ def named(trial: Mapping[str, Any]) -> str:
 
 def _tried(at: At) -> list[str | Figure]:
     data = at.data
-    rows = at["task"]["validation_rows"].figure(f"{data['task']['validation_rows']:,}")
-    said: list[str | Figure] = [
+    sentences = [
         f"{len(data['trials']):,} of ",
-        at["candidates"].figure(f"{data['candidates']:,}"),
-        " candidates were tried, ",
-        f"{len(whole(data)):,} of them on all ",
-        rows,
+        at.cell("candidates"),
+        f" candidates were tried, {len(whole(data)):,} of them on all ",
+        at["task"].cell("validation_rows"),
         " validation rows: ",
-        at["matrices"].figure(f"{data['matrices']:,}"),
+        at.cell("matrices"),
         " matrices of ",
-        at["layers"].figure(str(data["layers"])),
+        at.cell("layers", "d"),
         " layers.",
     ]
-    fast = at["settings"]["budget"].get("fast")
-    if fast is not None:
-        said += [
+    if fast := at["settings"]["budget"].cell("fast", "d"):
+        sentences += [
             " Which ones was settled by the gradient of singular values on ",
-            fast.figure(str(fast.data)),
+            fast,
             " examples, then by successive halving on growing parts of the validation rows.",
         ]
     elif data["left_out"]:
-        said += [" The budget ended before ", at["left_out"].figure(f"{data['left_out']:,}"), " others."]
-    return said
+        sentences += [" The budget ended before ", at.cell("left_out"), " others."]
+    return sentences
 
 
 def _rule(at: At) -> list[str | Figure]:
@@ -80,17 +78,16 @@ def _rule(at: At) -> list[str | Figure]:
             f"Rule (published): the highest validation score ({metric}), ties by log loss. The model as it "
             "is takes no part."
         ]
-    said: list[str | Figure] = [
+    sentence: list[str | Figure] = [
         f"Rule (constrained): the highest validation score ({metric}) above that of the model as it is, "
         "ties by log loss"
     ]
     if at.data["base"]["consistency"] is not None:
-        said.append(", with a consistency over paraphrases that is not lower")
-    rise = settings.get("max_ppl_rise")
-    if settings.data["text"] is not None and rise is not None:
-        allowed = rise.figure(f"{100 * rise.data:.4g} %")
-        said += [f", and a perplexity on {settings.data['text']} that rises by at most ", allowed]
-    return [*said, "."]
+        sentence.append(", with a consistency over paraphrases that is not lower")
+    rise = settings.cell("max_ppl_rise", lambda share: f"{100 * share:.4g} %")
+    if settings.data["text"] is not None and rise:
+        sentence += [f", and a perplexity on {settings.data['text']} that rises by at most ", rise]
+    return [*sentence, "."]
 
 
 def _choice(at: At) -> list[str | Figure]:
@@ -99,10 +96,9 @@ def _choice(at: At) -> list[str | Figure]:
     if data["base_wins"]:
         return ["Chosen: no edit. ", *_beaten(at, metric)]
     chosen = at["chosen"]
-    rank = chosen["rank"].figure(str(chosen.data["rank"]))
-    said: list[str | Figure] = [f"Chosen: {named(chosen.data)}, which leaves rank ", rank]
-    said += [f" of {chosen.data['matrix']}. On validation rows "]
-    return [*said, *_from_to(at["base"], chosen, metric), "."]
+    which = [f"Chosen: {named(chosen.data)}, which leaves rank ", chosen.cell("rank", "d")]
+    where = f" of {chosen.data['matrix']}. On validation rows "
+    return [*which, where, *_from_to(at["base"], chosen, metric), "."]
 
 
 def _beaten(at: At, metric: str) -> list[str | Figure]:
@@ -127,31 +123,28 @@ def _from_to(base: At, new: At, metric: str) -> list[str | Figure]:
         ("consistency ", value(base, "consistency"), value(new, "consistency")),
         ("perplexity ", perplexity(base), perplexity(new)),
     ]
-    said: list[str | Figure] = []
+    sentence: list[str | Figure] = []
     for name, before, after in pairs:
-        if isinstance(before, Figure) and isinstance(after, Figure):
-            said += [", " if said else "", name, before, " → ", after]
-    return said
+        if before and after:
+            sentence += [", " if sentence else "", name, before, " → ", after]
+    return sentence
 
 
 def _pareto(at: At) -> Table:
     metric = at.data["task"]["metric"]
     columns = ("edit", ">rank", f">{metric}", ">change", ">log loss", ">consistency", ">perplexity")
-    rows = [_row(one, at["base"], metric) for one in at["pareto"].items()]
+    rows = [_row(trial, at["base"], metric) for trial in at["pareto"].items()]
     title = "Pareto set on validation rows: beaten by no other in everything at once"
     return Table(title, *filled(columns, rows), MEASURED)
 
 
 def _row(at: At, base: At, metric: str) -> list[Cell]:
-    rank: Cell = at["rank"].figure(str(at.data["rank"])) if at.data["edit"] else ""
-    moved: Cell = _moved(at, base, metric) if at.data["edit"] else ""
-    scores = [value(at, "accuracy", metric), moved, loss(at), value(at, "consistency"), perplexity(at)]
+    edited: list[Cell] = ["", ""]
+    if at.data["edit"]:
+        edited = [at.cell("rank", "d"), moved(at["accuracy"], base["accuracy"], metric)]
+    rank, gain = edited
+    scores = [value(at, "accuracy", metric), gain, loss(at), value(at, "consistency"), perplexity(at)]
     return [named(at.data), rank, *scores]
-
-
-def _moved(at: At, base: At, metric: str) -> Figure:
-    step = at.data["accuracy"] - base.data["accuracy"]
-    return at["accuracy"].minus(base["accuracy"], change(metric, step))
 
 
 def _maps(at: At) -> list[Block]:
@@ -183,15 +176,15 @@ def _map(at: At, role: str, blocks: int, most: float, full: set[int]) -> Chart:
         heatmap.Tile(
             layers.index(layer),
             rhos.index(rho),
-            _change(data, found[0], full),
-            _tip(data, found),
-            special in found,
+            _change(data, trials[0], full),
+            _tip(data, trials),
+            special in trials,
         )
-        for (layer, rho), found in placed.items()
+        for (layer, rho), trials in placed.items()
     ]
     unit = f"{metric} against the model as it is{', in points' if is_share(metric) else ''}"
     axes = (
-        heatmap.Axis("layer", [str(one) for one in layers]),
+        heatmap.Axis("layer", list(map(str, layers))),
         heatmap.Axis("rho, share of the rank kept", rhos),
     )
     title = (
@@ -199,12 +192,12 @@ def _map(at: At, role: str, blocks: int, most: float, full: set[int]) -> Chart:
     )
     drawing = heatmap.heatmap(title, *axes, tiles, most, unit)
     table = _twin(at, title, layers, rhos, placed, full)
-    return Chart(title, drawing, _caption(data, placed, full, special), [one.tip for one in tiles], table)
+    return Chart(title, drawing, _caption(data, placed, full, special), [tile.tip for tile in tiles], table)
 
 
 def _layers(data: Mapping[str, Any]) -> list[int]:
     """All, or where only some were asked for those from the first to the last that was tried."""
-    tried = [one["layer"] for one in data["trials"]]
+    tried = [trial["layer"] for trial in data["trials"]]
     if data["settings"]["layers"] in ("all", "*") and min(tried) >= 0 and max(tried) < data["layers"]:
         return list(range(data["layers"]))
     return list(range(min(tried), max(tried) + 1))
@@ -212,16 +205,16 @@ def _layers(data: Mapping[str, Any]) -> list[int]:
 
 def _placed(data: Mapping[str, Any], role: str, blocks: int, full: set[int]) -> dict[Place, list[int]]:
     """Layer and rho -> places of the trials there (several where it has experts), the best first."""
-    found: dict[Place, list[int]] = {}
-    for index, one in enumerate(data["trials"]):
-        if (one["role"], one["blocks"]) == (role, blocks):
-            found.setdefault((one["layer"], one["rho"]), []).append(index)
+    placed: dict[Place, list[int]] = {}
+    for index, trial in enumerate(data["trials"]):
+        if (trial["role"], trial["blocks"]) == (role, blocks):
+            placed.setdefault((trial["layer"], trial["rho"]), []).append(index)
 
     def rank(index: int) -> tuple[bool, float, float]:
-        one = data["trials"][index]
-        return index not in full, -one["accuracy"], one["log_loss"]
+        trial = data["trials"][index]
+        return index not in full, -trial["accuracy"], trial["log_loss"]
 
-    return {place: sorted(indices, key=rank) for place, indices in found.items()}
+    return {place: sorted(indices, key=rank) for place, indices in placed.items()}
 
 
 def _change(data: Mapping[str, Any], index: int, full: set[int]) -> float | None:
@@ -232,34 +225,36 @@ def _change(data: Mapping[str, Any], index: int, full: set[int]) -> float | None
     return float(step) * _factor(data["task"]["metric"])
 
 
-def _tip(data: Mapping[str, Any], found: Sequence[int]) -> str:
-    one, base, metric = data["trials"][found[0]], data["base"], data["task"]["metric"]
-    parts = [f"rank {one['rank']}", f"{metric} {shown(metric, one['accuracy'])}"]
-    if one["rows"] == base["rows"]:
-        parts[-1] += f" ({change(metric, one['accuracy'] - base['accuracy'])})"
-    parts.append(f"log loss {one['log_loss']:.4f}")
-    if one["consistency"] is not None:
-        parts.append(f"consistency {shown('consistency', one['consistency'])}")
-    if one["perplexity"] is not None:
-        parts.append(f"perplexity {one['perplexity']:.2f}")
-    rows = f"{one['rows']:,} rows"
-    parts.append(rows if one["rows"] == base["rows"] else f"{rows} only, dropped before the others")
-    several = f" (best of {len(found)} matrices here)" if len(found) > 1 else ""
-    return f"{named(one)}{several}: {', '.join(parts)}"
+def _tip(data: Mapping[str, Any], trials: Sequence[int]) -> str:
+    trial, base, metric = data["trials"][trials[0]], data["base"], data["task"]["metric"]
+    parts = [f"rank {trial['rank']}", f"{metric} {shown(metric, trial['accuracy'])}"]
+    if trial["rows"] == base["rows"]:
+        parts[-1] += f" ({change(metric, trial['accuracy'] - base['accuracy'])})"
+    parts.append(f"log loss {trial['log_loss']:.4f}")
+    if trial["consistency"] is not None:
+        parts.append(f"consistency {shown('consistency', trial['consistency'])}")
+    if trial["perplexity"] is not None:
+        parts.append(f"perplexity {trial['perplexity']:.2f}")
+    rows = f"{trial['rows']:,} rows"
+    parts.append(rows if trial["rows"] == base["rows"] else f"{rows} only, dropped before the others")
+    several = f" (best of {len(trials)} matrices here)" if len(trials) > 1 else ""
+    return f"{named(trial)}{several}: {', '.join(parts)}"
 
 
 def _caption(
     data: Mapping[str, Any], placed: Mapping[Place, Sequence[int]], full: set[int], special: int | None
 ) -> str:
     """How to read this map; signs that it does not have are not explained."""
-    said = ["Blue is better, orange worse; the deeper the more, by the square root."]
-    if any(found[0] not in full for found in placed.values()):
-        said.append("A ring, or rows in brackets: dropped after fewer rows, so not held against the base.")
+    sentences = ["Blue is better, orange worse; the deeper the more, by the square root."]
+    if any(trials[0] not in full for trials in placed.values()):
+        sentences.append(
+            "A ring, or rows in brackets: dropped after fewer rows, so not held against the base."
+        )
     if len(placed) < len(_layers(data)) * len(data["settings"]["rhos"]):
-        said.append("Empty: not tried.")
-    if any(special in found for found in placed.values()):
-        said.append(f"Framed: {'tested, not chosen' if data['base_wins'] else 'chosen'}.")
-    return " ".join(said)
+        sentences.append("Empty: not tried.")
+    if any(special in trials for trials in placed.values()):
+        sentences.append(f"Framed: {'tested, not chosen' if data['base_wins'] else 'chosen'}.")
+    return " ".join(sentences)
 
 
 def _twin(
@@ -276,10 +271,10 @@ def _twin(
     def cell(layer: int, rho: str) -> Cell:
         if (layer, rho) not in placed:
             return ""
-        one = at["trials"][placed[layer, rho][0]]
+        trial = at["trials"][placed[layer, rho][0]]
         if placed[layer, rho][0] in full:
-            return _moved(one, at["base"], metric)
-        return ("(", one["rows"].figure(f"{one.data['rows']:,}"), " rows)")
+            return moved(trial["accuracy"], at["base"]["accuracy"], metric)
+        return ("(", trial.cell("rows"), " rows)")
 
     used = {layer for layer, _ in placed}
     rows = [[str(layer), *(cell(layer, rho) for rho in rhos)] for layer in layers if layer in used]

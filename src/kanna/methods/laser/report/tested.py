@@ -1,10 +1,12 @@
 """What edits came to on test rows, beside the controls: tables that search and composition share."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Figure, Paragraph, Table
-from kanna.reporting.wording import change, percent, shown
+from kanna.reporting.cells import difference, filled, interval, moved
+from kanna.reporting.wording import percent, shown
 
 AS_IT_IS = "as it is"
 _CONTROLS = {
@@ -13,36 +15,27 @@ _CONTROLS = {
 }
 
 
-def value(at: At, key: str, metric: str | None = None) -> Cell:
+def value(at: At, key: str, metric: str | None = None) -> str | Figure:
     """The number under a key as the metric is shown; nothing where there is none."""
-    if at.data.get(key) is None:
-        return ""
-    return at[key].figure(shown(key if metric is None else metric, at.data[key]))
+    return at.cell(key, partial(shown, key if metric is None else metric))
 
 
-def loss(at: At) -> Cell:
+def loss(at: At) -> str | Figure:
     """Nats per row, to as many places as `kanna laser` prints."""
-    return "" if at.data.get("log_loss") is None else at["log_loss"].figure(f"{at.data['log_loss']:.4f}")
+    return at.cell("log_loss", ".4f")
 
 
-def perplexity(at: At, key: str = "perplexity") -> Cell:
+def perplexity(at: At, key: str = "perplexity") -> str | Figure:
     """Nothing where it was not measured."""
-    return "" if at.data.get(key) is None else at[key].figure(f"{at.data[key]:.2f}")
+    return at.cell(key, ".2f")
 
 
 def plain_text(at: At | None) -> list[Block]:
     """One sentence on the perplexity before and after, where both were measured."""
-    pair = [] if at is None else [perplexity(at, key) for key in ("base", "edited")]
-    figures = [figure for figure in pair if isinstance(figure, Figure)]
-    if len(figures) < 2:
+    before, after = ("" if at is None else perplexity(at, key) for key in ("base", "edited"))
+    if not (before and after):
         return []
-    return [Paragraph(["Perplexity of plain text: ", figures[0], " → ", figures[1], "."])]
-
-
-def filled(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:
-    """The table without the columns in which no row has anything."""
-    kept = [index for index in range(len(columns)) if any(row[index] != "" for row in rows)]
-    return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+    return [Paragraph(["Perplexity of plain text: ", before, " → ", after, "."])]
 
 
 def together(edits: Sequence[str]) -> str:
@@ -59,20 +52,18 @@ def tested(at: At, edit: str) -> list[Block]:
     """
     metric, rows = at.data["metric"], at.data["rows"]
     names = {"base": AS_IT_IS, "edit": edit, **_CONTROLS}
-    lines = [_scored(said, at[name], metric, at["base"]) for name, said in names.items()]
+    lines = [_scored(model, at[name], metric, at["base"]) for name, model in names.items()]
     lines += _floor(at)
     columns = ("model", f">{metric}", ">change", ">log loss", ">consistency")
     title = f"On {rows:,} test rows, which chose nothing"
-    blocks: list[Block] = [Table(title, *filled(columns, lines), MEASURED), Paragraph(difference(at, metric))]
+    blocks: list[Block] = [Table(title, *filled(columns, lines), MEASURED), Paragraph(decided(at, metric))]
     by = at.get("by")
     return blocks if by is None else [*blocks, by_key(by, metric, names, "On test rows")]
 
 
-def _scored(said: str, at: At, metric: str, base: At) -> list[Cell]:
-    moved: Cell = ""
-    if at.path != base.path:
-        moved = at["value"].minus(base["value"], change(metric, at.data["value"] - base.data["value"]))
-    return [said, value(at, "value", metric), moved, loss(at), value(at, "consistency")]
+def _scored(model: str, at: At, metric: str, base: At) -> list[Cell]:
+    gain: Cell = "" if at.path == base.path else moved(at["value"], base["value"], metric)
+    return [model, value(at, "value", metric), gain, loss(at), value(at, "consistency")]
 
 
 def _floor(at: At) -> list[list[Cell]]:
@@ -82,7 +73,7 @@ def _floor(at: At) -> list[list[Cell]]:
     return [["always the commonest answer", value(floors, "constant"), "", "", ""]]
 
 
-def difference(at: At, metric: str) -> list[str | Figure]:
+def decided(at: At, metric: str) -> list[str | Figure]:
     """One sentence: the difference, its interval, and what flipped.
 
     Args:
@@ -90,33 +81,19 @@ def difference(at: At, metric: str) -> list[str | Figure]:
     """
     return [
         "Difference ",
-        at["difference"].figure(change(metric, at.data["difference"])),
+        difference(at, metric),
         ", interval ",
         *interval(at, metric),
         ", of which each end holds at ",
-        at["confidence"].figure(percent(at.data["confidence"])),
+        at.cell("confidence", percent),
         " confidence",
         *_flipped(at),
     ]
 
 
-def interval(at: At, metric: str) -> list[str | Figure]:
-    """Its two ends."""
-    low, high = at["interval"].items()
-    return [low.figure(change(metric, low.data)), " to ", high.figure(change(metric, high.data))]
-
-
 def _flipped(at: At) -> list[str | Figure]:
-    lost, gained = at.get("lost"), at.get("gained")
-    if lost is None or gained is None:
-        return ["."]
-    return [
-        "; ",
-        lost.figure(f"{lost.data:,}"),
-        " rows lost, ",
-        gained.figure(f"{gained.data:,}"),
-        " gained.",
-    ]
+    lost, gained = at.cell("lost"), at.cell("gained")
+    return ["; ", lost, " rows lost, ", gained, " gained."] if lost and gained else ["."]
 
 
 def by_key(at: At, metric: str, names: Mapping[str, str], where: str) -> Table:
@@ -137,15 +114,12 @@ def by_key(at: At, metric: str, names: Mapping[str, str], where: str) -> Table:
 
 def _group(at: At, group: str, metric: str, pair: tuple[str, str], others: Sequence[str]) -> list[Cell]:
     """A value of the key; models that have no such rows have no score."""
-    before, after, *rest = (at[name].get(group) for name in (*pair, *others))
-    scores = ["" if one is None else value(one, "value", metric) for one in (before, after, *rest)]
-    count: Cell = "" if before is None else before["rows"].figure(f"{before.data['rows']:,}")
-    moved: Cell = ""
-    if before is not None and after is not None:
-        moved = after["value"].minus(
-            before["value"], change(metric, after.data["value"] - before.data["value"])
-        )
-    return [group, count, *scores[:2], moved, *scores[2:]]
+    places = [at[name].get(group) for name in (*pair, *others)]
+    scores = ["" if place is None else value(place, "value", metric) for place in places]
+    before, after, *_ = places
+    count = "" if before is None else before.cell("rows")
+    gain = moved(after["value"], before["value"], metric) if before and after else ""
+    return [group, count, *scores[:2], gain, *scores[2:]]
 
 
 def _natural(name: str) -> tuple[bool, float, str]:
@@ -156,7 +130,7 @@ def _natural(name: str) -> tuple[bool, float, str]:
         return True, 0.0, name
 
 
-def direction(found: Mapping[str, Any]) -> str:
+def direction(decision: Mapping[str, Any]) -> str:
     """What an interval of a difference, more of which is better, says."""
-    low, high = found["interval"]
+    low, high = decision["interval"]
     return "better" if low > 0 else "worse" if high < 0 else "no clear difference"

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from kanna.methods.laser.report.search import best, named
-from kanna.methods.laser.report.tested import direction, interval, together, value
+from kanna.methods.laser.report.tested import direction, together, value
 from kanna.reporting.blocks import At, Cell, Figure, Verdict
+from kanna.reporting.cells import difference, interval, told_apart
+from kanna.reporting.verdicts import NOT_JUDGED
 from kanna.reporting.views import Result
-from kanna.reporting.wording import change
 
 NO_EDIT = "no edit"
 
@@ -14,10 +15,7 @@ NO_EDIT = "no edit"
 def titles(places: Sequence[At], what: str) -> list[str]:
     """A name for each result; the file is added where several are alike."""
     names = [f"LASER {what} of {at.data['model']['name']} on {at.data['task']['name']}" for at in places]
-    return [
-        f"{name} ({at.source})" if names.count(name) > 1 else name
-        for name, at in zip(names, places, strict=True)
-    ]
+    return told_apart(names, (at.source for at in places))
 
 
 def of_search(result: Result, title: str) -> Verdict:
@@ -27,17 +25,14 @@ def of_search(result: Result, title: str) -> Verdict:
     if at.data["base_wins"]:
         return Verdict(NO_EDIT, title, _unbeaten(at), _tested_anyway(at), _because(at))
     chosen = at["chosen"]
-    rank = chosen["rank"].figure(str(chosen.data["rank"]))
     why: Cell = (
         f"Chosen by the {at.data['settings']['rule']} rule from ",
-        at["candidates"].figure(f"{at.data['candidates']:,}"),
+        at.cell("candidates"),
         f" candidates: {named(chosen.data)}, which leaves rank ",
-        rank,
+        chosen.cell("rank", "d"),
         ".",
     )
-    if test is None:
-        return Verdict("not judged", title, "", "", why)
-    return Verdict(direction(test.data), title, _headline(test, test.data["metric"]), _scores(test), why)
+    return Verdict(NOT_JUDGED, title, "", "", why) if test is None else _judged(test, title, why)
 
 
 def of_composition(result: Result, title: str) -> Verdict:
@@ -51,8 +46,23 @@ def of_composition(result: Result, title: str) -> Verdict:
     if stage is not None and stage.data != at.data["accepted"]:
         number = stage.figure(str(stage.data))
         partly: Cell = ("The model holds stage ", number, ", which was not tested. ", why)
-        return Verdict("not judged", title, "", "", partly)
-    return Verdict(direction(test.data), title, _headline(test, test.data["metric"]), _scores(test), why)
+        return Verdict(NOT_JUDGED, title, "", "", partly)
+    return _judged(test, title, why)
+
+
+def _judged(test: At, title: str, why: Cell) -> Verdict:
+    """By the test rows."""
+    metric = test.data["metric"]
+    scores = [value(test[name], "value", metric) for name in ("base", "edit")]
+    rows = (test.cell("rows"), " test rows")
+    return Verdict(
+        direction(test.data), title, difference(test, metric), _from_to(test, metric, scores, rows), why
+    )
+
+
+def _from_to(at: At, metric: str, scores: Sequence[str | Figure], rows: Sequence[str | Figure]) -> Cell:
+    before, after = scores
+    return (f"{metric} ", before, " → ", after, " on ", *rows, "; interval ", *interval(at, metric))
 
 
 def _stage(lineage: At | None) -> At | None:
@@ -65,27 +75,11 @@ def _stage(lineage: At | None) -> At | None:
 def of_analysis(result: Result, title: str) -> Verdict:
     """What the edits do on all rows of the task."""
     at = result.at
-    metric, difference = at.data["metric"], at["difference"]
-    before, after = (value(at["scores"][name], metric) for name in ("base", "top"))
-    rows = at["task"]["rows"].figure(f"{at.data['task']['rows']:,}")
-    weights: list[str | Figure] = [f"{metric} "]
-    weights += [part for part in (before, " → ", after) if isinstance(part, str | Figure)]
-    weights += [" on ", rows, " rows; interval ", *interval(difference, metric)]
+    metric, decision = at.data["metric"], at["difference"]
+    scores = [value(at["scores"][name], metric) for name in ("base", "top")]
+    weights = _from_to(decision, metric, scores, (at["task"].cell("rows"), " rows"))
     why = f"Edits: {together(at.data['edits'])}. All rows were scored, those that may have chosen them too."
-    headline = _headline(difference, metric)
-    return Verdict(direction(difference.data), title, headline, tuple(weights), why)
-
-
-def _headline(at: At, metric: str) -> Cell:
-    return at["difference"].figure(change(metric, at.data["difference"]))
-
-
-def _scores(test: At) -> Cell:
-    metric = test.data["metric"]
-    before, after = (value(test[name], "value", metric) for name in ("base", "edit"))
-    rows = test["rows"].figure(f"{test.data['rows']:,}")
-    parts = (f"{metric} ", before, " → ", after, " on ", rows, " test rows; interval ")
-    return (*(part for part in parts if isinstance(part, str | Figure)), *interval(test, metric))
+    return Verdict(direction(decision.data), title, difference(decision, metric), weights, why)
 
 
 def _better(at: At) -> bool:
@@ -104,21 +98,18 @@ def _tested_anyway(at: At) -> Cell:
     if test is None or place is None:
         return ""
     metric = test.data["metric"]
-    moved = _headline(test, metric)
-    assert isinstance(moved, Figure)
     edit = f"the most accurate one, {named(at.data['trials'][place])}, on test rows: "
-    return (edit, moved, ", interval ", *interval(test, metric))
+    return (edit, difference(test, metric), ", interval ", *interval(test, metric))
 
 
 def _because(at: At) -> Cell:
     metric = at.data["task"]["metric"]
-    tried = at["candidates"].figure(f"{at.data['candidates']:,}")
     if best(at.data) is None:
         return "No candidate was tried on all validation rows."
     if not _better(at):
         return (
             "None of ",
-            tried,
+            at.cell("candidates"),
             f" candidates has a higher validation score ({metric}) than the model as it is.",
         )
     return (
