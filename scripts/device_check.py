@@ -40,8 +40,7 @@ from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
-from kanna.tasks.data.rows import read_rows
-from kanna.tasks.scorers.exact import answered
+from kanna.tasks.data.rows import Row, read_rows
 
 HOME = Path(__file__).resolve().parents[1]
 DEMO = Path(str(files("kanna.demo")))
@@ -265,9 +264,18 @@ class _Seen:
                 losses.append(float(out.loss))
         blocks = [torch.cat(parts) for parts in zip(*hidden, strict=True)]
         questions = read_rows(DEMO / "data" / "questions.jsonl")
-        right = answered(model, tokenizer, questions)
+        right = [_answered(model, tokenizer, row, device) for row in questions]
         perplexity = float(torch.tensor(losses, dtype=torch.float64).mean().exp())
         return cls(blocks, perplexity, sum(right) / len(right))
+
+
+def _answered(model: Any, tokenizer: Any, row: Row, device: torch.device) -> bool:
+    """Whether the answer and the end token are the likeliest tokens at each of their places."""
+    ids = [*tokenizer(row.prompt + row.answer)["input_ids"], tokenizer.eos_token_id]
+    prompt = len(tokenizer(row.prompt)["input_ids"])
+    with torch.no_grad():
+        logits = model(torch.tensor([ids[:-1]], device=device)).logits
+    return logits[0, prompt - 1 :].argmax(-1).tolist() == ids[prompt:]
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:

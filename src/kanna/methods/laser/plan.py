@@ -104,7 +104,9 @@ class Plan(AnyPlan):
         return {path: form_with(self.held.get(path), parts, new) for path, parts in self.rewritten().items()}
 
     def lines(self) -> list[str]:
-        return [f"{len(self.reductions)} matrices change, mode {self.config.mode}"]
+        count = len(self.reductions)
+        changes = "1 matrix changes" if count == 1 else f"{count} matrices change"
+        return [f"{changes}, mode {self.config.mode}"]
 
     def tables(self) -> list[Table]:
         rows = [
