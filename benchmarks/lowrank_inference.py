@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from kanna.forms import LowRank, Pivot, install
+from kanna.forms import Dense, LowRank, Pivot, install
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.ranks import allocate
 from kanna.models.inventory import inventory
@@ -126,7 +126,7 @@ def compress(model: nn.Module, keep: float, storage: Any, align: int) -> None:
     """Put forms of the ranks that `kanna lowrank` would choose in the place of the linear layers."""
     matrices = inventory(model).matrices
     config = LowRankConfig(keep=keep, allocation="uniform", storage=storage, align=align)
-    ranks = allocate(matrices, {}, config)
+    ranks = allocate(matrices, {}, config, {matrix.name: Dense() for matrix in matrices})
     for matrix in matrices:
         rank = ranks[matrix.name]
         if rank is not None:

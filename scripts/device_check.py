@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from kanna.forms import LowRank, install
+from kanna.forms import Dense, LowRank, install
 from kanna.linalg.decomposition import decompose
 from kanna.linalg.whitening import basis, factors
 from kanna.methods.lowrank.config import LowRankConfig
@@ -318,7 +318,8 @@ def random_model(plan: Plan, dtype: torch.dtype, keep: float | None) -> Any:
     if keep is not None:
         matrices = inventory(model).matrices
         align = 64 if plan.hidden >= 1024 else 1
-        ranks = allocate(matrices, {}, LowRankConfig(keep=keep, allocation="uniform", align=align))
+        dense = {matrix.name: Dense() for matrix in matrices}
+        ranks = allocate(matrices, {}, LowRankConfig(keep=keep, allocation="uniform", align=align), dense)
         for matrix in matrices:
             if (rank := ranks[matrix.name]) is not None:
                 install(model, matrix.module, LowRank(rank).build(*matrix.shape, dtype=dtype, device="meta"))
