@@ -1,4 +1,4 @@
-"""The section of one comparison: scores, the allowed drop, what flipped, and why."""
+"""The section of one comparison: scores, the allowed drop, what flipped, and why; and of one model alone."""
 
 import math
 from collections.abc import Mapping
@@ -18,9 +18,8 @@ from kanna.reporting.blocks import (
     Section,
     Table,
 )
-from kanna.reporting.cells import difference, interval, moved
 from kanna.reporting.verdicts import guarded
-from kanna.reporting.wording import change, percent, shown
+from kanna.reporting.wording import change, difference, interval, moved, percent, shown
 from kanna.tasks.records import TEXT
 
 # A longer list says no more: harm is concentrated, or it is everywhere.
@@ -174,3 +173,30 @@ def _examples(at: At, task: At) -> list[Block]:
     ]
     title = f"{task.data['task']}: what flipped, the worst first"
     return [Examples(title, at.data["base"]["model"], at.data["model"]["model"], examples)]
+
+
+def evaluation(at: At) -> Section:
+    """The headline metric of each task, then all other metrics, and what the reader must know."""
+    tasks = at["tasks"].items()
+    columns = ("task", ">rows", "metric", ">value", ">constant answer", ">answer in prompt")
+    blocks: list[Block] = [Table("Scores", columns, [_score(task) for task in tasks], MEASURED)]
+    rest = [row for task in tasks for row in _other_metrics(task)]
+    if rest:
+        blocks.append(Table("Everything else that was scored", ("task", "metric", ">value"), rest, MEASURED))
+    for task in tasks:
+        blocks += [Paragraph([f"Note: {task.data['task']}: {note}"]) for note in task.data["notes"]]
+    return Section(f"{at.data['model']} on its own", blocks)
+
+
+def _score(at: At) -> list[Cell]:
+    value = at.cell("value", partial(shown, at.data["metric"]))
+    return [at.data["task"], at.cell("rows"), named(at.data), value, *floors(at)]
+
+
+def _other_metrics(at: At) -> list[list[Cell]]:
+    metrics = at["metrics"]
+    return [
+        [at.data["task"], name, metrics.cell(name, partial(shown, name))]
+        for name in metrics.data
+        if name != at.data["metric"]
+    ]

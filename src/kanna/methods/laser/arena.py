@@ -25,8 +25,8 @@ from kanna.progress import Progress
 from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
+from kanna.search.halving import by_groups, parts_of
 from kanna.search.journal import Journal
-from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task

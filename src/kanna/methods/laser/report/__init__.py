@@ -1,12 +1,12 @@
 """What a report shows of rank reductions: `VIEWS` is the door, everything else here lies behind it.
 
-Read `search` (the map over layers and ranks), `composition` and `analysis` for the sections, `verdicts` for
-what is said first, `tested` for the tables that they share, `trials` for the CSV.
+Read `search` (the map over layers and ranks, the CSV), `composition` and `analysis` for the sections,
+`verdicts` for what is said first, `tested` for the tables that they share.
 """
 
 from collections.abc import Callable, Sequence
 
-from kanna.methods.laser.report import analysis, composition, search, trials, verdicts
+from kanna.methods.laser.report import analysis, composition, search, verdicts
 from kanna.methods.laser.results import RESULT, STAGES, Analysis, Composition, Search
 from kanna.reporting.blocks import At, Section, Verdict
 from kanna.reporting.views import Result, View
@@ -34,7 +34,7 @@ VIEWS: tuple[View, ...] = (
         _draw("search", verdicts.of_search, search.search),
         file=RESULT,
         key="search",
-        tables=trials.trials,
+        tables=search.trials,
     ),
     View(
         "laser-compose",

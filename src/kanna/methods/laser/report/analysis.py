@@ -6,8 +6,7 @@ from typing import Any
 from kanna.methods.laser.report import tested as laser_tests
 from kanna.methods.laser.report.tested import AS_IT_IS, value
 from kanna.reporting.blocks import COMPUTED, MEASURED, At, Block, Cell, Paragraph, Section, Table
-from kanna.reporting.cells import filled
-from kanna.reporting.wording import percent
+from kanna.reporting.wording import filled, percent
 
 _NAMES = {"base": AS_IT_IS, "top": "edited", "bottom": "removed components alone"}
 # The end of a long prompt is what is asked.

@@ -3,7 +3,7 @@
 from kanna.methods.laser.report import tested as laser_tests
 from kanna.methods.laser.report.tested import AS_IT_IS, loss, value
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Paragraph, Section, Table
-from kanna.reporting.cells import filled, moved
+from kanna.reporting.wording import filled, moved
 
 
 def composition(at: At, title: str) -> Section:

@@ -1,5 +1,7 @@
-"""The section of one search for an edit: a map over layers and ranks, the choice, and what it came to."""
+"""One search for an edit: a map over layers and ranks, the choice, what it came to; all trials as CSV."""
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +11,13 @@ from kanna.methods.laser.report.tested import AS_IT_IS, loss, perplexity, value
 from kanna.models.matrix import role_key
 from kanna.reporting import heatmap
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Figure, Paragraph, Section, Table
-from kanna.reporting.cells import filled, moved
-from kanna.reporting.wording import change, is_share, shown
+from kanna.reporting.wording import change, filled, is_share, moved, shown
 
 # Where a tile lies: layer and rho.
 Place = tuple[int, str]
+# Columns of the CSV.
+_TRIAL = ("edit", "role", "layer", "matrix", "rho", "rank", "blocks", "rows")
+_SCORES = ("log_loss", "consistency", "perplexity")
 
 
 def search(at: At, title: str) -> Section:
@@ -279,3 +283,26 @@ def _twin(
     used = {layer for layer, _ in placed}
     rows = [[str(layer), *(cell(layer, rho) for rho in rhos)] for layer in layers if layer in used]
     return Table(title, ("layer", *(f">rho {rho}" for rho in rhos)), rows, MEASURED)
+
+
+def trials(searches: Sequence[At]) -> str:
+    """All trials of all searches as CSV, one a line, the model as it is first.
+
+    Numbers are in full; `change` is empty for fewer rows.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["search", "task", "metric", *_TRIAL, "value", "change", *_SCORES, "chosen"])
+    for at in searches:
+        base, place = at.data["base"], best(at.data)
+        writer.writerow(_line(at, base, at.data["base_wins"]))
+        for index, trial in enumerate(at.data["trials"]):
+            writer.writerow(_line(at, trial, index == place and not at.data["base_wins"]))
+    return out.getvalue()
+
+
+def _line(at: At, trial: dict[str, Any], chosen: bool) -> list[Any]:
+    task, base = at.data["task"], at.data["base"]
+    change = trial["accuracy"] - base["accuracy"] if trial["rows"] == base["rows"] else None
+    cells = [at.source, task["name"], task["metric"], *(trial[key] for key in _TRIAL)]
+    return [*cells, trial["accuracy"], change, *(trial[key] for key in _SCORES), int(chosen)]

@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Figure, Paragraph, Table
-from kanna.reporting.cells import difference, filled, interval, moved
-from kanna.reporting.wording import percent, shown
+from kanna.reporting.wording import difference, filled, interval, moved, percent, shown
 
 AS_IT_IS = "as it is"
 _CONTROLS = {

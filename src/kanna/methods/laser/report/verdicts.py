@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from kanna.methods.laser.report.search import best, named
 from kanna.methods.laser.report.tested import direction, together, value
 from kanna.reporting.blocks import At, Cell, Figure, Verdict
-from kanna.reporting.cells import difference, interval, told_apart
 from kanna.reporting.verdicts import NOT_JUDGED
 from kanna.reporting.views import Result
+from kanna.reporting.wording import difference, interval, told_apart
 
 NO_EDIT = "no edit"
 
