@@ -30,7 +30,8 @@ _JUDGED = {"pass": "within", "fail": "BEYOND", "undecided": "undecided"}
 def comparison(at: At, title: str) -> Section:
     """Tables, drawing and examples of what `kanna compare` found."""
     blocks: list[Block] = [_tasks(at), *_how(at), *_forest(at), *_distribution(at), *_blame(at)]
-    blocks += [Paragraph([f"Note: {note}"]) for note in _all_notes(at.data)]
+    notes = [f"{task['task']}: {note}" for task in at.data["tasks"] for note in task["notes"]]
+    blocks += [Paragraph([f"Note: {note}"]) for note in (*at.data["notes"], *notes)]
     blocks += [examples for task in at["tasks"].items() for examples in _examples(at, task)]
     return Section(title, blocks)
 
@@ -83,11 +84,9 @@ def _how(at: At) -> list[Block]:
     }
     if not methods:
         return []
-    how = (
-        next(iter(methods))
-        if len(methods) == 1
-        else "; ".join(f"{task}: {method}" for method, task in methods.items())
-    )
+    how = "; ".join(f"{task}: {method}" for method, task in methods.items())
+    if len(methods) == 1:
+        (how,) = methods
     sure = at.cell("confidence", percent)
     return [Paragraph(["Each end of an interval holds at ", sure, f" confidence ({how})."])]
 
@@ -153,11 +152,6 @@ def _blame(at: At) -> list[Block]:
     ]
     columns = ("matrix put back alone", ">flips repaired", ">gains undone")
     return [Table("Which matrix does the harm", columns, rows, MEASURED)]
-
-
-def _all_notes(data: Mapping[str, Any]) -> list[str]:
-    of_tasks = [f"{task['task']}: {note}" for task in data["tasks"] for note in task["notes"]]
-    return [*data["notes"], *of_tasks]
 
 
 def _examples(at: At, task: At) -> list[Block]:

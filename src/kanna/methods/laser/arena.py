@@ -118,11 +118,8 @@ class Arena:
     def perplexity(self, candidates: Sequence[Candidate]) -> float:
         """Of the text, with these edits; measured once."""
         edits = tuple(candidate.key for candidate in candidates)
-        if edits not in self.perplexities:
-            self.perplexities[edits] = self._perplexity(candidates)
-        return self.perplexities[edits]
-
-    def _perplexity(self, candidates: Sequence[Candidate]) -> float:
+        if edits in self.perplexities:
+            return self.perplexities[edits]
         assert self.options.text is not None
         rows = read_rows(self.options.text)
         context = context_length(self.plan.config, self.plan.tokenizer, self.plan.options.context)
@@ -131,6 +128,7 @@ class Arena:
                 self.model, self.plan.tokenizer, rows, context, max(1, context // 2),
                 self.options.text_tokens, lambda *_: None,
             )  # fmt: skip
+        self.perplexities[edits] = scored.perplexity
         return scored.perplexity
 
 
