@@ -33,8 +33,8 @@ from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import inventory
 from kanna.models.selection import select
 from kanna.runs.opened import Opened
+from kanna.search.halving import by_groups, parts_of
 from kanna.search.journal import Journal, Tally
-from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.evaluate import prepare
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.tokens.encode import Encoder, Piece

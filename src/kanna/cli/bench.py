@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.measure.options import BenchOptions
-from kanna.terminal.asking import Results
-from kanna.terminal.options import Force, Model
+from kanna.terminal.asking import Force, Model, Results
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import typer
 from kanna.errors import InputError
 from kanna.tasks.options import EvalOptions
 from kanna.terminal import asking
-from kanna.terminal.options import Force
+from kanna.terminal.asking import Force
 from kanna.terminal.session import Session, verb
 
 

@@ -7,7 +7,7 @@ import typer
 
 from kanna.tasks.options import EvalOptions
 from kanna.terminal import asking
-from kanna.terminal.options import Force, Model
+from kanna.terminal.asking import Force, Model
 from kanna.terminal.session import Session, verb
 
 

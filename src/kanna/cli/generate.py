@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.terminal.options import Device, Model
+from kanna.terminal.asking import Device, Model
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kanna.terminal.options import Model, Select
+from kanna.terminal.asking import Model, Select
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:

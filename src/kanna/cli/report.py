@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.terminal.options import Force
+from kanna.terminal.asking import Force
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:

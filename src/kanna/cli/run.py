@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from kanna.errors import InputError
-from kanna.terminal.options import Force, Out
+from kanna.terminal.asking import Force, Out
 from kanna.terminal.session import Session, verb
 
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from kanna.runs.method import Method, load
 from kanna.terminal import asking
+from kanna.terminal.asking import Force, Model, Out
 from kanna.terminal.lazy import command
-from kanna.terminal.options import Force, Model, Out
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from kanna.checkpoint.writer import write_json
-from kanna.demo.picture import draw
 from kanna.errors import InputError
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
@@ -32,6 +31,7 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
 CONTEXT = 128
 TOKENS = 8192
 _OURS = "demo.json"
+_COLOURS = {"kanna's default": "#0b6e4f", "plain SVD": "#b5541c"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: N
         with as_file(files("kanna.demo")) as home:
             result = replace(_run(home, partial, progress), out=target)
         write_json(partial / _OURS, result.to_dict())
-        draw(result.rows, result.constant, partial / "demo.png")
+        _draw(result.rows, result.constant, partial / "demo.png")
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
@@ -159,3 +159,27 @@ def _loss(dense: DemoRow, row: DemoRow) -> str:
         f"{drop:.1f} points of accuracy lost{where}; "
         f"perplexity {dense.perplexity:.2f} -> {row.perplexity:.2f}"
     )
+
+
+def _draw(rows: tuple[DemoRow, ...], constant: float, path: Path) -> None:
+    """Share of right answers over the model's size, a line for each method; written as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    dense = rows[0]
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for method, colour in _COLOURS.items():
+        line = [dense, *(row for row in rows if row.method == method)]
+        x = [row.model_bytes / 1e6 for row in line]
+        axes.plot(x, [100 * row.right for row in line], marker="o", color=colour, label=method, lw=2)
+    axes.axhline(100 * constant, color="#777", ls=":", lw=1.5, label="always the commonest answer")
+    axes.annotate("dense", (dense.model_bytes / 1e6, 100 * dense.right), (0, 8), textcoords="offset points",
+                  ha="center", fontsize=9)  # fmt: skip
+    axes.set(xlabel="size of the whole model (MB)", ylabel="questions answered exactly (%)", ylim=(-2, 108))
+    axes.set_title("What is left when layers come off", loc="left", fontweight="bold")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -106,11 +106,9 @@ def _read(recipe: str | Path | Recipe | Mapping[str, Any]) -> tuple[Recipe, str]
 def _criteria(recipe: Recipe) -> Criteria | None:
     if recipe.tolerance is None:
         return None
-    return (
-        read_criteria(recipe.tolerance)
-        if isinstance(recipe.tolerance, str)
-        else criteria_from(recipe.tolerance)
-    )
+    if isinstance(recipe.tolerance, str):
+        return read_criteria(recipe.tolerance)
+    return criteria_from(recipe.tolerance)
 
 
 def _call(step: Mapping[str, Any], where: str) -> Call:

@@ -1,4 +1,4 @@
-"""The section of one comparison: scores, the allowed drop, what flipped, and why."""
+"""The section of one comparison: scores, the allowed drop, what flipped, and why; and of one model alone."""
 
 import math
 from collections.abc import Mapping
@@ -18,9 +18,8 @@ from kanna.reporting.blocks import (
     Section,
     Table,
 )
-from kanna.reporting.cells import difference, interval, moved
 from kanna.reporting.verdicts import guarded
-from kanna.reporting.wording import change, percent, shown
+from kanna.reporting.wording import change, difference, interval, moved, percent, shown
 from kanna.tasks.records import TEXT
 
 # A longer list says no more: harm is concentrated, or it is everywhere.
@@ -31,7 +30,8 @@ _JUDGED = {"pass": "within", "fail": "BEYOND", "undecided": "undecided"}
 def comparison(at: At, title: str) -> Section:
     """Tables, drawing and examples of what `kanna compare` found."""
     blocks: list[Block] = [_tasks(at), *_how(at), *_forest(at), *_distribution(at), *_blame(at)]
-    blocks += [Paragraph([f"Note: {note}"]) for note in _all_notes(at.data)]
+    notes = [f"{task['task']}: {note}" for task in at.data["tasks"] for note in task["notes"]]
+    blocks += [Paragraph([f"Note: {note}"]) for note in (*at.data["notes"], *notes)]
     blocks += [examples for task in at["tasks"].items() for examples in _examples(at, task)]
     return Section(title, blocks)
 
@@ -84,11 +84,9 @@ def _how(at: At) -> list[Block]:
     }
     if not methods:
         return []
-    how = (
-        next(iter(methods))
-        if len(methods) == 1
-        else "; ".join(f"{task}: {method}" for method, task in methods.items())
-    )
+    how = "; ".join(f"{task}: {method}" for method, task in methods.items())
+    if len(methods) == 1:
+        (how,) = methods
     sure = at.cell("confidence", percent)
     return [Paragraph(["Each end of an interval holds at ", sure, f" confidence ({how})."])]
 
@@ -156,11 +154,6 @@ def _blame(at: At) -> list[Block]:
     return [Table("Which matrix does the harm", columns, rows, MEASURED)]
 
 
-def _all_notes(data: Mapping[str, Any]) -> list[str]:
-    of_tasks = [f"{task['task']}: {note}" for task in data["tasks"] for note in task["notes"]]
-    return [*data["notes"], *of_tasks]
-
-
 def _examples(at: At, task: At) -> list[Block]:
     flips = task.data.get("flips")
     if not flips:
@@ -174,3 +167,30 @@ def _examples(at: At, task: At) -> list[Block]:
     ]
     title = f"{task.data['task']}: what flipped, the worst first"
     return [Examples(title, at.data["base"]["model"], at.data["model"]["model"], examples)]
+
+
+def evaluation(at: At) -> Section:
+    """The headline metric of each task, then all other metrics, and what the reader must know."""
+    tasks = at["tasks"].items()
+    columns = ("task", ">rows", "metric", ">value", ">constant answer", ">answer in prompt")
+    blocks: list[Block] = [Table("Scores", columns, [_score(task) for task in tasks], MEASURED)]
+    rest = [row for task in tasks for row in _other_metrics(task)]
+    if rest:
+        blocks.append(Table("Everything else that was scored", ("task", "metric", ">value"), rest, MEASURED))
+    for task in tasks:
+        blocks += [Paragraph([f"Note: {task.data['task']}: {note}"]) for note in task.data["notes"]]
+    return Section(f"{at.data['model']} on its own", blocks)
+
+
+def _score(at: At) -> list[Cell]:
+    value = at.cell("value", partial(shown, at.data["metric"]))
+    return [at.data["task"], at.cell("rows"), named(at.data), value, *floors(at)]
+
+
+def _other_metrics(at: At) -> list[list[Cell]]:
+    metrics = at["metrics"]
+    return [
+        [at.data["task"], name, metrics.cell(name, partial(shown, name))]
+        for name in metrics.data
+        if name != at.data["metric"]
+    ]

@@ -20,7 +20,7 @@ from kanna.reporting.blocks import (
     Table,
     Verdict,
 )
-from kanna.reporting.cells import filled
+from kanna.reporting.wording import filled
 
 # An example is told by its end, where the question stands.
 _MOST_CHARACTERS = 48

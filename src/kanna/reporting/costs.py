@@ -3,16 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from kanna.measure.results import FEWEST_PAIRS
-from kanna.reporting.blocks import (
-    COMPUTED,
-    ESTIMATED,
-    MEASURED,
-    At,
-    Cell,
-    Paragraph,
-    Section,
-    Table,
-)
+from kanna.reporting.blocks import COMPUTED, ESTIMATED, MEASURED, At, Cell, Paragraph, Section, Table
 from kanna.reporting.wording import seconds, size
 
 _NOT = "not measured"
@@ -97,15 +88,13 @@ def _memory(models: Sequence[At]) -> Table:
     }
     memories = [model.data["memory"] or {} for model in models]
     keys = [key for key in headings if any(memory.get(key) is not None for memory in memories)]
-    rows = [_held(model, keys) for model in models]
+    rows = []
+    for model in models:
+        memory = model.get("memory")
+        held = [(memory and memory.cell(key, size)) or _NOT for key in keys]
+        rows.append([model.data["model"], model.cell("bytes_on_disk", size), *held])
     title = "Size and memory, each model in a process of its own" if keys else "Size; memory was not measured"
     return Table(title, ("model", ">on disk", *(headings[key] for key in keys)), rows, MEASURED)
-
-
-def _held(at: At, keys: Sequence[str]) -> list[Cell]:
-    memory = at.get("memory")
-    held = [(memory and memory.cell(key, size)) or _NOT for key in keys]
-    return [at.data["model"], at.cell("bytes_on_disk", size), *held]
 
 
 def _energy(at: At, models: Sequence[At]) -> Table | None:

@@ -58,6 +58,7 @@ def heatmap(name: str, rows: Axis, columns: Axis, tiles: Sequence[Tile], most: f
     wide = (WIDTH - _LEFT - _RIGHT) / len(columns.names)
     high = 18.0 if len(rows.names) <= 16 else 14.0 if len(rows.names) <= 40 else 10.0
     bottom = _TOP + high * len(rows.names)
+    taken = {(tile.row, tile.column) for tile in tiles}
     parts = [
         text("start", 0, 11, rows.title, "heat"),
         text("middle", (_LEFT + WIDTH - _RIGHT) / 2, 11, columns.title, "heat"),
@@ -69,7 +70,12 @@ def heatmap(name: str, rows: Axis, columns: Axis, tiles: Sequence[Tile], most: f
             text("middle", _LEFT + wide * (index + 0.5), _TOP - 6, column, "heat")
             for index, column in _named(columns, _NAME_WIDE / wide)
         ),
-        *_empty(rows, columns, tiles, wide, high),
+        *(
+            _box("none", row, column, wide, high)
+            for row in range(len(rows.names))
+            for column in range(len(columns.names))
+            if (row, column) not in taken
+        ),
     ]
     ordered = sorted(tiles, key=lambda tile: (tile.row, tile.column))
     stop = next((index for index, tile in enumerate(ordered) if tile.framed), 0)
@@ -91,16 +97,6 @@ def brief(value: float) -> str:
 def _named(axis: Axis, tiles_wide: float) -> list[tuple[int, str]]:
     """Places with their names, as far apart as a name is wide."""
     return list(enumerate(axis.names))[:: math.ceil(tiles_wide)]
-
-
-def _empty(rows: Axis, columns: Axis, tiles: Sequence[Tile], wide: float, high: float) -> list[str]:
-    taken = {(tile.row, tile.column) for tile in tiles}
-    return [
-        _box("none", row, column, wide, high)
-        for row in range(len(rows.names))
-        for column in range(len(columns.names))
-        if (row, column) not in taken
-    ]
 
 
 def _tile(tile: Tile, wide: float, high: float, most: float, stop: bool) -> str:

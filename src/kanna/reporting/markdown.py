@@ -13,7 +13,6 @@ from kanna.reporting.blocks import (
     Figure,
     Page,
     Paragraph,
-    Section,
     Table,
     Verdict,
 )
@@ -31,7 +30,8 @@ def render(page: Page) -> str:
     """The whole document. No text of a result can end a table, open a fence, make a link, or become HTML."""
     parts = [f"# {escaped(page.title)}"]
     parts += [_verdict(verdict) for verdict in page.verdicts]
-    parts += [_section(section) for section in page.sections]
+    for section in page.sections:
+        parts += [f"## {escaped(section.title)}", *map(_block, section.blocks)]
     names = ", ".join(escaped(name) for name in page.data)
     return "\n\n".join([*parts, f"Made by kanna from {names}."]) + "\n"
 
@@ -75,10 +75,6 @@ def _verdict(verdict: Verdict) -> str:
     parts = [f"**{verdict.status.upper()}: {escaped(verdict.title)}.** {headline}{_cell(verdict.text)}"]
     parts += [f"- {piece.status}: {escaped(piece.task)}: {_cell(piece.cells)}" for piece in verdict.evidence]
     return "\n".join(parts[:1]) + ("\n\n" + "\n".join(parts[1:]) if parts[1:] else "")
-
-
-def _section(section: Section) -> str:
-    return "\n\n".join([f"## {escaped(section.title)}", *(_block(block) for block in section.blocks)])
 
 
 def _block(block: Block) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from kanna.reporting import costs
 from kanna.reporting.blocks import At, Page
-from kanna.reporting.comparison import comparison
-from kanna.reporting.evaluation import evaluation
+from kanna.reporting.comparison import comparison, evaluation
 from kanna.reporting.lineage import lineage
 from kanna.reporting.overview import overview
 from kanna.reporting.sources import Source

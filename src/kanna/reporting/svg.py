@@ -11,11 +11,9 @@ WIDTH = 360
 
 def svg(height: float, name: str, parts: Sequence[str]) -> str:
     """The whole drawing."""
-    inside = "".join(parts)
-    label = escape(name)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="group" aria-label="{label}" '
-        f'xmlns="http://www.w3.org/2000/svg">{inside}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="group" aria-label="{escape(name)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
 

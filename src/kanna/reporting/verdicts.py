@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import At, Cell, Evidence, Figure, Verdict
-from kanna.reporting.cells import difference, interval, told_apart
-from kanna.reporting.wording import change, shown, size
+from kanna.reporting.wording import change, difference, interval, shown, size, told_apart
 
 NOT_JUDGED = "not judged"
 _NOTHING = Verdict(

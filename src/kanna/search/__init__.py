@@ -1,1 +1,1 @@
-"""What searches share, whatever they try: `halving`, a `journal`, `parts` of the rows, `explore`."""
+"""What searches share, whatever they try: `halving` on parts of the rows, a `journal`, `explore`."""

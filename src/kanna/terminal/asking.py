@@ -1,4 +1,4 @@
-"""Options of the verbs that evaluate on tasks, and how their results are drawn."""
+"""Options that several verbs share, those of tasks among them, and how scores are drawn."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -71,13 +71,27 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Do not take scores from th
 Results = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Also write the result as JSON there.")
 ]
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="Directory of a model, or a hub id that is in the local cache."),
+]
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="Directory of a model that kanna wrote.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="New directory for the result.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there, once the new one is complete.")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        "--select", metavar="EXPR", help="Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'."
+    ),
+]
 
 
 def render_evaluation(console: "Console", result: "Evaluation") -> None:
     """What a page shows of it."""
     from kanna.reporting.blocks import At
+    from kanna.reporting.comparison import evaluation
     from kanna.reporting.console import draw
-    from kanna.reporting.evaluation import evaluation
 
     draw(console, evaluation(At(result.model, result.to_dict(records=False))))
 

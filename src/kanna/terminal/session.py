@@ -139,7 +139,8 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
         root = invocation.find_root()
         before, argv = root.obj if root.obj is not None else (Common(), ())
         session = Session(before.joined(after), argv)
-        with _errors(session), _logging(session.common), _surroundings(session.common):
+        silent = nullcontext() if session.verbose else _silence()
+        with _errors(session), _logging(session.common), _threads(session.common.threads), silent:
             code = function(session, **gathered(own, given, f"see {invocation.command_path} --help"))
         if code:
             raise typer.Exit(code)
@@ -222,14 +223,8 @@ def _log_file(path: Path) -> logging.Handler:
 
 
 @contextmanager
-def _surroundings(common: Common) -> Iterator[None]:
-    """Threads as asked for, and no library that talks over our own output; all given back in the end."""
-    with _threads(common.threads), nullcontext() if common.verbose else _silence():
-        yield
-
-
-@contextmanager
 def _threads(count: int | None) -> Iterator[None]:
+    """As many as asked for, until the block ends."""
     if count is None:
         yield
         return

@@ -7,15 +7,13 @@ import family_configs
 import pytest
 
 from kanna.methods.laser.budget import Budget
-from kanna.methods.laser.choose import PUBLISHED, choose, pareto
-from kanna.methods.laser.compose import compose, order
+from kanna.methods.laser.choose import PUBLISHED, choose, compose, order, pareto
 from kanna.methods.laser.results import Trial
 from kanna.methods.laser.search_config import RHOS
 from kanna.methods.laser.space import space
 from kanna.models.inventory import inventory
-from kanna.search.halving import halve, survivors
+from kanna.search.halving import by_groups, halve, parts_of, survivors
 from kanna.search.journal import Tally
-from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.data.rows import Row
 
 BASE = Trial(

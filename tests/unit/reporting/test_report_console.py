@@ -7,9 +7,9 @@ from rich.console import Console
 
 from kanna.reporting.blocks import At, Chart, Details, Figure, Paragraph, Section, Table
 from kanna.reporting.comparison import comparison as comparison_section
+from kanna.reporting.comparison import evaluation as evaluation_section
 from kanna.reporting.console import draw
 from kanna.reporting.costs import bench as bench_section
-from kanna.reporting.evaluation import evaluation as evaluation_section
 from kanna.reporting.verdicts import verdict
 
 

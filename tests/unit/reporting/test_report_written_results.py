@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from kanna.reporting.report import report
-from kanna.reporting.schema import KINDS
+from kanna.reporting.sources import KINDS
 
 RESULTS = Path(__file__).parent / "data_results"
 FILES = sorted(RESULTS.glob("*-*.json"))

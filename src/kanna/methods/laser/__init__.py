@@ -3,7 +3,7 @@
 Reading order: `edits` (how an edit is written), `ranks` (what a rank means), `plan` and `apply` (what is
 done to a matrix: the heart, with `linalg.reduction`), `step` (how the runner calls them). The search: `space`
 (what is tried), `gradient` and `search` (in which order), `validation` (what an edit scores), `choose` (which
-one is taken), `searching` (the whole), `compose` and `composing` (several together), `analyze`, `restore`.
+one is taken), `searching` (the whole), `composing` (several together), `analyze`, `restore`.
 `verbs` are the command line, `report` what a page shows.
 """
 

@@ -66,6 +66,9 @@ def tensors(
 
     Args:
         note: Called with the spectrum of each matrix that was truncated whole.
+
+    Raises:
+        InputError: A matrix holds NaN or infinity; it is named.
     """
     rewritten = plan.rewritten()
     for module, parts in rewritten.items():
@@ -75,21 +78,10 @@ def tensors(
             reductions = plan.reductions_of(module)
             parameter = source.checkpoint.tensor(reductions[0].tensor)
             for reduction in reductions:
-                parameter = reduced_parameter(parameter, reduction, plan, device, note)
+                matrix = reduction.matrix
+                weight = check_finite(read(parameter, matrix.view), matrix.name).to(device)
+                parameter = write(parameter, matrix.view, reduced(weight, reduction, plan, note).cpu())
             yield reductions[0].matrix.tensor, parameter
-
-
-def reduced_parameter(
-    parameter: Tensor, reduction: Reduction, plan: Plan, device: torch.device, note: Note = lambda _: None
-) -> Tensor:
-    """A copy of a stored parameter in which one matrix is reduced, in its dtype.
-
-    Raises:
-        InputError: The matrix holds NaN or infinity; it is named.
-    """
-    matrix = reduction.matrix
-    weight = check_finite(read(parameter, matrix.view), matrix.name).to(device)
-    return write(parameter, matrix.view, reduced(weight, reduction, plan, note).cpu())
 
 
 def reduced(weight: Tensor, reduction: Reduction, plan: Plan, note: Note = lambda _: None) -> Tensor:

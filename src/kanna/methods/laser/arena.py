@@ -25,8 +25,8 @@ from kanna.progress import Progress
 from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
+from kanna.search.halving import by_groups, parts_of
 from kanna.search.journal import Journal
-from kanna.search.parts import by_groups, parts_of
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task
@@ -118,11 +118,8 @@ class Arena:
     def perplexity(self, candidates: Sequence[Candidate]) -> float:
         """Of the text, with these edits; measured once."""
         edits = tuple(candidate.key for candidate in candidates)
-        if edits not in self.perplexities:
-            self.perplexities[edits] = self._perplexity(candidates)
-        return self.perplexities[edits]
-
-    def _perplexity(self, candidates: Sequence[Candidate]) -> float:
+        if edits in self.perplexities:
+            return self.perplexities[edits]
         assert self.options.text is not None
         rows = read_rows(self.options.text)
         context = context_length(self.plan.config, self.plan.tokenizer, self.plan.options.context)
@@ -131,6 +128,7 @@ class Arena:
                 self.model, self.plan.tokenizer, rows, context, max(1, context // 2),
                 self.options.text_tokens, lambda *_: None,
             )  # fmt: skip
+        self.perplexities[edits] = scored.perplexity
         return scored.perplexity
 
 

@@ -10,7 +10,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.laser.arena import Arena, fingerprint, open_arena
 from kanna.methods.laser.budget import Budget
-from kanna.methods.laser.compose import Score, compose, order
+from kanna.methods.laser.choose import Score, compose, order
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.finding import Choice, Finding, Job
 from kanna.methods.laser.restore import find_base, read_manifest, read_recorded, restore

@@ -163,7 +163,8 @@ def _reduction(
     source: Source, matrix: Matrix, rank: Rank, config: LaserConfig, notes: list[str]
 ) -> Reduction:
     held = source.form(matrix)
-    shape = (_block_rows(matrix, config.blocks), matrix.in_features)
+    block_rows = min(rows.stop - rows.start for rows in row_blocks(matrix.out_features, config.blocks))
+    shape = (block_rows, matrix.in_features)
     if not isinstance(held, Dense):
         return _smaller_factors(source, matrix, rank, config, held)
     number = _number(source, matrix, rank, shape)
@@ -204,15 +205,6 @@ def _smaller_factors(
 
 def _tensor(source: Source, matrix: Matrix) -> str:
     return matrix.tensor if source.is_planned else source.tensor_of(matrix)
-
-
-def _block_rows(matrix: Matrix, blocks: int) -> int:
-    """Rows of the smallest block.
-
-    Raises:
-        InputError: More blocks than rows.
-    """
-    return min(rows.stop - rows.start for rows in row_blocks(matrix.out_features, blocks))
 
 
 def _number(source: Source, matrix: Matrix, rank: Rank, shape: tuple[int, int]) -> int:

@@ -33,13 +33,11 @@ class Found:
         trials: Candidates with their scores; those with all rows may be chosen.
         predicted: Candidate key -> change of the loss that the gradient predicts; empty without one.
         left_out: Candidates that the budget did not reach.
-        gradient_tokens: Tokens of the backward pass.
     """
 
     trials: tuple[Trial, ...]
     predicted: Mapping[str, float]
     left_out: int
-    gradient_tokens: int = 0
 
 
 def exhaustive(
@@ -76,7 +74,7 @@ def fast(
     assert budget.fast is not None
     parts = len(validation.sizes)
     examples = max(1, min(len(budget.part_sizes()), parts))
-    predicted, tokens = predict(validation, candidates, examples, model, weights, progress)
+    predicted = predict(validation, candidates, examples, model, weights, progress)
     short = shortlist(candidates, predicted, min(budget.shortlist, budget.max_evaluations or len(candidates)))
 
     def keys(some: Sequence[Candidate], upto: int) -> list[tuple[float, ...]]:
@@ -88,7 +86,7 @@ def fast(
     trials = [
         trial(candidate, finals.get(candidate.key) or validation.partial(candidate)) for candidate in short
     ]
-    return Found(tuple(trials), predicted, len(candidates) - len(short), tokens)
+    return Found(tuple(trials), predicted, len(candidates) - len(short))
 
 
 def predict(
@@ -98,8 +96,8 @@ def predict(
     model: nn.Module,
     weights: Weights,
     progress: Progress,
-) -> tuple[dict[str, float], int]:
-    """Candidate key -> predicted change of the mean loss on the first parts; and tokens computed for it."""
+) -> dict[str, float]:
+    """Candidate key -> predicted change of the mean loss on the first parts."""
     work = validation.examples(parts, progress)
     total = sum(len(rows) for rows, _, _ in work)
     passes = [
@@ -115,8 +113,7 @@ def predict(
             changes = _changes(weights, matrix, gradients[name], blocks)
             predicted |= {edit.key: changes(edit.rank) for edit in own if edit.blocks == blocks}
     progress("gradient", len(matrices), len(matrices))
-    tokens = sum(make().inputs["input_ids"].numel() for some, _ in passes for make in some.batches)
-    return predicted, tokens
+    return predicted
 
 
 def _changes(weights: Weights, matrix: Matrix, gradient: Tensor, blocks: int) -> Callable[[int], float]:

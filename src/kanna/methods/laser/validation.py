@@ -132,7 +132,4 @@ class Validation:
         return self._open[part]
 
     def _total(self, key: str, parts: int) -> Tally:
-        total = Tally()
-        for part in range(parts):
-            total += self._journal.known[key, part]
-        return total
+        return sum((self._journal.known[key, part] for part in range(parts)), Tally())

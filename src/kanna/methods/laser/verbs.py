@@ -11,8 +11,8 @@ from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.search_config import SearchOptions
 from kanna.result import replace
 from kanna.terminal import asking
+from kanna.terminal.asking import Directory, Force, Model, Out
 from kanna.terminal.flags import Only
-from kanna.terminal.options import Directory, Force, Model, Out
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Carry a plan out: gradients, survey, ranks, replacement. Every stage's result is a file; none is redone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,14 +94,6 @@ def statistics_key(plan: Plan, base_hash: str, device: torch.device) -> str:
     return _name_of(plan.windows, base_hash, config, device, facts)
 
 
-def gradients_key(
-    modules: Sequence[str], used: Windows, base_hash: str, config: LowRankConfig, device: torch.device
-) -> str:
-    """Name of everything that output gradients depend on."""
-    facts = {"modules": list(modules), "fisher": config.method == "fwsvd"}
-    return _name_of(used, base_hash, config, device, facts)
-
-
 def _name_of(
     windows: Windows,
     base_hash: str,
@@ -131,10 +123,12 @@ def _gradients(
     config, device = plan.config, job.inputs.device
     modules = list(dict.fromkeys(matrix.module for matrix in plan.selected))
     used = plan.windows.limited(config.gradient_tokens)
-    shared = Workspace(cache / gradients_key(modules, used, job.source.hash, config, device))
+    fisher = config.method == "fwsvd"
+    facts = {"modules": modules, "fisher": fisher}
+    shared = Workspace(cache / _name_of(used, job.source.hash, config, device, facts))
     with _held(shared):
         if not shared.has(_GRADIENTS):
-            batch, fisher = gradient_batch(used, config.batch), config.method == "fwsvd"
+            batch = gradient_batch(used, config.batch)
             total = -(-len(used.ids) // batch)
             sums: dict[str, OutputGradients] = {}
             job.progress("gradients", 0, total)

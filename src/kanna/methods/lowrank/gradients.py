@@ -54,7 +54,7 @@ def backward_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> int
     Attention weights are not counted: fused attention keeps none. Models without it (GPT-J) need more.
     """
     weights = 4 * sum(
-        checkpoint.tensors[name].bytes // _itemsize(checkpoint, name) for name in checkpoint.tensors
+        tensor.bytes // checkpoint.dtype(name).itemsize for name, tensor in checkpoint.tensors.items()
     )
     tokens = gradient_batch(windows, batch) * windows.ids.shape[1]
     config = checkpoint.config
@@ -68,10 +68,6 @@ def backward_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> int
 def fits_in_memory(needed: int) -> bool:
     """Whether so many bytes are free now."""
     return needed < psutil.virtual_memory().available
-
-
-def _itemsize(checkpoint: Checkpoint, name: str) -> int:
-    return checkpoint.dtype(name).itemsize
 
 
 def output_gradients(
@@ -155,10 +151,8 @@ def _fisher_rows(gradient: Tensor, inputs: Tensor) -> Tensor:
     ||G^T X||^2 row by row is g-by-g times x-by-x products, so dL/dW (m, n) is never formed.
     """
     if gradient.dim() != 3:
-        gradient, inputs = (
-            gradient.reshape(1, -1, gradient.shape[-1]),
-            inputs.reshape(1, -1, inputs.shape[-1]),
-        )
+        gradient = gradient.reshape(1, -1, gradient.shape[-1])
+        inputs = inputs.reshape(1, -1, inputs.shape[-1])
     overlap = inputs @ inputs.transpose(1, 2)
     return ((overlap @ gradient) * gradient).sum((0, 1), dtype=torch.float64)
 

@@ -49,7 +49,9 @@ def metric_of(
     outputs = output_metric(config, matrix, gradients)
     if outputs is not None or gradients is None:
         return Metric(inputs, outputs, 1.0)
-    return Metric(inputs, None, _mean_square(gradients, matrix))
+    part = row_metric(gradients.second, matrix)
+    diagonal = part if part.dim() == 1 else part.diagonal()
+    return Metric(inputs, None, float(diagonal.mean()) / gradients.count)
 
 
 def input_metric(config: LowRankConfig, matrix: Matrix, statistics: InputStatistics) -> Tensor:
@@ -78,9 +80,3 @@ def corrects_bias(config: LowRankConfig, matrix: Matrix) -> bool:
 def ridge_for(config: LowRankConfig, matrix: Matrix, tokens: int) -> float:
     """The ridge, ten times as much where there are fewer than four tokens for each input."""
     return config.ridge * (10.0 if tokens < 4 * matrix.in_features else 1.0)
-
-
-def _mean_square(gradients: OutputGradients, matrix: Matrix) -> float:
-    part = row_metric(gradients.second, matrix)
-    diagonal = part if part.dim() == 1 else part.diagonal()
-    return float(diagonal.mean()) / gradients.count

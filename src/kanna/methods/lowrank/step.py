@@ -37,7 +37,8 @@ class LowRankStep(Step[Plan]):
         return make_plan(source, config, windows, has_text=True, backward=fitting)
 
     def apply(self, plan: Plan, job: Job) -> "LowRankChanges":
-        outcome = _outcome(plan, job)
+        kept: Ranks = {matrix.name: None for matrix in plan.selected}
+        outcome = Outcome({}, kept, job.workspace, 0) if plan.changes_nothing else execute(job, plan)
         states = {layer: job.workspace.load(probe_file(layer))["probe"] for layer in range(outcome.blocks)}
         recorded = Recorded(plan.windows.first(1), states) if states else None
         return LowRankChanges(outcome.forms, outcome.shapes(), outcome.pieces, recorded, ranks=outcome.ranks)
@@ -82,13 +83,6 @@ def _random_probe(source: Source, config: LowRankConfig) -> Windows:
     vocabulary = int(source.checkpoint.config.get("vocab_size", 2))
     length = min(_PROBE_LENGTH, context_length(source.checkpoint.config, None, None))
     return random_windows(vocabulary, length, config.seed)
-
-
-def _outcome(plan: Plan, job: Job) -> Outcome:
-    if plan.changes_nothing:
-        ranks: Ranks = {matrix.name: None for matrix in plan.selected}
-        return Outcome({}, ranks, job.workspace, 0)
-    return execute(job, plan)
 
 
 def _figures(plan: Plan, ranks: Ranks) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What a report shows of rank reductions: `VIEWS` is the door, everything else here lies behind it.
 
-Read `search` (the map over layers and ranks), `composition` and `analysis` for the sections, `verdicts` for
-what is said first, `tested` for the tables that they share, `trials` for the CSV.
+Read `search` (one edit or several, and the CSV) and `analysis` for the sections, `verdicts` for what is said
+first, `tested` for the tables that they share.
 """
 
 from collections.abc import Callable, Sequence
 
-from kanna.methods.laser.report import analysis, composition, search, trials, verdicts
+from kanna.methods.laser.report import analysis, search, verdicts
 from kanna.methods.laser.results import RESULT, STAGES, Analysis, Composition, Search
 from kanna.reporting.blocks import At, Section, Verdict
 from kanna.reporting.views import Result, View
@@ -34,12 +34,12 @@ VIEWS: tuple[View, ...] = (
         _draw("search", verdicts.of_search, search.search),
         file=RESULT,
         key="search",
-        tables=trials.trials,
+        tables=search.trials,
     ),
     View(
         "laser-compose",
         Composition,
-        _draw("composition", verdicts.of_composition, composition.composition),
+        _draw("composition", verdicts.of_composition, search.composition),
         file=STAGES,
         key="stages",
     ),

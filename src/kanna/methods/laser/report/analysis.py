@@ -1,13 +1,12 @@
 """The section of an analysis: spectra, scores of kept and of removed components, and what they answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from kanna.methods.laser.report import tested as laser_tests
 from kanna.methods.laser.report.tested import AS_IT_IS, value
 from kanna.reporting.blocks import COMPUTED, MEASURED, At, Block, Cell, Paragraph, Section, Table
-from kanna.reporting.cells import filled
-from kanna.reporting.wording import percent
+from kanna.reporting.wording import filled, percent
 
 _NAMES = {"base": AS_IT_IS, "top": "edited", "bottom": "removed components alone"}
 # The end of a long prompt is what is asked.
@@ -110,14 +109,11 @@ def _samples(at: At) -> list[Block]:
     ]
     columns = ("model", ">words per text", ">four-word sequences repeated", ">distinct words")
     blocks: list[Block] = [Table("Free text after prompts of the task", columns, rows, MEASURED)]
-    texts = [samples.data.get("prompts", [])]
-    texts += [samples.data[key].get("texts", []) for key in names]
-    return [*blocks, *_texts(texts)]
-
-
-def _texts(texts: Sequence[Sequence[str]]) -> list[Block]:
-    rows: list[list[Cell]] = [
-        [_end(prompt), before.strip(), after.strip()] for prompt, before, after in zip(*texts, strict=False)
+    texts = [samples.data.get("prompts", []), *(samples.data[key].get("texts", []) for key in names)]
+    written = [
+        (_end(prompt), before.strip(), after.strip()) for prompt, before, after in zip(*texts, strict=False)
     ]
-    columns = ("prompt", f"<{AS_IT_IS}", "<edited")
-    return [Table("Free text, side by side", columns, rows, MEASURED)] if rows else []
+    if written:
+        side_by_side = ("prompt", f"<{AS_IT_IS}", "<edited")
+        blocks.append(Table("Free text, side by side", side_by_side, written, MEASURED))
+    return blocks

@@ -1,5 +1,10 @@
-"""The section of one search for an edit: a map over layers and ranks, the choice, and what it came to."""
+"""The sections of what was found: of one edit the map over layers and ranks, of several the steps tried.
 
+`trials` is the CSV of all that searches tried.
+"""
+
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +14,13 @@ from kanna.methods.laser.report.tested import AS_IT_IS, loss, perplexity, value
 from kanna.models.matrix import role_key
 from kanna.reporting import heatmap
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Figure, Paragraph, Section, Table
-from kanna.reporting.cells import filled, moved
-from kanna.reporting.wording import change, is_share, shown
+from kanna.reporting.wording import change, filled, is_share, moved, shown
 
 # Where a tile lies: layer and rho.
 Place = tuple[int, str]
+# Columns of the CSV.
+_TRIAL = ("edit", "role", "layer", "matrix", "rho", "rank", "blocks", "rows")
+_SCORES = ("log_loss", "consistency", "perplexity")
 
 
 def search(at: At, title: str) -> Section:
@@ -22,8 +29,44 @@ def search(at: At, title: str) -> Section:
     blocks += [*_maps(at), _pareto(at)]
     test = at.get("test")
     if test is not None:
-        blocks += laser_tests.tested(test, laser_tests.together(test.data["edits"]))
+        blocks += laser_tests.tested(test)
     return Section(title, blocks)
+
+
+def composition(at: At, title: str) -> Section:
+    """The stages and the test."""
+    blocks: list[Block] = [
+        Paragraph(
+            [
+                "Edits of a search, the last layers first. Each is put on top of those accepted before, and "
+                "stays only if the validation score gets better and no limit is broken."
+            ]
+        ),
+        _stages(at),
+        *laser_tests.plain_text(at["perplexity"]),
+    ]
+    test = at.get("test")
+    if test is not None:
+        blocks += laser_tests.tested(test)
+    return Section(title, blocks)
+
+
+def _stages(at: At) -> Table:
+    metric = at.data["task"]["metric"]
+    columns = (">stage", "edit", "", f">{metric}", ">change", ">log loss", ">consistency")
+    rows = [_stage(at["base"], at["base"], metric)]
+    rows += [_stage(stage, at["base"], metric) for stage in at["stages"].items()]
+    rows_of = at.data["task"]["validation_rows"]
+    return Table(f"Stages, on {rows_of:,} validation rows", *filled(columns, rows), MEASURED)
+
+
+def _stage(at: At, base: At, metric: str) -> list[Cell]:
+    scores: list[Cell] = [value(at, "accuracy", metric), "", loss(at), value(at, "consistency")]
+    if at.path == base.path:
+        return ["0", AS_IT_IS, "", *scores]
+    scores[1] = moved(at["accuracy"], base["accuracy"], metric)
+    number, status = (at.cell("number"), "accepted") if at.data["accepted"] else ("", "rejected")
+    return [number, at.data["edit"], status, *scores]
 
 
 def whole(data: Mapping[str, Any]) -> list[int]:
@@ -279,3 +322,26 @@ def _twin(
     used = {layer for layer, _ in placed}
     rows = [[str(layer), *(cell(layer, rho) for rho in rhos)] for layer in layers if layer in used]
     return Table(title, ("layer", *(f">rho {rho}" for rho in rhos)), rows, MEASURED)
+
+
+def trials(searches: Sequence[At]) -> str:
+    """All trials of all searches as CSV, one a line, the model as it is first.
+
+    Numbers are in full; `change` is empty for fewer rows.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["search", "task", "metric", *_TRIAL, "value", "change", *_SCORES, "chosen"])
+    for at in searches:
+        base, place = at.data["base"], best(at.data)
+        writer.writerow(_line(at, base, at.data["base_wins"]))
+        for index, trial in enumerate(at.data["trials"]):
+            writer.writerow(_line(at, trial, index == place and not at.data["base_wins"]))
+    return out.getvalue()
+
+
+def _line(at: At, trial: dict[str, Any], chosen: bool) -> list[Any]:
+    task, base = at.data["task"], at.data["base"]
+    change = trial["accuracy"] - base["accuracy"] if trial["rows"] == base["rows"] else None
+    cells = [at.source, task["name"], task["metric"], *(trial[key] for key in _TRIAL)]
+    return [*cells, trial["accuracy"], change, *(trial[key] for key in _SCORES), int(chosen)]

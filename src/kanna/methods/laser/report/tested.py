@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Figure, Paragraph, Table
-from kanna.reporting.cells import difference, filled, interval, moved
-from kanna.reporting.wording import percent, shown
+from kanna.reporting.wording import difference, filled, interval, moved, percent, shown
 
 AS_IT_IS = "as it is"
 _CONTROLS = {
@@ -38,22 +37,13 @@ def plain_text(at: At | None) -> list[Block]:
     return [Paragraph(["Perplexity of plain text: ", before, " → ", after, "."])]
 
 
-def together(edits: Sequence[str]) -> str:
-    """Edits that are put in at once."""
-    return " + ".join(edits)
-
-
-def tested(at: At, edit: str) -> list[Block]:
-    """Tables and one sentence on the test rows.
-
-    Args:
-        at: "test" of a search or a composition.
-        edit: What the edits are called.
-    """
+def tested(at: At) -> list[Block]:
+    """Tables and one sentence on the test rows, from "test" of a search or a composition."""
     metric, rows = at.data["metric"], at.data["rows"]
-    names = {"base": AS_IT_IS, "edit": edit, **_CONTROLS}
+    names = {"base": AS_IT_IS, "edit": " + ".join(at.data["edits"]), **_CONTROLS}
     lines = [_scored(model, at[name], metric, at["base"]) for name, model in names.items()]
-    lines += _floor(at)
+    if constant := value(at["floors"], "constant"):
+        lines.append(["always the commonest answer", constant, "", "", ""])
     columns = ("model", f">{metric}", ">change", ">log loss", ">consistency")
     title = f"On {rows:,} test rows, which chose nothing"
     blocks: list[Block] = [Table(title, *filled(columns, lines), MEASURED), Paragraph(decided(at, metric))]
@@ -66,19 +56,14 @@ def _scored(model: str, at: At, metric: str, base: At) -> list[Cell]:
     return [model, value(at, "value", metric), gain, loss(at), value(at, "consistency")]
 
 
-def _floor(at: At) -> list[list[Cell]]:
-    floors = at["floors"]
-    if "constant" not in floors.data:
-        return []
-    return [["always the commonest answer", value(floors, "constant"), "", "", ""]]
-
-
 def decided(at: At, metric: str) -> list[str | Figure]:
     """One sentence: the difference, its interval, and what flipped.
 
     Args:
         at: Has difference, interval, confidence, lost and gained.
     """
+    lost, gained = at.cell("lost"), at.cell("gained")
+    flipped = ["; ", lost, " rows lost, ", gained, " gained."] if lost and gained else ["."]
     return [
         "Difference ",
         difference(at, metric),
@@ -87,13 +72,8 @@ def decided(at: At, metric: str) -> list[str | Figure]:
         ", of which each end holds at ",
         at.cell("confidence", percent),
         " confidence",
-        *_flipped(at),
+        *flipped,
     ]
-
-
-def _flipped(at: At) -> list[str | Figure]:
-    lost, gained = at.cell("lost"), at.cell("gained")
-    return ["; ", lost, " rows lost, ", gained, " gained."] if lost and gained else ["."]
 
 
 def by_key(at: At, metric: str, names: Mapping[str, str], where: str) -> Table:

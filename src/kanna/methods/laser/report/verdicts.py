@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from kanna.methods.laser.report.search import best, named
-from kanna.methods.laser.report.tested import direction, together, value
+from kanna.methods.laser.report.tested import direction, value
 from kanna.reporting.blocks import At, Cell, Figure, Verdict
-from kanna.reporting.cells import difference, interval, told_apart
 from kanna.reporting.verdicts import NOT_JUDGED
 from kanna.reporting.views import Result
+from kanna.reporting.wording import difference, interval, told_apart
 
 NO_EDIT = "no edit"
 
@@ -23,7 +23,8 @@ def of_search(result: Result, title: str) -> Verdict:
     at = result.at
     test = at.get("test")
     if at.data["base_wins"]:
-        return Verdict(NO_EDIT, title, _unbeaten(at), _tested_anyway(at), _because(at))
+        headline = "No edit keeps the limits" if _better(at) else "No edit is better"
+        return Verdict(NO_EDIT, title, headline, _tested_anyway(at), _because(at))
     chosen = at["chosen"]
     why: Cell = (
         f"Chosen by the {at.data['settings']['rule']} rule from ",
@@ -42,7 +43,8 @@ def of_composition(result: Result, title: str) -> Verdict:
     if test is None:
         why = f"None of the {tried:,} edits tried makes the model better on validation rows."
         return Verdict(NO_EDIT, title, "No edit is better", "", why)
-    why = f"{at.data['accepted']:,} of {tried:,} edits tried were accepted: {together(test.data['edits'])}."
+    edits = " + ".join(test.data["edits"])
+    why = f"{at.data['accepted']:,} of {tried:,} edits tried were accepted: {edits}."
     if stage is not None and stage.data != at.data["accepted"]:
         number = stage.figure(str(stage.data))
         partly: Cell = ("The model holds stage ", number, ", which was not tested. ", why)
@@ -78,7 +80,8 @@ def of_analysis(result: Result, title: str) -> Verdict:
     metric, decision = at.data["metric"], at["difference"]
     scores = [value(at["scores"][name], metric) for name in ("base", "top")]
     weights = _from_to(decision, metric, scores, (at["task"].cell("rows"), " rows"))
-    why = f"Edits: {together(at.data['edits'])}. All rows were scored, those that may have chosen them too."
+    edits = " + ".join(at.data["edits"])
+    why = f"Edits: {edits}. All rows were scored, those that may have chosen them too."
     return Verdict(direction(decision.data), title, difference(decision, metric), weights, why)
 
 
@@ -86,10 +89,6 @@ def _better(at: At) -> bool:
     """Whether some edit scored higher on validation rows, and was kept out by a limit."""
     place = best(at.data)
     return place is not None and at.data["trials"][place]["accuracy"] > at.data["base"]["accuracy"]
-
-
-def _unbeaten(at: At) -> str:
-    return "No edit keeps the limits" if _better(at) else "No edit is better"
 
 
 def _tested_anyway(at: At) -> Cell:
