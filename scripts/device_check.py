@@ -30,6 +30,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from kanna.tasks.scorers.exact import answered
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
@@ -41,7 +42,6 @@ from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.tasks.data.rows import read_rows
-from kanna.tasks.scorers.exact import answered
 
 HOME = Path(__file__).resolve().parents[1]
 DEMO = Path(str(files("kanna.demo")))

@@ -28,7 +28,7 @@ from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.reporting.blocks import Table
-from kanna.runs.judge import comparison_rows, judge
+from kanna.runs.compare import comparison_rows, judge
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory
 from kanna.runs.probe import Verdict, verify_output
@@ -206,15 +206,11 @@ def _prepare(request: Request) -> _Ready:
     if request.criteria is not None:
         prepared = source.opened.prepared_for(request.criteria, request.options)
     calibration = None if request.calibration is None else Path(request.calibration).expanduser()
-    _check_calibration(request, calibration)
-    inputs = Inputs(calibration, device, request.cache or cache_directory())
-    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
-
-
-def _check_calibration(request: Request, calibration: Path | None) -> None:
     if calibration is not None and not any(call.method.calibration for call in request.calls):
         names = " and ".join(dict.fromkeys(call.method.name for call in request.calls))
         raise InputError(f"{names} reads no calibration text", "leave calibration out")
+    inputs = Inputs(calibration, device, request.cache or cache_directory())
+    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 
 def _plans(request: Request, source: Source, inputs: Inputs) -> list[Plan | None]:
@@ -418,16 +414,12 @@ def _sizes(source: Source, after: int) -> dict[str, Any]:
         "model_bytes_after": after,
         "keep_model_bytes": after / before,
     }
-    original = _original_bytes(source)
-    return sizes if original is None else {**sizes, "keep_original_bytes": after / original}
-
-
-def _original_bytes(source: Source) -> int | None:
     recorded = source.lineage
-    if recorded is None or not recorded.steps:
-        return None
-    known = recorded.steps[0].scores.get("model_bytes_before")
-    return known if isinstance(known, int) else None
+    if recorded is not None and recorded.steps:
+        original = recorded.steps[0].scores.get("model_bytes_before")
+        if isinstance(original, int):
+            sizes["keep_original_bytes"] = after / original
+    return sizes
 
 
 def _record(
