@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.forms.base import DENSE, Child, Form, Shape, Tensors, positive, register
-from kanna.forms.module import FormModule
+from kanna.forms.base import DENSE, Child, Form, FormModule, Shape, Tensors, positive, register
 
 
 class PivotLinear(FormModule):

@@ -31,7 +31,7 @@ from kanna.tasks.verdict.comparison import (
     Flip,
     TaskComparison,
 )
-from kanna.tasks.verdict.tolerance import JointDecision, decide, decide_jointly
+from kanna.tasks.verdict.tolerance import decide, decide_jointly
 
 _DIVERGENCE_TOKENS = 4096
 # Per token; text beyond is not looked at.
@@ -93,7 +93,8 @@ def compare(
         _task(one, two, criteria, identical, examples)
         for one, two in zip(first.scores, second.scores, strict=True)
     )
-    joint = _joint(tasks)
+    decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
+    joint = decide_jointly(decided) if decided else None
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
     notes = tuple(note for one in tasks for note in _unlike(one))
     found = Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
@@ -233,11 +234,6 @@ def _described(record: Record) -> str:
     """What stands for an answer that was not written out."""
     loss = record.values.get("log_loss")
     return "right" if record.right else "another answer" + ("" if loss is None else f" (log loss {loss:.2f})")
-
-
-def _joint(tasks: Sequence[TaskComparison]) -> JointDecision | None:
-    decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
-    return decide_jointly(decided) if decided else None
 
 
 def _unlike(task: TaskComparison) -> list[str]:
