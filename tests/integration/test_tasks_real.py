@@ -9,7 +9,7 @@ from kanna.tasks.data.check import CheckResult, check_task
 from kanna.tasks.data.duplicates import near_duplicates
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_task
-from kanna.tasks.metrics.floors import constant_answer
+from kanna.tasks.metrics.summaries import constant_answer
 
 pytestmark = pytest.mark.shared
 

@@ -10,7 +10,7 @@ import pytest
 
 import kanna
 from kanna.recipe.schema import Recipe
-from kanna.runs.tolerances import Tolerances
+from kanna.tasks.options import Tolerances
 
 ROOT = Path(__file__).parents[2]
 _FLOOR = re.compile(r"^([A-Za-z0-9_-]+)>=([\d.]+)$")

@@ -33,8 +33,8 @@ def inspect(
 
     Headers alone are read unless --spectra or --plot is given. -v lists every matrix.
     """
+    from kanna.runs.inspect import check_picture, plot_spectra
     from kanna.runs.inspect import inspect as look
-    from kanna.runs.plots import check_picture, plot_spectra
 
     if plot is not None:
         check_picture(plot)

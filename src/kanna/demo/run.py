@@ -18,7 +18,7 @@ from kanna.models.skeleton import skeleton
 from kanna.progress import Progress, told
 from kanna.runs.opened import Opened
 from kanna.tasks.data.rows import read_rows
-from kanna.tasks.metrics.breakdown import breakdown
+from kanna.tasks.metrics.summaries import breakdown
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
 from kanna.tasks.scorers.perplexity import perplexity

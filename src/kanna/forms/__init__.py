@@ -1,9 +1,7 @@
 """How a matrix is stored: small frozen dataclasses, and the modules they build."""
 
-from kanna.forms.base import Child, Form, from_json
-from kanna.forms.dense import Dense
+from kanna.forms.base import Child, Dense, Form, FormModule, dense_weight, from_json, install
 from kanna.forms.low_rank import LowRank, LowRankLinear
-from kanna.forms.module import FormModule, dense_weight, install
 from kanna.forms.pivot import Pivot, PivotLinear
 from kanna.forms.rows import Rows, RowsLinear
 

@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.forms.base import Child, Form, Tensors, positive, register
-from kanna.forms.dense import DENSE
-from kanna.forms.module import FormModule
+from kanna.forms.base import DENSE, Child, Form, FormModule, Tensors, positive, register
 
 
 class LowRankLinear(FormModule):

@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.forms.base import Child, Form, Shape, Tensors, positive, register
-from kanna.forms.dense import DENSE
-from kanna.forms.module import FormModule
+from kanna.forms.base import DENSE, Child, Form, FormModule, Shape, Tensors, positive, register
 
 
 class PivotLinear(FormModule):

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.forms.base import Child, Form, Tensors, from_json, register
-from kanna.forms.module import FormModule
+from kanna.forms.base import Child, Form, FormModule, Tensors, from_json, register
 
 Slice = tuple[int, int, int, int]
 Part = tuple[Slice, Form]

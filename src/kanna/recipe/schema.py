@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from kanna.methods import methods
-from kanna.runs.tolerances import Tolerances
-from kanna.tasks.options import EvalOptions
+from kanna.tasks.options import EvalOptions, Tolerances
 
 EXAMPLE = "{model: DIR, out: DIR, calibration: FILE, steps: [{METHOD: {SETTING: VALUE}}]}"
 

@@ -1,12 +1,12 @@
 """Which changed matrix does the harm: each is put back alone, and what flipped is asked again."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from kanna.calibration.walker import replaced
 from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.verdict.comparison import Blame
@@ -48,7 +48,7 @@ def blame(
     blamed = []
     for done, path in enumerate(paths):
         progress("blame", done, len(paths))
-        with _put_back(base, new, path):
+        with replaced(new, [path], [base.get_submodule(path)]):
             right = ask()
         repaired = sum(now for now, was_lost in zip(right, lost, strict=True) if was_lost)
         undone = sum(not now for now, was_lost in zip(right, lost, strict=True) if not was_lost)
@@ -92,15 +92,3 @@ def _differs(base: nn.Module, new: nn.Module) -> bool:
         return True
     mine, theirs = base.state_dict(), new.state_dict()
     return mine.keys() != theirs.keys() or any(not torch.equal(mine[key], theirs[key]) for key in mine)
-
-
-@contextmanager
-def _put_back(base: nn.Module, new: nn.Module, path: str) -> Iterator[None]:
-    parent, _, name = path.rpartition(".")
-    holder = new.get_submodule(parent)
-    before = getattr(holder, name)
-    setattr(holder, name, base.get_submodule(path))
-    try:
-        yield
-    finally:
-        setattr(holder, name, before)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from torch import nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress
@@ -30,13 +31,15 @@ from kanna.tasks.verdict.comparison import (
     Flip,
     TaskComparison,
 )
-from kanna.tasks.verdict.tolerance import JointDecision, decide, decide_jointly
+from kanna.tasks.verdict.tolerance import decide, decide_jointly
 
 _DIVERGENCE_TOKENS = 4096
 # Per token; text beyond is not looked at.
 _MOST_CHARACTERS = 20
 # Flipped examples that --blame asks again for each matrix.
 _MOST_BLAMED = 64
+_UNJUDGED = "no tolerance was given, so nothing is decided"
+_COLUMNS = ("task", "rows", "metric", "base", "this model", "interval of the change", "allowed", "verdict")
 
 
 def compare(
@@ -90,7 +93,8 @@ def compare(
         _task(one, two, criteria, identical, examples)
         for one, two in zip(first.scores, second.scores, strict=True)
     )
-    joint = _joint(tasks)
+    decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
+    joint = decide_jointly(decided) if decided else None
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
     notes = tuple(note for one in tasks for note in _unlike(one))
     found = Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
@@ -105,7 +109,49 @@ def compare(
     return _with_both(found, sides, plans, measured, blame, progress)
 
 
-_UNJUDGED = "no tolerance was given, so nothing is decided"
+def judge(
+    base: str | Path | Opened,
+    written: Path | Opened,
+    name: str,
+    criteria: Criteria,
+    options: EvalOptions,
+    *,
+    prepared: Prepared | None = None,
+    loaded: nn.Module | None = None,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Comparison:
+    """Compare a freshly written directory with its base.
+
+    Args:
+        base: Open already, it is neither hashed nor loaded again.
+        written: It may still have a provisional name. Nobody has touched it since: it is not verified.
+        name: The one it will have.
+        prepared: What was read of the tasks, for any model and the same `options`, before the run began.
+        loaded: The model of `written` in memory; used if `options` ask for that dtype and device.
+    """
+    new = Opened.open(written, trusted=True)
+    if loaded is not None:
+        new.hold(loaded)
+    read = None if prepared is None else prepared.tasks
+    comparison = compare(
+        base, new, criteria, options, distribution=False, cache=cache, read=read, progress=progress
+    )
+    return replace(comparison, model=replace(comparison.model, model=name))
+
+
+def comparison_rows(compared: Comparison) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Columns and rows of a model card's table."""
+    rows: list[tuple[object, ...]] = []
+    for task in compared.tasks:
+        decision = task.decision
+        judged = ("", "", "not judged")
+        if decision is not None:
+            low, high = decision.interval
+            judged = (f"{low:+.4f} to {high:+.4f}", f"{decision.allowed:+.4f}", decision.status)
+        values = (f"{task.base_value:.4f}", f"{task.new_value:.4f}")
+        rows.append((task.task, task.rows, task.metric, *values, *judged))
+    return _COLUMNS, rows
 
 
 @dataclass(frozen=True)
@@ -188,11 +234,6 @@ def _described(record: Record) -> str:
     """What stands for an answer that was not written out."""
     loss = record.values.get("log_loss")
     return "right" if record.right else "another answer" + ("" if loss is None else f" (log loss {loss:.2f})")
-
-
-def _joint(tasks: Sequence[TaskComparison]) -> JointDecision | None:
-    decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
-    return decide_jointly(decided) if decided else None
 
 
 def _unlike(task: TaskComparison) -> list[str]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from kanna.checked import read_yaml, validated
 from kanna.errors import InputError
-from kanna.runs.tolerances import CONFIDENCE, Line, Tolerances
 from kanna.tasks.data.task import HARNESS, names_of
 from kanna.tasks.evaluate import Prepared, headline
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
+from kanna.tasks.options import CONFIDENCE, Line, Tolerances
 from kanna.tasks.records import TEXT
 from kanna.tasks.verdict.tolerance import Tolerance, parse_tolerance
 

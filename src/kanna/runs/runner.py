@@ -10,8 +10,6 @@ killed chain goes on at the step it was in, and it is removed when the next one 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -27,8 +25,7 @@ from kanna.checkpoint import card, lineage
 from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
-from kanna.reporting.blocks import Table
-from kanna.runs.judge import comparison_rows, judge
+from kanna.runs.compare import comparison_rows, judge
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory
 from kanna.runs.probe import Verdict, verify_output
@@ -206,15 +203,11 @@ def _prepare(request: Request) -> _Ready:
     if request.criteria is not None:
         prepared = source.opened.prepared_for(request.criteria, request.options)
     calibration = None if request.calibration is None else Path(request.calibration).expanduser()
-    _check_calibration(request, calibration)
-    inputs = Inputs(calibration, device, request.cache or cache_directory())
-    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
-
-
-def _check_calibration(request: Request, calibration: Path | None) -> None:
     if calibration is not None and not any(call.method.calibration for call in request.calls):
         names = " and ".join(dict.fromkeys(call.method.name for call in request.calls))
         raise InputError(f"{names} reads no calibration text", "leave calibration out")
+    inputs = Inputs(calibration, device, request.cache or cache_directory())
+    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 
 def _plans(request: Request, source: Source, inputs: Inputs) -> list[Plan | None]:
@@ -292,7 +285,7 @@ def _fingerprint(ready: _Ready) -> str:
         "device": request.device,
         "judged": _judged(ready),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return lineage.digest_of(facts)
 
 
 def _judged(ready: _Ready) -> object:
@@ -309,7 +302,7 @@ def _run_steps(
 ) -> tuple[tuple[StepResult, ...], Comparison | None]:
     request, count = ready.request, len(ready.request.calls)
     done = max((number for number in range(1, count) if _between(directory, number).is_dir()), default=0)
-    results = _earlier(ready, directory, done)
+    results = _earlier(directory, done)
     source = ready.source if done == 0 else _reopened(ready, directory, done)
     compared = None
     for number, call in enumerate(request.calls[done:], done + 1):
@@ -343,7 +336,7 @@ def _reopened(ready: _Ready, directory: Path, number: int) -> Source:
     return Source.open(_between(directory, number), f"{ready.source.name} + {names}", finite)
 
 
-def _earlier(ready: _Ready, directory: Path, done: int) -> list[StepResult]:
+def _earlier(directory: Path, done: int) -> list[StepResult]:
     """Steps that a killed run had finished, as their lineage tells them."""
     if done == 0:
         return []
@@ -377,9 +370,7 @@ def _write(
         figures = {**_sizes(job.source, layout.bytes), **description.figures}
         compared = _judge(ready, partial, loaded, job.progress) if last else None
         del loaded
-        card.write(
-            partial, _card(request, call, job, target, description, figures, compared, bool(layout.forms))
-        )
+        card.write(partial, _card(job, target, description, figures, compared, bool(layout.forms)))
         if last:
             (partial / RECIPE).write_text(recipe_text(request), encoding="utf-8", newline="\n")
         _record(partial, call, plan, job, figures, verdict, compared)
@@ -418,16 +409,12 @@ def _sizes(source: Source, after: int) -> dict[str, Any]:
         "model_bytes_after": after,
         "keep_model_bytes": after / before,
     }
-    original = _original_bytes(source)
-    return sizes if original is None else {**sizes, "keep_original_bytes": after / original}
-
-
-def _original_bytes(source: Source) -> int | None:
     recorded = source.lineage
-    if recorded is None or not recorded.steps:
-        return None
-    known = recorded.steps[0].scores.get("model_bytes_before")
-    return known if isinstance(known, int) else None
+    if recorded is not None and recorded.steps:
+        original = recorded.steps[0].scores.get("model_bytes_before")
+        if isinstance(original, int):
+            sizes["keep_original_bytes"] = after / original
+    return sizes
 
 
 def _record(
@@ -459,8 +446,6 @@ def _record(
 
 
 def _card(
-    request: Request,
-    call: Call,
     job: Job,
     target: Path,
     description: Description,
@@ -478,7 +463,11 @@ def _card(
     ]
     if "keep_original_bytes" in figures:
         rows.append(("bytes kept of the original base", f"{figures['keep_original_bytes']:.4f}"))
-    tables = [*map(_card_table, description.tables), card.Table("Size", ("what", "value"), rows)]
+    tables = [
+        card.Table(table.title, [column.lstrip("<>") for column in table.columns], table.rows)
+        for table in description.tables
+    ]
+    tables.append(card.Table("Size", ("what", "value"), rows))
     if compared is not None:
         tables.append(card.Table("On its tasks", *comparison_rows(compared)))
     return card.Card(
@@ -490,7 +479,3 @@ def _card(
         needs_kanna=needs_kanna,
         source=job.source.directory,
     )
-
-
-def _card_table(table: Table) -> card.Table:
-    return card.Table(table.title, [column.lstrip("<>") for column in table.columns], table.rows)

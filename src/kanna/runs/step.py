@@ -121,10 +121,6 @@ class Recorded:
     states: Mapping[int, Tensor]
 
 
-def _nothing_more(_: Path) -> None:
-    """No further files."""
-
-
 @dataclass(frozen=True)
 class Changes:
     """What is new in the model that is written; all else is copied from the source, bit for bit.
@@ -142,7 +138,7 @@ class Changes:
     shapes: Shapes = field(default_factory=dict)
     tensors: Callable[[], Iterator[tuple[str, Tensor]]] = lambda: iter(())
     recorded: Recorded | None = None
-    finish: Callable[[Path], None] = _nothing_more
+    finish: Callable[[Path], None] = lambda _: None
     extra_bytes: int = 0
 
 

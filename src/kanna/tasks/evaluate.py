@@ -13,20 +13,24 @@ from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
 from kanna.progress import Progress
 from kanna.tasks.data.task import HARNESS, Task, load_tasks
-from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
-from kanna.tasks.metrics.summaries import load_costs, summarise
+from kanna.tasks.metrics.summaries import answer_in_prompt, constant_answer, load_costs, summarise
 from kanna.tasks.metrics.text_metrics import CONTAINS, check_answers, segmentation_note
 from kanna.tasks.metrics.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
-from kanna.tasks.scorers.answer import GREEDY, Writing, default_new_tokens, needs_writing, score_answers
+from kanna.tasks.scorers.answer import (
+    GREEDY,
+    Writing,
+    default_new_tokens,
+    needs_writing,
+    score_answers,
+    score_choices,
+)
 from kanna.tasks.scorers.architecture import check_model, check_task
-from kanna.tasks.scorers.choice import score_choices
 from kanna.tasks.scorers.classifier import ClassifierScorer, classifies, labels_of
 from kanna.tasks.scorers.masked import MaskedScorer, fills_masks
-from kanna.tasks.scorers.perplexity import Perplexity
+from kanna.tasks.scorers.perplexity import Perplexity, score_text
 from kanna.tasks.scorers.scorer import CausalScorer, Scorer
-from kanna.tasks.scorers.text import score_text
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token

@@ -1,7 +1,8 @@
-"""How a model is evaluated, as the user says it; imports nothing heavy."""
+"""How a model is evaluated and what may be lost, as the user says it; imports nothing heavy."""
 
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from kanna.configuration import Configuration, setting
@@ -49,3 +50,34 @@ class EvalOptions(Configuration):
     share: bool = setting(True, "Compute what prompts share once.", {"flag": None})
     device: str = setting("cpu", "Where to compute: cpu, cuda, cuda:1, mps.")
     dtype: str = setting("float32", "To compute in: float32, bfloat16, float16.", {**_HOW, "metavar": "NAME"})
+
+
+CONFIDENCE = 0.95
+
+
+class Line(BaseModel):
+    """A task and what may be lost on it.
+
+    Args:
+        task: A file, or lm_eval:NAME.
+        max_drop: 1% of the base's score, or 1pt; None only measures.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    max_drop: str | float | None = None
+
+
+class Tolerances(BaseModel):
+    """Tasks that the model is for, and guards that must not suffer.
+
+    Args:
+        confidence: At which each must hold, one-sided.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    confidence: float = CONFIDENCE
+    tasks: tuple[Line, ...] = Field(default=(), description="What the model is for.")
+    guards: tuple[Line, ...] = ()

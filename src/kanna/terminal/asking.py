@@ -9,8 +9,7 @@ from pydantic.config import JsonDict
 
 from kanna.configuration import Configuration, setting
 from kanna.errors import InputError
-from kanna.runs.tolerances import CONFIDENCE
-from kanna.tasks.options import EvalOptions
+from kanna.tasks.options import CONFIDENCE, EvalOptions
 from kanna.terminal.flags import Only
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from tiny_model import TEXT, WORDS
 
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
-from kanna.runs.compare import Comparison, compare
+from kanna.runs.compare import Comparison, compare, judge
 from kanna.runs.criteria import criteria_of
 from kanna.runs.evaluations import evaluate
-from kanna.runs.judge import judge
 from kanna.runs.opened import Opened
 from kanna.tasks.options import EvalOptions
 

@@ -15,7 +15,7 @@ from kanna.tasks.data.check import ASSUMED_RIGHT, CheckResult, Finding, check_ta
 from kanna.tasks.data.duplicates import near_duplicates
 from kanna.tasks.data.rows import read_row
 from kanna.tasks.data.templates import TEMPLATES, new_task
-from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
+from kanna.tasks.metrics.summaries import answer_in_prompt, constant_answer
 from kanna.tasks.verdict.statistics import normal_quantile
 from kanna.tasks.verdict.tolerance import parse_tolerance, rows_needed
 

@@ -16,10 +16,17 @@ from tiny_model import WORDS, save_model
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row, read_row
-from kanna.tasks.metrics.floors import answer_in_prompt, constant_answer
-from kanna.tasks.metrics.summaries import calibration, confusion_cost, consistency, load_costs, summarise
+from kanna.tasks.metrics.summaries import (
+    answer_in_prompt,
+    calibration,
+    confusion_cost,
+    consistency,
+    constant_answer,
+    load_costs,
+    summarise,
+)
 from kanna.tasks.records import Record
-from kanna.tasks.scorers.choice import score_choices
+from kanna.tasks.scorers.answer import score_choices
 from kanna.tasks.scorers.likelihood import Likelihood
 from kanna.tasks.scorers.scorer import CausalScorer, Work
 from kanna.tasks.tokens.encode import Encoder

@@ -12,7 +12,7 @@ from torch import nn
 
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row, read_row
-from kanna.tasks.scorers.choice import score_choices
+from kanna.tasks.scorers.answer import score_choices
 from kanna.tasks.scorers.classifier import ClassifierScorer, labels_of, match
 
 NAMES = {0: "negative", 1: "Neutral", 2: "positive"}

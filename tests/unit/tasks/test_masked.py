@@ -11,8 +11,7 @@ from torch import nn
 
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row, read_row
-from kanna.tasks.scorers.answer import score_answers
-from kanna.tasks.scorers.choice import score_choices
+from kanna.tasks.scorers.answer import score_answers, score_choices
 from kanna.tasks.scorers.likelihood import Likelihood
 from kanna.tasks.scorers.masked import MaskedScorer
 from kanna.tasks.tokens.cloze import Cloze

@@ -17,8 +17,8 @@ from kanna.progress import Progress
 from kanna.tasks.evaluate import make_scorer
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
+from kanna.tasks.scorers.generation import write_samples
 from kanna.tasks.scorers.resumed import applied
-from kanna.tasks.scorers.samples import write_samples
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 

@@ -31,14 +31,14 @@ from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task
 from kanna.tasks.evaluate import Prepared, headline
-from kanna.tasks.metrics.breakdown import breakdown, check_key
+from kanna.tasks.metrics.summaries import breakdown, check_key
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT, TaskScore
 from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.scorers.edited import EditedTask
+from kanna.tasks.scorers.perplexity import score_text
 from kanna.tasks.scorers.resumed import applied
-from kanna.tasks.scorers.text import score_text
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 
 # Fewer validation rows cannot tell one edit from another.

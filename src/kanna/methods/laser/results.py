@@ -292,7 +292,7 @@ class ComparedBy(Part):
 
 
 class Written(Part):
-    """Free texts; see `kanna.tasks.scorers.samples.Samples`."""
+    """Free texts; see `kanna.tasks.scorers.generation.Samples`."""
 
     texts: Several[str]
     words: float

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.calibration.statistics import captured, rows_of
-from kanna.calibration.stubs import Reached
-from kanna.calibration.walker import Call, Walker, run_block
+from kanna.calibration.walker import Call, Reached, Walker, run_block
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import anchored_target, basis, factors, with_ridge
 from kanna.methods.lowrank.config import LowRankConfig

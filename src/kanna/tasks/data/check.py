@@ -11,7 +11,7 @@ from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
 from kanna.tasks.data.rows import TABLES, Row, fields_of, joined, read_data, read_row, read_rows, task_kind
 from kanna.tasks.data.tables import SHAPES
-from kanna.tasks.metrics.floors import constant_answer, holds_answer
+from kanna.tasks.metrics.summaries import constant_answer, holds_answer
 from kanna.tasks.records import CHOICE, TEXT
 from kanna.tasks.verdict.tolerance import Tolerance, rows_needed
 

@@ -1,7 +1,7 @@
-"""From records to the figures of a task."""
+"""From records to the figures of a task, for rows of one kind too; and scores that need no model at all."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import yaml
 from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
-from kanna.tasks.records import Record
+from kanna.tasks.records import Record, TaskScore
 
 Costs = Mapping[tuple[str, str], float]
 _BINS = 15
@@ -100,6 +100,58 @@ def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
 def confusion_cost(records: Sequence[Record], rows: Sequence[Row], costs: Costs) -> float:
     """Mean cost of an answer; with several accepted ones, by the cheapest of them."""
     return _mean([_cost_of(record, row, costs) for record, row in zip(records, rows, strict=True)])
+
+
+def breakdown(score: TaskScore, rows: Sequence[Row], key: str) -> dict[str, dict[str, Any]]:
+    """Value of the rows' `key` -> rows and mean of the headline metric; in the order of the values.
+
+    Raises:
+        InputError: No row has the key; says which keys there are.
+    """
+    groups: dict[Any, list[Record]] = defaultdict(list)
+    for record, row in zip(score.records, rows, strict=True):
+        if key in row.extra:
+            groups[row.extra[key]].append(record)
+    check_key(score.task, rows, key)
+    return {
+        str(value): {
+            "rows": len(records),
+            "value": sum(record.values[score.metric] for record in records) / len(records),
+        }
+        for value, records in sorted(groups.items(), key=lambda item: (str(type(item[0])), item[0]))
+    }
+
+
+def check_key(task: str, rows: Sequence[Row], key: str) -> None:
+    """Raise InputError unless some row of the task has the key; says which keys there are."""
+    if not any(key in row.extra for row in rows):
+        known = ", ".join(sorted({name for row in rows for name in row.extra})) or "none"
+        raise InputError(f"no row of {task} has the key {key!r}", f"keys of its rows: {known}")
+
+
+def constant_answer(rows: Sequence[Row]) -> tuple[float, str]:
+    """Share of rows that the best constant answer gets right, and that answer.
+
+    It is the answer accepted by most rows; or, where the choices differ between rows, always the one at the
+    commonest place, if that is right more often.
+    """
+    accepted = Counter(text for row in rows for text in {answer.strip() for answer in row.accepted})
+    answer, count = accepted.most_common(1)[0]
+    place, placed = Counter(row.label for row in rows).most_common(1)[0]
+    if len({row.choices for row in rows}) > 1 and place is not None and placed > count:
+        return placed / len(rows), f"choice {place}"
+    return count / len(rows), answer
+
+
+def answer_in_prompt(rows: Sequence[Row]) -> float:
+    """Share of rows whose prompt holds the answer already, without regard to case."""
+    return sum(holds_answer(row) for row in rows) / len(rows)
+
+
+def holds_answer(row: Row) -> bool:
+    """Whether any accepted answer stands in the prompt."""
+    prompt = row.prompt.lower()
+    return any(answer.strip().lower() in prompt for answer in row.accepted)
 
 
 def _cost_of(record: Record, row: Row, costs: Costs) -> float:

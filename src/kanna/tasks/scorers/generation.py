@@ -1,5 +1,6 @@
-"""What a model writes after a prompt, greedily."""
+"""What a model writes after a prompt, greedily: how long it gets, and how much it repeats itself."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
 from kanna.progress import Progress, told
+from kanna.tasks.scorers.scorer import Scorer
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
@@ -73,6 +75,48 @@ def generate(
         for name in told(progress, "generate", models)
     )
     return GenerationResult(prompt, written)
+
+
+_GRAM = 4
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Texts written after prompts, greedily.
+
+    Args:
+        texts: One per prompt.
+        words: Mean length.
+        repetition: Share of four-word sequences that occurred before in the same text (0 for short texts).
+        distinct: Distinct words over all words of all texts.
+    """
+
+    texts: tuple[str, ...]
+    words: float
+    repetition: float
+    distinct: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_samples(scorer: Scorer, prompts: Sequence[str], new_tokens: int) -> Samples:
+    """Continue every prompt by at most `new_tokens` tokens."""
+    texts = scorer.write(prompts, new_tokens, (), lambda *_: None)
+    split = [text.split() for text in texts]
+    every = [word for words in split for word in words]
+    return Samples(
+        texts=tuple(texts),
+        words=sum(map(len, split)) / len(split),
+        repetition=sum(map(repetition, split)) / len(split),
+        distinct=len(set(every)) / len(every) if every else 0.0,
+    )
+
+
+def repetition(words: Sequence[str]) -> float:
+    """Share of the four-word sequences of a text that occurred earlier in it; 0 where there are none."""
+    grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _continue(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.calibration.states import States
-from kanna.calibration.stubs import Reached, Stub, replaced
+from kanna.calibration.walker import Reached, Stub, replaced
 from kanna.models.inventory import Inventory
 from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes, read
