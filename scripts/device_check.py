@@ -30,7 +30,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from kanna.tasks.scorers.exact import answered
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
