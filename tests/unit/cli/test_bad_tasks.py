@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_model import WORDS
 
+import process_state
+
 CHOICE = {"prompt": "w1 w2 w3", "choices": [" w4", " w5"], "label": 0}
 ANSWER = {"prompt": "w1 w2 w3", "answer": " w4"}
 TEXT = {"text": " ".join(WORDS[:30])}
@@ -132,8 +134,14 @@ def test_numbers_below_one(kanna, shared_base, task, option):
     assert ran.code == 2 and option in ran.err and "Traceback" not in ran.err
 
 
-def test_tasks_of_lm_eval(refused, shared_base, task, tmp_path, monkeypatch):
-    manager = pytest.importorskip("lm_eval.tasks").TaskManager
+@pytest.fixture(scope="module")
+def manager():
+    """lm_eval changes the environment when it is imported."""
+    with process_state.given_back():
+        return pytest.importorskip("lm_eval.tasks").TaskManager
+
+
+def test_tasks_of_lm_eval(refused, manager, shared_base, task, tmp_path, monkeypatch):
     import kanna.runs.opened as opened
     import kanna.tasks.scorers.harness as harness
 
