@@ -3,11 +3,14 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+import process_state
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "device_check.py"
 
@@ -20,6 +23,13 @@ def check() -> ModuleType:
     sys.modules["device_check"] = module  # dataclasses look their module up
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def _given_back() -> Iterator[None]:
+    """The script is a program of its own, which seeds what it draws from."""
+    with process_state.given_back():
+        yield
 
 
 def test_without_a_device_it_says_so(

@@ -109,7 +109,8 @@ def test_what_a_step_accepts_are_its_rows(step: str) -> None:
     from kanna.forms.base import _KNOWN
 
     rows = {held for held, _ in CELLS} - {"quantised by others"}
-    assert rows == _KNOWN.keys()
+    # Other tests register forms of their own.
+    assert rows == {name for name, form in _KNOWN.items() if form.__module__.startswith("kanna.")}
     assert {held for held in rows if CELLS[held, step] == "yes"} | {"dense"} == set(
         STEPS[step].accepts
     ) & rows

@@ -369,15 +369,19 @@ def test_a_damaged_cache_is_computed_again(kanna, base, task, tmp_path, junk, mo
 def test_a_killed_comparison_goes_on_where_it_was(kanna, base, damaged, task, text, monkeypatch):
     import kanna.tasks.evaluate as module
 
-    real, asked = module._score, []
+    asked: list[tuple[str, str]] = []
 
-    def killed(plan: Any, model: Any, one: Any, progress: Any) -> Any:
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        asked.append((plan.name, one.name))
-        return real(plan, model, one, progress)
+    def killed(real: Any) -> Any:
+        def score(plan: Any, scored_by: Any, task: Any, progress: Any) -> Any:
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            asked.append((plan.name, task.name))
+            return real(plan, scored_by, task, progress)
 
-    monkeypatch.setattr(module, "_score", killed)
+        return score
+
+    for name in ("_text", "score_questions"):
+        monkeypatch.setattr(module, name, killed(getattr(module, name)))
     command = ("compare", base, damaged, "--task", task, "--task", text, "--max-drop", "1pt", "--json", "-q")
     assert kanna(*command).code == 130
     assert asked == [("base", "task.jsonl"), ("base", "text.txt"), ("damaged", "task.jsonl")]
