@@ -4,19 +4,19 @@ Started as a program: JSON on stdin, JSON on stdout. It computes only in forked 
 from the same state and the libraries are imported once.
 """
 
-import hashlib
 import json
 import os
 import pathlib
 import shutil
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+
 import torch
+from killing import hashes, in_child
 
 from kanna.methods.laser.arena import SearchOptions
 from kanna.methods.laser.budget import Budget
@@ -57,27 +57,6 @@ def die_at_rename(late: bool) -> None:
         return target
 
     pathlib.Path.rename = rename  # type: ignore[method-assign, assignment]
-
-
-def in_child(action: Callable[[], object]) -> int:
-    """Exit status of `action` in a process of its own; negative where a signal ended it."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def hashes(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def run(order: dict[str, Any], out: Path, resume: bool) -> None:
