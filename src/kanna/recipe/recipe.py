@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.methods import method
+from kanna.progress import Progress
 from kanna.recipe.schema import EXAMPLE, Recipe
 from kanna.result import replace
 from kanna.runs.criteria import Criteria, criteria_from, read_criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import Announce, RunResult, carry_out
 from kanna.runs.settings import message, parse
-from kanna.runs.step import Progress
 from kanna.tasks.options import EvalOptions
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from kanna.runs.criteria import Criteria, Rule
 from kanna.runs.method import Method
+from kanna.runs.opened import Opened
 from kanna.tasks.options import EvalOptions
 
 RECIPE = "recipe.yaml"
@@ -63,6 +64,7 @@ class Request:
         force: Replace `out`, and start over where an unfinished run is in the way.
         resume: Continue an unfinished run for `out`.
         dry_run: Only say what would be done.
+        opened: The model, where longer work has opened it: it is not read again.
     """
 
     model: str | Path
@@ -75,6 +77,7 @@ class Request:
     force: bool = False
     resume: bool = False
     dry_run: bool = False
+    opened: Opened | None = None
 
     @property
     def device(self) -> str:

@@ -25,6 +25,7 @@ from kanna.checkpoint import card, lineage
 from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
+from kanna.progress import Progress
 from kanna.runs.compare import comparison_rows, judge
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory
@@ -32,7 +33,7 @@ from kanna.runs.probe import Verdict, verify_output
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
 from kanna.runs.source import Source
-from kanna.runs.step import Description, Inputs, Job, Plan, Progress
+from kanna.runs.step import Description, Inputs, Job, Plan
 from kanna.runs.unfinished import FREE_SPACE, refuse_existing, refuse_input, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
@@ -197,7 +198,8 @@ def carry_out_within(
 def _prepare(request: Request) -> _Ready:
     """Open, verify, read the criteria, plan. Reads headers, and weights only where a plan depends on them."""
     device = device_of(request.device)
-    source = Source.open(request.model, finite=request.calls[0].method.load_step().needs_finite)
+    finite = request.calls[0].method.load_step().needs_finite
+    source = Source.open(request.opened or request.model, finite=finite)
     _ = source.lineage  # compares the files with what was recorded
     prepared = None
     if request.criteria is not None:

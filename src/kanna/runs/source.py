@@ -40,8 +40,8 @@ class Source:
         self._planned = planned
 
     @classmethod
-    def open(cls, model: str | Path, name: str | None = None, finite: bool = False) -> Source:
-        """Open a directory, or a hub id in the local cache.
+    def open(cls, model: str | Path | Opened, name: str | None = None, finite: bool = False) -> Source:
+        """Open a directory, or a hub id in the local cache; or take what is open.
 
         Args:
             finite: Whether its numbers must be finite; that is found when its bytes are read.

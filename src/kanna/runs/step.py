@@ -17,11 +17,11 @@ from torch import Tensor
 
 from kanna.calibration.windows import Windows
 from kanna.forms import Form
+from kanna.progress import Progress
 from kanna.reporting.blocks import Table
 from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
 
-Progress = Callable[[str, int, int], None]
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 P = TypeVar("P", bound="Plan")
 

@@ -9,6 +9,7 @@ import laser_tiny
 import pytest
 import torch
 import transformers
+from counting import counted
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -132,6 +133,13 @@ def test_what_is_written_is_what_was_tried(searched, planted, task):
     old = load_file(planted / "model.safetensors")
     new = load_file(out / "model.safetensors")
     assert [name for name in old if not torch.equal(old[name], new[name])] == [laser_tiny.PLANTED]
+
+
+def test_the_model_is_opened_and_hashed_once(planted, task, tmp_path):
+    with counted() as counts:
+        search(planted, task, tmp_path / "out", budget=Budget(fast=16))
+    model = counts.of(planted)
+    assert (model.opens, model.hashes, model.loads) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("fast", [None, 30])

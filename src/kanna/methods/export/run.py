@@ -5,10 +5,10 @@ from pathlib import Path
 
 from kanna.methods.export import METHOD
 from kanna.methods.export.config import ExportConfig
+from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import RunResult, carry_out
-from kanna.runs.step import Progress
 from kanna.tasks.options import EvalOptions
 
 

@@ -113,11 +113,13 @@ class Job:
             written = None
             evaluation = arena.plan.options
             if self.target is not None:
+                arena.source.opened.release()  # its weights were made dense; what is judged is what is stored
                 edits = {"edits": tuple(choice.edits), "blocks": choice.blocks}
                 written = laser_apply(
                     self.model, self.target, self.config.model_copy(update=edits), force=replacing,
                     device=evaluation.device, cache=self.cache, criteria=self.criteria, options=evaluation,
-                    origin=choice.origin, within=directory, progress=stages.report,
+                    origin=choice.origin, within=directory, opened=arena.source.opened,
+                    progress=stages.report,
                 )  # fmt: skip
             if directory is not None:
                 shutil.rmtree(directory)

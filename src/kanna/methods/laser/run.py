@@ -10,10 +10,11 @@ from kanna.methods.laser import METHOD
 from kanna.methods.laser.apply import Spectrum
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.plan import Plan
+from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
+from kanna.runs.opened import Opened
 from kanna.runs.request import Call, Origin, Request
 from kanna.runs.runner import RunResult, carry_out, carry_out_within
-from kanna.runs.step import Progress
 from kanna.tasks.options import EvalOptions
 
 
@@ -41,6 +42,7 @@ def laser_apply(
     options: EvalOptions | None = None,
     origin: Origin | None = None,
     within: Path | None = None,
+    opened: Opened | None = None,
     announce: Callable[[Plan], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> LaserResult:
@@ -55,6 +57,7 @@ def laser_apply(
         criteria: Tasks on which the result is compared with `model`; the verdict is recorded.
         origin: How the edits were found; None for edits given by hand.
         within: The folder of unfinished work of the search that this is the end of.
+        opened: The model as that search opened it.
 
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
@@ -69,6 +72,7 @@ def laser_apply(
         force=force,
         resume=resume,
         dry_run=dry_run,
+        opened=opened,
     )
     tell: Any = announce
     run = carry_out if within is None else partial(carry_out_within, directory=within)

@@ -7,11 +7,11 @@ from typing import Any
 from kanna.methods.lowrank import METHOD
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.plan import Plan
+from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import RunResult, carry_out
 from kanna.runs.settings import parse
-from kanna.runs.step import Progress
 from kanna.tasks.options import EvalOptions
 
 
