@@ -1,29 +1,3 @@
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from families import bases, text
 
-import pytest
-
-_TESTS = Path(__file__).parents[2]
-for _folder in ("unit/models", "unit/lowrank"):
-    sys.path.insert(0, str(_TESTS / _folder))
-
-import tiny  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Directory of a tiny model by family name; made once, read only."""
-    root, made = tmp_path_factory.mktemp("bases"), {}
-
-    def base(name: str) -> Path:
-        if name not in made:
-            made[name] = tiny.family(name, root / name)
-        return made[name]
-
-    return base
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text(tmp_path_factory.mktemp("text") / "calibration.jsonl")
+__all__ = ["bases", "text"]

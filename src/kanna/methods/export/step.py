@@ -14,6 +14,7 @@ from kanna.checkpoint.declared import Declared
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, dense_weight
 from kanna.methods.export.config import ExportConfig
+from kanna.progress import told
 from kanna.runs.assemble import bias_of
 from kanna.runs.source import Source
 from kanna.runs.step import Changes, Description, Inputs, Job, Step
@@ -61,8 +62,7 @@ class ExportStep(Step[Plan]):
                 shapes[f"{path}.bias"] = (dtype, (sizes.m,))
 
         def tensors() -> Iterator[tuple[str, Tensor]]:
-            for number, (path, layer) in enumerate(plan.layers.items()):
-                job.progress("export", number, len(plan.layers))
+            for path, layer in told(job.progress, "export", tuple(plan.layers.items())):
                 yield from _multiplied_out(job.source, path, layer)
 
         return Changes(plan.forms(), shapes, tensors)
