@@ -37,14 +37,42 @@ def read_yaml(path: Path, example: str, loader: type[Any] = yaml.SafeLoader) -> 
         example: What it might hold, for whoever has to mend it.
 
     Raises:
-        InputError: Missing, not UTF-8, or not YAML.
+        InputError: Missing, not UTF-8, not YAML, or a key stands twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        read = loader(path.read_text(encoding="utf-8"))
+        node = read.get_single_node()
+        _refuse_twice(path, node)
+        return None if node is None else read.construct_document(node)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         what = "it is not YAML: " if isinstance(error, yaml.YAMLError) else ""
         said = what + " ".join(str(error).split())
         raise InputError(f"{path} cannot be read: {said}", f"give YAML such as {example}") from error
+
+
+def _refuse_twice(path: Path, root: yaml.Node | None) -> None:
+    """Raise InputError for a key that a mapping has twice; YAML's readers take the last without a word."""
+    waiting, known = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known or not isinstance(node, yaml.CollectionNode):
+            continue
+        known.add(id(node))  # nodes may stand for each other, and even for themselves
+        if isinstance(node, yaml.MappingNode):
+            _refuse_key_twice(path, [key for key, _ in node.value])
+            waiting += [value for _, value in node.value]
+        else:
+            waiting += node.value
+
+
+def _refuse_key_twice(path: Path, keys: list[yaml.Node]) -> None:
+    seen = set()
+    for key in keys:
+        named = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else (key.tag, str(id(key)))
+        if named in seen:
+            where = f"{path}, line {key.start_mark.line + 1}"
+            raise InputError(f"{where}: the key {key.value!r} stands twice", "keep the one that is meant")
+        seen.add(named)
 
 
 def validated(model: type[M], data: object, where: str | Path, remedy: str) -> M:

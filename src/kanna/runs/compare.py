@@ -31,6 +31,7 @@ from kanna.tasks.verdict.comparison import (
     Flip,
     TaskComparison,
 )
+from kanna.tasks.verdict.repeats import repeated
 from kanna.tasks.verdict.tolerance import decide, decide_jointly
 
 _DIVERGENCE_TOKENS = 4096
@@ -96,7 +97,7 @@ def compare(
     decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
     joint = decide_jointly(decided) if decided else None
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
-    notes = tuple(note for one in tasks for note in _unlike(one))
+    notes = tuple(note for one in tasks for note in (*_unlike(one), *_repeats(one)))
     found = Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
     if identical:
         return replace(found, notes=(*notes, "the weights are bit-identical"))
@@ -245,6 +246,15 @@ def _unlike(task: TaskComparison) -> list[str]:
         f"{task.base.task}: the change and its interval are of the mean over rows; base and new show "
         f"{task.base.metric} of all rows together"
     ]
+
+
+def _repeats(task: TaskComparison) -> list[str]:
+    """A note where rows stand in a task several times, which makes its figures no surer."""
+    count = repeated(task.base.records)
+    if task.decision is None or not count:
+        return []
+    rows = "1 row repeats another" if count == 1 else f"{count:,} rows repeat others"
+    return [f"{task.base.task}: {rows}, and equal rows count as one"]
 
 
 def _with_both(

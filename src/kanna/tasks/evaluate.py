@@ -278,7 +278,11 @@ def _judged(records: Sequence[Record], task: Task, metric: str, own: UserMetric 
     values = own.score(records, task.rows)
     binary = all(value in (0.0, 1.0) for value in values)
     return [
-        replace(record, values={**record.values, own.name: value}, right=bool(value) if binary else None)
+        replace(
+            record,
+            values={**record.values, own.name: value},
+            right=bool(value) != own.lower_is_better if binary else None,
+        )
         for record, value in zip(records, values, strict=True)
     ]
 

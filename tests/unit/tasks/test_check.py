@@ -364,3 +364,24 @@ def test_templates_that_cannot_be_written(name: str, kind: str, said: str, tmp_p
     with pytest.raises(InputError, match=said):
         new_task(tmp_path / name, kind)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_rows_without_a_group_are_units_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"prompt": "{p}", "answer": "a", "group": NaN}}\n' for p in different(6)))
+    assert check_task(path).groups == 6
+    assert check_task(lines(path, [choice(p, 0, group=" ") for p in different(5)])).groups == 5
+
+
+def test_equal_rows_are_one_unit(tmp_path: Path) -> None:
+    rows = [choice(prompt, 0) for prompt in ("café", "cafe\u0301", "cafe", "tea")]
+    result = check_task(lines(tmp_path / "a.jsonl", [*rows, choice("tea", 1)]))
+    assert result.groups == 4 and result.rows == 5
+    assert found(result, "duplicates").rows == (2, 5) and found(result, "contradictions").rows == (5,)
+
+
+def test_answers_that_look_alike_are_one_class() -> None:
+    rows = [
+        read_row("a", {"prompt": f"a café {i}", "answer": text}) for i, text in enumerate(("é", "e\u0301"))
+    ]
+    assert constant_answer(rows) == (1.0, "é") and answer_in_prompt(rows) == 1.0

@@ -18,6 +18,7 @@ from kanna.errors import InputError
 from kanna.tasks.data.rows import Row, read_row
 from kanna.tasks.metrics.summaries import (
     answer_in_prompt,
+    breakdown,
     calibration,
     confusion_cost,
     consistency,
@@ -25,7 +26,7 @@ from kanna.tasks.metrics.summaries import (
     load_costs,
     summarise,
 )
-from kanna.tasks.records import Record
+from kanna.tasks.records import Record, TaskScore
 from kanna.tasks.scorers.answer import score_choices
 from kanna.tasks.scorers.likelihood import Likelihood
 from kanna.tasks.scorers.scorer import CausalScorer, Work
@@ -260,3 +261,30 @@ def test_constant_answers_and_answers_in_prompts() -> None:
     different = [row("p", [f"{i} a", f"{i} b", f"{i} c"], label) for i, label in enumerate([2, 2, 2, 0, 1])]
     assert constant_answer(different) == (0.6, "choice 2")
     assert math.isclose(constant_answer([row(words(draw, 1, 2), ["x", "y"], 0)])[0], 1.0)
+
+
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    rows = [read_row("a", {"prompt": "p", "choices": ["x", "y"], "label": 0})]
+    path = tmp_path / "costs.yaml"
+    for text, line in (("x: {y: 1}\nx: {y: 2}\n", 2), ("a: &a {y: 1}\nx:\n  y: 1\n  y: 9\n", 4)):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"line {line}: the key '[xy]' stands twice"):
+            load_costs(path, rows)
+    path.write_text("x: &some {y: 3}\ny: *some\n")
+    assert load_costs(path, rows) == {("x", "y"): 3.0, ("y", "y"): 3.0}
+
+
+def test_parts_by_a_key_whatever_its_values(tmp_path: Path) -> None:
+    values = ["é", "e\u0301", 2, 10, ["b"], ["b"], float("nan"), float("nan")]
+    rows = [read_row("a", {"prompt": "p", "answer": "x", "topic": value}) for value in values]
+    records = [Record(i, "p", "x", "", None, {"exact": float(i)}) for i in range(len(rows))]
+    score = TaskScore.of("t", "answer", "exact", True, {"exact": 3.5}, {}, records)
+    found = breakdown(score, rows, "topic")
+    assert {key: (part["rows"], part["value"]) for key, part in found.items()} == {
+        "2": (1, 2.0),
+        "10": (1, 3.0),
+        "é": (2, 0.5),
+        "['b']": (2, 4.5),
+        "nan": (2, 6.5),
+    }
+    assert list(found).index("2") < list(found).index("10")

@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from kanna.errors import InputError
 from kanna.tasks.data import split as module
+from kanna.tasks.data.check import check_task
 from kanna.tasks.data.duplicates import near_duplicates
 from kanna.tasks.data.rows import Row, read_row, read_rows
 from kanna.tasks.data.split import split_rows, split_task, units_of
@@ -230,3 +232,20 @@ def test_rows_of_which_no_two_have_the_same_answer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "near_duplicates", lambda texts: [])
     validation, test = split_rows(rows)
     assert (len(validation), len(test)) == (600, 2400)
+
+
+def test_composed_and_decomposed_accents_are_one_text(tmp_path: Path) -> None:
+    rows = []
+    for name in ("Où est située la cathédrale ?", "Quel élève préféré ?", "Thủ đô nào?", "Ärger über Öl"):
+        rows += [
+            {"prompt": unicodedata.normalize(form, name), "answer": form, "group": ""}
+            for form in ("NFC", "NFD")
+        ]
+    assert rows[0]["prompt"] != rows[1]["prompt"]
+    assert units_of(rows_of(rows)) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    groups = [
+        {"prompt": text, "answer": "a", "group": group}
+        for text, group in zip("xyz", ("é", "e\u0301", "e"), strict=True)
+    ]
+    assert units_of(rows_of(groups)) == [[0, 1], [2]]
+    assert check_task(write(tmp_path / "a.jsonl", groups)).groups == 2

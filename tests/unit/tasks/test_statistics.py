@@ -6,6 +6,8 @@ import statsmodels.api
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
+from kanna.tasks.records import Record
+from kanna.tasks.verdict.repeats import repeated, unit_numbers
 from kanna.tasks.verdict.statistics import (
     Pairs,
     bootstrap,
@@ -13,7 +15,6 @@ from kanna.tasks.verdict.statistics import (
     difference_bound,
     difference_score,
     draws_for,
-    group_numbers,
     mcnemar_exact,
     normal_quantile,
     normal_tail,
@@ -324,5 +325,21 @@ def test_unseen_is_the_exact_binomial_bound():
         assert stats.binom.pmf(0, units, found) == pytest.approx(0.05)
 
 
-def test_group_numbers():
-    assert group_numbers(["a", "", "b", "a", ""]).tolist() == [0, 1, 2, 0, 3]
+def test_units_are_rows_of_one_group_and_rows_that_repeat_one_another():
+    def asked(prompt: str, expected: str, group: str = "") -> Record:
+        return Record(0, prompt, expected, "", True, {"acc": 1.0}, group=group)
+
+    groups = [Record(0, "", "", "", True, {}, group=group) for group in ("a", "", "b", "a", "")]
+    assert unit_numbers(groups).tolist() == [0, 1, 2, 0, 3] and repeated(groups) == 0
+    composed, decomposed = "café", "cafe\u0301"
+    rows = [
+        asked("x", composed),
+        asked("x", "y"),
+        asked("x", decomposed),
+        asked("x ", "y", "g"),
+        asked("z", ""),
+    ]
+    assert unit_numbers([*rows, asked("w", "", "g")]).tolist() == [0, 1, 0, 1, 2, 1]
+    assert repeated(rows) == 2
+    windows = [Record(0, "the", "", "", None, {"nll": nll, "tokens": 9.0}) for nll in (5.0, 5.00001, 7.0)]
+    assert unit_numbers(windows).tolist() == [0, 0, 1]

@@ -298,6 +298,12 @@ def test_the_prompt_counts_under_the_legacy_rule_only(legacy: bool, right: float
     assert found.values["contains"] == 1.0
 
 
+def test_accents_may_be_composed_or_not() -> None:
+    for written, answer in (("A cafe\u0301.", "café"), ("a CAFÉ", "cafe\u0301")):
+        assert score("contains", written, [answer]) == 1.0
+    assert score("contains", "a cafe", ["café"]) == 0.0
+
+
 def test_the_legacy_rule_is_about_the_joined_text() -> None:
     assert legacy_contains("It is Par", "is now", " PARIS ")
     assert not legacy_contains("It is Par", "nothing", "Paris")

@@ -7,6 +7,7 @@ import pytest
 from scores import binary_of, score_of, text_of
 
 from kanna.errors import InputError
+from kanna.tasks.records import Record, TaskScore
 from kanna.tasks.verdict.statistics import Pairs, difference_bound, normal_quantile
 from kanna.tasks.verdict.tolerance import (
     Decision,
@@ -335,3 +336,22 @@ def test_decisions_are_repeatable():
     base = generator.gamma(2.0, 1.0, 50)
     scores = score_of(base, "own"), score_of(base + 0.1 * generator.normal(size=50), "own")
     assert decided(*scores, "5%") == decided(*scores, "5%")
+
+
+def asked(rights: list[int], times: int) -> TaskScore:
+    """Each question so many times, with the same outcome each time."""
+    records = [
+        Record(i * len(rights) + j, f"question {j}", f"answer {j}", "", bool(right), {"acc": float(right)})
+        for i in range(times)
+        for j, right in enumerate(rights)
+    ]
+    mean = sum(rights) / len(rights)
+    return TaskScore.of("task.jsonl", "choice", "acc", True, {"acc": mean}, {}, records)
+
+
+@pytest.mark.parametrize("times", [2, 25])
+def test_rows_that_stand_there_several_times_are_no_evidence(times):
+    base, new = [1] * 30 + [0] * 10, [1] * 29 + [0] * 10 + [1]
+    once, again = (decided(asked(base, n), asked(new, n), "5pt") for n in (1, times))
+    assert again.status == once.status == "undecided" and once.groups == again.groups == 40
+    assert again.interval[0] <= once.interval[0] + 1e-3 and again.p_pass >= once.p_pass - 1e-3

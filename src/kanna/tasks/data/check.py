@@ -11,6 +11,7 @@ from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
 from kanna.tasks.data.rows import TABLES, Row, fields_of, joined, read_data, read_row, read_rows, task_kind
 from kanna.tasks.data.tables import SHAPES
+from kanna.tasks.data.units import plain, same, together
 from kanna.tasks.metrics.summaries import constant_answer, holds_answer
 from kanna.tasks.records import CHOICE, TEXT
 from kanna.tasks.verdict.tolerance import Tolerance, rows_needed
@@ -49,7 +50,7 @@ class CheckResult:
         file: Its name.
         kind: choice, answer or text; empty where that cannot be told.
         rows: Sound ones.
-        groups: Rows of one group count as one, others as one each.
+        groups: Rows of one group, and rows that repeat one another, count as one, others as one each.
         constant: Share of the constant answer; None for text.
         needed: Share of rows that flip -> rows a tolerance needs if 80 % of the answers are right; empty
             where none was given.
@@ -104,7 +105,7 @@ def check_task(
     findings += _findings(rows, kind)
     if tokenizer is not None and context is not None:
         findings += _lengths(rows, tokenizer, context, kind)
-    groups = len({row.group or f"\0{i}" for i, row in enumerate(rows)})
+    groups = _groups(rows)
     needed: dict[str, int | None] = {}
     if tolerance is not None and kind == TEXT:
         message = "how much text it needs cannot be told beforehand; kanna compare says whether it was enough"
@@ -118,6 +119,12 @@ def check_task(
     order = (ERROR, WARNING, NOTE)
     ordered = sorted(findings, key=lambda finding: order.index(finding.level))
     return CheckResult(path.name, kind, len(rows), groups, constant, needed, tuple(ordered))
+
+
+def _groups(rows: Sequence[Row]) -> int:
+    """Units that verdicts count."""
+    said = [(plain(row.prompt or row.text).strip(), tuple(map(plain, row.accepted))) for row in rows]
+    return len(together(len(rows), [*same([row.group or None for row in rows]), *same(said)]))
 
 
 def _read(path: Path) -> tuple[list[Row], list[Finding]]:
@@ -170,11 +177,11 @@ def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
 
 
 def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
-    texts = [row.prompt or row.text for row in rows]
-    same: dict[str, list[int]] = defaultdict(list)
+    texts = [plain(row.prompt or row.text) for row in rows]
+    equal: dict[str, list[int]] = defaultdict(list)
     for i, text in enumerate(texts, 1):
-        same[text].append(i)
-    repeated = [places for places in same.values() if len(places) > 1]
+        equal[text].append(i)
+    repeated = [places for places in equal.values() if len(places) > 1]
     if repeated:
         pairs = [(row, places[0]) for places in repeated for row in places[1:]]
         what = "prompt" if rows[0].prompt else "text"
@@ -183,7 +190,7 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
         (other, places[0])
         for places in repeated
         for other in places[1:]
-        if rows[other - 1].answer.strip() != rows[places[0] - 1].answer.strip()
+        if plain(rows[other - 1].answer.strip()) != plain(rows[places[0] - 1].answer.strip())
     ]
     if opposed:
         yield _pairs("contradictions", "equal prompts have different right answers", opposed)
@@ -215,7 +222,7 @@ def _rows(count: int, singular: str, several: str) -> str:
 def _classes(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
     share, answer = constant_answer(rows)
     places = {row.label for row in rows}
-    if kind == CHOICE and len(places) == 1 and len({row.answer.strip() for row in rows}) > 1:
+    if kind == CHOICE and len(places) == 1 and len({plain(row.answer.strip()) for row in rows}) > 1:
         message = "the right choice stands at the same place in every row, so the constant answer gets 100 %"
         yield Finding(WARNING, "one place", message)
     elif share == 1.0 and len(rows) > 1:
@@ -237,10 +244,10 @@ def _classes(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
 
 def _never_right(rows: Sequence[Row]) -> Iterator[Finding]:
     """Where all rows have the same choices: which are right how often."""
-    if len({row.choices for row in rows}) > 1:
+    if len({tuple(map(plain, row.choices)) for row in rows}) > 1:
         return
-    counts = Counter(row.answer.strip() for row in rows)
-    never = [choice.strip() for choice in rows[0].choices if choice.strip() not in counts]
+    counts = Counter(plain(row.answer.strip()) for row in rows)
+    never = [choice.strip() for choice in rows[0].choices if plain(choice.strip()) not in counts]
     shares = ", ".join(f"{choice!r} {count:,}" for choice, count in counts.most_common(_SHOWN))
     yield Finding(NOTE, "classes", f"right answers: {shares}")
     if never and len(counts) > 1:
@@ -277,6 +284,6 @@ def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> 
         yield Finding(
             WARNING,
             "too few rows",
-            f"{units:,} rows (rows of a group count as one) are fewer than the {min(counts):,} that "
-            f"{tolerance.text} needs at best",
+            f"{units:,} rows (rows of a group, and equal ones, count as one) are fewer than the "
+            f"{min(counts):,} that {tolerance.text} needs at best",
         )

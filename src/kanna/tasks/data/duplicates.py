@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kanna.tasks.data.units import plain, same
+
 LIKE = 0.8
 _SHINGLE = 3
 _HASHES, _BANDS = 64, 16
@@ -22,16 +24,17 @@ _WORD = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
 def near_duplicates(texts: Sequence[str], like: float = LIKE) -> list[tuple[int, int]]:
     """Pairs (earlier, later) whose sets of three-word shingles overlap by `like` or more (Jaccard).
 
-    Of equal texts each is paired with the first only, and the others with that one. What most texts share,
-    such as the instruction in every prompt, is not compared; see `compared`.
+    Of equal texts, whichever way their accents are written, each is paired with the first only, and the
+    others with that one. What most texts share, such as the instruction in every prompt, is not compared;
+    see `compared`.
 
     Candidates come from banded MinHash (Broder 1997), each compared exactly with the first and the last few
     of its bucket, so the time grows with the rows and not with their square. A pair that overlaps by 0.8 is
     missed about twice in ten thousand.
     """
-    first: dict[str, int] = {}
-    pairs = {(first[text], i) for i, text in enumerate(texts) if first.setdefault(text, i) != i}
-    places = list(first.values())
+    texts = [plain(text) for text in texts]
+    pairs = set(same(texts))
+    places = sorted(set(range(len(texts))) - {later for _, later in pairs})
     sets = compared([texts[place] for place in places])
     checked: set[tuple[int, int]] = set()
     for bucket in _bands(_signatures(sets)):
@@ -59,7 +62,7 @@ def compared(texts: Sequence[str]) -> list[frozenset[str]]:
 
 def shingles(text: str) -> frozenset[str]:
     """Runs of three words, without case and punctuation; shorter texts are one run."""
-    words = _WORD.findall(text.lower()) or [text.strip()]
+    words = _WORD.findall(plain(text.lower())) or [text.strip()]
     runs = (" ".join(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1)))
     return frozenset(runs)
 

@@ -1,13 +1,15 @@
 """The user's data: rows of a JSON Lines file, or a plain text file."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
-from kanna.tasks.data import tables
+from kanna.tasks.data import headers, tables
 from kanna.tasks.data.tables import KEYS, SHAPES, Placed
+from kanna.tasks.data.units import plain
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Row:
         return self.answers or (self.answer,)
 
 
-TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+JSON_LINES = (".jsonl", ".jsonlines", ".jl", ".ndjson")
+TABLES = (*JSON_LINES, ".json", ".csv", ".tsv", ".parquet")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
@@ -50,7 +53,8 @@ def read_rows(path: str | Path) -> list[Row]:
     """The rows of a .jsonl (.ndjson), .json, .csv, .tsv or .parquet file, or a plain text file as one row.
 
     Raises:
-        InputError: Missing, empty or not UTF-8; a line that is no row (its number is given).
+        InputError: Missing, empty or not UTF-8; a line that is no row (its number is given); a table whose
+            name says that it is plain text.
     """
     path = Path(path)
     return rows_of(path, read_data(path))
@@ -59,7 +63,9 @@ def read_rows(path: str | Path) -> list[Row]:
 def rows_of(path: Path, data: bytes) -> list[Row]:
     """The same of a file that has been read: `path` says what it is, `data` is what it holds."""
     if path.suffix.lower() not in TABLES:
-        return [Row(decoded(path, data))]
+        text = decoded(path, data)
+        headers.refuse_table(path, text)
+        return [Row(text)]
     rows = [read_row(where, fields) for where, fields in sound(fields_of(path, data))]
     if not rows:
         raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
@@ -143,7 +149,7 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
         InputError: It is none; `where` and what was expected are named.
     """
     fields = {key: value for key, value in fields.items() if value is not None}
-    group, cost = str(fields.get("group", "")), _cost(where, fields)
+    group, cost = _group(fields.get("group", "")), _cost(where, fields)
     if "text" in fields:  # it may be empty; what a model would be asked beside it would go unseen
         other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
         if other:
@@ -173,6 +179,14 @@ def _string(where: str, key: str, value: object) -> str:
     if any("\ud800" <= sign <= "\udfff" for sign in value):
         raise InputError(f"{where}: {key} holds half a character (a lone surrogate)", "write it again")
     return value
+
+
+def _group(value: object) -> str:
+    """The name of a group; a missing one is written as NaN by some libraries, and as blanks by others."""
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    name = plain(str(value))
+    return name if name.strip() else ""
 
 
 def _filled(where: str, key: str, value: object) -> str:
@@ -210,11 +224,11 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
     if not isinstance(choices, list) or len(choices) < 2:
         raise InputError(f"{where}: choices must be a list of at least 2, found {choices!r}", f"use {SHAPES}")
     texts = tuple(_filled(where, "a choice", choice) for choice in choices)
-    stripped = [text.strip() for text in texts]
+    stripped = [plain(text.strip()) for text in texts]
     if len(set(stripped)) < len(texts):
         raise InputError(f"{where}: the choices {choices!r} hold one twice", "remove it")
-    if isinstance(label, str) and label.strip() in stripped:
-        return texts, stripped.index(label.strip())
+    if isinstance(label, str) and plain(label.strip()) in stripped:
+        return texts, stripped.index(plain(label.strip()))
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if not isinstance(label, int) or isinstance(label, bool):

@@ -12,7 +12,18 @@ import numpy as np
 from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
-from kanna.tasks.data.rows import TABLES, Row, decoded, fields_of, lines_of, read_data, rows_of, sound
+from kanna.tasks.data.rows import (
+    JSON_LINES,
+    TABLES,
+    Row,
+    decoded,
+    fields_of,
+    lines_of,
+    read_data,
+    rows_of,
+    sound,
+)
+from kanna.tasks.data.units import plain, same, together
 
 VALIDATION = 0.2
 
@@ -84,7 +95,7 @@ def _mixed(
     """Units in random order, those of each answer spread evenly: any beginning has all classes."""
     strata: dict[str, list[list[int]]] = defaultdict(list)
     for unit in units:
-        strata[rows[unit[0]].answer.strip()].append(unit)
+        strata[plain(rows[unit[0]].answer.strip())].append(unit)
     keyed = []
     for _, members in sorted(strata.items()):
         places = (generator.permutation(len(members)) + generator.random()) / len(members)
@@ -136,7 +147,7 @@ def _check_share(share: float) -> None:
 
 def _lines(path: Path, data: bytes) -> list[str]:
     """Each row of a table as a JSON line."""
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
+    if path.suffix.lower() in JSON_LINES:
         return [line for _, line in lines_of(path, decoded(path, data))]
     return [json.dumps(fields, ensure_ascii=False, default=str) for _, fields in sound(fields_of(path, data))]
 
@@ -153,21 +164,5 @@ def _write(parts: Sequence[Path], contents: Sequence[str]) -> None:
 
 def units_of(rows: Sequence[Row]) -> list[list[int]]:
     """Places of rows that must stay together, by joining what shares a group or nearly a prompt."""
-    parent = list(range(len(rows)))
-
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
-    groups: dict[str, int] = {}
-    pairs = [(groups.setdefault(row.group, i), i) for i, row in enumerate(rows) if row.group]
-    pairs += near_duplicates([row.prompt or row.text for row in rows])
-    for place, other in pairs:
-        first, second = sorted((root(place), root(other)))
-        parent[second] = first
-    units: dict[int, list[int]] = defaultdict(list)
-    for place in range(len(rows)):
-        units[root(place)].append(place)
-    return list(units.values())
+    pairs = same([row.group or None for row in rows])
+    return together(len(rows), [*pairs, *near_duplicates([row.prompt or row.text for row in rows])])

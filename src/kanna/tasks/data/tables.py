@@ -13,21 +13,39 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
+from kanna.tasks.data import headers
 
 Placed = tuple[str, dict[str, Any] | InputError]
 SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
 KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
-_SEPARATORS = ",;\t|"
 _CHOICE = "choice_"
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 # Of one cell; the csv module stops at 131,072, which a document may exceed.
 _LONGEST_CELL = 2**31 - 1
 
 
+class _NamedTwice(ValueError):
+    """A key of a JSON object stands there twice; readers take the last value without a word."""
+
+
+_ONE_VALUE = "keep the value that is meant, and remove the other"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _NamedTwice(f"the key {twice!r} stands twice in one object")
+    return fields
+
+
 def parsed(where: str, line: str) -> dict[str, Any] | InputError:
     """The object of one JSON line."""
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, object_pairs_hook=_once)
+    except _NamedTwice as error:
+        return InputError(f"{where}: {error}", _ONE_VALUE)
     except (ValueError, RecursionError) as error:
         return InputError(f"{where}: not JSON ({error})", f"each line must be one of {SHAPES}")
     return _object(where, fields)
@@ -40,7 +58,9 @@ def array_rows(path: Path, text: str) -> Iterator[Placed]:
         InputError: It is no JSON.
     """
     try:
-        elements = json.loads(text)
+        elements = json.loads(text, object_pairs_hook=_once)
+    except _NamedTwice as error:
+        raise InputError(f"{path}, {_place_of_twice(text)}: {error}", _ONE_VALUE) from None
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is no JSON: {error}", "mend it, or write one object a line (.jsonl)"
@@ -49,8 +69,20 @@ def array_rows(path: Path, text: str) -> Iterator[Placed]:
     return ((where, _object(where, fields)) for where, fields in zip(places, elements, strict=True))
 
 
+def _place_of_twice(text: str) -> str:
+    """Line of the element of a JSON array in which a key stands twice."""
+    decoder, at = json.JSONDecoder(object_pairs_hook=_once), text.index("[") + 1
+    while True:
+        at += len(text[at:]) - len(text[at:].lstrip(" \t\n\r,"))
+        try:
+            _, at = decoder.raw_decode(text, at)
+        except _NamedTwice:
+            return f"in the element of line {text.count(chr(10), 0, at) + 1}"
+
+
 def csv_rows(path: Path, text: str) -> Iterator[Placed]:
-    """Rows of a table with a header; the separator is the one the header holds most often.
+    """Rows of a table with a header; the separator is the one the header holds most often outside of quotes,
+    or what a line before it says (sep=;).
 
     `choices` is a JSON list in one cell, or one cell each in columns choice_0, choice_1, ... (or choice_a,
     choice_b, ...). Empty cells and empty rows are left out. A place is the line a row begins on.
@@ -59,19 +91,20 @@ def csv_rows(path: Path, text: str) -> Iterator[Placed]:
         InputError: The header is none.
     """
     csv.field_size_limit(_LONGEST_CELL)
-    separator = max(_SEPARATORS, key=text.split("\n", 1)[0].count)
+    declared = headers.declared_separator(text)
+    separator = declared or headers.separator_of(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    line = 1 if declared is None else 2
     try:
-        names = [_column(name) for name in next(reader)]
+        names = [_column(name) for name in [next(reader, []) for _ in range(line)][-1]]
     except csv.Error as error:
-        raise InputError(f"{path}, line 1: {error}", "mend the quotes of the header") from error
-    if len(set(names)) < len(names):
-        raise InputError(f"{path}: the header names a column twice: {names}", "rename one")
+        raise InputError(f"{path}, line {line}: {error}", "mend the quotes of the header") from error
+    headers.check_names(path, names)
     _check_choices(path, names)
-    return _csv_rows(path, reader, names)
+    return _csv_rows(path, reader, names, separator)
 
 
-def _csv_rows(path: Path, reader: Any, names: Sequence[str]) -> Iterator[Placed]:
+def _csv_rows(path: Path, reader: Any, names: Sequence[str], separator: str) -> Iterator[Placed]:
     while True:
         where = f"{path}, line {reader.line_num + 1}"
         try:
@@ -82,7 +115,7 @@ def _csv_rows(path: Path, reader: Any, names: Sequence[str]) -> Iterator[Placed]
             yield where, InputError(f"{where}: {error}", "mend its quotes: text that holds one is quoted")
             return
         if any(cell.strip() for cell in cells):
-            yield where, _fields(where, names, cells)
+            yield where, _fields(where, names, cells, separator)
 
 
 def parquet_rows(path: Path, data: bytes) -> Iterator[Placed]:
@@ -129,17 +162,16 @@ def _check_choices(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _fields(where: str, names: Sequence[str], cells: Sequence[str]) -> dict[str, Any] | InputError:
+def _fields(
+    where: str, names: Sequence[str], cells: Sequence[str], separator: str
+) -> dict[str, Any] | InputError:
     """Cells as the JSON values they stand for."""
-    if len(cells) != len(names):
-        return InputError(
-            f"{where}: the header has {len(names)} columns, this row {len(cells)}",
-            "mend that row: text that holds the separator must stand in quotes",
-        )
-    fields: dict[str, Any] = {
-        name: cell for name, cell in zip(names, cells, strict=True) if name and cell.strip()
-    }
     try:
+        headers.refuse_swallowed(where, separator, cells)
+        cells = headers.fitted(where, names, cells)
+        fields: dict[str, Any] = {
+            name: cell for name, cell in zip(names, cells, strict=True) if name and cell.strip()
+        }
         _join_choices(where, names, fields)
         for name in ("choices", "answers"):
             if isinstance(fields.get(name), str):

@@ -11,6 +11,7 @@ import yaml
 from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
+from kanna.tasks.data.units import plain
 from kanna.tasks.records import Record, TaskScore
 
 Costs = Mapping[tuple[str, str], float]
@@ -108,17 +109,22 @@ def breakdown(score: TaskScore, rows: Sequence[Row], key: str) -> dict[str, dict
     Raises:
         InputError: No row has the key; says which keys there are.
     """
-    groups: dict[Any, list[Record]] = defaultdict(list)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    order: dict[str, tuple[str, Any]] = {}
     for record, row in zip(score.records, rows, strict=True):
         if key in row.extra:
-            groups[row.extra[key]].append(record)
+            value = row.extra[key]
+            name = plain(str(value))
+            groups[name].append(record)
+            ordered = value if isinstance(value, int | float) and not math.isnan(value) else name
+            order.setdefault(name, (str(type(ordered)), ordered))
     check_key(score.task, rows, key)
     return {
-        str(value): {
-            "rows": len(records),
-            "value": sum(record.values[score.metric] for record in records) / len(records),
+        name: {
+            "rows": len(groups[name]),
+            "value": sum(record.values[score.metric] for record in groups[name]) / len(groups[name]),
         }
-        for value, records in sorted(groups.items(), key=lambda item: (str(type(item[0])), item[0]))
+        for name in sorted(groups, key=order.__getitem__)
     }
 
 
@@ -135,10 +141,10 @@ def constant_answer(rows: Sequence[Row]) -> tuple[float, str]:
     It is the answer accepted by most rows; or, where the choices differ between rows, always the one at the
     commonest place, if that is right more often.
     """
-    accepted = Counter(text for row in rows for text in {answer.strip() for answer in row.accepted})
+    accepted = Counter(text for row in rows for text in {plain(answer.strip()) for answer in row.accepted})
     answer, count = accepted.most_common(1)[0]
     place, placed = Counter(row.label for row in rows).most_common(1)[0]
-    if len({row.choices for row in rows}) > 1 and place is not None and placed > count:
+    if len({tuple(map(plain, row.choices)) for row in rows}) > 1 and place is not None and placed > count:
         return placed / len(rows), f"choice {place}"
     return count / len(rows), answer
 
@@ -150,8 +156,8 @@ def answer_in_prompt(rows: Sequence[Row]) -> float:
 
 def holds_answer(row: Row) -> bool:
     """Whether any accepted answer stands in the prompt."""
-    prompt = row.prompt.lower()
-    return any(answer.strip().lower() in prompt for answer in row.accepted)
+    prompt = plain(row.prompt.lower())
+    return any(plain(answer.strip().lower()) in prompt for answer in row.accepted)
 
 
 def _cost_of(record: Record, row: Row, costs: Costs) -> float:

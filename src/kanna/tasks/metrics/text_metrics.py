@@ -12,6 +12,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
+from kanna.tasks.data.units import plain
 
 _INSTALL = "pip install 'kanna[eval]'"
 _EXPONENT = r"(?:[eE][-+]?\d+)?"
@@ -132,7 +133,7 @@ def _exact_normalized(written: str, answer: str) -> float:
 
 
 def _contains(written: str, answer: str) -> float:
-    return float(answer.strip().lower() in written.lower())
+    return float(plain(answer.strip().lower()) in plain(written.lower()))
 
 
 def _numeric(written: str, answer: str) -> float:

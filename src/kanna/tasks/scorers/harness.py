@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 
 from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
+from kanna.tasks.scorers.harness_values import Scale, note_on, scale_of
 from kanna.tasks.scorers.likelihood import likelihoods
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Piece
@@ -147,23 +149,24 @@ def _score(name: str, results: dict[str, Any], settings: dict[str, Any]) -> Task
     if not own:
         raise InputError(f"lm_eval found no metric that is a number for {name}", "give another task")
     metric = next((headline for headline in _HEADLINES if headline in own), next(iter(own)))
-    records = [_record(i, sample, metric, chooses, rolling) for i, sample in enumerate(samples)]
-    if any(record.right is None for record in records):
-        records = [replace(record, right=None) for record in records]
+    scale = scale_of(metric, own[metric], [sample.get(metric) for sample in samples], higher.get(metric))
+    records = [_record(i, sample, chooses, rolling) for i, sample in enumerate(samples)]
+    records = _scaled(records, metric, scale)
     kind = TEXT if rolling else CHOICE if chooses else ANSWER
     data = {"task": name, "version": results["versions"].get(name), **settings}
     places = Counter(record.label for record in records)
     floors = {} if None in places else {"constant": places.most_common(1)[0][1] / len(records)}
     shots = results.get("n-shot", {}).get(name)
-    better = bool(higher.get(metric, metric not in ("perplexity", "word_perplexity", "byte_perplexity")))
+    note = note_on(metric, scale)
     return TaskScore.of(
         task=f"lm_eval:{name}",
         kind=kind,
         metric=metric,
-        higher_is_better=better,
+        higher_is_better=scale.higher_is_better is not False,
         metrics=own,
         floors=floors,
         records=tuple(records),
+        notes=() if note is None else (note,),
         settings=data | {"shots": shots},
     )
 
@@ -185,11 +188,30 @@ def _metrics(results: dict[str, Any], kept: str) -> dict[str, float]:
     return values
 
 
-def _record(number: int, sample: dict[str, Any], metric: str, chooses: bool, rolling: bool) -> Record:
+def _scaled(records: Sequence[Record], metric: str, scale: Scale) -> list[Record]:
+    """With values that the score is made of, or none, and `right` where they are rights and wrongs."""
+    others = [{key: value for key, value in record.values.items() if key != metric} for record in records]
+    if not scale.judged:
+        kept = zip(records, others, strict=True)
+        return [replace(record, values=_without_text(values), right=None) for record, values in kept]
+    binary = not scale.likelihood and all(one[metric] in (0.0, 1.0) for one in scale.values)
+    return [
+        replace(
+            record,
+            values={**values, **own},
+            right=bool(own[metric]) == scale.higher_is_better if binary else None,
+        )
+        for record, values, own in zip(records, others, scale.values, strict=True)
+    ]
+
+
+def _without_text(values: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if key not in ("nll", "tokens")}
+
+
+def _record(number: int, sample: dict[str, Any], chooses: bool, rolling: bool) -> Record:
     arguments = [list(argument) for argument in sample["arguments"]]
     values = {key: float(sample[key]) for key in sample["metrics"] if isinstance(sample[key], int | float)}
-    value = values.get(metric)
-    right = bool(value) if value in (0.0, 1.0) and not rolling else None
     prompt = str(arguments[0][0])
     if rolling:
         total = float(sample["filtered_resps"][0])
@@ -198,8 +220,8 @@ def _record(number: int, sample: dict[str, Any], metric: str, chooses: bool, rol
     if not chooses:
         written = sample["filtered_resps"][0]
         text = written[0] if isinstance(written, list | tuple) else written
-        return Record(number, prompt, str(sample["target"]), str(text), right, values)
-    return _choice(number, sample, arguments, values, right)
+        return Record(number, prompt, str(sample["target"]), str(text), None, values)
+    return _choice(number, sample, arguments, values)
 
 
 def _choice(
@@ -207,7 +229,6 @@ def _choice(
     sample: dict[str, Any],
     arguments: list[list[Any]],
     values: dict[str, float],
-    right: bool | None,
 ) -> Record:
     sums = [float(response[0]) for response in sample["filtered_resps"]]
     if _MUTUAL in sample["metrics"]:  # the second half are the choices after nothing
@@ -225,7 +246,7 @@ def _choice(
         prompt=str(arguments[0][0]),
         expected=str(target) if label is None else texts[label],
         predicted=texts[chosen],
-        right=right,
+        right=None,
         values=values,
         label=label,
         chosen=chosen,
@@ -360,16 +381,33 @@ def _library() -> Any:
     return lm_eval
 
 
+class _TaskFile(yaml.SafeLoader):
+    """Reads what stands under tags such as !function, which only lm_eval knows, as if they were not there."""
+
+
+def _untagged(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return node.value
+
+
+_TaskFile.add_multi_constructor("!", _untagged)
+
+
 def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
 def _name_in(path: Path) -> str:
-    """The `task:` of a task file."""
-    task = read_yaml(path, "{task: my_task, dataset_path: json, ...}")
-    if not isinstance(task, dict) or not isinstance(task.get("task"), str):
+    """The `task:` of a task file, or the `group:` of a file that names several."""
+    task = read_yaml(path, "{task: my_task, dataset_path: json, ...}", _TaskFile)
+    names = [task.get(key) for key in ("group", "task")] if isinstance(task, dict) else []
+    name = next((name for name in names if isinstance(name, str)), None)
+    if name is None:
         raise InputError(f"{path} names no task", "an lm_eval task file has a line such as task: my_task")
-    return str(task["task"])
+    return name
 
 
 def _check_names(names: Sequence[str], manager: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from kanna.errors import InputError
 from kanna.tasks.records import TaskScore
 from kanna.tasks.verdict import statistics
+from kanna.tasks.verdict.repeats import unit_numbers
 from kanna.tasks.verdict.statistics import Floats
 
 # Rows are scaled a little past the point where the test turns, which rounding could miss.
@@ -29,7 +30,7 @@ class Values:
         base: In units of the metric, or of its logarithm for perplexities, times the weights.
         new: The same of the other model.
         weights: Ones, or tokens.
-        groups: (rows,) group numbers from 0.
+        groups: (rows,) group numbers from 0; rows that repeat one another are a group too.
         higher: Whether more is better.
         text: Whether rows are windows of tokens.
         logarithmic: Whether the metric is the exponential of the mean.
@@ -64,8 +65,8 @@ class Values:
 
     @property
     def units(self) -> float:
-        """What changes independently: tokens of text, groups of rows."""
-        return float(self.weights.sum()) if self.text else float(self.clusters)
+        """What changes independently: tokens of text that is not repeated, groups of rows."""
+        return float(self.weights.sum()) * self.clusters / len(self.groups) if self.text else self.clusters
 
     @property
     def clusters(self) -> int:
@@ -97,23 +98,31 @@ def values_of(base: TaskScore, new: TaskScore) -> Values:
     Raises:
         InputError: The metric has no value per row.
     """
-    values, metric = base.records[0].values, base.metric
-    text = "nll" in values and metric not in values
-    if not text and metric not in values:
+    metric, both = base.metric, [*base.records, *new.records]
+    own = all(metric in record.values for record in both)
+    text = not own and all("nll" in record.values for record in both)
+    if not text and not own:
+        reasons = [note for note in (*base.notes, *new.notes) if metric in note]
+        why = reasons[0] if reasons else f"{metric} has no value per row"
         raise InputError(
-            f"{base.task}: {metric} has no value per row, so nothing can be said of chance",
+            f"{base.task}: {why}, so nothing can be said of chance",
             "choose another metric, or give no tolerance",
         )
     key = "nll" if text else metric
     weights = np.array([record.values["tokens"] if text else 1.0 for record in base.records])
     first, second = (np.array([record.values[key] for record in some.records]) for some in (base, new))
-    logarithmic = text and metric.endswith("perplexity")
     mean = float(first.sum() / weights.sum())
+    logarithmic = text and (metric.endswith("perplexity") or _exponential(mean, base.value))
     # One nat per token of the records in units of the metric, such as bits per byte.
     unit = (math.log(base.value) if logarithmic else base.value) / mean if text and mean else 1.0
-    groups = statistics.group_numbers([record.group for record in base.records])
+    groups = unit_numbers(base.records)
     higher = base.higher_is_better
     return Values(first * unit, second * unit, weights, groups, higher, text, logarithmic)
+
+
+def _exponential(mean: float, value: float) -> bool:
+    """Whether a score of any name is a perplexity."""
+    return value > 0 and math.isclose(math.log(value), mean, rel_tol=1e-6)
 
 
 @dataclass(frozen=True)

@@ -209,12 +209,6 @@ def unseen(units: float, confidence: float) -> float:
     return -math.expm1(math.log(1 - confidence) / units)
 
 
-def group_numbers(names: list[str]) -> NDArray[np.int64]:
-    """Numbers from 0 for group names; a row without a name is a group of its own."""
-    known: dict[str, int] = {}
-    return np.array([known.setdefault(name or f"\0{i}", len(known)) for i, name in enumerate(names)])
-
-
 def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf(confidence)
 

@@ -149,7 +149,7 @@ def _decision(
     values: Values, test: Outcome, status: Status, tolerance: Tolerance, confidence: float
 ) -> Decision:
     base, ends = values.score(values.base), [values.change(end) for end in (test.low, test.high)]
-    flips = statistics.pairs_of(values.base, values.new) if values.binary else None
+    flips = _flips(values) if values.binary else None
     lost, gained = (None, None) if flips is None else (int(flips.lost), int(flips.gained))
     return Decision(
         status=status,
@@ -169,6 +169,12 @@ def _decision(
         method=test.method,
         tolerance=tolerance.text,
     )
+
+
+def _flips(values: Values) -> Pairs:
+    """Counts of rights and wrongs; where less is better, a 1 is a wrong."""
+    base, new = (side if values.higher else 1 - side for side in (values.base, values.new))
+    return statistics.pairs_of(base, new)
 
 
 @dataclass(frozen=True)
