@@ -5,7 +5,6 @@ gradient norm 1, a tenth of the steps warm-up and a cosine to a tenth, mean squa
 block's output, factors and norms trained. Memory is one block; the compressed stream is its input.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from kanna.calibration.walker import Call, run_block
 from kanna.forms import FormModule
 from kanna.runs.workspace import Stream
+from kanna.training.batches import order_of
+from kanna.training.schedule import warm_cosine
 
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 0.01
@@ -67,9 +68,9 @@ def refine_block(
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     device = next(iter(trained.values())).device
-    order = _batch_order(len(task.calls), steps, seed)
-    for step, index in enumerate(order):
-        _set_rate(optimiser, step, len(order))
+    for step, index in enumerate(order_of(len(task.calls), steps, seed)):
+        for group in optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * warm_cosine(step, steps, WARM_UP, LAST_RATE)
         hidden, target = task.inputs.batch(index, device), task.targets[index].to(device)
         mask = None if task.masks is None else task.masks[index]
         _error(run_block(block, hidden, task.calls[index]), target, mask).backward()
@@ -90,26 +91,6 @@ def _trainable(block: nn.Module, path: str, forms: Mapping[str, object]) -> dict
         if replaced or "norm" in type(module).__name__.lower():
             parameters |= {f"{full}.{local}": p for local, p in module.named_parameters()}
     return parameters
-
-
-def _batch_order(batches: int, steps: int, seed: int) -> list[int]:
-    """Batch indices of `steps` steps: seeded permutations, one after the other."""
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
-    while len(order) < steps:
-        order += torch.randperm(batches, generator=generator).tolist()
-    return order[:steps]
-
-
-def _set_rate(optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
-    warm = max(1, round(WARM_UP * steps))
-    if step < warm:
-        share = (step + 1) / warm
-    else:
-        done = (step - warm) / max(1, steps - warm)
-        share = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * done)) / 2
-    for group in optimiser.param_groups:
-        group["lr"] = LEARNING_RATE * share
 
 
 def _error(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

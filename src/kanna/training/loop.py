@@ -1,0 +1,376 @@
+"""The loop: loss, gradients, a step, what a method does between steps, and a state to go on with."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kanna.progress import Progress
+from kanna.training.batches import Mixed
+from kanna.training.examples import Example
+from kanna.training.loss import reads_in_parts, summed_loss
+from kanna.training.optimiser import Optimiser
+from kanna.training.schedule import warm_cosine
+from kanna.training.state import StateFile
+
+# A model that is further off than this many times the loss of knowing nothing does not come back.
+_LOST = 1.5
+_LOST_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how a run goes.
+
+    Args:
+        steps: Optimiser steps.
+        warm_up: Share of them that the rate rises.
+        last: Share of the rate that is approached at the end.
+        clip: Largest norm of all gradients together; None for any.
+        tokens: Read in one pass; what is more in a step is accumulated. Results are those of one pass.
+        validate_every: Steps between validations; 0 validates at the end only.
+        patience: Validations without a better one after which a run stops; 0 never stops early.
+        best_from: Step from which on the best state is looked for; those before are not eligible.
+        seed: Of dropout.
+        precision: float32, or bfloat16 for products (parameters stay as they are).
+        recompute: Keep no activations between blocks, and compute them again on the way back.
+        save_seconds: Between two states on disk; 0 saves every step.
+    """
+
+    steps: int
+    warm_up: float = 0.03
+    last: float = 0.1
+    clip: float | None = 1.0
+    tokens: int = 8192
+    validate_every: int = 0
+    patience: int = 0
+    best_from: int = 0
+    seed: int = 0
+    precision: str = "float32"
+    recompute: bool = False
+    save_seconds: float = 30.0
+
+
+class Between(Protocol):
+    """What a method does while its parameters are trained."""
+
+    def gradients(self, step: int) -> None:
+        """Look at the gradients of a step, before they are clipped and used."""
+
+    def after(self, step: int, optimiser: Optimiser) -> None:
+        """Change parameters behind a step, through `Optimiser.cut` where they shrink."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What it must remember, for a state on disk."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `tensors` gave; the parameters are restored behind it."""
+
+
+class Nothing:
+    """A method that only trains."""
+
+    def gradients(self, step: int) -> None:
+        pass
+
+    def after(self, step: int, optimiser: Optimiser) -> None:
+        pass
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learnt.
+
+    Args:
+        task: Examples of the rows.
+        batches: Which go into which step.
+        replay: Examples of text that must not be forgotten.
+        validation: Examples that are not learnt.
+        teacher: Whose predictions are learnt in place of the right tokens.
+    """
+
+    task: Sequence[Example]
+    batches: Mixed
+    replay: Sequence[Example] = ()
+    validation: Sequence[Example] = ()
+    teacher: nn.Module | None = None
+
+    def at(self, step: int) -> list[Example]:
+        """The examples of a step."""
+        task, replay = self.batches.at(step)
+        return [*(self.task[i] for i in task), *(self.replay[i] for i in replay)]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run went.
+
+    Args:
+        losses: Mean loss of the scored tokens of each step, nats.
+        validation: (steps done, mean loss) of each validation.
+        best: Steps done at the best validation, whose parameters the model has; the last step without one.
+        stopped: Why before the end; empty if it was not.
+        notes: What the reader must know.
+    """
+
+    losses: tuple[float, ...]
+    validation: tuple[tuple[int, float], ...]
+    best: int
+    stopped: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Course:
+    """Where a run stands; all of it goes to the state's note."""
+
+    losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    best: int = 0
+    stopped: str = ""
+    finished: bool = False
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+
+def train(
+    model: nn.Module,
+    optimiser: Optimiser,
+    material: Material,
+    course: Course,
+    directory: Path,
+    between: Between | None = None,
+    progress: Progress = lambda *_: None,
+) -> Trained:
+    """Train the optimiser's parameters in place, from the state in `directory` where there is one.
+
+    Batch, dropout and rate of a step depend on the seed and the step alone, and a state holds all that was
+    averaged, so a run that was killed anywhere ends with the bytes of one that was not.
+
+    Args:
+        directory: Of `state.safetensors`, and `best.safetensors` while there is a better one than the last.
+        between: What the method does between steps.
+        progress: Called with (stage, done, total).
+    """
+    run = _Run(model, optimiser, material, course, directory, between or Nothing(), progress)
+    return run.carry_out()
+
+
+class _Run:
+    """One run; `train` says what its parts are."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: Optimiser,
+        material: Material,
+        course: Course,
+        directory: Path,
+        between: Between,
+        progress: Progress,
+    ) -> None:
+        self.model, self.optimiser, self.material = model, optimiser, material
+        self.course, self.between, self.progress = course, between, progress
+        self.state, self.best = (
+            StateFile(directory / "state.safetensors"),
+            StateFile(directory / "best.safetensors"),
+        )
+        self.at = _Course()
+        self.in_parts = reads_in_parts(model, material.task[0])
+        self.saved = time.monotonic()
+
+    def carry_out(self) -> Trained:
+        with _training(self.model, self.optimiser, self.course):
+            self._restore()
+            while not self.at.finished:
+                self._step()
+            if self.best.exists() and self.at.best < self.at.step:
+                self._take(self.best)
+        return Trained(
+            tuple(self.at.losses), tuple(self.at.validation), self.at.best, self.at.stopped, self._notes()
+        )
+
+    def _step(self) -> None:
+        step = self.at.step
+        loss = self._gradients(step)
+        if not math.isfinite(loss) or self._lost(loss):
+            self._give_up(loss)
+            return
+        self.between.gradients(step)
+        course = self.course
+        self.optimiser.step(warm_cosine(step, course.steps, course.warm_up, course.last), course.clip)
+        self.between.after(step, self.optimiser)
+        self.at.losses.append(loss)
+        self.progress(f"train (loss {loss:.3f})", self.at.step, course.steps)
+        self._look()
+        self._save()
+
+    def _gradients(self, step: int) -> float:
+        """Mean loss of a step; its gradients lie in the parameters."""
+        examples = self.material.at(step)
+        targets = sum(example.targets for example in examples)
+        total = 0.0
+        with torch.random.fork_rng(_devices(self.model)):
+            torch.manual_seed((self.course.seed << 24) + step)
+            for some in _in_passes(examples, self.course.tokens):
+                loss = self._loss(some) / targets
+                loss.backward()
+                total += float(loss.detach())
+        return total
+
+    def _loss(self, examples: Sequence[Example]) -> Tensor:
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.course.precision == "bfloat16"):
+            return summed_loss(self.model, examples, self.material.teacher, self.in_parts)
+
+    def _lost(self, loss: float) -> bool:
+        """Whether a language model has been worse than one that knows nothing for some steps."""
+        if self.material.task[0].label is not None or len(self.at.losses) < _LOST_STEPS:
+            return False
+        nothing = math.log(int(getattr(self.model.config, "vocab_size", 2)))
+        recent = [*self.at.losses[-_LOST_STEPS + 1 :], loss]
+        return fmean(recent) > _LOST * max(nothing, self.at.losses[0])
+
+    def _give_up(self, loss: float) -> None:
+        """Back to the last state on disk, which was sound."""
+        step = self.at.step
+        losses, validation = list(self.at.losses), list(self.at.validation)
+        self._take(self.state)
+        self.at.losses, self.at.validation = losses, validation
+        what = f"a loss of {loss:.3g}" if math.isfinite(loss) else "a loss that is not finite"
+        self.at.stopped = f"{what} at step {step + 1}: a lower rate may help"
+        self.at.finished = True
+
+    def _look(self) -> None:
+        """Validate where it is time; stop where it is enough."""
+        course, step = self.course, self.at.step
+        last = step >= course.steps
+        due = last or (course.validate_every > 0 and step % course.validate_every == 0)
+        if self.material.validation and due:
+            self._validate()
+            eligible = [loss for done, loss in self.at.validation if done > course.best_from]
+            if course.patience and len(eligible) > course.patience:
+                since = len(eligible) - 1 - eligible.index(min(eligible))
+                if since >= course.patience and not last:
+                    self.at.stopped = f"no better validation loss in {since} validations"
+                    last = True
+        if not self.material.validation:
+            self.at.best = step
+        self.at.finished = last
+
+    def _validate(self) -> None:
+        loss = validation_loss(self.model, self.material.validation, self.course.tokens, self.in_parts)
+        self.at.validation.append((self.at.step, loss))
+        eligible = [value for done, value in self.at.validation if done > self.course.best_from]
+        if eligible and loss == min(eligible):
+            self.at.best = self.at.step
+            self._write(self.best)
+
+    def _save(self) -> None:
+        due = self.at.finished or time.monotonic() - self.saved >= self.course.save_seconds
+        if due and all(bool(torch.isfinite(p).all()) for p in self.optimiser.parameters.values()):
+            self._write(self.state)
+            self.saved = time.monotonic()
+
+    def _write(self, file: StateFile) -> None:
+        own = {f"between:{name}": value for name, value in self.between.tensors().items()}
+        file.save({**self.optimiser.tensors(), **own}, asdict(self.at))
+
+    def _restore(self) -> None:
+        if self.state.exists():
+            self._take(self.state)
+        else:  # what a run that diverges at once goes back to
+            self._write(self.state)
+
+    def _take(self, file: StateFile) -> None:
+        tensors, note = file.load()
+        own = "between:"
+        self.between.restore({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})
+        self.optimiser.restore({k: v for k, v in tensors.items() if not k.startswith(own)})
+        if file is self.state:
+            self.at = _Course(**{**note, "validation": [(int(a), float(b)) for a, b in note["validation"]]})
+
+    def _notes(self) -> tuple[str, ...]:
+        if self.in_parts or self.material.task[0].label is not None:
+            return ()
+        return ("logits of all scored tokens are in memory at once: the model changes them in its own way",)
+
+
+def validation_loss(
+    model: nn.Module, examples: Sequence[Example], tokens: int, in_parts: bool = True
+) -> float:
+    """Mean loss of scored tokens, nats, the model as it is used (no dropout)."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            order = sorted(examples, key=len)
+            sums = [float(summed_loss(model, some, None, in_parts)) for some in _in_passes(order, tokens)]
+    finally:
+        model.train(training)
+    return sum(sums) / sum(example.targets for example in examples)
+
+
+def _in_passes(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
+    """Parts of the examples of at most so many tokens, padding included; a longer one goes alone."""
+    some: list[Example] = []
+    for example in sorted(examples, key=len):
+        if some and len(example) * (len(some) + 1) > tokens:
+            yield some
+            some = []
+        some.append(example)
+    if some:
+        yield some
+
+
+def _devices(model: nn.Module) -> list[Any]:
+    device = next(model.parameters()).device
+    return [device] if device.type == "cuda" else []
+
+
+@contextmanager
+def _training(model: nn.Module, optimiser: Optimiser, course: Course) -> Iterator[None]:
+    """Within the block only the optimiser's parameters need gradients, and the model is in training mode."""
+    wanted = {id(p) for p in optimiser.parameters.values()}
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    training = model.training
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+    for parameter in optimiser.parameters.values():
+        parameter.requires_grad_(True)
+    model.train()
+    if course.recompute:
+        _recompute(model, True)
+    try:
+        yield
+    finally:
+        if course.recompute:
+            _recompute(model, False)
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before.get(name, False))
+            parameter.grad = None
+
+
+def _recompute(model: Any, enable: bool) -> None:
+    """Keep no activations between blocks, or keep them again; transformers has renamed how it is said."""
+    what = "enable" if enable else "disable"
+    name = next(
+        n for n in (f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}") if hasattr(model, n)
+    )
+    getattr(model, name)()
