@@ -13,16 +13,26 @@ _FINAL = ("replace", "rename")
 
 def in_child(action: Callable[[], object]) -> int:
     """Exit status of `action` in a process of its own; negative where a signal ended it."""
+    return status_of(start(action))
+
+
+def start(action: Callable[[], object]) -> int:
+    """Number of a new process that carries `action` out; what it returns, if a number, is its exit status."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            action()
-            status = 0
+            done = action()
+            status = done if isinstance(done, int) else 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
+    return child
+
+
+def status_of(child: int) -> int:
+    """Exit status of a process that ended; negative where a signal ended it."""
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
 

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from kanna.checked import read_json, validated
+from kanna.checkpoint.outputs import run_record_path
 from kanna.checkpoint.reader import Checkpoint, NotFinite, not_finite, read_pieces
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored
 from kanna.checkpoint.writer import write_json
@@ -250,6 +251,6 @@ def _pieces(tensors: Mapping[str, Stored]) -> Iterator[tuple[str | None, int]]:
 
 def write_run_record(out: Path, record: Mapping[str, Any]) -> Path:
     """Write `OUT.run.json` beside the directory: timings, memory, dates, all that may differ between runs."""
-    path = out.with_name(out.name + ".run.json")
+    path = run_record_path(out)
     write_json(path, record)
     return path

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 import psutil
 import torch
 
+from kanna.checkpoint.exchange import exchange
+from kanna.checkpoint.outputs import InTheWay, final_name, identity, refuse_replacing
 from kanna.checkpoint.reader import INDEX, SINGLE
 from kanna.checkpoint.safetensors_format import Layout, TensorSpec, layout
 from kanna.errors import InputError, KannaError
@@ -25,7 +27,6 @@ SHARD_BYTES = 5_000_000_000
 _METADATA = {"format": "pt"}
 # Room for the small files beside the weights.
 _MARGIN_BYTES = 1_000_000
-_OURS = ("kanna.json", "config.json")
 _SIDE_FILES = (
     "tokenizer*",
     "vocab.*",
@@ -56,38 +57,61 @@ class Shard:
 
 
 @contextlib.contextmanager
-def output_directory(out: str | Path, *, force: bool = False, needed_bytes: int = 0) -> Iterator[Path]:
+def output_directory(
+    out: str | Path,
+    *,
+    force: bool = False,
+    needed_bytes: int = 0,
+    refuse: Callable[[Path], None] = refuse_replacing,
+) -> Iterator[Path]:
     """A new directory to fill, which takes the name `out` when the block ends without an exception.
 
     It is a hidden sibling of `out` until then; on an exception it is removed, and after a kill the next run
-    for the same `out` on this machine removes it. With `force` the old directory stays in its place until the
-    new one is complete.
+    for the same `out` on this machine removes it. With `force` the old directory keeps its name until the
+    new one is complete; then both change places at once, so that one of them has the name at every moment.
 
     Args:
         out: The final name. Missing parents are made.
-        force: Replace an `out` that exists, if it is a checkpoint.
+        force: Replace an `out` that exists, if it may be.
         needed_bytes: Checked against the free space before anything is written.
+        refuse: Raises InputError for a directory that must not be replaced.
 
     Raises:
-        InputError: `out` exists, is not a checkpoint (with `force`), cannot be made, or no space is left.
+        InTheWay: `out` exists, must not be replaced (with `force`), or came to be while the block ran.
+        InputError: It cannot be made, or no space is left.
     """
-    out = Path(out).expanduser().absolute()
-    _check_output(out, force)
+    out = final_name(out)
+    put_back(out)
+    _check_output(out, force, refuse)
+    before = identity(out)
     with _made_parents(out.parent), _plain_errors(out):
         _remove_leftovers(out)
         free = shutil.disk_usage(out.parent).free
         if needed_bytes + _MARGIN_BYTES > free:
             raise _no_space(out.parent, f"{needed_bytes:,} bytes are needed and {free:,} are free")
-        partial = out.with_name(f".{out.name}.{_host()}-{os.getpid()}.partial")
+        partial = _sibling(out, "partial")
         partial.mkdir()
         try:
             yield partial
             # All of it on the disk, so that the rename never shows less than the whole.
             for path in (*sorted(partial.rglob("*")), partial):
                 _sync(path)
-            _put_in_place(partial, out)
+            _put_in_place(partial, out, before, refuse)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_back(out: Path) -> None:
+    """Give a directory its name again that a run had set aside when it was killed.
+
+    Only where the system cannot exchange two names is there a moment in which that can happen.
+    """
+    if os.path.lexists(out) or not out.parent.is_dir():
+        return
+    for path, ending in _left_behind(out):
+        if ending == "old":
+            path.rename(out)
+            return
 
 
 def plan_shards(specs: Sequence[TensorSpec], max_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
@@ -192,17 +216,12 @@ def _start_shard(directory: Path, shard: Shard) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_output(out: Path, force: bool) -> None:
+def _check_output(out: Path, force: bool, refuse: Callable[[Path], None]) -> None:
     if not os.path.lexists(out):
         return
     if not force:
-        raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
-    is_ours = out.is_dir() and not out.is_symlink() and any((out / name).is_file() for name in _OURS)
-    if not is_ours:
-        raise InputError(
-            f"{out} exists and is not the directory of a model, so --force does not replace it",
-            "choose another directory",
-        )
+        raise InTheWay(f"{out} exists already", "choose another directory, or replace it with --force")
+    refuse(out)
 
 
 @contextlib.contextmanager
@@ -249,15 +268,31 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9]", "_", platform.node()) or "host"
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Delete what runs that were killed left behind; those of other machines cannot be judged from here."""
+def _sibling(out: Path, ending: str) -> Path:
+    """A hidden name of this process's own, beside the output."""
+    return out.with_name(f".{out.name}.{_host()}-{os.getpid()}.{ending}")
+
+
+def _left_behind(out: Path) -> Iterator[tuple[Path, str]]:
+    """(path, ending) of what runs that were killed left; those of other machines cannot be judged from here.
+
+    What has this process's own number is of one before it: containers number theirs alike.
+    """
     pattern = re.compile(rf"\.{re.escape(out.name)}\.{re.escape(_host())}-(\d+)\.(partial|old)")
-    for path in out.parent.iterdir():
+    for path in sorted(out.parent.iterdir()):
         match = pattern.fullmatch(path.name)
-        if match is None or psutil.pid_exists(int(match[1])):
-            continue
-        if match[2] == "old" and not out.exists():
-            continue
+        if match is not None and not _runs(int(match[1])):
+            yield path, match[2]
+
+
+def _runs(process: int) -> bool:
+    """Whether another process has this number."""
+    return process != os.getpid() and psutil.pid_exists(process)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Delete what runs that were killed left behind."""
+    for path, _ in _left_behind(out):
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -271,17 +306,49 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Rename, with the old directory set aside until the new one has its name."""
-    old = out.with_name(f".{out.name}.{_host()}-{os.getpid()}.old")
-    replaced = out.exists()
-    if replaced:
-        out.rename(old)
+def _put_in_place(
+    partial: Path, out: Path, before: tuple[int, int] | None, refuse: Callable[[Path], None]
+) -> None:
+    """Give the new directory its name, if what has it is still what was there `before`, or nothing has."""
+    if os.path.lexists(out):
+        if identity(out) != before:
+            raise _came_meanwhile(out)
+        refuse(out)
+        _replace(partial, out, before)
+    else:
+        _name(partial, out)
+    _sync(out.parent)
+
+
+def _replace(partial: Path, out: Path, before: tuple[int, int] | None) -> None:
+    """The old directory is `partial` afterwards, or gone."""
+    if exchange(partial, out):
+        if identity(partial) != before:
+            exchange(partial, out)
+            raise _came_meanwhile(out)
+        return
+    old = _sibling(out, "old")
+    out.rename(old)
     try:
-        partial.rename(out)
-    except OSError:
-        if replaced:
+        _name(partial, out)
+    except BaseException:
+        if not os.path.lexists(out):
             old.rename(out)
         raise
-    _sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(partial: Path, out: Path) -> None:
+    try:
+        partial.rename(out)
+    except OSError as error:
+        if os.path.lexists(out):
+            raise _came_meanwhile(out) from error
+        raise
+
+
+def _came_meanwhile(out: Path) -> InTheWay:
+    return InTheWay(
+        f"{out} was put there by somebody else while this run was writing it",
+        "choose another directory, or move that away and repeat the command",
+    )

@@ -38,7 +38,7 @@ def bench(
     check_free(out, "bench", model, force)
     with session.progress() as progress:
         result = measure(model, against=against, options=options, price=paid, progress=progress)
-    write_result(out, "bench", model, result.to_dict())
+    write_result(out, "bench", model, result.to_dict(), force)
     session.show(result.to_dict(), lambda console: _render(console, result))
 
 

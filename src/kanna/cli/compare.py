@@ -52,6 +52,6 @@ def compare(
             fresh=fresh,
             progress=progress,
         )
-    write_result(out, "compare", model, result.to_dict())
+    write_result(out, "compare", model, result.to_dict(), force)
     session.show(result.to_dict(), lambda console: asking.render_comparison(console, result))
     return 0 if result.passed else asking.VERDICT_FAILED

@@ -36,7 +36,7 @@ def evaluate(
     check_free(out, "eval", model, force)
     with session.progress() as progress:
         result = score(model, [*tasks.task, *texts], options, texts=texts, fresh=fresh, progress=progress)
-    write_result(out, "eval", model, result.to_dict())
+    write_result(out, "eval", model, result.to_dict(), force)
     session.show(
         result.to_dict(records=out is None), lambda console: asking.render_evaluation(console, result)
     )

@@ -27,7 +27,12 @@ Plot = Annotated[
 
 @verb
 def inspect(
-    session: Session, model: Model, spectra: Spectra = False, plot: Plot = None, select: Select = None
+    session: Session,
+    model: Model,
+    spectra: Spectra = False,
+    plot: Plot = None,
+    select: Select = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there.")] = False,
 ) -> None:
     """List the matrices of a model: roles, shapes, bytes, break-even ranks; spectra if asked for.
 
@@ -37,7 +42,7 @@ def inspect(
     from kanna.runs.inspect import inspect as look
 
     if plot is not None:
-        check_picture(plot)
+        check_picture(plot, force)
     with session.progress() as progress:
         result = look(model, select=select, spectra=spectra or plot is not None, progress=progress)
     session.show(result.to_dict(), lambda console: _render(console, result, session.verbose))

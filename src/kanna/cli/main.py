@@ -19,7 +19,7 @@ _HELP = """Shave a pretrained language model down to what one application needs,
 Start with: kanna demo, or kanna inspect MODEL.
 
 Exit codes: 0 done and passed, 1 our fault, 2 the input or the request is wrong, 3 done but the verdict is
-fail, 130 interrupted. The result goes to stdout, progress and messages to stderr.
+fail, 130 interrupted, 143 terminated. The result goes to stdout, progress and messages to stderr.
 """
 
 app = typer.Typer(

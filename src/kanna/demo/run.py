@@ -1,6 +1,7 @@
 """The main job on the small model shipped with kanna: inspect, compress, reload, compare."""
 
 import math
+import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanna.checkpoint.writer import write_json
+from kanna.checkpoint.outputs import final_name, refuse_replacing
+from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.progress import Progress, told
 from kanna.runs.opened import Opened
+from kanna.runs.unfinished import sole_writer
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.metrics.summaries import breakdown
 from kanna.tasks.options import EvalOptions
@@ -30,7 +33,9 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 CONTEXT = 128
 TOKENS = 8192
-_OURS = "demo.json"
+_OURS, _PICTURE = "demo.json", "demo.png"
+# Folders of the compressed models.
+_MODELS = r"(kanna|plain)-0\.\d+"
 _COLOURS = {"kanna's default": "#0b6e4f", "plain SVD": "#b5541c"}
 
 
@@ -82,31 +87,35 @@ def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: N
     Raises:
         InputError: `out` exists and is not to be replaced.
     """
-    target = Path(out).expanduser().absolute()
-    _check(target, force)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    target = final_name(out)
+    with (
+        sole_writer(target, force, _refuse_replacing),
+        output_directory(target, force=force, refuse=_refuse_replacing) as partial,
+    ):
         with as_file(files("kanna.demo")) as home:
             result = replace(_run(home, partial, progress), out=target)
         write_json(partial / _OURS, result.to_dict())
-        _draw(result.rows, result.constant, partial / "demo.png")
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _draw(result.rows, result.constant, partial / _PICTURE)
     return result
 
 
-def _check(target: Path, force: bool) -> None:
-    if not target.exists():
-        return
-    if not force:
-        raise InputError(f"{target} exists already", "choose another --out, or replace it with --force")
-    if not (target / _OURS).is_file():
+def _refuse_replacing(target: Path) -> None:
+    """Raise InputError for what is not the output of an earlier demo, or holds something beside it."""
+    if target.is_symlink() or not (target / _OURS).is_file():
         raise InputError(f"{target} is not the output of an earlier demo", "choose another --out")
+    for path in sorted(target.iterdir()):
+        if path.is_dir() and re.fullmatch(_MODELS, path.name):
+            refuse_replacing(path)
+        elif path.name not in (_OURS, _PICTURE) and not _is_record(path):
+            raise InputError(
+                f"{target} holds {path.name}, which is not from the demo, so --force does not replace it",
+                "choose another --out, or move it away",
+            )
+
+
+def _is_record(path: Path) -> bool:
+    """Of the run that wrote a model."""
+    return re.fullmatch(rf"({_MODELS})\.run\.json", path.name) is not None
 
 
 def _run(home: Path, target: Path, progress: Progress) -> DemoResult:

@@ -23,6 +23,7 @@ _STARTS = re.compile(r"^(?=[-+#]+(\s|$))|^(\d{1,9})(?=[.)](\s|$))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # What GitHub would make a link of without any marks, and what it would take for one's scheme.
 _LINKS = re.compile(r"(?i)\b(www)\.|(https?|ftp|mailto|xmpp):")
+_MADE = "Made by kanna from"
 _TICKS = re.compile(r"`+")
 
 
@@ -33,7 +34,13 @@ def render(page: Page) -> str:
     for section in page.sections:
         parts += [f"## {escaped(section.title)}", *map(_block, section.blocks)]
     names = ", ".join(escaped(name) for name in page.data)
-    return "\n\n".join([*parts, f"Made by kanna from {names}."]) + "\n"
+    return "\n\n".join([*parts, f"{_MADE} {names}."]) + "\n"
+
+
+def is_ours(text: str) -> bool:
+    """Whether a text is what `render` gave."""
+    last = text.rstrip("\n").rpartition("\n")[2]
+    return text.startswith("# ") and last.startswith(_MADE)
 
 
 def escaped(text: str) -> str:

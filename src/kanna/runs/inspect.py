@@ -1,6 +1,7 @@
 """What a model is made of, from its headers alone; its spectra where they are asked for, and a picture."""
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -207,12 +208,20 @@ _FORMATS = (".png", ".svg", ".pdf")
 _LOWEST = 1e-6
 
 
-def check_picture(path: Path) -> None:
-    """Raise InputError for a file that no picture can be written to."""
+def check_picture(path: Path, force: bool = False) -> None:
+    """Raise InputError for a file that no picture can be written to, or that is there already.
+
+    Args:
+        force: It may be replaced.
+    """
     if path.suffix not in _FORMATS:
         raise InputError(f"{path.name} is no picture file", f"choose one that ends in {', '.join(_FORMATS)}")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path.absolute().parent} is no directory", "make it first")
+    if path.is_dir():
+        raise InputError(f"{path} is a directory", "choose another --plot")
+    if os.path.lexists(path) and not force:
+        raise InputError(f"{path} exists already", "choose another --plot, or replace it with --force")
 
 
 def plot_spectra(result: InspectResult, path: Path) -> Path:
@@ -223,7 +232,7 @@ def plot_spectra(result: InspectResult, path: Path) -> Path:
     Raises:
         InputError: `result` has no spectra, or `path` is no place for a picture.
     """
-    check_picture(path)
+    check_picture(path, force=True)
     by_role: dict[str, list[Entry]] = defaultdict(list)
     for entry in result.entries:
         if entry.spectrum is not None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna.checkpoint.outputs import final_name
+
 RUN = "run.json"
 
 
@@ -73,7 +75,7 @@ def free_bytes(out: Path) -> int:
 
 def unfinished(out: str | Path) -> bool:
     """Whether a run for `out` was interrupted and can be resumed."""
-    return (work_directory(Path(out).expanduser().absolute()) / RUN).is_file()
+    return (work_directory(final_name(out)) / RUN).is_file()
 
 
 def _size(directory: Path) -> int:

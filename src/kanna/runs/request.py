@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from kanna.checkpoint.outputs import final_name
 from kanna.runs.criteria import Criteria, Rule
 from kanna.runs.method import Method
 from kanna.runs.opened import Opened
@@ -86,7 +87,7 @@ class Request:
     @property
     def target(self) -> Path:
         assert self.out is not None
-        return Path(self.out).expanduser().absolute()
+        return final_name(self.out)
 
 
 def recipe_text(request: Request) -> str:

@@ -25,17 +25,30 @@ def check_free(out: Path | None, kind: str, model: str | Path, force: bool) -> N
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InputError(f"nothing can be written into {place}", "give another folder to --out")
-    if result_path(out, kind, model).exists() and not force:
-        raise InputError(
-            f"{result_path(out, kind, model)} exists already", "choose another folder, or add --force"
-        )
+    path = result_path(out, kind, model)
+    if path.is_dir():
+        raise InputError(f"{path}, where the result goes, is a directory", "choose another folder")
+    if os.path.lexists(path) and not force:
+        raise _exists(path)
 
 
-def write_result(out: Path | None, kind: str, model: str | Path, result: Mapping[str, Any]) -> Path | None:
-    """Write a result whole, or nothing where no folder is given."""
+def write_result(
+    out: Path | None, kind: str, model: str | Path, result: Mapping[str, Any], force: bool = False
+) -> Path | None:
+    """Write a result whole, or nothing where no folder is given.
+
+    Raises:
+        InputError: Its name was taken meanwhile, and `force` is not set.
+    """
     if out is None:
         return None
-    out.mkdir(parents=True, exist_ok=True)
     path = result_path(out, kind, model)
-    write_json_whole(path, dict(result))
+    try:
+        write_json_whole(path, dict(result), replace=force)
+    except FileExistsError:
+        raise _exists(path) from None
     return path
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path} exists already", "choose another folder, or add --force")

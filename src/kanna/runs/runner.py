@@ -27,6 +27,7 @@ from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.progress import Progress
 from kanna.runs.compare import comparison_rows, judge
+from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory
 from kanna.runs.probe import Verdict, verify_output
@@ -34,7 +35,7 @@ from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
 from kanna.runs.source import Source
 from kanna.runs.step import Description, Inputs, Job, Plan
-from kanna.runs.unfinished import FREE_SPACE, refuse_existing, refuse_input, replaces, unfinished_work
+from kanna.runs.unfinished import FREE_SPACE, about_to_name, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
 from kanna.tasks.verdict.comparison import Comparison
@@ -238,7 +239,7 @@ def _plan(call: Call, source: Source, inputs: Inputs) -> Plan:
 def _check_ready(ready: _Ready, replace: bool) -> None:
     """An output in the way, memory, space, and numbers that are none: all before anything is written."""
     target = ready.request.target
-    refuse_input(target, ready.source.directory)
+    refuse_input(target, *(source.directory for source in (ready.source, *ready.inputs.others)))
     refuse_existing(target, replace)
     for plan in ready.plans:
         if plan is not None:
@@ -376,6 +377,8 @@ def _write(
         if last:
             (partial / RECIPE).write_text(recipe_text(request), encoding="utf-8", newline="\n")
         _record(partial, call, plan, job, figures, verdict, compared)
+        if last:
+            about_to_name(job.workspace.directory.parent, partial)
     return StepResult(call.name, plan, figures, verdict, description), compared
 
 

@@ -2,20 +2,46 @@
 
 import contextlib
 import errno
+import hashlib
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from kanna.checked import read_json
+from kanna.checkpoint.outputs import InTheWay, refuse_replacing
 from kanna.checkpoint.whole import write_json_whole
+from kanna.checkpoint.writer import put_back
 from kanna.errors import InputError
+from kanna.runs.in_the_way import refuse_existing
+from kanna.runs.lock import Held, locked
 from kanna.runs.places import RUN, work_directory
 
 FREE_SPACE = "free some space, or write to another disk with --out"
-_LOCK = "lock"
+_LOCK, _WRITTEN = "lock", "written"
+_LINEAGE = "kanna.json"
+
+
+@contextlib.contextmanager
+def sole_writer(
+    out: Path, force: bool = False, refuse: Callable[[Path], None] = refuse_replacing
+) -> Iterator[None]:
+    """For work on `out` that is not resumed: nobody else writes it until the block ends.
+
+    Args:
+        force: Replace `out`, and forget an unfinished run for it once this work is done.
+        refuse: Raises InputError for an `out` that must not be replaced.
+
+    Raises:
+        InputError: Another run is writing `out`, is unfinished, or has written it.
+    """
+    with _held(out) as directory:
+        if not force:
+            _refuse_record_of_run(directory, out)
+        refuse_existing(out, force, refuse)
+        yield
+        _clean(directory, (_LOCK,))
 
 
 @contextlib.contextmanager
@@ -39,64 +65,87 @@ def unfinished_work(
     Raises:
         InputError: Nothing to resume, or something in the way, another key, another process, no space.
     """
-    directory = work_directory(out)
-    _check(directory, out, key, resume, force)
-    missing = [parent for parent in directory.parents if not parent.exists()]
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be made: {error.strerror}", "choose another --out") from error
-    try:
-        with FileLock(directory / _LOCK, timeout=0):
-            if not resume or survives is not None:
-                _clean(directory, (_LOCK, RUN, *(survives or ())) if resume else (_LOCK,))
+    with _held(out) as directory:
+        _check(directory, out, key, resume, force)
+        refuse_existing(out, replaces(out, force, resume))
+        if not resume or survives is not None:
+            _clean(directory, (_LOCK, RUN, _WRITTEN, *(survives or ())) if resume else (_LOCK,))
+        with _dropped_on_refusal(directory, worth):
             write_json_whole(directory / RUN, {"key": key})
             yield directory
-    except Timeout:
-        raise InputError(f"another run is writing {out}", "wait for it, or choose another --out") from None
-    except (InputError, OSError, SafetensorError) as error:
-        full = _no_space_left(error)
-        if not (full or isinstance(error, InputError)):
-            raise
-        if worth is None or not (directory / worth).is_file():
-            _remove(directory, missing)
-        if full:
-            raise InputError(f"no space is left for unfinished work: {error}", FREE_SPACE) from error
-        raise
 
 
-def refuse_existing(out: Path, replace: bool) -> None:
-    """Raise InputError where an output is in the way."""
-    if (out.exists() or out.is_symlink()) and not replace:
-        raise InputError(f"{out} exists already", "choose another directory, or replace it with --force")
-
-
-def refuse_input(out: Path, source: Path) -> None:
-    """Raise InputError for an output that is the source, lies in it or holds it, through links or not."""
-    there, here = out.resolve(), source.resolve()
-    if there == here or here in there.parents or there in here.parents:
-        raise InputError(
-            f"{out} is, lies in or holds the model that is read ({source}), which is never touched",
-            "choose another directory",
-        )
+def about_to_name(directory: Path, model: Path) -> None:
+    """Note in a folder of unfinished work which model is going to have the name of the output."""
+    (directory / _WRITTEN).write_text(_digest(model), encoding="ascii")
 
 
 def replaces(out: Path, force: bool, resume: bool) -> bool:
     """Whether an `out` that exists may be replaced: asked for, or written by the very run that is resumed.
 
-    A run that was killed after `out` had its name, while it cleaned up, left its record; `unfinished_work`
-    makes sure that it is the same run.
+    A run that was killed after `out` had its name, while it cleaned up, left its note of what it named.
     """
-    return force or (resume and (work_directory(out) / RUN).is_file())
+    if force or not resume:
+        return force
+    try:
+        return (work_directory(out) / _WRITTEN).read_text(encoding="ascii") == _digest(out)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _digest(model: Path) -> str:
+    return hashlib.sha256((model / _LINEAGE).read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def _held(out: Path) -> Generator[Path]:
+    """The folder of unfinished work, locked; left empty, it goes, with all folders that were made for it."""
+    directory = work_directory(out)
+    missing = [parent for parent in directory.parents if not parent.exists()]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(directory / _LOCK))
+        except Held:
+            raise InputError(
+                f"another run is writing {out}", "wait for it, or choose another --out"
+            ) from None
+        except OSError as error:
+            _remove_made(missing)
+            raise InputError(
+                f"{directory} cannot be made: {error.strerror}", "choose another --out"
+            ) from error
+        put_back(out)
+        try:
+            yield directory
+        finally:
+            if directory.is_dir() and {path.name for path in directory.iterdir()} <= {_LOCK}:
+                shutil.rmtree(directory, ignore_errors=True)
+            if not directory.is_dir():
+                _remove_made(missing)
+
+
+@contextlib.contextmanager
+def _dropped_on_refusal(directory: Path, worth: str | None) -> Generator[None]:
+    """Unfinished work that a refusal makes worthless goes; what a repeated command goes on with stays."""
+    try:
+        yield
+    except InTheWay as error:
+        raise InTheWay(error.problem, "move that away, then repeat the command with --resume") from error
+    except (InputError, OSError, SafetensorError) as error:
+        full = _no_space_left(error)
+        if not (full or isinstance(error, InputError)):
+            raise
+        if worth is None or not (directory / worth).is_file():
+            shutil.rmtree(directory, ignore_errors=True)
+        if full:
+            raise InputError(f"no space is left for unfinished work: {error}", FREE_SPACE) from error
+        raise
 
 
 def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> None:
     record = directory / RUN
-    if record.is_file() and not resume and not force:
-        raise InputError(
-            f"{directory} holds an unfinished run for {out.name}",
-            "continue it with --resume, or start over with --force",
-        )
+    if not resume and not force:
+        _refuse_record_of_run(directory, out)
     if record.is_file() and resume and read_json(record).get("key") != key:
         raise InputError(
             f"{directory} was begun with other settings, model, text, task, versions, threads or device",
@@ -104,6 +153,14 @@ def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> N
         )
     if resume and not record.is_file():
         raise InputError(f"there is no unfinished run for {out}", "leave out --resume")
+
+
+def _refuse_record_of_run(directory: Path, out: Path) -> None:
+    if (directory / RUN).is_file():
+        raise InputError(
+            f"{directory} holds an unfinished run for {out.name}",
+            "continue it with --resume, or start over with --force",
+        )
 
 
 def _clean(directory: Path, kept: Collection[str]) -> None:
@@ -115,12 +172,11 @@ def _clean(directory: Path, kept: Collection[str]) -> None:
             path.unlink()
 
 
-def _remove(directory: Path, made: Collection[Path]) -> None:
-    """The directory, and the parents that were made for it."""
-    shutil.rmtree(directory, ignore_errors=True)
-    for parent in made:
+def _remove_made(folders: Collection[Path]) -> None:
+    """Those that are empty."""
+    for folder in folders:
         with contextlib.suppress(OSError):
-            parent.rmdir()
+            folder.rmdir()
 
 
 def _no_space_left(error: Exception) -> bool:

@@ -19,6 +19,7 @@ import typer
 import wrapt
 
 from kanna.errors import InputError, KannaError
+from kanna.terminal.ending import exit_code, terminable
 from kanna.terminal.progress import Progress, progress_on
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kanna")
 
-INTERRUPTED = 130
 _BROKEN_PIPE = 141
 # Wide enough for every table of ours; a pipe has no width of its own.
 _WIDTH_WITHOUT_TERMINAL = 160
@@ -90,10 +90,10 @@ class Session:
 
     @contextmanager
     def resumable(self, out: str | Path | None) -> Iterator[None]:
-        """On Ctrl-C print the command that continues the run for `out`, if it got so far."""
+        """On Ctrl-C or SIGTERM print the command that continues the run for `out`, if it got so far."""
         try:
             yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             from kanna.runs.places import unfinished
 
             if out is None or not unfinished(out):
@@ -101,7 +101,7 @@ class Session:
             words = [word for word in self.argv if word != "--resume"]
             command = shlex.join(["kanna", *words, "--resume"])
             print(f"\ninterrupted; continue with\n  {command}", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(exit_code(stopped)) from None
 
     def say(self, text: str) -> None:
         """A line on stderr, unless told to be quiet."""
@@ -140,7 +140,13 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
         before, argv = root.obj if root.obj is not None else (Common(), ())
         session = Session(before.joined(after), argv)
         silent = nullcontext() if session.verbose else _silence()
-        with _errors(session), _logging(session.common), _threads(session.common.threads), silent:
+        with (
+            terminable(),
+            _errors(session),
+            _logging(session.common),
+            _threads(session.common.threads),
+            silent,
+        ):
             code = function(session, **gathered(own, given, f"see {invocation.command_path} --help"))
         if code:
             raise typer.Exit(code)
@@ -163,9 +169,9 @@ def _errors(session: Session) -> Iterator[None]:
         yield
     except KannaError as error:
         _fail(str(error), session, error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("\ninterrupted; nothing was written", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_code(stopped)) from None
     except BrokenPipeError:
         # Nobody reads any more; keep the interpreter from complaining when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,6 +17,8 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import copy_side_files, output_directory, spec_of, write_tensors
 from kanna.errors import InputError, KannaError
 
+OLD = '{"model_type": "llama"}'
+
 
 def digest(directory: Path) -> dict[str, str]:
     files = sorted(p for p in directory.rglob("*") if p.is_file())
@@ -57,11 +59,11 @@ def test_an_existing_output_is_refused(tmp_path: Path) -> None:
 def test_force_replaces_the_whole_directory(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "config.json").write_text("old")
-    (out / "extra").write_text("old")
+    (out / "config.json").write_text(OLD)
+    (out / "merges.txt").write_text("old")
     with output_directory(out, force=True) as partial:
         (partial / "config.json").write_text("new")
-        assert (out / "config.json").read_text() == "old"
+        assert (out / "config.json").read_text() == OLD
     assert digest(out).keys() == {"config.json"}
     assert (out / "config.json").read_text() == "new"
     assert names(tmp_path) == ["out"]
@@ -70,11 +72,11 @@ def test_force_replaces_the_whole_directory(tmp_path: Path) -> None:
 def test_force_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "config.json").write_text("old")
+    (out / "config.json").write_text(OLD)
     with pytest.raises(RuntimeError), output_directory(out, force=True) as partial:
         (partial / "config.json").write_text("new")
         raise RuntimeError
-    assert (out / "config.json").read_text() == "old"
+    assert (out / "config.json").read_text() == OLD
     assert names(tmp_path) == ["out"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kanna.checked import validated
 from kanna.checkpoint import lineage
+from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.laser.arena import Arena, fingerprint, open_arena
@@ -35,8 +36,8 @@ from kanna.methods.laser.validation import Validation
 from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.criteria import Criteria
+from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.request import Origin
-from kanna.runs.unfinished import refuse_existing
 from kanna.search.journal import Tally
 from kanna.tasks.evaluate import headline
 from kanna.tasks.options import EvalOptions
@@ -85,7 +86,7 @@ def laser_compose(
     _check_blocks(searched, stored, blocks)
     asked = evaluation or EvalOptions()
     asked = replace(asked, metric=asked.metric or searched.task.metric)
-    job = Job(model, out, stored, criteria, force, resume, cache, progress)
+    job = Job(model, out, stored, criteria, force, resume, cache, progress, read=(Path(search),))
     arena = open_arena(model, task, _options(searched.settings, text, max_ppl_rise, test), asked, criteria)
     _check_same(searched, arena, search)
 
@@ -167,8 +168,9 @@ def restore_stage(
     config = LaserConfig(**last.config).model_copy(update={"edits": edits})
     stages = read_stages(directory).to_dict()
     origin = Origin("laser compose", {"stage": stage}, {STAGES: stages}, last.data_hash)
-    target = Path(out).expanduser().absolute()
+    target = final_name(out)
     refuse_existing(target, force)
+    refuse_input(target, checkpoint.directory)
     if base is not None or not manifest["originals"]:
         source = find_base(checkpoint, manifest, base).directory
         return laser_apply(source, target, config, force=force, origin=origin, progress=progress)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kanna.checkpoint import lineage
+from kanna.checkpoint.outputs import final_name
+from kanna.checkpoint.reader import locate
 from kanna.methods.laser.arena import Arena
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.results import Composition, Search
@@ -16,9 +18,10 @@ from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.validation import Validation
 from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
+from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
-from kanna.runs.unfinished import refuse_existing, replaces, unfinished_work
+from kanna.runs.unfinished import replaces, unfinished_work
 from kanna.search.journal import Journal
 
 JOURNAL = "tallies.jsonl"
@@ -69,7 +72,11 @@ class Choice(Generic[F]):
 
 @dataclass(frozen=True)
 class Job:
-    """A search or a composition as asked for; see `kanna.methods.laser.run.laser_apply`."""
+    """A search or a composition as asked for; see `kanna.methods.laser.run.laser_apply`.
+
+    Args:
+        read: What is read beside the model, and must not be replaced either.
+    """
 
     model: str | Path
     out: str | Path | None
@@ -79,16 +86,18 @@ class Job:
     resume: bool
     cache: Path | None
     progress: Progress
+    read: tuple[Path, ...] = ()
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         """Raise InputError where an output is in the way, before anything is read."""
         if self.target is not None:
             refuse_existing(self.target, self.replacing)
+            refuse_input(self.target, locate(self.model), *self.read)
 
     @property
     def target(self) -> Path | None:
-        return None if self.out is None else Path(self.out).expanduser().absolute()
+        return None if self.out is None else final_name(self.out)
 
     @property
     def replacing(self) -> bool:

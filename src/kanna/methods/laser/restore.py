@@ -6,13 +6,15 @@ from typing import Any
 
 from kanna.checked import read_json
 from kanna.checkpoint import lineage
+from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
 from kanna.errors import InputError
 from kanna.methods.laser.step import MANIFEST, ORIGINALS
 from kanna.progress import Progress
-from kanna.runs.unfinished import refuse_existing
+from kanna.runs.in_the_way import refuse_existing, refuse_input
+from kanna.runs.unfinished import sole_writer
 
 
 def restore(
@@ -38,18 +40,26 @@ def restore(
     checkpoint = Checkpoint.open(directory)
     lineage.verify(checkpoint.directory)
     manifest = read_manifest(checkpoint)
-    target = Path(out).expanduser().absolute()
+    target = final_name(out)
     refuse_existing(target, force)
+    refuse_input(target, checkpoint.directory)
     if manifest["originals"] and base is None:
-        return _restore_from_originals(checkpoint, manifest, target, force)
+        with sole_writer(target, force):
+            return _restore_from_originals(checkpoint, manifest, target, force)
     source = find_base(checkpoint, manifest, base)
+    refuse_input(target, source.directory)
+    with sole_writer(target, force):
+        _copy(source, target, force, progress)
+    return target
+
+
+def _copy(source: Checkpoint, target: Path, force: bool, progress: Progress) -> None:
     with output_directory(target, force=force, needed_bytes=source.bytes) as partial:
         for place, path in enumerate(files := sorted(p for p in source.directory.rglob("*") if p.is_file())):
             progress("restore", place, len(files))
             copy = partial / path.relative_to(source.directory)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    return target
 
 
 def read_manifest(checkpoint: Checkpoint) -> dict[str, Any]:

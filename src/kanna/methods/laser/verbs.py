@@ -162,7 +162,7 @@ def analyze(
             evaluation=evaluation,
             progress=progress,
         )
-    write_result(out, "laser-analysis", model, result.to_dict())
+    write_result(out, "laser-analysis", model, result.to_dict(), force)
     session.show(result.to_dict(), lambda console: _render(console, result))
 
 

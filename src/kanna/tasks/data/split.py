@@ -1,6 +1,7 @@
 """Two parts of a task that share no fact: for choosing, and for the final figure."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,16 +128,14 @@ def split_task(
     data = read_data(path)
     lines, rows = _lines(path, data), rows_of(path, data)
     parts = (out / "validation.jsonl", out / "test.jsonl")
-    existing = [part for part in parts if part.exists()]
-    if existing and not force:
-        raise InputError(f"{existing[0]} exists already", "choose another folder, or add --force")
+    _check_free(path, parts, force)
     units = units_of(rows)
     if first and len(rows) < 2:
         raise InputError("one row cannot be split", "give more rows")
     count = max(1, int(share * len(rows)))
     in_order = list(range(count)), list(range(count, len(rows)))
     places = in_order if first else _drawn(rows, units, share, seed)
-    _write(parts, ["".join(f"{lines[i]}\n" for i in some) for some in places])
+    _write(parts, ["".join(f"{lines[i]}\n" for i in some) for some in places], force)
     return SplitResult(*parts, (len(places[0]), len(places[1])), len(units))
 
 
@@ -152,10 +151,31 @@ def _lines(path: Path, data: bytes) -> list[str]:
     return [json.dumps(fields, ensure_ascii=False, default=str) for _, fields in sound(fields_of(path, data))]
 
 
-def _write(parts: Sequence[Path], contents: Sequence[str]) -> None:
+def _check_free(path: Path, parts: Sequence[Path], force: bool) -> None:
+    """Raise InputError for a part that is the file that is split, or in the way."""
+    for part in parts:
+        if part.is_dir():
+            raise InputError(f"{part} is a directory", "choose another folder")
+        if part.exists() and part.samefile(path):
+            raise InputError(
+                f"{part} is the file that is split, which is never replaced", "choose another folder"
+            )
+        if os.path.lexists(part) and not force:
+            raise _exists(part)
+
+
+def _exists(part: Path) -> InputError:
+    return InputError(f"{part} exists already", "choose another folder, or add --force")
+
+
+def _write(parts: Sequence[Path], contents: Sequence[str], force: bool) -> None:
     """Both or none, as far as a file system allows: renamed when both are complete."""
     try:
-        write_whole({part: text.encode("utf-8") for part, text in zip(parts, contents, strict=True)})
+        texts = {part: text.encode("utf-8") for part, text in zip(parts, contents, strict=True)}
+        write_whole(texts, replace=force)
+    except FileExistsError as error:
+        taken = next((part for part in parts if os.path.lexists(part)), parts[0])
+        raise _exists(taken) from error
     except OSError as error:
         raise InputError(
             f"{parts[0].parent} cannot be written to: {error.strerror}", "give another folder"

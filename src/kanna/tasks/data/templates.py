@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,24 @@ def new_task(path: str | Path, kind: str = "choice", force: bool = False) -> Pat
         raise InputError(f"unknown kind {kind!r}", f"known: {', '.join(TEMPLATES)}")
     if path.suffix.lower() not in (".jsonl", ".csv"):
         raise InputError(f"a template cannot be written as {path.name}", "name it .jsonl or .csv")
-    if path.exists() and not force:
-        raise InputError(f"{path} exists already", "choose another name, or add --force")
+    if path.is_dir():
+        raise InputError(f"{path} is a directory", "choose another name")
+    if os.path.lexists(path) and not force:
+        raise _exists(path)
     rows = TEMPLATES[kind]
     table = path.suffix.lower() == ".csv"
     text = _csv(rows) if table else "".join(json.dumps(row) + "\n" for row in rows)
     try:
-        write_whole({path: text.encode("utf-8")})
+        write_whole({path: text.encode("utf-8")}, replace=force)
+    except FileExistsError:
+        raise _exists(path) from None
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}", "choose another place") from error
     return path
+
+
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path} exists already", "choose another name, or add --force")
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

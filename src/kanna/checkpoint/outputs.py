@@ -1,0 +1,164 @@
+"""Which directory may give way to a new one: what kanna wrote, and a model with nothing else beside it."""
+
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from kanna.checked import read_json
+from kanna.errors import InputError
+
+# What a directory of a model holds, whoever made it, by name or by relative path. In .cache lies what
+# `hf download --local-dir` keeps beside the files.
+_FILES = (
+    "*.safetensors",
+    "*.index.json",
+    "pytorch_model*.bin",
+    "training_args.bin",
+    "consolidated*",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "rust_model.ot",
+    "*.onnx",
+    "*.gguf",
+    "*config*.json",
+    "model_index.json",
+    "params.json",
+    "modules.json",
+    "tokenizer*",
+    "vocab.*",
+    "*vocab.json",
+    "merges.txt",
+    "dict.txt",
+    "bpe.codes",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "normalizer.json",
+    "tekken.json",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "chat_template*",
+    "*.jinja",
+    "custom_generate/*",
+    "*__pycache__/*.pyc",
+    "configuration_*.py",
+    "modeling_*.py",
+    "tokenization_*.py",
+    "*processing_*.py",
+    "README.md",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+    "USE_POLICY*",
+    ".gitattributes",
+    ".DS_Store",
+    ".cache/huggingface/*",
+)
+# What kanna may have put beside it, which its lineage does not name.
+_OURS = (
+    "kanna.json",
+    "recipe.yaml",
+    "eval-*.json",
+    "compare-*.json",
+    "bench-*.json",
+    "laser-analysis-*.json",
+)
+# Templates, code of the model, modules of sentence-transformers, formats for other programs.
+_FOLDERS = re.compile(r"additional_chat_templates|custom_generate|\d+_\w+|onnx|openvino|__pycache__")
+_CACHE = re.compile(r"\.cache(/huggingface(/.*)?)?")
+_CONFIG, _LINEAGE = "config.json", "kanna.json"
+_MOVE = "choose another directory, or move what is there away yourself"
+
+
+class InTheWay(InputError):
+    """Something has the name of an output and is not to be replaced; the work for it may be worth keeping."""
+
+
+def final_name(out: str | Path) -> Path:
+    """An output's absolute path, whose last part is a name and no `..`."""
+    path = Path(out).expanduser().absolute()
+    return path.resolve() if path.name in ("", "..") else path
+
+
+def run_record_path(out: Path) -> Path:
+    """Where times, memory and date of the run that wrote `out` stand: all that may differ between runs."""
+    return out.with_name(f"{out.name}.run.json")
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells one file or directory from all others, whatever its name; None where there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def refuse_replacing(out: Path) -> None:
+    """Raise InTheWay unless what is there is a directory that kanna wrote, or one of a model alone.
+
+    What kanna wrote is known by the names that its lineage records, what belongs to a model by the names that
+    models have. One file or folder beside these, and nothing is replaced: it may be all that somebody has.
+    """
+    if out.is_symlink() or not out.is_dir():
+        what = "a link" if out.is_symlink() else "a file"
+        raise InTheWay(f"{out} is {what}, which --force does not replace", "choose another directory")
+    recorded = _recorded(out)
+    if recorded is None and not _is_model(out):
+        raise InTheWay(
+            f"{out} exists and is not the directory of a model, so --force does not replace it", _MOVE
+        )
+    foreign = next(_foreign(out, recorded or frozenset()), None)
+    if foreign is not None:
+        raise InTheWay(
+            f"{out} holds {foreign.as_posix()}, which is not of a model and not from kanna, so --force does "
+            "not replace it",
+            _MOVE,
+        )
+
+
+def _recorded(directory: Path) -> frozenset[str] | None:
+    """The paths that a lineage records; None where kanna wrote none."""
+    try:
+        data = read_json(directory / _LINEAGE)
+    except InputError:
+        return None
+    files = data.get("files")
+    if "format_version" not in data or "base" not in data or not isinstance(files, dict):
+        return None
+    return frozenset(files)
+
+
+def _is_model(directory: Path) -> bool:
+    try:
+        config = read_json(directory / _CONFIG)
+    except InputError:
+        return False
+    return "model_type" in config or "architectures" in config
+
+
+def _foreign(directory: Path, recorded: frozenset[str]) -> Iterator[Path]:
+    """Files and folders, relative, that are neither recorded nor known by their names."""
+    folders = {parent.as_posix() for name in recorded for parent in Path(name).parents}
+    for place, inside, names in os.walk(directory):
+        here = Path(place).relative_to(directory)
+        for name in sorted(inside):
+            path = here / name
+            if not (path.as_posix() in folders or _is_folder_of_model(path)):
+                yield path
+        for name in sorted(names):
+            path = here / name
+            if not (_is_file_of_model(path) or path.as_posix() in recorded):
+                yield path
+
+
+def _is_folder_of_model(path: Path) -> bool:
+    cache = _CACHE.fullmatch(path.as_posix())
+    return cache is not None or _FOLDERS.fullmatch(path.name) is not None
+
+
+def _is_file_of_model(path: Path) -> bool:
+    names = path.name, path.as_posix()
+    return any(fnmatchcase(name, pattern) for name in names for pattern in (*_FILES, *_OURS))
