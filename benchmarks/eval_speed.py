@@ -28,7 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from kanna.checkpoint.loader import load
-from kanna.tasks.scorers.likelihood import Likelihoods, likelihoods
+from kanna.tasks.scorers.planning import Likelihoods, likelihoods
 from kanna.tasks.tokens.encode import Encoder, Piece
 
 Row = tuple[str, list[str]]

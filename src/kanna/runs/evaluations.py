@@ -18,10 +18,8 @@ from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, score_text_of
 from kanna.tasks.metrics.user_metric import parse_user_metric
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.records import Evaluation, TaskScore
+from kanna.tasks.records import SCORING, Evaluation, TaskScore
 from kanna.tasks.scorers.perplexity import Perplexity
-
-_FORMAT = 2
 
 
 def evaluate(
@@ -147,7 +145,7 @@ class _Store:
         options = dict(self._plan.options)
         costs = self._plan.options.costs
         facts = {
-            "format": _FORMAT,
+            "format": SCORING,
             "model": self._model,
             "data": task.digest,
             "kind": [task.kind, Path(task.name).suffix],

@@ -196,6 +196,7 @@ def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> T
         metrics=scored.metrics,
         floors={},
         records=records,
+        notes=scored.notes,
         settings={
             "data_sha256": task.digest,
             "context": scored.context,
@@ -299,8 +300,7 @@ def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tup
     if scorer.work.cut:
         prompts = "1 prompt was" if scorer.work.cut == 1 else f"{scorer.work.cut:,} prompts were"
         notes.append(f"{prompts} longer than the context and cut from the left")
-    if not scorer.work.packed and options.share:
-        notes.append("this model takes no packed rows: shared prefixes were computed again for every row")
+    notes += dict.fromkeys(scorer.work.layouts)
     if metric in ("f1", "bleu", "rouge1", "rouge2", "rougeL"):
         notes.append(segmentation_note(task.rows))
     if options.legacy_contains and metric == CONTAINS:
@@ -323,5 +323,6 @@ def _harness(plan: Prepared, model: nn.Module, progress: Progress) -> list[TaskS
         context=plan.context,
         batch_tokens=options.batch_tokens,
         shots=options.shots,
+        share=options.share,
         progress=progress,
     )

@@ -47,7 +47,9 @@ class EvalOptions(Configuration):
     shots: int | None = setting(None, "Examples before each question of lm_eval tasks.", _HOW, ge=0)
     include: Path | None = setting(None, "Folder of your own lm_eval tasks.", {**_HOW, "metavar": "DIR"})
     batch_tokens: int = setting(2048, "Tokens per forward pass, about.", _HOW, ge=1)
-    share: bool = setting(True, "Compute what prompts share once.", {"flag": None})
+    share: bool = setting(
+        True, "Compute what prompts share once, where the model is found to compute it right so.", _HOW
+    )
     device: str = setting("cpu", "Where to compute: cpu, cuda, cuda:1, mps.")
     dtype: str = setting("float32", "To compute in: float32, bfloat16, float16.", {**_HOW, "metavar": "NAME"})
 

@@ -13,6 +13,7 @@ from tiny_model import WORDS
 
 import kanna as package
 from kanna.checkpoint.loader import load
+from kanna.runs import evaluations
 from kanna.tasks.data.rows import read_rows
 
 ROWS = 60
@@ -145,6 +146,23 @@ def test_scores_are_kept_until_something_changes(kanna, base, damaged, task):
     assert not cached(model=damaged)
     task.write_text("\n".join(task.read_text().splitlines()[:-1]))
     assert not cached()
+
+
+def test_scores_of_an_older_way_of_scoring_are_not_served(kanna, base, task, monkeypatch):
+    words = ("eval", base, "--task", task, "--json", "-q")
+    kanna(*words)
+    assert "cached" in kanna(*words).json["run"]
+    monkeypatch.setattr(evaluations, "SCORING", evaluations.SCORING + 1)
+    assert "cached" not in kanna(*words).json["run"]
+
+
+def test_prompts_are_computed_once_or_by_themselves(kanna, base, task):
+    shared, apart = (
+        kanna("eval", base, "--task", task, "--json", "-q", *more).json for more in ((), ("--no-share",))
+    )
+    assert "cached" not in apart["run"]
+    sums = [[row["values"]["log_loss"] for row in found["tasks"][0]["records"]] for found in (shared, apart)]
+    assert sums[0] == pytest.approx(sums[1], abs=1e-4)
 
 
 def test_an_export_is_judged_against_what_it_came_from(kanna, small, task, tmp_path):

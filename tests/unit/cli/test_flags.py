@@ -39,7 +39,7 @@ def test_what_is_not_given_is_the_default():
 
 def test_fields_of_one_name_are_one_flag():
     names = [one.name for one in expanded(PARAMETERS)]
-    assert len(names) == len(set(names)) and "hidden" not in names and "share" not in names
+    assert len(names) == len(set(names)) and "hidden" not in names
     found = made(limit=7, memory=False)
     assert (found["options"].limit, found["other"].limit, found["few"].limit) == (7, 7, 7)
     assert not found["other"].memory and found["few"].memory

@@ -21,8 +21,9 @@ from kanna.models.views import read, write
 from kanna.tasks.data.rows import Row
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.scorers.edited import EditedTask
-from kanna.tasks.scorers.likelihood import Passes, build, plan_batches
+from kanna.tasks.scorers.likelihood import Passes, build
 from kanna.tasks.scorers.masked import MaskedScorer
+from kanna.tasks.scorers.planning import plan_batches
 from kanna.tasks.scorers.resumed import Edit, applied
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Piece
@@ -53,7 +54,7 @@ def causal(name: str, choices: bool) -> tuple[nn.Module, list[Row], Passes]:
             target = tuple(draw.randrange(3, family_configs.VOCAB) for _ in range(draw.randrange(1, 4)))
             pieces.append(Piece(context, target, 3))
     plan = plan_batches(model, pieces, 64, True)
-    batches = tuple(partial(build, some, pieces, plan.packed, model) for some in plan.batches)
+    batches = tuple(partial(build, some, pieces, model) for some in plan.batches)
     return model, rows, Passes(batches, (3,) * 5, plain_logits)
 
 

@@ -16,8 +16,9 @@ from kanna.calibration.states import States
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.views import read, write
-from kanna.tasks.scorers.likelihood import Likelihood, Passes, build, logits_at, plan_batches
+from kanna.tasks.scorers.likelihood import Likelihood, Passes, build, logits_at
 from kanna.tasks.scorers.masked import MaskedScorer
+from kanna.tasks.scorers.planning import plan_batches
 from kanna.tasks.scorers.resumed import Edit, Resumed, feed_forward
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Piece
@@ -64,7 +65,7 @@ def causal_passes(model: nn.Module, seed: int = 0, share: bool = True) -> Passes
             target = tuple(draw.randrange(3, family_configs.VOCAB) for _ in range(draw.randrange(1, 4)))
             pieces.append(Piece(context, target, 3))
     plan = plan_batches(model, pieces, 48, share)
-    batches = tuple(partial(build, some, pieces, plan.packed, model) for some in plan.batches)
+    batches = tuple(partial(build, some, pieces, model) for some in plan.batches)
     assert len(batches) > 1
     return Passes(batches, (2,) * ROWS, logits_at)
 

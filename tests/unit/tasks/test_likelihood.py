@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kanna.errors import InputError
-from kanna.tasks.scorers.likelihood import likelihoods
+from kanna.tasks.scorers.planning import likelihoods
 from kanna.tasks.tokens.encode import Piece
 
 PACKED = [

@@ -34,7 +34,7 @@ from kanna.tasks.evaluate import Prepared, headline
 from kanna.tasks.metrics.summaries import breakdown, check_key
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.records import TEXT, TaskScore
+from kanna.tasks.records import SCORING, TEXT, TaskScore
 from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.scorers.perplexity import score_text
@@ -262,6 +262,7 @@ def fingerprint(arena: Arena, more: object = None) -> str:
         "text": None if arena.options.text is None else lineage.file_digest(arena.options.text),
         "options": arena.options.to_dict(),
         "evaluation": {key: str(value) for key, value in options},
+        "scoring": SCORING,
         "versions": lineage.versions(),
         "threads": torch.get_num_threads(),
         "more": more,

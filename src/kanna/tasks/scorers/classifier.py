@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from kanna.errors import InputError
 from kanna.progress import Progress, told
+from kanna.tasks.scorers.layout import ENCODER_NOTES, Layout, encoder_layout
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
 from kanna.tasks.scorers.scorer import Scorer
-from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, takes_padding, wrapped
+from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, wrapped
 
 _UNNAMED = re.compile(r"label_\d+")
 _SHOWN = 12
@@ -150,10 +152,13 @@ class ClassifierScorer(Scorer):
     def _logits(self, texts: Sequence[tuple[int, ...]], progress: Progress) -> dict[tuple[int, ...], Tensor]:
         """Text -> its logits (labels,), float64."""
         # Heads on decoders look for the last token that is no padding; without one they take single rows.
-        single = pad_token(self.model) is None
-        equal = single or not takes_padding(self.model, texts, self._heads)
-        tokens = 1 if single else self.batch_tokens
-        passes = list(batches(list(map(len, texts)), [1] * len(texts), tokens, len(texts), equal))
+        layout = Layout.SINGLE
+        if pad_token(self.model) is not None:
+            layout = encoder_layout(self.model, texts, partial(self._tried, texts))
+            self.work.layouts += ENCODER_NOTES.get(layout, ())
+        most = 1 if layout is Layout.SINGLE else self.batch_tokens
+        equal = layout is Layout.EQUAL
+        passes = list(batches(list(map(len, texts)), [1] * len(texts), most, len(texts), equal))
         logits_of: dict[tuple[int, ...], Tensor] = {}
         for some in told(progress, "labels", passes):
             rows = [texts[i] for i in some]
@@ -162,6 +167,10 @@ class ClassifierScorer(Scorer):
             logits_of |= dict(zip(rows, logits.double().cpu(), strict=True))
             self.work.forward_tokens += len(rows) * max(map(len, rows))
         return logits_of
+
+    def _tried(self, texts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> list[Tensor]:
+        """Of some texts in one forward pass, the logits (labels,)."""
+        return list(self._heads(inputs(self.model, [texts[row] for row in rows])))
 
     def _heads(self, given: dict[str, Tensor]) -> Tensor:
         """(rows, labels)"""

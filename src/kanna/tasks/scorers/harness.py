@@ -26,7 +26,8 @@ from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
 from kanna.tasks.scorers.harness_values import Scale, note_on, scale_of
-from kanna.tasks.scorers.likelihood import likelihoods
+from kanna.tasks.scorers.likelihood import Likelihood
+from kanna.tasks.scorers.planning import likelihoods
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Piece
 
@@ -52,6 +53,7 @@ def run_harness(
     context: int = 2048,
     batch_tokens: int = 2048,
     shots: int | None = None,
+    share: bool = True,
     progress: Progress = lambda *_: None,
 ) -> list[TaskScore]:
     """Scores of tasks by name, groups as their members, in lm_eval's order.
@@ -62,6 +64,7 @@ def run_harness(
         limit: Rows of each task, at most.
         context: Most tokens read at once.
         shots: Examples before each question; None as the task says.
+        share: Compute what prompts share once, where that is right.
 
     Raises:
         InputError: lm_eval is not installed, a task is unknown, or its data are not on this machine.
@@ -71,10 +74,11 @@ def run_harness(
     with _quiet(), _offline(), _seeds_kept():
         manager = _manager(library, names, include)
         _check_names(wanted, manager)
-        asked = _model(model, tokenizer, context, batch_tokens, progress)
+        asked = _model(model, tokenizer, context, batch_tokens, share, progress)
         results = _evaluated(library, asked, wanted, manager, limit, shots)
     settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": version("lm_eval")}
-    return [_score(name, results, settings) for name in results["samples"]]
+    notes = tuple(dict.fromkeys(asked.notes))
+    return [_score(name, results, settings, notes) for name in results["samples"]]
 
 
 def check_names(names: Sequence[str], include: Path | None = None) -> None:
@@ -138,7 +142,7 @@ def _evaluated(
     return results
 
 
-def _score(name: str, results: dict[str, Any], settings: dict[str, Any]) -> TaskScore:
+def _score(name: str, results: dict[str, Any], settings: dict[str, Any], notes: tuple[str, ...]) -> TaskScore:
     """One task from lm_eval's results, which name metrics as `acc,none`."""
     samples, kept = _first_filter(results["samples"][name])
     config = results["configs"][name]
@@ -166,7 +170,7 @@ def _score(name: str, results: dict[str, Any], settings: dict[str, Any]) -> Task
         metrics=own,
         floors=floors,
         records=tuple(records),
-        notes=() if note is None else (note,),
+        notes=notes if note is None else (note, *notes),
         settings=data | {"shots": shots},
     )
 
@@ -254,7 +258,9 @@ def _choice(
     )
 
 
-def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress: Progress) -> Any:
+def _model(
+    model: Any, tokenizer: Any, context: int, batch_tokens: int, share: bool, progress: Progress
+) -> Any:
     """An LM of lm_eval that asks kanna; requests are split into tokens as lm_eval does for causal models."""
     from lm_eval.api.model import TemplateLM
     from lm_eval.models.utils import has_bos_prefix
@@ -264,6 +270,7 @@ def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress
         def __init__(self) -> None:
             super().__init__()
             self.tokenizer = tokenizer
+            self.notes: list[str] = []
             self._device = next(model.parameters()).device
 
         @property
@@ -296,15 +303,18 @@ def _model(model: Any, tokenizer: Any, context: int, batch_tokens: int, progress
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
             pieces = [_fitting(before, target, context) for _, before, target in requests]
-            scored = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
-            return [(piece.sum, piece.greedy) for piece in scored]
+            return [(piece.sum, piece.greedy) for piece in self._likelihoods(pieces)]
 
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             rows = [self._windows(str(request.args[0])) for request in requests]
             pieces = [piece for row in rows for piece in row]
-            scored = likelihoods(model, pieces, batch_tokens=batch_tokens, progress=progress).found
-            sums = iter([piece.sum for piece in scored])
+            sums = iter([piece.sum for piece in self._likelihoods(pieces)])
             return [float(sum(next(sums) for _ in row)) for row in rows]
+
+        def _likelihoods(self, pieces: Sequence[Piece]) -> tuple[Likelihood, ...]:
+            scored = likelihoods(model, pieces, batch_tokens=batch_tokens, share=share, progress=progress)
+            self.notes += scored.notes
+            return scored.found
 
         def _windows(self, text: str) -> list[Piece]:
             """Windows that do not overlap but for one token, which the next one begins with."""

@@ -5,14 +5,12 @@ for the model, with an attention mask that lets each token see what comes before
 its place there as position. So the choices of a question, and prompts that begin alike, share the computation
 of what they share, next to nothing is padded, and logits exist only where a target follows.
 
-Not every model takes such masks. That is found out on a few pieces, by comparison with plain padded rows, and
-a model that does not gets plain rows; `Likelihoods.packed` says which it was.
+Not every model takes such masks, or even padding; `planning` finds out which layout is right for a model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -22,13 +20,10 @@ from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress, told
+from kanna.tasks.scorers.layout import Layout
 from kanna.tasks.tokens.encode import Piece
-from kanna.tasks.tokens.forest import Pack, packs, singles
-from kanna.tasks.tokens.padded import batches, rounding
+from kanna.tasks.tokens.forest import Pack
 
-# Long enough for efficient products, short enough that attention among strangers stays cheap.
-PACK_TOKENS = 256
-_CHECKED = 4
 # Float32 logits in memory at a time.
 _LOGIT_BYTES = 2**28
 
@@ -50,28 +45,12 @@ class Likelihood:
     worst_rank: int | None = None
 
 
-def likelihoods(
-    model: nn.Module,
-    pieces: Sequence[Piece],
-    *,
-    batch_tokens: int = 2048,
-    ranks: bool = False,
-    share: bool = True,
-    progress: Progress = lambda *_: None,
-) -> "Likelihoods":
-    """Score every piece with a causal model.
+@dataclass(frozen=True)
+class Group:
+    """Packs of one forward pass, and how they lie in it."""
 
-    Args:
-        batch_tokens: Tokens per forward pass, about.
-        ranks: Also find `worst_rank`.
-        share: False computes every distinct piece as a row of its own.
-
-    Raises:
-        InputError: Logits that are not finite.
-    """
-    plan = plan_batches(model, pieces, batch_tokens, share)
-    (scored,) = plan.passes(model, pieces, (len(pieces),)).run(model, ranks, progress)
-    return Likelihoods(**vars(plan), found=tuple(scored))
+    packs: tuple[Pack, ...]
+    layout: Layout
 
 
 @dataclass(frozen=True)
@@ -129,91 +108,20 @@ class Passes:
         return [[next(ordered) for _ in range(count)] for count in self.counts]
 
 
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which packs go together.
-
-    Args:
-        batches: Packs of each forward pass.
-        forward_tokens: Tokens of all passes, padding included.
-        naive_tokens: Tokens of one unpadded row per piece.
-        packed: Whether shared prefixes are there once.
-    """
-
-    batches: tuple[tuple[Pack, ...], ...]
-    forward_tokens: int
-    naive_tokens: int
-    packed: bool
-
-    def passes(self, model: nn.Module, pieces: Sequence[Piece], counts: tuple[int, ...]) -> Passes:
-        """How to run them; `counts` of the pieces belong to each prompt."""
-        batches = tuple(partial(build, group, pieces, self.packed, model) for group in self.batches)
-        return Passes(batches, counts, logits_at)
-
-
-@dataclass(frozen=True)
-class Likelihoods(BatchPlan):
-    """Of all pieces, and how they were computed.
-
-    Args:
-        found: One per piece, in their order.
-    """
-
-    found: tuple[Likelihood, ...]
-
-
-def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, share: bool) -> BatchPlan:
-    """Packs of like length together, about `batch_tokens` at a time."""
-    sequences = [piece.inputs for piece in pieces]
-    packed = share and _takes_packs(model, pieces)
-    made = list(packs(sequences, PACK_TOKENS) if packed else singles(sequences))
-    targets = [sum(len(pieces[number].target) for number in pack.paths) for pack in made]
-    numbers = batches(list(map(len, made)), targets, batch_tokens, most_logits(model), equal=False)
-    groups = tuple(tuple(made[i] for i in some) for some in numbers)
-    computed = sum(len(group) * max(map(len, group)) for group in groups)
-    return BatchPlan(groups, computed, sum(map(len, sequences)), packed)
-
-
-def _takes_packs(model: nn.Module, pieces: Sequence[Piece]) -> bool:
-    """Whether packed rows give the same as plain ones, seen on the shortest pieces."""
-    if not pieces:
-        return False
-    window = getattr(getattr(model, "config", None), "sliding_window", None)
-    if window and max(len(piece.inputs) for piece in pieces) > window:
-        return False  # such a mask would have to be as narrow as the window
-    few = sorted(pieces, key=lambda piece: len(piece.inputs))[:_CHECKED]
-    sequences = [piece.inputs for piece in few]
-    plain = _score(model, list(singles(sequences)), few, False)
-    try:
-        shared = _score(model, list(packs(sequences, 2**30)), few, True)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-        return False
-    allowed = rounding(model)
-    return all(abs(plain[i].sum - shared[i].sum) <= allowed * max(1, len(few[i].target)) for i in plain)
-
-
 def most_logits(model: nn.Module) -> int:
     """How many places may have logits at a time."""
     vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 2**15) or 2**15)
     return max(1, _LOGIT_BYTES // (4 * vocabulary))
 
 
-def _score(
-    model: nn.Module, batch: Sequence[Pack], pieces: Sequence[Piece], packed: bool
-) -> dict[int, Likelihood]:
-    """Piece number -> its likelihood, for the pieces in these packs."""
-    built = build(batch, pieces, packed, model)
-    return read(logits_at(model, built.inputs, built.places), built, ranks=False)
-
-
-def build(batch: Sequence[Pack], pieces: Sequence[Piece], packed: bool, model: nn.Module) -> Batch:
+def build(group: Group, pieces: Sequence[Piece], model: nn.Module) -> Batch:
     """The tensors of one forward pass, on the model's device."""
-    width = max(map(len, batch))
-    numbers, places, targets = _wanted(batch, pieces, width)
+    width = max(map(len, group.packs))
+    numbers, places, targets = _wanted(group.packs, pieces, width)
     unique, where = np.unique(places, return_inverse=True)
     device = next(model.parameters()).device
     return Batch(
-        inputs=_inputs(batch, width, packed, model),
+        inputs=_inputs(group, width, model),
         places=torch.from_numpy(unique).to(device),
         index=torch.from_numpy(where).to(device),
         tokens=torch.tensor(targets, device=device),
@@ -262,22 +170,27 @@ def _wanted(
     return numbers, places, targets
 
 
-def _inputs(batch: Sequence[Pack], width: int, packed: bool, model: nn.Module) -> dict[str, Tensor]:
+def _inputs(group: Group, width: int, model: nn.Module) -> dict[str, Tensor]:
     """Keyword arguments of the forward pass; padding is on the right."""
     first = next(model.parameters())
-    pad = [width - len(pack) for pack in batch]
-    ids = torch.tensor([pack.tokens + [0] * n for pack, n in zip(batch, pad, strict=True)])
-    if not packed:
-        mask = torch.tensor([[1] * len(pack) + [0] * n for pack, n in zip(batch, pad, strict=True)])
-        return {"input_ids": ids.to(first.device), "attention_mask": mask.to(first.device)}
-    depths = torch.tensor([pack.depths + [0] * n for pack, n in zip(batch, pad, strict=True)])
-    seen = np.broadcast_to(np.eye(width, dtype=bool), (len(batch), width, width)).copy()
-    for row, pack in enumerate(batch):
-        seen[row, : len(pack), : len(pack)] = pack.ancestors()
-    hidden = torch.zeros(seen.shape, dtype=first.dtype)
-    hidden.masked_fill_(~torch.from_numpy(seen), torch.finfo(first.dtype).min)
-    arguments = {"input_ids": ids, "position_ids": depths, "attention_mask": hidden[:, None]}
+    pad = [width - len(pack) for pack in group.packs]
+    rows = list(zip(group.packs, pad, strict=True))
+    arguments = {"input_ids": torch.tensor([pack.tokens + [0] * n for pack, n in rows])}
+    if group.layout is Layout.PADDED:
+        arguments["attention_mask"] = torch.tensor([[1] * len(pack) + [0] * n for pack, n in rows])
+    elif group.layout is Layout.PACKED:
+        arguments["position_ids"] = torch.tensor([pack.depths + [0] * n for pack, n in rows])
+        arguments["attention_mask"] = _ancestry(group.packs, width, first.dtype)
     return {name: tensor.to(first.device) for name, tensor in arguments.items()}
+
+
+def _ancestry(some: Sequence[Pack], width: int, dtype: torch.dtype) -> Tensor:
+    """(packs, 1, width, width): what is added to attention, so that each token sees its own sequence only."""
+    own = np.broadcast_to(np.eye(width, dtype=bool), (len(some), width, width)).copy()
+    for row, pack in enumerate(some):
+        own[row, : len(pack), : len(pack)] = pack.ancestors()
+    hidden = torch.zeros(own.shape, dtype=dtype)
+    return hidden.masked_fill_(~torch.from_numpy(own), torch.finfo(dtype).min)[:, None]
 
 
 def logits_at(model: nn.Module, inputs: dict[str, Tensor], places: Tensor, gradients: bool = False) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress
+from kanna.tasks.scorers.layout import ENCODER_NOTES, Layout, encoder_layout
 from kanna.tasks.scorers.likelihood import Batch, Passes, most_logits, only_at
 from kanna.tasks.scorers.scorer import TokenScorer
 from kanna.tasks.tokens.cloze import Cloze, Masked
-from kanna.tasks.tokens.padded import batches, inputs, takes_padding
+from kanna.tasks.tokens.padded import batches, inputs
 
 
 def fills_masks(config: Mapping[str, Any]) -> bool:
@@ -79,14 +80,20 @@ class MaskedScorer(TokenScorer):
         if not texts:
             return
         sizes, wanted = [len(text.ids) for text in texts], [len(text.places) for text in texts]
-        places = torch.tensor(min(texts, key=lambda text: len(text.ids)).places)
-        equal = not takes_padding(
-            self.model,
-            [text.ids for text in texts],
-            lambda given: logits_at_masks(self.model, given, places.to(given["input_ids"].device)),
-        )
-        for some in batches(sizes, wanted, self.batch_tokens, most_logits(self.model), equal):
+        layout = encoder_layout(self.model, [text.ids for text in texts], partial(self._tried, texts))
+        self.work.layouts += ENCODER_NOTES.get(layout, ())
+        most = 1 if layout is Layout.SINGLE else self.batch_tokens
+        equal = layout is Layout.EQUAL
+        for some in batches(sizes, wanted, most, most_logits(self.model), equal):
             yield [texts[i] for i in some]
+
+    def _tried(self, texts: Sequence[Masked], rows: Sequence[int]) -> list[Tensor]:
+        """Of some texts in one forward pass, logits (places, vocabulary) at their masks."""
+        given = inputs(self.model, [texts[row].ids for row in rows])
+        width = given["input_ids"].shape[1]
+        places = [[i * width + place for place in texts[row].places] for i, row in enumerate(rows)]
+        whole = torch.tensor([place for some in places for place in some], device=given["input_ids"].device)
+        return list(logits_at_masks(self.model, given, whole).split(list(map(len, places))))
 
     def _count(self, rows: Sequence[Sequence[_Asked]], passes: Sequence[Sequence[Masked]]) -> None:
         work, notes = self.work, self.work.notes

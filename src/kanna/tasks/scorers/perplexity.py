@@ -13,6 +13,7 @@ from kanna.errors import InputError
 from kanna.progress import Progress, told
 from kanna.tasks.data.rows import Row
 from kanna.tasks.records import Record
+from kanna.tasks.scorers.layout import Seen, alike
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
 from kanna.tasks.tokens.padded import batches
 
@@ -53,6 +54,7 @@ class Perplexity:
         context: Longest window.
         stride: Tokens by which windows advance.
         windows: What the sum is of, in the order of the text.
+        notes: What the reader of the numbers must know.
     """
 
     perplexity: float
@@ -64,6 +66,7 @@ class Perplexity:
     context: int
     stride: int
     windows: tuple[Window, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -75,8 +78,9 @@ class Perplexity:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the windows."""
-        return {name: value for name, value in asdict(self).items() if name != "windows"}
+        """All but the windows, and notes where there are any."""
+        left_out = ("windows",) if self.notes else ("windows", "notes")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def perplexity(
@@ -95,13 +99,16 @@ def perplexity(
     """
     if len(ids) < 2:
         raise InputError(f"the text has {len(ids)} tokens; at least 2 are needed", "give more text")
-    scored = tuple(_scored(model, ids, context, stride, batch, progress))
+    scored, notes = _scored(model, ids, context, stride, batch, progress)
     total, count = sum(window.log_likelihood for window in scored), sum(window.scored for window in scored)
     mean = -total / count
     bits = mean / math.log(2) / bytes_per_token
-    return Perplexity(math.exp(mean), total, count, len(ids), bytes_per_token, bits, context, stride, scored)
+    return Perplexity(
+        math.exp(mean), total, count, len(ids), bytes_per_token, bits, context, stride, scored, notes
+    )
 
 
+_APART = "every window was computed by itself, since others beside it change what this model computes"
 BETWEEN = "\n\n"
 _SHOWN = 40
 
@@ -147,21 +154,25 @@ def score_text(
 
 def _scored(
     model: nn.Module, ids: Tensor, context: int, stride: int, batch: int, progress: Progress
-) -> list[Window]:
-    """The windows of `ids` (tokens,), those of equal length at most `batch` at a time."""
+) -> tuple[tuple[Window, ...], tuple[str, ...]]:
+    """The windows of `ids` (tokens,), those of equal length at most `batch` at a time; and notes."""
     if not 1 <= stride <= context:
         raise InputError(f"stride {stride} must be from 1 to the context of {context}", "lower --stride")
     spans = list(windows(len(ids), context, stride))
     few = max(1, min(batch, most_logits(model) // stride))
     lengths = [end - start for start, end, _ in spans]
     groups = list(batches(lengths, [1] * len(spans), few * context, few, equal=True))
+    apart = not _hold(model, ids, [[spans[i] for i in group] for group in groups])
+    if apart:
+        groups = [[place] for group in groups for place in group]
     sums = [0.0] * len(spans)
     for group in told(progress, "perplexity", groups):
-        for place, total in zip(group, _score(model, ids, [spans[i] for i in group]), strict=True):
-            sums[place] = total
+        for place, losses in zip(group, _losses(model, ids, [spans[i] for i in group]), strict=True):
+            sums[place] = -float(losses.double().sum())
     if not math.isfinite(sum(sums)):
         raise InputError("the model's logits are not finite", "check the checkpoint, or compute in float32")
-    return [Window(start, first, end, total) for (start, end, first), total in zip(spans, sums, strict=True)]
+    made = (Window(start, first, end, total) for (start, end, first), total in zip(spans, sums, strict=True))
+    return tuple(made), (_APART,) if apart else ()
 
 
 def windows(tokens: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -182,8 +193,17 @@ def windows(tokens: int, context: int, stride: int) -> Iterator[tuple[int, int, 
             return
 
 
-def _score(model: nn.Module, ids: Tensor, group: Sequence[tuple[int, int, int]]) -> list[float]:
-    """Of each window of a group, the sum of the log-likelihoods it scores."""
+def _hold(model: nn.Module, ids: Tensor, groups: Sequence[Sequence[tuple[int, int, int]]]) -> bool:
+    """Whether windows in one forward pass are scored as each is alone, seen on the last of the first such."""
+    group = next((group for group in groups if len(group) > 1), None)
+    if group is None:
+        return True
+    together, (alone,) = _losses(model, ids, group)[-1], _losses(model, ids, group[-1:])
+    return alike(Seen(alone, float(alone.max())), Seen(together, float(alone.max())), model)
+
+
+def _losses(model: nn.Module, ids: Tensor, group: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+    """Of each window of a group, the negative log-likelihoods that it scores."""
     device = next(model.parameters()).device
     inputs = torch.stack([ids[start:end] for start, end, _ in group]).to(device)
     width = inputs.shape[1]
@@ -194,4 +214,4 @@ def _score(model: nn.Module, ids: Tensor, group: Sequence[tuple[int, int, int]])
     places = torch.cat([torch.arange(begin, end, device=device) for begin, end in spans])
     logits = logits_at(model, {"input_ids": inputs}, places)
     losses = functional.cross_entropy(logits, inputs.flatten()[places + 1], reduction="none")
-    return [-float(part.double().sum()) for part in losses.split([end - begin for begin, end in spans])]
+    return list(losses.split([end - begin for begin, end in spans]))

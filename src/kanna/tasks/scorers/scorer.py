@@ -9,7 +9,8 @@ from torch import nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress
-from kanna.tasks.scorers.likelihood import Likelihood, Passes, plan_batches
+from kanna.tasks.scorers.likelihood import Likelihood, Passes
+from kanna.tasks.scorers.planning import plan_batches
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Encoder, Piece
 
@@ -25,6 +26,7 @@ class Work:
         forward_tokens: Tokens the model computed for likelihoods.
         naive_tokens: Tokens that one row per continuation would have had.
         packed: Whether shared prefixes were computed once.
+        layouts: Where rows were computed apart that were to share more.
         notes: What the reader of the numbers must know.
     """
 
@@ -32,6 +34,7 @@ class Work:
     forward_tokens: int = 0
     naive_tokens: int = 0
     packed: bool = True
+    layouts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -115,6 +118,7 @@ class CausalScorer(TokenScorer):
         self.work.forward_tokens += plan.forward_tokens
         self.work.naive_tokens += plan.naive_tokens
         self.work.packed &= plan.packed
+        self.work.layouts += plan.notes
         return plan.passes(self.model, pieces, tuple(map(len, rows)))
 
     def write(

@@ -46,13 +46,18 @@ class Pack:
         return seen
 
 
-def packs(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Pack]:
+def packs(
+    sequences: Sequence[Sequence[int]], size: int, numbers: Sequence[int] | None = None
+) -> Iterator[Pack]:
     """Pack sequences, neighbours in lexicographic order together, up to `size` tokens or one sequence.
 
     In that order no earlier sequence shares more with the next one than the last does, so comparing with the
     last is enough to compute every shared prefix once per pack.
+
+    Args:
+        numbers: Of the sequences to be packed; all by default.
     """
-    order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
+    order = sorted(_numbers(sequences, numbers), key=lambda i: tuple(sequences[i]))
     pack, last = Pack(), -1
     for number in order:
         sequence = sequences[number]
@@ -66,13 +71,18 @@ def packs(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Pack]:
         yield pack
 
 
-def singles(sequences: Sequence[Sequence[int]]) -> Iterator[Pack]:
-    """One pack per distinct sequence."""
+def singles(sequences: Sequence[Sequence[int]], numbers: Sequence[int] | None = None) -> Iterator[Pack]:
+    """One pack per distinct sequence, of those with these numbers."""
     made: dict[tuple[int, ...], Pack] = {}
-    for number, sequence in enumerate(sequences):
+    for number in _numbers(sequences, numbers):
+        sequence = sequences[number]
         pack = made.setdefault(tuple(sequence), Pack())
         pack.add(number, sequence, len(sequence) if pack.paths else 0, next(iter(pack.paths.values()), ()))
     yield from made.values()
+
+
+def _numbers(sequences: Sequence[Sequence[int]], numbers: Sequence[int] | None) -> Sequence[int]:
+    return range(len(sequences)) if numbers is None else numbers
 
 
 def shared_start(first: Sequence[int], second: Sequence[int]) -> int:

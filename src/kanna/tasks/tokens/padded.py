@@ -1,16 +1,12 @@
 """Rows of like length together; and what encoders read: texts with special tokens, padded on the right."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-# Of a log-probability.
-_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}
-_ROUNDING_HALF = 0.1
 
 
 @dataclass(frozen=True)
@@ -71,32 +67,7 @@ def batches(
         yield batch
 
 
-def takes_padding(
-    model: nn.Module, rows: Sequence[Sequence[int]], logits: Callable[[dict[str, Tensor]], Tensor]
-) -> bool:
-    """Whether padding leaves a row's results as they are, seen on the shortest row.
-
-    Convolutions (ConvBERT), pooling (Funnel) and landmarks (Nystromformer) reach into it, mask or not.
-
-    Args:
-        rows: All token ids; at least one row.
-        logits: From keyword arguments to what is scored, classes last.
-    """
-    if not _takes_mask(model):
-        return False
-    short, width = min(rows, key=len), max(map(len, rows))
-    if len(short) == width:
-        return True
-    plain, padded = (torch.log_softmax(logits(inputs(model, [short], n)).double(), -1) for n in (0, width))
-    return float((plain - padded).abs().max()) <= rounding(model)
-
-
-def rounding(model: nn.Module) -> float:
-    """By how much log-probabilities may differ that are computed in another order; more is an error."""
-    return _ROUNDING.get(next(model.parameters()).dtype, _ROUNDING_HALF)
-
-
-def _takes_mask(model: nn.Module) -> bool:
+def takes_mask(model: nn.Module) -> bool:
     """Whether the model can be told what is padding; FNet cannot."""
     forward: Any = model.forward
     return "attention_mask" in inspect.signature(forward).parameters
@@ -114,7 +85,7 @@ def inputs(model: nn.Module, rows: Sequence[Sequence[int]], width: int = 0) -> d
     width = max(width, *map(len, rows))
     fill = pad_token(model) or 0
     ids = torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
-    if not _takes_mask(model):
+    if not takes_mask(model):
         return {"input_ids": ids}
     sizes = torch.tensor([len(row) for row in rows], device=device)
     mask = (torch.arange(width, device=device)[None] < sizes[:, None]).long()

@@ -1,0 +1,244 @@
+"""Rows beside others against each by itself: no model is scored in a way that it does not compute right."""
+
+import random
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import family_configs
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from kanna.tasks.scorers.layout import Layout, layout_of, seen
+from kanna.tasks.scorers.perplexity import perplexity
+from kanna.tasks.scorers.planning import PACK_TOKENS, likelihoods, plan_batches
+from kanna.tasks.tokens.encode import Piece
+from kanna.tasks.tokens.lots import Bounds, bounds_of, lots
+
+VOCAB = 61
+_SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_GQA = {
+    **_SIZES,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+_MAMBA = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 16,
+}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 24,
+    "short_factor": [1.0] * 4,
+    "long_factor": [1.0, 4.0, 9.0, 16.0],
+}
+# Recurrences, convolutions, chunks, windows that count places, rotary factors that follow the longest row.
+DISTURBED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "mamba2": (
+        "Mamba2",
+        {
+            **_SIZES,
+            "num_hidden_layers": 2,
+            "state_size": 8,
+            "head_dim": 16,
+            "num_heads": 4,
+            "n_groups": 1,
+            "chunk_size": 16,
+        },
+    ),
+    "bamba": ("Bamba", {**_GQA, **_MAMBA, "attn_layer_indices": [1]}),
+    "lfm2": ("Lfm2", {**_GQA, "layer_types": ["conv", "full_attention"]}),
+    "recurrent_gemma": (
+        "RecurrentGemma",
+        {
+            **_GQA,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 1,
+            "lru_width": 32,
+            "attention_window_size": 30,
+        },
+    ),
+    "rwkv": ("Rwkv", {**_SIZES, "num_hidden_layers": 2, "context_length": 512}),
+    "mpt": ("Mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": VOCAB}),
+    "gpt_neo": (
+        "GPTNeo",
+        {
+            **_SIZES,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "intermediate_size": 48,
+            "max_position_embeddings": 64,
+            "window_size": 16,
+        },
+    ),
+    "llama4": (
+        "Llama4",
+        {
+            **_GQA,
+            "intermediate_size_mlp": 48,
+            "head_dim": 8,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "attention_chunk_size": 20,
+            "layer_types": ["chunked_attention", "full_attention"],
+        },
+    ),
+    "phi3": ("Phi3", {**_GQA, "original_max_position_embeddings": 24, "rope_parameters": _LONGROPE}),
+}  # fmt: skip
+
+
+def disturbed(name: str) -> nn.Module:
+    kind, settings = DISTURBED[name]
+    kind_of_config = "Llama4Text" if kind == "Llama4" else kind
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{kind_of_config}Config")(**settings)
+        model: nn.Module = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def questions(seed: int = 0, count: int = 24) -> list[Piece]:
+    """Contexts of 6 to 36 tokens, some of which begin alike, each with four choices of one token.
+
+    They fill more than one pack; a question by itself is four times the same input.
+    """
+    draw = random.Random(seed)
+
+    def some(n: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(3, VOCAB) for _ in range(n))
+
+    starts = [some(4), some(8)]
+    contexts = [(*draw.choice(starts), *some(draw.randrange(2, 29))) for _ in range(count)]
+    return [Piece(context, (letter,), 1) for context in contexts for letter in (5, 6, 7, 8)]
+
+
+def alone(model: nn.Module, asked: Sequence[Piece]) -> list[float]:
+    """Log-probability of each last token, one unpadded row at a time."""
+    logs = {}
+    for inputs in dict.fromkeys(piece.inputs for piece in asked):
+        with torch.no_grad():
+            logs[inputs] = model(torch.tensor([inputs])).logits[0, -1].double().log_softmax(-1)
+    return [float(logs[piece.inputs][piece.target[0]]) for piece in asked]
+
+
+@pytest.mark.parametrize("name", DISTURBED)
+def test_choices_of_one_token_are_scored_as_single_rows(name: str) -> None:
+    model, asked = disturbed(name), questions()
+    assert sum(len(piece.inputs) for piece in asked[::4]) > PACK_TOKENS
+    found = likelihoods(model, asked)
+    assert [one.sum for one in found.found] == pytest.approx(alone(model, asked), abs=5e-5)
+    if name != "phi3":  # which takes packs of rows on one side of its bound
+        assert not found.packed and found.notes
+
+
+@pytest.mark.parametrize("count", [1, 24])
+def test_a_model_that_takes_packs_still_shares_what_is_alike(count: int) -> None:
+    found = likelihoods(family_configs.model("llama"), questions(3, count))
+    assert found.packed and not found.notes
+    assert found.forward_tokens < found.naive_tokens / 3
+
+
+def test_nothing_is_shared_where_that_is_not_wanted() -> None:
+    model, asked = family_configs.model("llama"), questions(4)
+    apart = plan_batches(model, asked, 2048, share=False)
+    assert {group.layout for group in apart.batches} == {Layout.PADDED} and not apart.notes
+    assert sum(len(group.packs) for group in apart.batches) == len(asked) // 4
+
+
+def test_short_rows_do_not_change_beside_long_ones() -> None:
+    model, asked = disturbed("phi3"), questions(5)
+    short = [piece for piece in asked if len(piece.inputs) <= 24]
+    assert 0 < len(short) < len(asked)
+    by_piece = dict(zip(asked, likelihoods(model, asked).found, strict=True))
+    for piece, one in zip(short, likelihoods(model, short).found, strict=True):
+        assert by_piece[piece].sum == pytest.approx(one.sum, abs=1e-5)
+
+
+class Coupled(nn.Module):
+    """A causal model whose logits move with what else is in the batch, as experts that run full make it."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.inner, self.by = family_configs.model("llama"), by
+        self.config = self.inner.config
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.inner.get_output_embeddings()  # type: ignore[operator, no-any-return]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
+        rows, width = input_ids.shape
+        off = rows if self.by == "rows" else width
+        return SimpleNamespace(logits=self.inner(input_ids).logits * (1 + 0.1 * off))
+
+
+@pytest.mark.parametrize(
+    ("by", "layout", "words"),
+    [("width", Layout.EQUAL, "rows of equal length"), ("rows", Layout.SINGLE, "by itself")],
+)
+def test_what_padding_or_other_rows_change_is_computed_apart(by: str, layout: Layout, words: str) -> None:
+    model, asked = Coupled(by), questions(6)
+    plan = plan_batches(model, asked, 2048, share=True)
+    assert {group.layout for group in plan.batches} == {layout} and words in plan.notes[0]
+    found = likelihoods(model, asked).found
+    assert [one.sum for one in found] == pytest.approx(alone(model, asked), abs=1e-5)
+
+
+def test_windows_of_text_beside_others() -> None:
+    ids = torch.randint(3, VOCAB, (60,), generator=torch.Generator().manual_seed(1))
+    apart = perplexity(Coupled("rows"), ids, context=12, stride=6, batch=4)
+    single = perplexity(Coupled("rows"), ids, context=12, stride=6, batch=1)
+    assert apart.log_likelihood == pytest.approx(single.log_likelihood, rel=1e-6)
+    assert "by itself" in apart.notes[0] and not single.notes
+    assert "notes" not in perplexity(family_configs.model("llama"), ids, context=12, stride=6).to_dict()
+
+
+@pytest.mark.parametrize("wrong", [None, "width", "rows"])
+def test_rows_of_encoders(wrong: str | None) -> None:
+    sizes = [3, 5, 5, 8]
+
+    def computed(rows: Any) -> dict[Any, Any]:
+        off = {None: 0, "width": max(sizes[row] for row in rows), "rows": len(rows)}[wrong]
+        return {row: seen(torch.tensor([[float(sizes[row]), float(off)]])) for row in rows}
+
+    model = nn.Linear(1, 1)
+    found = layout_of(model, sizes, computed, lambda row: computed([row]))
+    assert found == {None: Layout.PADDED, "width": Layout.EQUAL, "rows": Layout.SINGLE}[wrong]
+
+
+def test_numbers_that_are_none_prove_nothing() -> None:
+    nothing = seen(torch.full((2, 3), float("nan")))
+    model = nn.Linear(1, 1)
+    assert (
+        layout_of(model, [2, 3, 3], lambda rows: dict.fromkeys(rows, nothing), lambda row: {row: nothing})
+        == "single"
+    )
+
+
+def test_lengths_are_found_wherever_a_configuration_says_them() -> None:
+    assert bounds_of(disturbed("phi3")).turns == (24,)
+    assert bounds_of(disturbed("gpt_neo")).windows == (16,)
+    assert bounds_of(disturbed("llama4")).windows == (20,)
+    assert bounds_of(disturbed("recurrent_gemma")).windows == (30,)
+    assert bounds_of(nn.Linear(1, 1)) == Bounds()
+
+
+def test_a_row_as_long_as_a_bound_is_still_below_it() -> None:
+    found = lots([5, 24, 25, 40, 41], Bounds(turns=(24,), windows=(40,)))
+    assert [(lot.rows, lot.over, lot.windowed) for lot in found] == [
+        ((0, 1), 0, False),
+        ((2, 3), 24, False),
+        ((4,), 40, True),
+    ]
