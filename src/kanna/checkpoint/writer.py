@@ -27,24 +27,6 @@ SHARD_BYTES = 5_000_000_000
 _METADATA = {"format": "pt"}
 # Room for the small files beside the weights.
 _MARGIN_BYTES = 1_000_000
-_SIDE_FILES = (
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
-    "*.tiktoken",
-    "chat_template*",
-    "additional_chat_templates",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "LICENSE*",
-    "LICENCE*",
-    "NOTICE*",
-    "USE_POLICY*",
-)
 
 
 @dataclass(frozen=True)
@@ -176,17 +158,6 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Sorted keys, two spaces, UTF-8: equal data give equal bytes."""
     text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def copy_side_files(source: Path, directory: Path) -> tuple[str, ...]:
-    """Copy tokenizer, chat template, generation config and licence byte for byte; return their names."""
-    paths = sorted({path for pattern in _SIDE_FILES for path in source.glob(pattern)})
-    for path in paths:
-        if path.is_dir():
-            shutil.copytree(path, directory / path.name, copy_function=shutil.copyfile)
-        else:
-            shutil.copyfile(path, directory / path.name)
-    return tuple(path.name for path in paths)
 
 
 def spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:

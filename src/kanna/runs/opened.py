@@ -12,6 +12,7 @@ from torch import nn
 from kanna.checkpoint import lineage
 from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.side_files import MODULES, module_folders
 from kanna.models.device import device_of, dtype_of
 from kanna.runs.criteria import Criteria, check_units
 from kanna.tasks.data.task import Task
@@ -19,8 +20,22 @@ from kanna.tasks.evaluate import Prepared, prepare
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.tokens.tokenizer import load_tokenizer
 
-# Beside the weights, what the text that goes in and the text that comes out depend on.
-_TEXT_FILES = ("*token*", "vocab*", "merges*", "*.model", "chat_template*", "generation_config.json")
+# Beside the weights, what the text that goes in and what comes out depend on.
+_TEXT_FILES = (
+    "*token*",
+    "vocab*",
+    "merges*",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "dict.txt",
+    "bpe.codes",
+    "tekken.json",
+    "normalizer.json",
+    "chat_template*",
+    "generation_config.json",
+)
+_EMBEDDING_FILES = (MODULES, "sentence_*_config.json", "config_sentence_transformers.json")
 
 
 class Opened:
@@ -83,9 +98,13 @@ class Opened:
 
     @cached_property
     def identity(self) -> str:
-        """Of the weights, and of the tokenizer and its template, which scores depend on too."""
-        files = sorted({path for pattern in _TEXT_FILES for path in self.directory.glob(pattern)})
-        digests = [(path.name, lineage.file_digest(path)) for path in files if path.is_file()]
+        """Of the weights, and of the tokenizer, its template and the modules, which scores depend on too."""
+        patterns = (*_TEXT_FILES, *_EMBEDDING_FILES)
+        files = {path for pattern in patterns for path in self.directory.glob(pattern)}
+        for folder in module_folders(self.directory):
+            files.update((self.directory / folder).rglob("*"))
+        relative = [(path.relative_to(self.directory).as_posix(), path) for path in sorted(files)]
+        digests = [(name, lineage.file_digest(path)) for name, path in relative if path.is_file()]
         return json.dumps([self.base_hash, digests])
 
     def prepared(

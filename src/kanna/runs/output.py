@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kanna.checkpoint.declared import quantization_config
 from kanna.checkpoint.safetensors_format import TensorSpec
-from kanna.checkpoint.writer import copy_side_files, write_json, write_tensors
+from kanna.checkpoint.side_files import copy_side_files
+from kanna.checkpoint.writer import write_json, write_tensors
 from kanna.forms import Dense, Form
 from kanna.runs.source import Source
 from kanna.runs.step import Changes
@@ -70,11 +71,11 @@ def plan_layout(source: Source, changes: Changes) -> Layout:
 
 
 def write_model(directory: Path, source: Source, layout: Layout, changes: Changes) -> None:
-    """Weights, config.json, tokenizer and other side files."""
+    """Weights, config.json, and all that lies beside them."""
     changed = ((layout.renamed[name], tensor) for name, tensor in changes.tensors())
     write_tensors(directory, layout.specs, itertools.chain(source.checkpoint.stream(layout.copied), changed))
     config = {key: value for key, value in source.checkpoint.config.items() if key != "quantization_config"}
     if layout.forms:
         config["quantization_config"] = quantization_config(layout.forms)
     write_json(directory / "config.json", config)
-    copy_side_files(source.directory, directory)
+    copy_side_files(source.directory, directory, source.checkpoint.files)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from kanna.checkpoint import card, lineage
+from kanna.checkpoint.side_files import side_files
 from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
@@ -358,7 +359,8 @@ def _write(
     step, request = call.method.load_step(), ready.request
     changes = step.apply(plan, job)
     layout = plan_layout(job.source, changes)
-    needed = layout.bytes + changes.extra_bytes
+    beside = side_files(job.source.directory, job.source.checkpoint.files)
+    needed = layout.bytes + changes.extra_bytes + beside.bytes
     with output_directory(target, force=replace, needed_bytes=needed) as partial:
         write_model(partial, job.source, layout, changes)
         changes.finish(partial)
@@ -370,6 +372,7 @@ def _write(
         verdict, loaded = verify_output(partial, job.source.inventory, changes.recorded, layout.parameters)
         job.progress("verify", 1, 1)
         description = step.describe(plan, changes)
+        description = _with_left_out(description, beside.left_out)
         figures = {**_sizes(job.source, layout.bytes), **description.figures}
         compared = _judge(ready, partial, loaded, job.progress) if last else None
         del loaded
@@ -380,6 +383,15 @@ def _write(
         if last:
             about_to_name(job.workspace.directory.parent, partial)
     return StepResult(call.name, plan, figures, verdict, description), compared
+
+
+def _with_left_out(description: Description, left_out: tuple[str, ...]) -> Description:
+    """What of the source's directory is not in the output, in the lineage and for people."""
+    if not left_out:
+        return description
+    line = f"Left out of the copy (weights in other files, training): {', '.join(left_out)}"
+    figures = {**description.figures, "left_out": list(left_out)}
+    return replace(description, figures=figures, lines=(*description.lines, line))
 
 
 def _shares_base(ready: _Ready, job: Job) -> bool:

@@ -14,7 +14,7 @@ from toy import LLAMA, compress
 
 from kanna.checkpoint import writer
 from kanna.checkpoint.reader import Checkpoint
-from kanna.checkpoint.writer import copy_side_files, output_directory, spec_of, write_tensors
+from kanna.checkpoint.writer import output_directory, spec_of, write_tensors
 from kanna.errors import InputError, KannaError
 
 OLD = '{"model_type": "llama"}'
@@ -222,20 +222,3 @@ def test_views_are_written_as_their_own_values(tmp_path: Path) -> None:
     write_tensors(tmp_path, [spec_of("t", base.T)], [("t", base.T)])
     (tmp_path / "config.json").write_text("{}")
     assert torch.equal(Checkpoint.open(tmp_path).tensor("t"), base.T)
-
-
-def test_side_files_byte_for_byte(tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
-    (source / "additional_chat_templates").mkdir(parents=True)
-    out.mkdir()
-    kept = ["tokenizer.json", "tokenizer_config.json", "merges.txt", "vocab.json", "tokenizer.model"]
-    kept += [
-        "chat_template.jinja",
-        "additional_chat_templates/tool.jinja",
-        "generation_config.json",
-        "LICENSE",
-    ]
-    for name in [*kept, "model.safetensors", "README.md", "pytorch_model.bin", "kanna.json", "config.json"]:
-        (source / name).write_bytes(name.encode() + b"\r\n\xff")
-    copy_side_files(source, out)
-    assert digest(out) == {name: digest(source)[name] for name in kept}

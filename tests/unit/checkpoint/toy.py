@@ -10,9 +10,9 @@ import transformers
 from kanna.checkpoint import lineage
 from kanna.checkpoint.declared import quantization_config, resolve
 from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.side_files import copy_side_files
 from kanna.checkpoint.writer import (
     SHARD_BYTES,
-    copy_side_files,
     output_directory,
     spec_of,
     write_json,
@@ -153,7 +153,7 @@ def compress(
         write_json(
             partial / "config.json", {**checkpoint.config, "quantization_config": quantization_config(forms)}
         )
-        copy_side_files(source, partial)
+        copy_side_files(source, partial, checkpoint.files)
         base = lineage.Base(name=checkpoint.name, hash=lineage.base_hash(checkpoint))
         lineage.write(partial, base, (lineage.Step(method="toy"),))
     return out

@@ -9,7 +9,8 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
-from kanna.checkpoint.writer import copy_side_files, output_directory, write_json, write_tensors
+from kanna.checkpoint.side_files import copy_side_files, files_of_model
+from kanna.checkpoint.writer import output_directory, write_json, write_tensors
 from kanna.errors import InputError
 from kanna.methods.laser.step import MANIFEST, ORIGINALS
 from kanna.progress import Progress
@@ -55,11 +56,10 @@ def restore(
 
 def _copy(source: Checkpoint, target: Path, force: bool, progress: Progress) -> None:
     with output_directory(target, force=force, needed_bytes=source.bytes) as partial:
-        for place, path in enumerate(files := sorted(p for p in source.directory.rglob("*") if p.is_file())):
+        for place, name in enumerate(files := files_of_model(source.directory, source.files)):
             progress("restore", place, len(files))
-            copy = partial / path.relative_to(source.directory)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.directory / name, partial / name)
 
 
 def read_manifest(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _restore_from_originals(
     with output_directory(target, force=force, needed_bytes=sum(spec.bytes for spec in specs)) as partial:
         write_tensors(partial, specs, ((name, source.tensor(name)) for name, source in sources.items()))
         write_json(partial / "config.json", config)
-        copy_side_files(checkpoint.directory, partial)
+        copy_side_files(checkpoint.directory, partial, checkpoint.files)
         if lineage.base_hash(Checkpoint.open(partial)) != manifest["made_from"]["hash"]:
             raise InputError(
                 f"what {checkpoint.directory} keeps does not give back the model it was made from",
