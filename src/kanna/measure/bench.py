@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.measure.carried import bytes_held, carried, check_decodes
 from kanna.measure.energy import Meter, Reading, nvml_meter, rapl_meter
-from kanna.measure.latency import Request, concurrent, paired_ratio, request, spread_of
+from kanna.measure.latency import Request, asked_of, concurrent, paired_ratio, request, spread_of
 from kanna.measure.memory import peak_memory
 from kanna.measure.options import BenchOptions
 from kanna.measure.price import Price, cost
@@ -51,8 +52,8 @@ def bench(
         meters: Of energy; those of this machine by default.
 
     Raises:
-        InputError: A model that cannot generate, more tokens than it has positions for, or two models that do
-            not fit in memory together.
+        InputError: A model that cannot generate or go on from what it read, more tokens than it has positions
+            for, or two models that do not fit in memory together.
     """
     chosen = options or BenchOptions()
     paths = [model] if against is None else [model, against]
@@ -62,6 +63,8 @@ def bench(
     peaks = _peaks(checkpoints, chosen, progress)
     place = None if device_of(chosen.device).type == "cpu" else chosen.device
     loaded = [load(path, dtype=dtype_of(chosen.dtype), device_map=place)[0] for path in paths]
+    for one, checkpoint in zip(loaded, checkpoints, strict=True):
+        check_decodes(one, checkpoint.name, max(chosen.batches), device_of(chosen.device))
     grid = list(product(chosen.batches, chosen.contexts))
     rounds = {place: _rounds(loaded, *place, chosen, used, progress) for place in grid}
     settings = [
@@ -188,26 +191,22 @@ def _ratio(place: tuple[int, int], rounds: dict[int, list[_Round]]) -> Ratio:
 def _bytes_read(model: Any, batch: int, context: int) -> int:
     """Of a decode step: all parameters but the rows of the embedding that are not looked up, keys and values.
 
-    A head tied to the embedding is read whole. All experts of a mixture are counted.
+    A head tied to the embedding is read whole. All experts of a mixture are counted. Keys and values, or what
+    a model has in their place, are those that it keeps of a prompt.
     """
     parameters = {id(parameter): parameter for parameter in model.parameters()}
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     if head is None or getattr(head, "weight", None) is not table:
         weights -= (table.shape[0] - batch) * table.shape[1] * table.element_size()
-    config = model.config.get_text_config()
-    heads = _cached_heads(config)
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * width * context * batch * table.element_size()
-    return int(weights + cache)
+    return int(weights + bytes_held(carried(_prefilled(model, batch, context, table.device))))
 
 
-def _cached_heads(config: Any) -> int:
-    """Heads of keys and values that the cache of transformers holds."""
-    if config.model_type == "falcon":  # shared ones are spread over all heads before they are kept, or one
-        alone = config.multi_query and not config.new_decoder_architecture
-        return 1 if alone else int(config.num_attention_heads)
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+def _prefilled(model: Any, batch: int, context: int, device: torch.device) -> Any:
+    with torch.no_grad():
+        return model(
+            input_ids=torch.zeros((batch, context), dtype=torch.int64, device=device), **asked_of(model)
+        )
 
 
 def _peaks(

@@ -1,8 +1,9 @@
 """Energy from counters of the machine. Where there is none it is not measured, and never guessed."""
 
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, Protocol, Self
 POWERCAP = Path("/sys/class/powercap")
 # Counters of a busy package wrap around after some minutes; so often is often enough.
 _SAMPLE_SECONDS = 5.0
+_DIE = re.compile(r"-die-\d+$")
 
 
 class Meter(Protocol):
@@ -45,26 +47,55 @@ class NotMeasured:
         return None
 
 
-class RaplMeter:
-    """Packages' counters of Linux (powercap). Their parts (core, dram inside a package) are in them already.
+@dataclass(frozen=True)
+class Zone:
+    """A counter of Linux (powercap).
 
     Args:
-        counters: Package -> a file that counts microjoules, and the range at which it begins again.
-        sample_seconds: How often counters are read, so that no wrap-around is missed.
+        path: The file that counts microjoules.
+        limit: The number after which it begins again.
+        part: What it counts: of zones of one part some may show one and the same counter.
+    """
+
+    path: Path
+    limit: int
+    part: tuple[str, ...]
+
+    def read(self) -> int:
+        return int(self.path.read_text())
+
+    def since(self, before: int, now: int) -> int:
+        """Microjoules between two readings."""
+        return now - before if now >= before else now - before + self.limit
+
+
+class RaplMeter:
+    """Counters of Linux (powercap): processor packages, and the memory beside them where it is counted.
+
+    A package's counter holds those of its cores and graphics. Processors of several dies may show the counter
+    of the package once for each: which of them do is seen, for such a one never lies outside two readings of
+    the other.
+
+    Args:
+        zones: Counters that are added.
+        sample_seconds: How often they are read, so that no wrap-around is missed.
     """
 
     name = "RAPL packages"
 
-    def __init__(self, counters: Mapping[str, tuple[Path, int]], sample_seconds: float) -> None:
+    def __init__(self, zones: Sequence[Zone], sample_seconds: float) -> None:
         self.reason = ""
-        self._counters, self._every = counters, sample_seconds
-        self._last: dict[str, int] = {}
-        self._joules = 0.0
+        self._every = sample_seconds
+        self._groups = [[zone for zone in zones if zone.part == part] for part in {z.part: 0 for z in zones}]
+        self._last: dict[Zone, int] = {}
+        self._counted: dict[Zone, int] = {}
+        self._own: set[Zone] = set()
         self._lock, self._done = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._joules, self._last = 0.0, {}
+        self._last, self._counted = {}, {}
+        self._own = {group[0] for group in self._groups}
         self._add()
         self._done.clear()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -77,51 +108,78 @@ class RaplMeter:
         self._add()
         return None if self.reason else self._joules
 
+    @property
+    def _joules(self) -> float:
+        return sum(self._counted.get(zone, 0) for zone in self._own) / 1e6
+
     def _watch(self) -> None:
         while not self._done.wait(self._every):
             self._add()
 
     def _add(self) -> None:
         with self._lock:
-            for name, (path, limit) in self._counters.items():
+            for group in self._groups:
                 try:
-                    now = int(path.read_text())
+                    found = [(zone, zone.read()) for zone in group]
+                    again = group[0].read() if len(group) > 1 else found[0][1]
                 except (OSError, ValueError) as error:
                     # One look missed may hide a wrap-around: from then on nothing is known.
-                    self.reason = f"{path} could no longer be read: {error}"
+                    self.reason = f"{group[0].path} could no longer be read: {error}"
                     return
-                step = now - self._last.get(name, now)
-                self._joules += (step if step >= 0 else step + limit) / 1e6
-                self._last[name] = now
+                first, began = found[0]
+                for zone, now in found:
+                    step = zone.since(self._last.get(zone, now), now)
+                    self._counted[zone] = self._counted.get(zone, 0) + step
+                    self._last[zone] = now
+                    if first.since(began, now) > first.since(began, again):
+                        self._own.add(zone)
 
 
 def rapl_meter(root: Path = POWERCAP, sample_seconds: float = _SAMPLE_SECONDS) -> Meter:
-    """The meter of this machine's processor packages, or why there is none."""
-    zones = sorted(path for path in root.glob("intel-rapl:*") if path.name.count(":") == 1)
-    packages = [path for path in zones if not _is_platform(path)]
+    """The meter of this machine's processor packages and of their memory, or why there is none."""
+    packages = [zone for zone in sorted(root.glob("intel-rapl:*")) if _is_package(zone)]
     if not packages:
         return NotMeasured("RAPL packages", f"no energy counter in {root}")
-    counters = {}
+    zones = []
     for package in packages:
-        try:
-            limit = int((package / "max_energy_range_uj").read_text())
-            int((package / "energy_uj").read_text())
-        except PermissionError:
-            return NotMeasured(
-                "RAPL packages", f"{package / 'energy_uj'} may not be read (root only on most systems)"
-            )
-        except (OSError, ValueError) as error:
-            return NotMeasured("RAPL packages", f"{package} cannot be read: {error}")
-        counters[package.name] = package / "energy_uj", limit
-    return RaplMeter(counters, sample_seconds)
+        for place in (package, *_memory_of(package)):
+            try:
+                zones.append(_zone(place, package))
+            except PermissionError:
+                why = f"{place / 'energy_uj'} may not be read (root only on most systems)"
+                return NotMeasured("RAPL packages", why)
+            except (OSError, ValueError) as error:
+                return NotMeasured("RAPL packages", f"{place} cannot be read: {error}")
+    return RaplMeter(zones, sample_seconds)
 
 
-def _is_platform(zone: Path) -> bool:
-    """Whether a zone is the whole platform ("psys"), which stands beside the packages and contains them."""
+def _zone(place: Path, package: Path) -> Zone:
+    """Dies of one package are one part; so is the memory beside them."""
+    limit = int((place / "max_energy_range_uj").read_text())
+    of = _DIE.sub("", _label(package)) or package.name
+    zone = Zone(place / "energy_uj", limit, (of, "" if place == package else _label(place), str(limit)))
+    zone.read()
+    return zone
+
+
+def _is_package(place: Path) -> bool:
+    """Whether a zone is no part of another, and not the whole platform ("psys"), which stands beside them."""
+    return place.name.count(":") == 1 and _label(place) != "psys"
+
+
+def _memory_of(package: Path) -> list[Path]:
+    """Zones of a package that its counter does not hold: in it, or linked beside it, as systems show them."""
+    parts = [*package.glob(f"{package.name}:*"), *package.parent.glob(f"{package.name}:*")]
+    alone = {part.resolve(): part for part in reversed(parts)}
+    return sorted(part for part in alone.values() if _label(part) == "dram")
+
+
+def _label(place: Path) -> str:
+    """What a zone calls itself."""
     try:
-        return (zone / "name").read_text().strip() == "psys"
+        return (place / "name").read_text().strip()
     except OSError:
-        return False
+        return ""
 
 
 class NvmlMeter:

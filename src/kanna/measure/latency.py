@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanna.measure.carried import carried
 from kanna.measure.results import Spread
 
 
@@ -41,9 +42,7 @@ def spread_of(times: Sequence[float]) -> Spread:
 
 def request(model: Any, ids: Tensor, new_tokens: int) -> Request:
     """Prefill `ids` (batch, tokens), then decode `new_tokens` greedily, the first of which prefill gives."""
-    last: dict[str, Any] = {"use_cache": True}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        last["logits_to_keep"] = 1
+    last = asked_of(model)
     with torch.no_grad():
         began = _now(ids.device)
         out = model(input_ids=ids, **last)
@@ -52,10 +51,16 @@ def request(model: Any, ids: Tensor, new_tokens: int) -> Request:
         steps = []
         for _ in range(new_tokens - 1):
             began = _now(ids.device)
-            out = model(input_ids=token, past_key_values=out.past_key_values, **last)
+            out = model(input_ids=token, **carried(out), **last)
             token = out.logits[:, -1:].argmax(-1)
             steps.append(_now(ids.device) - began)
     return Request(first, tuple(steps))
+
+
+def asked_of(model: Any) -> dict[str, Any]:
+    """Beside the tokens: to keep what it reads, and where it can, the scores of the last token alone."""
+    alone = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"use_cache": True, **({"logits_to_keep": 1} if alone else {})}
 
 
 def concurrent(model: nn.Module, ids: Tensor, new_tokens: int, streams: int) -> tuple[list[Request], float]:

@@ -34,7 +34,7 @@ def test_several_packages_are_added_and_their_parts_are_not(tmp_path: Path) -> N
     counters = [zone(tmp_path, f"intel-rapl:{i}", 1000 * i, f"package-{i}") for i in range(3)]
     parts = [
         zone(tmp_path, "intel-rapl:0:0", 7, "core"),
-        zone(tmp_path / "intel-rapl:1", "intel-rapl:1:0", 7, "dram"),
+        zone(tmp_path / "intel-rapl:1", "intel-rapl:1:0", 7, "uncore"),
     ]
 
     def work() -> None:
@@ -44,6 +44,70 @@ def test_several_packages_are_added_and_their_parts_are_not(tmp_path: Path) -> N
             part.write_text("1500000")
 
     assert joules(rapl_meter(tmp_path, 60), work) == pytest.approx(0.1 + 0.2 + 0.3)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_memory_is_beside_its_package_and_counts_once(tmp_path: Path, linked: bool) -> None:
+    """It lies in the folder of the package, and systems link it beside as well."""
+    package = zone(tmp_path, "intel-rapl:0", 5)
+    memory = zone(tmp_path / "intel-rapl:0", "intel-rapl:0:1", 5, "dram")
+    if linked:
+        (tmp_path / "intel-rapl:0:1").symlink_to(memory.parent)
+
+    def work() -> None:
+        package.write_text("400005")
+        memory.write_text("90005")
+
+    assert joules(rapl_meter(tmp_path, 60), work) == pytest.approx(0.4 + 0.09)
+
+
+@pytest.mark.parametrize(
+    ("begins", "steps", "expected"),
+    [
+        ((5_000, 5_000), (400_000, 400_000), 0.4),  # one counter, shown twice
+        ((5_000, 5_000), (400_000, 300_000), 0.7),  # two that began alike
+        ((5_000, 6_000), (400_000, 400_000), 0.8),  # two that went alike
+        ((RANGE - 1_000, RANGE - 1_000), (400_000, 400_000), 0.4),  # one that began again
+        ((5_000, 5_000, 5_000, 5_000), (400_000,) * 4, 0.4),
+    ],
+)
+def test_dies_that_show_the_counter_of_their_package_count_once(
+    tmp_path: Path, begins: tuple[int, ...], steps: tuple[int, ...], expected: float
+) -> None:
+    dies = [zone(tmp_path, f"intel-rapl:{i}", began, f"package-0-die-{i}") for i, began in enumerate(begins)]
+    meter = rapl_meter(tmp_path, 60)
+
+    def work() -> None:
+        for die, began, step in zip(dies, begins, steps, strict=True):
+            die.write_text(str((began + step) % RANGE))
+
+    assert joules(meter, work) == pytest.approx(expected)
+
+
+def test_packages_that_go_alike_are_two(tmp_path: Path) -> None:
+    counters = [zone(tmp_path, f"intel-rapl:{i}", 0, f"package-{i}-die-0") for i in range(2)]
+    assert joules(
+        rapl_meter(tmp_path, 60), lambda: [counter.write_text("100000") for counter in counters]
+    ) == pytest.approx(0.2)
+
+
+def test_a_counter_that_moves_between_two_looks_is_still_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a real one does: each reading is a little later than the one before."""
+    dies = [zone(tmp_path, f"intel-rapl:{i}", 0, f"package-0-die-{i}") for i in range(2)]
+    read, now = Path.read_text, [0]
+
+    def read_text(path: Path, *args: object, **named: object) -> str:
+        if path in dies:
+            now[0] += 1_000
+            return str(now[0])
+        return read(path, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    meter = rapl_meter(tmp_path, 60)
+    began = now[0]
+    assert joules(meter, lambda: now.__setitem__(0, began + 500_000)) == pytest.approx(0.5, abs=0.01)
 
 
 def test_the_whole_platform_is_not_added_to_its_packages(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import psutil
 import pytest
 
+from kanna.measure import memory
 from kanna.measure.memory import peak_resident
 
 # An import hook that knows none of the modules that only Unix has; then everything of kanna is imported.
@@ -44,6 +46,20 @@ for name in names:
 def test_the_peak_is_at_least_what_is_in_memory_now() -> None:
     now = psutil.Process().memory_info().rss
     assert 0.9 * now < peak_resident() < psutil.virtual_memory().total
+
+
+def test_a_small_process_of_a_large_one_is_small() -> None:
+    """What the process that starts it has in memory is not its own."""
+    ballast = b"1" * 300_000_000
+    words = "from kanna.measure.memory import peak_resident; print(peak_resident())"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert psutil.Process().memory_info().rss > len(ballast)
+    assert 5_000_000 < int(done.stdout) < 200_000_000
+
+
+def test_without_proc_the_system_is_asked_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "nowhere")
+    assert 0.9 * psutil.Process().memory_info().rss < peak_resident() < psutil.virtual_memory().total
 
 
 def test_without_resource_psutil_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
