@@ -16,10 +16,12 @@ __version__ = "0.1.0"
 
 # Public name -> "module:attribute".
 _LAZY = {
+    "BaselConfig": "kanna.methods.basel.config:BaselConfig",
     "Criteria": "kanna.runs.criteria:Criteria",
     "EvalOptions": "kanna.tasks.options:EvalOptions",
     "LaserConfig": "kanna.methods.laser.config:LaserConfig",
     "LowRankConfig": "kanna.methods.lowrank.config:LowRankConfig",
+    "basel": "kanna.methods.basel.run:basel",
     "bench": "kanna.measure.bench:bench",
     "compare": "kanna.runs.compare:compare",
     "criteria_of": "kanna.runs.criteria:criteria_of",
@@ -43,6 +45,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "BaselConfig",
     "Criteria",
     "EvalOptions",
     "InputError",
@@ -50,6 +53,7 @@ __all__ = [
     "LaserConfig",
     "LowRankConfig",
     "__version__",
+    "basel",
     "bench",
     "compare",
     "criteria_of",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TABLE: dict[str, str] = {
     "lowrank": "kanna.methods.lowrank:METHOD",
     "laser": "kanna.methods.laser:METHOD",
+    "basel": "kanna.methods.basel:METHOD",
     "export": "kanna.methods.export:METHOD",
 }
 

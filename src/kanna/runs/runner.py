@@ -210,7 +210,8 @@ def _prepare(request: Request) -> _Ready:
     if calibration is not None and not any(call.method.calibration for call in request.calls):
         names = " and ".join(dict.fromkeys(call.method.name for call in request.calls))
         raise InputError(f"{names} reads no calibration text", "leave calibration out")
-    inputs = Inputs(calibration, device, request.cache or cache_directory())
+    tasks = () if prepared is None else prepared.tasks
+    inputs = Inputs(calibration, device, request.cache or cache_directory(), tasks=tasks)
     return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 
@@ -233,7 +234,7 @@ def _plan(call: Call, source: Source, inputs: Inputs) -> Plan:
     step = call.method.load_step()
     source.check_forms(step.accepts, call.method.name, step.instead)
     source.check_shapes()
-    given = inputs if call.method.calibration else Inputs(None, inputs.device, inputs.cache, inputs.others)
+    given = inputs if call.method.calibration else replace(inputs, calibration=None)
     return step.plan(source, call.config, given)
 
 

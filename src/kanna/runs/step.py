@@ -21,6 +21,7 @@ from kanna.progress import Progress
 from kanna.reporting.blocks import Table
 from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
+from kanna.tasks.data.task import Task
 
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 P = TypeVar("P", bound="Plan")
@@ -35,12 +36,14 @@ class Inputs:
         device: Where to compute.
         cache: Where statistics are kept between runs.
         others: Further source models, such as the experts of a merge.
+        tasks: What the result will be judged on: rows that must not be learnt.
     """
 
     calibration: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache: Path = Path()
     others: tuple[Source, ...] = ()
+    tasks: tuple[Task, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

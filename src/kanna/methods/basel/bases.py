@@ -1,0 +1,150 @@
+"""A matrix as a sum of bases, each with a weight that is learnt.
+
+    W = sum_i sigma_i u_i v_i^T        y = U (s * (R x)) + Ua (Va x)
+
+U (m, k) has orthonormal columns u_i, and R = U^T W (k, n) the rows sigma0_i v_i^T, so that at first the sum
+is W. Learnt are s = (1 + d)^2 with d = 0 at first: sigma_i = sigma0_i s_i cannot become negative, and a rate
+of d means the same for matrices of any scale. Ua (m, e) = 0 and Va (e, n) are new bases, there for what the
+task needs and W does not have. The product is never multiplied out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kanna.linalg.whitening import basis
+
+# Bases below this share of the largest are zero but for rounding.
+_NOTHING = 1e-6
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """W = left @ right.
+
+    Args:
+        left: (m, k) orthonormal columns.
+        right: (k, n) rows sigma0_i v_i^T.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def keep(self, places: Tensor) -> "Decomposed":
+        return Decomposed(self.left[:, places].contiguous(), self.right[places].contiguous())
+
+
+def decomposed(weight: Tensor, dtype: torch.dtype = torch.float32) -> Decomposed:
+    """Singular vectors of a weight (m, n), ordered by singular value; those of rounding are left out."""
+    found = basis(weight)
+    kept = max(1, int((found.energy > _NOTHING**2 * found.energy[0]).sum()))
+    left = found.left[:, :kept]
+    return Decomposed(left.to(dtype), (left.T @ weight.to(left.dtype)).to(dtype))
+
+
+class Bases(nn.Module):
+    """One matrix (m, n).
+
+    Args:
+        start: Its bases.
+        extra: How many new ones.
+        generator: Of the new ones.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, start: Decomposed, extra: int, generator: torch.Generator) -> None:
+        super().__init__()
+        (m, count), n = start.left.shape, start.right.shape[1]
+        device = start.left.device
+        self.register_buffer("left", start.left)
+        self.register_buffer("right", start.right)
+        self.shift = nn.Parameter(torch.zeros(count, device=device))
+        drawn = torch.randn(extra, n, generator=generator) / max(1, extra) ** 0.5
+        self.new_left = nn.Parameter(torch.zeros(m, extra, device=device))
+        self.new_right = nn.Parameter(drawn.to(device))
+
+    @property
+    def scale(self) -> Tensor:
+        """(k,) sigma over sigma0."""
+        return (1 + self.shift).square()
+
+    @property
+    def sigma(self) -> Tensor:
+        """(k,) weights of the bases."""
+        return self.right.norm(dim=1) * self.scale
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., n) -> (..., m)."""
+        old = functional.linear(functional.linear(hidden, self.right) * self.scale, self.left)
+        if not len(self.new_right):
+            return old
+        return old + functional.linear(functional.linear(hidden, self.new_right), self.new_left)
+
+    def sensitivity(self) -> Tensor:
+        """(k,) sigma_i times the loss's slope in sigma_i, from the gradient of `shift`.
+
+        dL/dd_i = 2 (1 + d_i) sigma0_i dL/dsigma_i, hence sigma_i dL/dsigma_i = (1 + d_i) / 2 dL/dd_i.
+        """
+        assert self.shift.grad is not None
+        return (1 + self.shift.detach()) / 2 * self.shift.grad
+
+    def hold(self, kept: Decomposed) -> None:
+        """Take these bases in place of those held; the parameters are cut by whoever trains them."""
+        self.left, self.right = kept.left, kept.right
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(m, r) and (r, n) whose product is the matrix, r = k + e."""
+        root = self.scale.detach()
+        return (
+            torch.cat([self.left, self.new_left.detach()], 1),
+            torch.cat([root[:, None] * self.right, self.new_right.detach()]),
+        )
+
+
+class BasesLayer(nn.Module):
+    """A linear layer of which some rows are sums of bases.
+
+    Args:
+        parts: (rows of the output or None for all, a module (..., n) -> (..., rows)).
+        bias: (m,) or None; it stays as it is.
+        size: m.
+    """
+
+    bias: Tensor | None
+
+    def __init__(
+        self, parts: Sequence[tuple[Tensor | None, nn.Module]], bias: Tensor | None, size: int
+    ) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(part for _, part in parts)
+        self.rows = [rows for rows, _ in parts]
+        self.size = size
+        self.register_buffer("bias", bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out = hidden.new_zeros(*hidden.shape[:-1], self.size)
+        for rows, part in zip(self.rows, self.parts, strict=True):
+            out = part(hidden) if rows is None else out.index_copy(-1, rows, part(hidden))
+        return out if self.bias is None else out + self.bias
+
+
+class Held(nn.Module):
+    """Rows of a fused layer that stay dense.
+
+    Args:
+        weight: (rows, n).
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return functional.linear(hidden, self.weight)

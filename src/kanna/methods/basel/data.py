@@ -1,0 +1,138 @@
+"""The rows that Basel learns from, split, checked, and as examples."""
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import InputError
+from kanna.methods.basel.config import BaselConfig
+from kanna.runs.source import Source
+from kanna.tasks.data.rows import Row, read_rows
+from kanna.tasks.data.split import split_rows
+from kanna.tasks.data.task import Task
+from kanna.tasks.scorers.classifier import classifies, labels_of, match
+from kanna.tasks.tokens.encode import Encoder
+from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
+from kanna.training.examples import Example, Examples, answered, labelled, text_windows
+
+FEWEST_ROWS = 16
+_SPLIT_OFF = 0.1
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples, ready to be learnt.
+
+    Args:
+        train: Of the rows.
+        validation: Of rows that are not learnt.
+        replay: Of text.
+        digest: sha256 of all files.
+    """
+
+    train: Examples
+    validation: Examples
+    replay: tuple[Example, ...]
+    digest: str
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max(len(example) for example in (*self.train.all, *self.validation.all, *self.replay))
+
+
+def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Data:
+    """Read and check the files.
+
+    Args:
+        asked: Tasks that the result is judged on.
+
+    Raises:
+        InputError: Whatever is wrong with the files, or rows that are asked, too.
+    """
+    files = [
+        path.expanduser() for path in (config.data, config.validation, config.replay) if path is not None
+    ]
+    rows = read_rows(files[0])
+    if len(rows) < FEWEST_ROWS:
+        raise InputError(
+            f"{config.data} has {len(rows)} rows; at least {FEWEST_ROWS} are needed", "give more rows"
+        )
+    if not config.allow_overlap:
+        _refuse_overlap(config.data, rows, asked)
+    if config.validation is None:
+        held, learnt = split_rows(rows, _SPLIT_OFF, config.seed)
+        train, validation = [rows[i] for i in learnt], [rows[i] for i in held]
+    else:
+        train, validation = rows, read_rows(config.validation.expanduser())
+    made = _maker(source, config)
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
+    return Data(made.examples(train), made.examples(validation), made.text(config.replay), digest.hexdigest())
+
+
+def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> None:
+    known = {_key(row): number for number, row in reversed(list(enumerate(rows, 1)))}
+    for task in asked:
+        both = [(known[_key(row)], row) for row in task.rows if _key(row) in known]
+        if both:
+            number, row = both[0]
+            raise InputError(
+                f"{len(both):,} of the {len(task.rows):,} rows of {task.name} are in {data} too, the first in "
+                f"row {number}: {row.prompt[:_SHOWN]!r}",
+                "judge on rows that were not learnt, or add --allow-overlap",
+            )
+
+
+def _key(row: Row) -> str:
+    """What is asked, however it was typed."""
+    return " ".join(unicodedata.normalize("NFC", row.prompt or row.text).split())
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Rows to examples, for one kind of model.
+
+    Args:
+        tokenizer: Of the model.
+        length: Most tokens.
+        labels: Of a classification head; None for a language model.
+        chat: Put prompts into the template.
+    """
+
+    tokenizer: Any
+    length: int
+    labels: tuple[str, ...] | None
+    chat: bool
+
+    def examples(self, rows: Sequence[Row]) -> Examples:
+        if self.labels is None:
+            return answered(rows, Encoder(self.tokenizer, self.length, self.chat))
+        places = match(self.labels, [row.choices for row in rows])
+        right = [places[i][row.label] for i, row in enumerate(rows) if row.label is not None]
+        return labelled(rows, self.tokenizer, right, self.length)
+
+    def text(self, path: Path | None) -> tuple[Example, ...]:
+        if path is None:
+            return ()
+        if self.labels is not None:
+            raise InputError("a classification head does not learn text", "leave out --replay")
+        return text_windows(read_rows(path.expanduser()), self.tokenizer, self.length).all
+
+
+def _maker(source: Source, config: BaselConfig) -> _Maker:
+    loaded = source.checkpoint.config
+    labels = labels_of(loaded) if classifies(loaded) else None
+    if labels is None and not predicts_next_token(loaded):
+        raise InputError(
+            f"{source.name} is {loaded.get('architectures')}: only causal language models and classification "
+            "heads are trained",
+            "give such a model, or compress this one with kanna lowrank",
+        )
+    tokenizer = load_tokenizer(source.directory)
+    if config.chat and not getattr(tokenizer, "chat_template", None):
+        raise InputError(f"{source.name} has no chat template", "leave out --chat")
+    return _Maker(tokenizer, context_length(loaded, tokenizer, config.context), labels, config.chat)

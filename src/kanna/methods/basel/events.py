@@ -1,0 +1,116 @@
+"""Part 1 between its steps: gradients are averaged, and at each event bases are dropped for good."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kanna.methods.basel.bases import Bases, Decomposed
+from kanna.methods.basel.budget import Sizes, kept_by_share, kept_by_worth, target_at
+from kanna.methods.basel.importance import Averages
+from kanna.training.optimiser import Optimiser
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When bases are dropped, and how many are left.
+
+    Args:
+        first: Steps before the first event.
+        steps: Steps of part 1.
+        events: How many; exactly so many take place.
+        trained: Parameters of all bases at first.
+        stored: Parameters at the end.
+    """
+
+    first: int
+    steps: int
+    events: int
+    trained: int
+    stored: int
+
+    def event_after(self, step: int) -> int | None:
+        """Number of the event behind a step, from 1; None where there is none."""
+        span = self.steps - self.first
+        for event in range(1, self.events + 1):
+            if step + 1 == self.first + span * (event - 1) // self.events:
+                return event
+        return None
+
+    @property
+    def last_step(self) -> int:
+        """Steps done when the last event takes place."""
+        return self.first + (self.steps - self.first) * (self.events - 1) // self.events
+
+
+@dataclass
+class Events:
+    """Drops bases of the matrices that are trained; see `training.loop.Between`.
+
+    Args:
+        matrices: By name.
+        sizes: Of each.
+        schedule: When.
+        averages: What bases are worth.
+        again: Gives all bases of a matrix once more, for a state that had more of them.
+        kept: Matrix -> places of its bases among all it had.
+        history: (steps done, parameters of the bases, bases by matrix) after each event.
+    """
+
+    matrices: Mapping[str, Bases]
+    sizes: Sizes
+    schedule: Schedule
+    averages: Averages
+    again: Callable[[str], Decomposed]
+    kept: dict[str, Tensor] = field(init=False)
+    history: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.kept = {name: torch.arange(len(bases.shift)) for name, bases in self.matrices.items()}
+
+    def gradients(self, step: int) -> None:
+        self.averages.add(self.matrices)
+
+    def after(self, step: int, optimiser: Optimiser) -> None:
+        event = self.schedule.event_after(step)
+        if event is None:
+            return
+        plan = self.schedule
+        wanted = target_at(event, plan.events, plan.trained, plan.stored)
+        choose = kept_by_share if self.averages.importance == "sigma" else kept_by_worth
+        scores = self.averages.scores(self.matrices)
+        chosen = choose(scores, self.sizes, wanted, plan.stored, event == plan.events)
+        for name, places in chosen.items():
+            bases = self.matrices[name]
+            if len(places) < len(bases.shift):
+                optimiser.cut(f"{name}:shift", places)
+                here = places.to(bases.left.device)
+                bases.hold(Decomposed(bases.left, bases.right).keep(here))
+                self.kept[name] = self.kept[name][places]
+        self.averages.clear()
+        self.history.append((step + 1, {name: len(places) for name, places in self.kept.items()}))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        found = {f"kept:{name}": places for name, places in self.kept.items()}
+        found |= {f"sum:{name}": value for name, value in self.averages.sums.items()}
+        counts = [[done, *ranks.values()] for done, ranks in self.history]
+        past = torch.tensor(counts, dtype=torch.int64).reshape(len(counts), len(self.matrices) + 1)
+        return {**found, "steps": torch.tensor(self.averages.steps), "history": past}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, bases in self.matrices.items():
+            places = tensors[f"kept:{name}"]
+            if not torch.equal(places, self.kept[name]):
+                bases.hold(self.again(name).keep(places))
+                self.kept[name] = places
+        device = next(iter(self.matrices.values())).left.device
+        self.averages.sums = {
+            name.removeprefix("sum:"): value.to(device)
+            for name, value in tensors.items()
+            if name.startswith("sum:")
+        }
+        self.averages.steps = int(tensors["steps"])
+        self.history = [
+            (row[0], dict(zip(self.matrices, row[1:], strict=True))) for row in tensors["history"].tolist()
+        ]

@@ -1,0 +1,222 @@
+"""Both parts of Basel, on the model in memory; each goes on where a killed run left it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from kanna.checkpoint.loader import load_weights
+from kanna.forms import Dense, Form, Rows, install
+from kanna.methods.basel.bases import Bases, BasesLayer, Decomposed, Held, decomposed
+from kanna.methods.basel.events import Events
+from kanna.methods.basel.importance import Averages
+from kanna.methods.basel.plan import Plan
+from kanna.models.matrix import Matrix
+from kanna.models.views import row_index, write
+from kanna.runs.assemble import Factors, Piece, assemble, bias_of, build, matrix_weight
+from kanna.runs.source import Source
+from kanna.runs.step import Job
+from kanna.training.batches import mixed
+from kanna.training.loop import Course, Material, Trained, train
+from kanna.training.optimiser import Group, Optimiser
+
+_SEED_OF_NEW_BASES = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is to be written.
+
+    Args:
+        forms: Module path -> form, of the modules that are factors now.
+        tensors: Full parameter name -> tensor as it is stored.
+        ranks: Matrix -> bases that stayed and new ones together; None where it is stored dense.
+        history: (steps done, matrix -> bases) after each event.
+        part_1: How the weights were learnt.
+        part_2: How the factors were; None where they were not.
+    """
+
+    forms: Mapping[str, Form]
+    tensors: Mapping[str, Tensor]
+    ranks: Mapping[str, int | None]
+    history: Sequence[tuple[int, Mapping[str, int]]]
+    part_1: Trained
+    part_2: Trained | None
+
+
+def execute(job: Job, plan: Plan) -> Outcome:
+    """Do what `plan` says."""
+    model = load_weights(job.source.checkpoint, torch.float32).to(job.inputs.device)
+    model.eval().requires_grad_(False)
+    bases = _put_bases(model, job.source, plan)
+    part_1, events = _learn_weights(model, bases, job, plan)
+    pieces = _factored(job.source, plan, events)
+    for path, piece in pieces.items():
+        install(model, path, build(piece, torch.float32, job.inputs.device))
+    part_2 = _train_factors(model, pieces, job, plan) if plan.factor_steps else None
+    forms, tensors = _stored(model, pieces, job.source, plan)
+    sizes = plan.sizes
+    ranks = {
+        name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
+        for name, kept in events.kept.items()
+    }
+    return Outcome(forms, tensors, ranks, events.history, part_1, part_2)
+
+
+def _modules(plan: Plan) -> Iterator[tuple[str, list[Matrix]]]:
+    """Module path -> all its matrices, of every module of which one is selected."""
+    wanted = {matrix.module for matrix in plan.selected}
+    every = sorted((m for m in plan.inventory.matrices if m.module in wanted), key=lambda m: m.module)
+    for path, parts in groupby(every, key=lambda m: m.module):
+        yield path, list(parts)
+
+
+def _put_bases(model: nn.Module, source: Source, plan: Plan) -> dict[str, Bases]:
+    """Replace the selected matrices of a model by their bases.
+
+    Returns:
+        By name of the matrix, in the order of the selection.
+    """
+    made: dict[str, Bases] = {}
+    generator = torch.Generator().manual_seed(plan.config.seed + _SEED_OF_NEW_BASES)
+    for path, parts in _modules(plan):
+        module = model.get_submodule(path)
+        device, layers = _device(module), []
+        for matrix in parts:
+            rows = None if matrix.view.rows is None else row_index(matrix.view.rows).to(device)
+            layer: nn.Module
+            if matrix.name in plan.sizes:
+                start = _on(_bases_of(source, matrix), device)
+                layer = made[matrix.name] = Bases(start, plan.sizes[matrix.name].extra, generator)
+            else:
+                layer = Held(matrix_weight(module, matrix.view).detach())
+            layers.append((rows, layer))
+        bias = bias_of(module)
+        size = sum(matrix.out_features for matrix in parts)
+        install(model, path, BasesLayer(layers, None if bias is None else bias.detach(), size))
+    return {matrix.name: made[matrix.name] for matrix in plan.selected}
+
+
+def _bases_of(source: Source, matrix: Matrix) -> Decomposed:
+    return decomposed(source.weight(matrix))
+
+
+def _on(bases: Decomposed, device: torch.device) -> Decomposed:
+    return Decomposed(bases.left.to(device), bases.right.to(device))
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _material(plan: Plan) -> Material:
+    data, config = plan.data, plan.config
+    sizes, again = [len(e) for e in data.train.all], [len(e) for e in data.replay]
+    batches = mixed(sizes, again, config.rows, config.replay_share, config.seed)
+    return Material(data.train.all, batches, data.replay, data.validation.all)
+
+
+def _learn_weights(
+    model: nn.Module, bases: Mapping[str, Bases], job: Job, plan: Plan
+) -> tuple[Trained, Events]:
+    """Part 1."""
+    config, schedule = plan.config, plan.schedule
+    matrices = {matrix.name: matrix for matrix in plan.selected}
+
+    def again(name: str) -> Decomposed:
+        return _on(_bases_of(job.source, matrices[name]), bases[name].left.device)
+
+    events = Events(bases, plan.sizes, schedule, Averages(config.importance), again)
+    weights = {f"{name}:shift": each.shift for name, each in bases.items()}
+    new = {f"{name}:left": each.new_left for name, each in bases.items()}
+    new |= {f"{name}:right": each.new_right for name, each in bases.items()}
+    groups = [
+        Group(weights, config.rate),
+        Group({k: p for k, p in new.items() if p.numel()}, config.factor_rate),
+    ]
+    course = Course(
+        steps=schedule.steps,
+        validate_every=max(1, schedule.steps // 8),
+        best_from=schedule.last_step if not plan.factor_steps else schedule.steps,
+        seed=config.seed,
+        recompute=config.recompute,
+    )
+    directory = job.workspace.directory / "weights"
+    trained = train(model, Optimiser(groups), _material(plan), course, directory, events, job.progress)
+    return trained, events
+
+
+def _factored(source: Source, plan: Plan, events: Events) -> dict[str, Piece]:
+    """Module path -> the module that bases become: factors, or a dense weight where these are not smaller."""
+    pieces: dict[str, Piece] = {}
+    for path, parts in _modules(plan):
+        new: dict[str, Factors | Tensor] = {}
+        for matrix in parts:
+            if matrix.name in plan.sizes:
+                expand, reduce = events.matrices[matrix.name].factors()
+                dense = plan.sizes[matrix.name].stays_dense(len(events.kept[matrix.name]))
+                new[matrix.name] = expand @ reduce if dense else Factors(expand.cpu(), reduce.cpu())
+        piece = assemble(source.module(path), parts, new, torch.float32)
+        assert piece is not None
+        pieces[path] = piece
+    return pieces
+
+
+def _train_factors(model: nn.Module, pieces: Mapping[str, Piece], job: Job, plan: Plan) -> Trained:
+    """Part 2."""
+    config = plan.config
+    factors = {
+        f"{path}.{name}": parameter
+        for path, piece in pieces.items()
+        for name, parameter in model.get_submodule(path).named_parameters()
+        if name != piece.form.bias_suffix
+    }
+    course = Course(
+        steps=plan.factor_steps,
+        validate_every=max(1, plan.factor_steps // 8),
+        seed=config.seed + 1,
+        recompute=config.recompute,
+    )
+    optimiser = Optimiser([Group(factors, config.factor_rate)])
+    directory = job.workspace.directory / "factors"
+    return train(model, optimiser, _material(plan), course, directory, None, job.progress)
+
+
+def _stored(
+    model: nn.Module, pieces: Mapping[str, Piece], source: Source, plan: Plan
+) -> tuple[dict[str, Form], dict[str, Tensor]]:
+    """Forms, and tensors in the dtype of the source, of what is in the model now."""
+    forms: dict[str, Form] = {}
+    tensors: dict[str, Tensor] = {}
+    parts = dict(_modules(plan))
+    for path, piece in pieces.items():
+        module, dtype = model.get_submodule(path), source.dtype(path)
+        if _is_dense(piece.form):
+            tensors |= _dense_parameters(source, parts[path], module, path)
+            continue
+        forms[path] = piece.form
+        for name, value in module.state_dict().items():
+            tensors[f"{path}.{name}"] = value.detach().cpu().to(piece.form.dtype_of(name, dtype)).contiguous()
+    return forms, tensors
+
+
+def _is_dense(form: Form) -> bool:
+    return isinstance(form, Dense) or (
+        isinstance(form, Rows) and all(isinstance(part, Dense) for _, part in form.parts)
+    )
+
+
+def _dense_parameters(
+    source: Source, parts: Sequence[Matrix], module: nn.Module, path: str
+) -> dict[str, Tensor]:
+    """The parameter of a module that stays what it is, with its matrices as they are now."""
+    first = parts[0]
+    value = source.checkpoint.tensor(source.tensor_of(first))
+    for number, matrix in enumerate(parts):
+        holder = module if matrix.view.rows is None else module.get_submodule(f"parts.{number}")
+        weight = holder.weight
+        assert isinstance(weight, Tensor)
+        value = write(value, matrix.view, weight.detach().cpu())
+    return {f"{path}.{first.parameter}": value.contiguous()}

@@ -1,0 +1,123 @@
+"""The step `basel`: what the runner asks of it."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanna.methods.basel.config import BaselConfig
+from kanna.methods.basel.execute import Outcome, execute
+from kanna.methods.basel.plan import Plan, make_plan
+from kanna.models.matrix import role_key
+from kanna.reporting.blocks import MEASURED, Table
+from kanna.reporting.wording import percent
+from kanna.runs.source import Source
+from kanna.runs.step import Changes, Description, Inputs, Job, Step
+from kanna.training.loop import Trained
+
+
+@dataclass(frozen=True)
+class BaselChanges(Changes):
+    """Changes, and how they were learnt; None where there was nothing to learn."""
+
+    outcome: Outcome | None = field(default=None)
+
+
+class BaselStep(Step[Plan]):
+    """Dense models only: factors have lost the bases that are to be chosen from."""
+
+    accepts = ("dense",)
+    instead = "start from the model before: bases that were dropped cannot be chosen any more"
+
+    def plan(self, source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
+        return make_plan(source, config, inputs)
+
+    def apply(self, plan: Plan, job: Job) -> BaselChanges:
+        if plan.changes_nothing:
+            return BaselChanges()
+        outcome = execute(job, plan)
+        shapes = {name: (value.dtype, tuple(value.shape)) for name, value in outcome.tensors.items()}
+        return BaselChanges(
+            forms=outcome.forms,
+            shapes=shapes,
+            tensors=lambda: iter(outcome.tensors.items()),
+            outcome=outcome,
+        )
+
+    def describe(self, plan: Plan, changes: Changes) -> Description:
+        assert isinstance(changes, BaselChanges)
+        outcome = changes.outcome
+        if outcome is None:
+            return Description("All bases of {base} kept: nothing is changed.", {"keep_selected": 1.0})
+        figures = _figures(plan, outcome)
+        lines = [_told("weights of bases", outcome.part_1)]
+        if outcome.part_2 is not None:
+            lines.append(_told("factors", outcome.part_2))
+        rows = (
+            ("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}"),
+            ("rows learnt", f"{len(plan.data.train):,}"),
+        )
+        return Description(
+            summary="Bases of the weight matrices of {base} chosen by what a task needs, and trained on it.",
+            figures=figures,
+            rows=rows,
+            tables=(_table(plan, outcome),),
+            console=(_table(plan, outcome),),
+            lines=tuple(lines),
+            tags=("low-rank", "fine-tuned"),
+        )
+
+
+def _figures(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "keep_selected": sum(_stored(plan, outcome.ranks).values()) / plan.parameters,
+        "matrices_selected": len(plan.selected),
+        "ranks": {name: rank for name, rank in outcome.ranks.items() if rank is not None},
+        "dense": sorted(name for name, rank in outcome.ranks.items() if rank is None),
+        "events": len(outcome.history),
+        "steps": len(outcome.part_1.losses) + (0 if outcome.part_2 is None else len(outcome.part_2.losses)),
+        "training_loss": _last(outcome).losses[-1],
+    }
+    if validation := _last(outcome).validation:
+        figures["validation_loss"] = min(loss for _, loss in validation)
+    return figures
+
+
+def _last(outcome: Outcome) -> Trained:
+    return outcome.part_1 if outcome.part_2 is None else outcome.part_2
+
+
+def _stored(plan: Plan, ranks: Mapping[str, int | None]) -> dict[str, int]:
+    """Matrix -> parameters."""
+    return {
+        name: plan.sizes[name].dense if rank is None else rank * (plan.sizes[name].m + plan.sizes[name].n)
+        for name, rank in ranks.items()
+    }
+
+
+def _told(what: str, trained: Trained) -> str:
+    validation = [loss for _, loss in trained.validation]
+    best = f", on rows that were not learnt {min(validation):.4f}" if validation else ""
+    stopped = f"; stopped early: {trained.stopped}" if trained.stopped else ""
+    first, last = trained.losses[0], trained.losses[-1]
+    return f"{what}: {len(trained.losses)} steps, loss {first:.4f} to {last:.4f}{best}{stopped}"
+
+
+def _table(plan: Plan, outcome: Outcome) -> Table:
+    """By role: bases before and after, and what is left."""
+    roles: dict[str, list[str]] = defaultdict(list)
+    for matrix in plan.selected:
+        roles[matrix.role].append(matrix.name)
+    stored = _stored(plan, outcome.ranks)
+    rows = []
+    for role in sorted(roles, key=role_key):
+        names = roles[role]
+        ranks = [rank for name in names if (rank := outcome.ranks[name]) is not None]
+        before = min(plan.sizes[names[0]].m, plan.sizes[names[0]].n)
+        share = sum(stored[name] for name in names) / sum(plan.sizes[name].dense for name in names)
+        shown = f"{min(ranks)} to {max(ranks)}" if ranks else "-"
+        rows.append((role, str(before), shown, str(len(names) - len(ranks)), percent(share)))
+    return Table("Bases by role", ("role", ">before", ">rank after", ">stay dense", ">kept"), rows, MEASURED)
+
+
+STEP = BaselStep()
