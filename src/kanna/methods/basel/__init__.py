@@ -13,7 +13,7 @@ from kanna.runs.method import Method
 
 METHOD = Method(
     name="basel",
-    summary="Keep the bases of each matrix that a task needs: learn their weights, drop some, train the rest.",
+    summary="Keep the bases of each matrix that a task needs: learn weights, drop some, train the rest.",
     config="kanna.methods.basel.config:BaselConfig",
     step="kanna.methods.basel.step:STEP",
     example="kanna basel MODEL --data train.jsonl --keep 0.25 --out DIR",

@@ -54,7 +54,7 @@ def least(sizes: Sizes) -> int:
 def kept_by_worth(
     scores: Scores, sizes: Sizes, trained: float, stored: float, last: bool
 ) -> dict[str, Tensor]:
-    """Matrix -> places of the bases that stay, ascending: all matrices ranked together by worth per parameter.
+    """Matrix -> places of the bases that stay, ascending: all ranked together by worth per parameter.
 
     Args:
         scores: (k,) worth of the bases of each matrix.

@@ -36,7 +36,7 @@ class BaselConfig(Configuration):
     )
     importance: Importance = setting(
         "fisher",
-        "What a basis is worth: fisher, taylor (expected loss, over all matrices); sigma (its weight).",
+        "What a basis is worth: fisher (default) or taylor, expected loss; sigma, its weight, as the paper.",
         _NAME,
     )
     prune_events: int | None = setting(

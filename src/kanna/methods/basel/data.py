@@ -81,8 +81,8 @@ def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> N
         if both:
             number, row = both[0]
             raise InputError(
-                f"{len(both):,} of the {len(task.rows):,} rows of {task.name} are in {data} too, the first in "
-                f"row {number}: {row.prompt[:_SHOWN]!r}",
+                f"{len(both):,} of the {len(task.rows):,} rows of {task.name} are in {data} too, the "
+                f"first in row {number}: {row.prompt[:_SHOWN]!r}",
                 "judge on rows that were not learnt, or add --allow-overlap",
             )
 

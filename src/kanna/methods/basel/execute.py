@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,11 @@ def _device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
+def _directory(job: Job, plan: Plan, part: str) -> Path:
+    """Of a part's state; other data have another, so that no state of theirs is taken up."""
+    return job.workspace.directory / f"{part}-{plan.data.digest[:12]}"
+
+
 def _material(plan: Plan) -> Material:
     data, config = plan.data, plan.config
     sizes, again = [len(e) for e in data.train.all], [len(e) for e in data.replay]
@@ -143,7 +149,7 @@ def _learn_weights(
         seed=config.seed,
         recompute=config.recompute,
     )
-    directory = job.workspace.directory / "weights"
+    directory = _directory(job, plan, "weights")
     trained = train(model, Optimiser(groups), _material(plan), course, directory, events, job.progress)
     return trained, events
 
@@ -180,7 +186,7 @@ def _train_factors(model: nn.Module, pieces: Mapping[str, Piece], job: Job, plan
         recompute=config.recompute,
     )
     optimiser = Optimiser([Group(factors, config.factor_rate)])
-    directory = job.workspace.directory / "factors"
+    directory = _directory(job, plan, "factors")
     return train(model, optimiser, _material(plan), course, directory, None, job.progress)
 
 

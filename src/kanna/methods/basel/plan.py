@@ -99,10 +99,11 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     sizes = {matrix.name: _size(matrix, config) for matrix in selected}
     parameters = sum(size.dense for size in sizes.values())
     if config.keep * parameters < least(sizes):
+        lowest = math.ceil(1000 * least(sizes) / parameters) / 1000
         raise InputError(
-            f"--keep {config.keep:g} leaves {round(config.keep * parameters):,} parameters; one basis and the "
-            f"new ones of each of the {len(sizes)} matrices need {least(sizes):,}",
-            f"give --keep {math.ceil(1000 * least(sizes) / parameters) / 1000:g} or more, or fewer --extra-rank",
+            f"--keep {config.keep:g} leaves {round(config.keep * parameters):,} parameters; one basis and "
+            f"the new ones of each of the {len(sizes)} matrices need {least(sizes):,}",
+            f"give --keep {lowest:g} or more, or fewer --extra-rank",
         )
     data = read_data(source, config, inputs.tasks)
     per_epoch = -(-len(data.train) // _task_rows(config))
@@ -142,7 +143,7 @@ def _schedule(config: BaselConfig, sizes: Mapping[str, Size], per_epoch: int, st
     steps = (keeping + dropping) * per_epoch
     events = config.prune_events or max(1, min(MOST_EVENTS, steps // STEPS_PER_EVENT))
     first = max(1, keeping * per_epoch)
-    if events > steps - first + 1:
+    if events > steps - first:
         raise InputError(
             f"{events} events do not fit into {steps - first} steps", "lower --prune-events, or more --epochs"
         )

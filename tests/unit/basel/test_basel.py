@@ -1,0 +1,152 @@
+"""The step from rows to a directory: sizes, forms, refusals, kills."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killing import hashes, in_child, killed_and_resumed, names_taken
+from safetensors.torch import load_file
+
+import kanna
+from kanna.errors import InputError
+from kanna.methods.basel.config import BaselConfig
+from kanna.runs.runner import RunResult
+from kanna.runs.source import Source
+
+Base = Callable[[str], Path]
+FAMILIES = ("llama", "gpt2", "gpt_neox", "qwen2", "phi3")
+
+
+def basel(model: Path, out: Path | None, rows: Path, **given: Any) -> RunResult:
+    own = {key: given.pop(key) for key in ("resume", "dry_run", "criteria", "force") if key in given}
+    settings = {"data": rows, "keep": 0.5, "epochs": (1, 2, 1), "rows": 8, "prune_events": 3, **given}
+    return kanna.basel(model, out, BaselConfig(**settings), **own)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_written_is_what_was_counted(family: str, bases: Base, rows: Path, tmp_path: Path) -> None:
+    base, out = bases(family), tmp_path / "out"
+    result = basel(base, out, rows)
+    assert result.passed and result.figures["events"] == 3
+    plan, ranks = result.plan, result.figures["ranks"]
+    count = sum(
+        size.dense if name in result.figures["dense"] else ranks[name] * (size.m + size.n)
+        for name, size in plan.sizes.items()
+    )
+    assert result.figures["keep_selected"] == pytest.approx(count / plan.parameters)
+    assert count == pytest.approx(0.5 * plan.parameters, rel=0.02)
+    before, after = kanna.inspect(base), kanna.inspect(out)
+    written = Source.open(out)
+    for matrix in written.inventory.matrices:
+        if matrix.name in plan.sizes:
+            assert getattr(written.form(matrix), "rank", None) == ranks.get(matrix.name)
+    assert after.bytes < before.bytes
+    model, _ = kanna.load(out)
+    kanna.export_dense(out, tmp_path / "dense")
+    merged, _ = kanna.load(tmp_path / "dense")
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        mine, theirs = model(ids).logits, merged(ids).logits
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    untouched = {name for name in load_file(base / "model.safetensors") if "norm" in name or "ln_" in name}
+    old, new = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    assert untouched and all(torch.equal(old[name], new[name]) for name in untouched)
+
+
+def test_weights_are_learnt_and_factors_after_them(bases: Base, rows: Path, tmp_path: Path) -> None:
+    result = basel(bases("llama"), tmp_path / "out", rows, epochs=(2, 2, 12), keep=0.6, factor_rate=0.01)
+    lines = "\n".join(result.last.description.lines)
+    assert "weights of bases: 20 steps" in lines and "factors: 60 steps" in lines
+    recorded = json.loads((tmp_path / "out" / "kanna.json").read_text())["steps"]
+    assert [step["method"] for step in recorded] == ["basel"]
+    first, last = map(float, re.findall(r"factors: .* loss ([\d.]+) to ([\d.]+)", lines)[0])
+    assert recorded[0]["data_hash"] and last < 0.95 * first
+    assert recorded[0]["scores"]["training_loss"] == pytest.approx(last, abs=1e-3)
+
+
+@pytest.mark.parametrize("importance", ["fisher", "taylor", "sigma"])
+def test_every_importance_meets_the_budget(importance: str, bases: Base, rows: Path, tmp_path: Path) -> None:
+    result = basel(bases("llama"), tmp_path / "out", rows, importance=importance, epochs=(1, 1, 0), keep=0.4)
+    assert result.passed and result.figures["keep_selected"] == pytest.approx(0.4, rel=0.06)
+
+
+def test_all_kept_is_nothing_changed(bases: Base, rows: Path, tmp_path: Path) -> None:
+    base, out = bases("llama"), tmp_path / "out"
+    basel(base, out, rows, keep=1.0)
+    before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_step_of_a_recipe_behind_another(bases: Base, rows: Path, tmp_path: Path) -> None:
+    settings = {"data": str(rows), "keep": 0.5, "epochs": "1,1,0", "rows": 8, "prune_events": 2}
+    steps = [{"laser": {"edits": ["mlp:1:k=3"]}}, {"basel": settings}, {"export": {"format": "dense"}}]
+    result = kanna.run({"model": str(bases("llama")), "steps": steps}, out=tmp_path / "out")
+    assert result.passed
+    recorded = json.loads((tmp_path / "out" / "kanna.json").read_text())["steps"]
+    assert [step["method"] for step in recorded] == ["laser", "basel", "export"]
+
+
+def test_killed_anywhere_and_resumed_gives_the_same_bytes(bases: Base, rows: Path, tmp_path: Path) -> None:
+    base, reference = bases("llama"), tmp_path / "reference" / "out"
+    in_child(lambda: basel(base, tmp_path / "first" / "out", rows))
+    points = names_taken(lambda: basel(base, reference, rows), tmp_path / "count")
+    for point in range(2, points + 1, max(1, points // 8)):
+        out = tmp_path / str(point) / "out"
+        status, resumed = killed_and_resumed(
+            lambda resume, o=out: basel(base, o, rows, resume=resume), point, late=bool(point % 2)
+        )
+        assert (status, resumed) == (-9, 0), (point, points)
+        assert hashes(out) == hashes(reference), point
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"keep": 0.001}, "one basis and the new ones"),
+        ({"select": "down@99"}, "layer"),
+        ({"prune_events": 1000}, "1000 events do not fit"),
+        ({"context": 100_000}, "positions"),
+        ({"chat": True}, "no chat template"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything(
+    given: dict[str, Any], named: str, bases: Base, rows: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=named):
+        basel(bases("llama"), tmp_path / "out", rows, **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_cannot_be_learnt_are_refused(bases: Base, rows: Path, tmp_path: Path) -> None:
+    base, data = bases("llama"), tmp_path / "data.jsonl"
+    lines = rows.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[:15]))
+    with pytest.raises(InputError, match="15 rows; at least 16"):
+        basel(base, tmp_path / "out", data)
+    data.write_text("".join(lines[:20]) + '{"text": "abc"}\n')
+    with pytest.raises(InputError, match=r"row .* has no prompt"):
+        basel(base, tmp_path / "out", data)
+    asked = kanna.criteria_of([str(rows)], "50pt")
+    with pytest.raises(InputError, match=r"40 of the 40 rows of train.jsonl are in .* too"):
+        basel(base, tmp_path / "out", rows, criteria=asked)
+    assert basel(
+        base, tmp_path / "out", rows, criteria=asked, allow_overlap=True, epochs=(0, 1, 0)
+    ).comparison
+
+
+def test_a_compressed_model_is_refused_with_what_to_do(bases: Base, rows: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    kanna.lowrank(bases("llama"), first, kanna.LowRankConfig(keep=0.6, method="plain", align=1))
+    with pytest.raises(InputError, match="already compressed") as error:
+        basel(first, tmp_path / "out", rows)
+    assert "start from the model before" in str(error.value.remedy)
+
+
+def test_a_masked_model_is_refused_by_name(bases: Base, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only causal language models and classification heads"):
+        basel(bases("bert_mlm"), tmp_path / "out", rows)

@@ -1,0 +1,103 @@
+"""Which bases stay, against the plainest way to say it."""
+
+import random
+
+import pytest
+import torch
+
+from kanna.methods.basel.budget import Size, kept_by_share, kept_by_worth, least, target_at
+from kanna.methods.basel.events import Schedule
+
+SIZES = {"a": Size(12, 12, 1), "b": Size(6, 20, 2), "c": Size(20, 6, 0), "d": Size(16, 12, 1)}
+
+
+def scores(seed: int, kind: str = "random") -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, size in SIZES.items():
+        values = torch.rand(min(size.m, size.n), generator=draw, dtype=torch.float64)
+        if kind == "ties":
+            values = (values * 3).floor()
+        if kind == "zeros":
+            values[values < 0.7] = 0.0
+        made[name] = values
+    return made
+
+
+def naive(given: dict[str, torch.Tensor], trained: float, stored: float, last: bool) -> dict[str, list[int]]:
+    """Drop the least worth per parameter, one after the other, until the count is nearest."""
+    kept = {name: sorted(range(len(values))) for name, values in given.items()}
+
+    def counts() -> tuple[int, int]:
+        sizes = [(SIZES[name], len(places)) for name, places in kept.items()]
+        return sum(int(s.as_bases(k)) for s, k in sizes), sum(s.stored(k) for s, k in sizes)
+
+    order = sorted(
+        (float(values[i]) / (SIZES[name].m + SIZES[name].n), number, rank, name, int(i))
+        for number, (name, values) in enumerate(given.items())
+        for rank, i in enumerate(values.argsort(stable=True)[:-1])
+    )
+    states = [({n: list(p) for n, p in kept.items()}, counts())]
+    for _, _, _, name, place in order:
+        kept[name].remove(place)
+        states.append(({n: list(p) for n, p in kept.items()}, counts()))
+    at_end = min(range(len(states)), key=lambda i: abs(states[i][1][1] - stored))
+    chosen = at_end
+    if not last:
+        chosen = min(at_end, min(range(len(states)), key=lambda i: abs(states[i][1][0] - trained)))
+    return states[chosen][0]
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "zeros"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 0.95])
+def test_all_matrices_are_ranked_together(kind: str, share: float) -> None:
+    for seed in range(5):
+        given = scores(seed, kind)
+        trained = sum(int(size.as_bases(min(size.m, size.n))) for size in SIZES.values())
+        stored = sum(size.dense for size in SIZES.values())
+        for last in (False, True):
+            mine = kept_by_worth(given, SIZES, share * trained, share * stored, last)
+            theirs = naive(given, share * trained, share * stored, last)
+            for name, places in mine.items():
+                if last and SIZES[name].stays_dense(len(theirs[name])):
+                    assert len(places) == len(given[name])
+                else:
+                    assert places.tolist() == theirs[name], (seed, name)
+
+
+def test_the_last_event_meets_the_budget_and_none_goes_below() -> None:
+    draw = random.Random(0)
+    dense = sum(size.dense for size in SIZES.values())
+    for seed in range(20):
+        wanted = draw.uniform(least(SIZES) / dense, 1.0) * dense
+        kept = kept_by_worth(scores(seed), SIZES, 0.0, wanted, last=True)
+        count = sum(SIZES[name].stored(len(places)) for name, places in kept.items())
+        assert abs(count - wanted) <= 32  # half of what the dearest basis costs, and a step over a dense one
+        early = kept_by_worth(scores(seed), SIZES, 0.0, wanted, last=False)
+        assert sum(SIZES[n].stored(len(p)) for n, p in early.items()) >= wanted - 32
+        assert all(len(places) >= 1 for places in kept.values())
+
+
+@pytest.mark.parametrize("share", [0.45, 0.6, 0.9])
+def test_the_papers_rule_keeps_the_largest_of_one_share(share: float) -> None:
+    given = {name: values.sort(descending=True).values + 0.01 for name, values in scores(1).items()}
+    dense = sum(size.dense for size in SIZES.values())
+    kept = kept_by_share(given, SIZES, 0.0, share * dense, last=True)
+    count = sum(SIZES[name].stored(len(places)) for name, places in kept.items())
+    assert abs(count - share * dense) <= 0.12 * dense  # a share moves several matrices at once
+    parts = []
+    for name, places in kept.items():
+        assert places.tolist() == list(range(len(places)))  # the largest ones
+        sums = given[name].cumsum(0) / given[name].sum()
+        parts.append((float(sums[len(places) - 2]) if len(places) > 1 else 0.0, float(sums[len(places) - 1])))
+    assert max(low for low, _ in parts) <= min(high for _, high in parts) + 1e-9  # one share explains all
+
+
+def test_events_are_as_many_as_said_and_end_where_they_shall() -> None:
+    for first, steps, events in ((10, 60, 7), (1, 21, 20), (5, 6, 1), (90, 210, 100)):
+        schedule = Schedule(first, steps, events, 1000, 250)
+        seen = [schedule.event_after(step) for step in range(steps)]
+        assert [event for event in seen if event is not None] == list(range(1, events + 1))
+        assert seen.index(events) + 1 == schedule.last_step
+    assert target_at(0, 5, 1000, 250) == 1000 and target_at(5, 5, 1000, 250) == pytest.approx(250)
+    assert target_at(2, 4, 1000, 250) == pytest.approx(500)
