@@ -1,6 +1,7 @@
 """What people and programs wrote, read and checked: one message where it is wrong."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 from kanna.errors import InputError
 
 M = TypeVar("M", bound=BaseModel)
+_NO_MARK = "save it as UTF-8 without a byte order mark, which transformers does not read either"
+_TAG, _TAGGED = "__float__", ("Infinity", "-Infinity", "NaN")
 FETCH_AGAIN = "the file is damaged or was not fetched whole: fetch or write it again"
 
 
@@ -24,10 +27,29 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing", "give the directory of a whole model") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON: {error}", FETCH_AGAIN) from error
+        remedy = _NO_MARK if "BOM" in str(error) else FETCH_AGAIN
+        raise InputError(f"{path} is not readable JSON: {error}", remedy) from error
     if not isinstance(data, dict):
         raise InputError(f"{path} must hold a JSON object, found {type(data).__name__}", FETCH_AGAIN)
     return data
+
+
+def plain_floats(data: Any) -> Any:
+    """What transformers wrote as {"__float__": "Infinity"}, for JSON has no such number, as the number."""
+    if isinstance(data, dict):
+        if set(data) == {_TAG} and data[_TAG] in _TAGGED:
+            return float(data[_TAG])
+        return {key: plain_floats(value) for key, value in data.items()}
+    return [plain_floats(value) for value in data] if isinstance(data, list) else data
+
+
+def tagged_floats(data: Any) -> Any:
+    """The reverse of `plain_floats`: what is left is JSON for every reader."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return {_TAG: "NaN" if math.isnan(data) else "Infinity" if data > 0 else "-Infinity"}
+    if isinstance(data, dict):
+        return {key: tagged_floats(value) for key, value in data.items()}
+    return [tagged_floats(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def read_yaml(path: Path, example: str, loader: type[Any] = yaml.SafeLoader) -> Any:

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
@@ -26,8 +25,8 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.forms import install
 from kanna.models.inventory import Inventory
-from kanna.models.names import tensor_names
-from kanna.models.skeleton import read_config
+from kanna.models.names import FileNames
+from kanna.models.skeleton import architecture_of, read_config
 
 log = logging.getLogger("kanna")
 
@@ -120,6 +119,7 @@ class Walker:
         self.checkpoint, self.inventory = checkpoint, inventory
         self.device, self.dtype = torch.device(device), dtype
         self.model = _empty_model(checkpoint, dtype)
+        self._names = FileNames.of(self.model, checkpoint.tensors)
         self._whole = whole
         self._filled = False
         self.streams = whole is None and self._is_streamable()
@@ -184,8 +184,7 @@ class Walker:
         """Whether every weight of the blocks lies in the files under its own name."""
         blocks = f"{self.inventory.blocks_path}."
         wanted = [name for name, _ in _stored(self.model) if name.startswith(blocks)]
-        names = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
-        return len(names) == len(wanted)
+        return all(self._names.get(name) is not None for name in wanted)
 
     def _load_whole(self) -> nn.Module:
         log.info(
@@ -198,10 +197,9 @@ class Walker:
         """Give the parameters of `module`, and the buffers of forms, their values from the files."""
         prefix = f"{path}." if path else ""
         wanted = {prefix + name: name for name, _ in _stored(module, recurse)}
-        names = tensor_names(wanted, self.checkpoint.tensors, self.inventory.base_model_prefix)
         for full, local in wanted.items():
-            if full in names:
-                self._assign(module, local, self.checkpoint.tensor(names[full]))
+            if (stored := self._names.get(full)) is not None:
+                self._assign(module, local, self.checkpoint.tensor(stored))
         if recurse:
             module.to(device=self.device)
             return
@@ -233,7 +231,7 @@ def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
         dtype: Of computing: some buffers are made in it, not in that of the files.
     """
     config = read_config(checkpoint.directory)
-    architecture = getattr(transformers, config.architectures[0])
+    architecture = architecture_of(config)
     with init_empty_weights(include_buffers=False):
         model: nn.Module = architecture._from_config(config, dtype=dtype)
     put_forms(model, forms_of(checkpoint.config), type(model).__name__, checkpoint.tensors)

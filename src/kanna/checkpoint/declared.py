@@ -14,7 +14,7 @@ from kanna.checkpoint.lineage import FORMAT_VERSION, check_format_version
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, TORCH_DTYPES, Stored
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, from_json, install
-from kanna.models.names import aliases, tensor_name
+from kanna.models.names import FileNames, aliases, tensor_name
 
 METHOD = "kanna"
 _KEYS = {"quant_method", "format_version", "forms"}
@@ -124,13 +124,19 @@ def resolve(forms: Mapping[str, Form], model: nn.Module, architecture: str | Non
     return tuple(layers)
 
 
-def file_prefix(declared: Declared, tensors: Mapping[str, Stored], base_model_prefix: str) -> str:
+def file_prefix(
+    declared: Declared, tensors: Mapping[str, Stored], names: FileNames, base_model_prefix: str
+) -> str:
     """The module path under which the files hold a form; all its tensors are there with their shapes.
+
+    Args:
+        names: Of the dense model.
 
     Raises:
         InputError: A tensor is missing, of another shape, or of another kind of dtype; it is named.
     """
-    candidates = aliases(declared.path, base_model_prefix)
+    renamed = names.module(declared.path)
+    candidates = (*(() if renamed is None else (renamed,)), *aliases(declared.path, base_model_prefix))
     prefix = max(candidates, key=lambda path: sum(f"{path}.{s}" in tensors for s in declared.tensors))
     for suffix, shape in declared.tensors.items():
         _check_stored(f"{prefix}.{suffix}", shape, declared.form, suffix, tensors)
@@ -146,8 +152,9 @@ def put_forms(
         InputError: See `resolve` and `file_prefix`.
     """
     layers = resolve(forms, model, architecture)
+    names = FileNames.of(model, tensors)
     for layer in layers:
-        file_prefix(layer, tensors, str(getattr(model, "base_model_prefix", "")))
+        file_prefix(layer, tensors, names, str(getattr(model, "base_model_prefix", "")))
     for layer in layers:
         old: Any = model.get_submodule(layer.path)
         sizes = layer.geometry

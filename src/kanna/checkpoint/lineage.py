@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from kanna.checked import read_json, validated
+from kanna.checked import plain_floats, read_json, validated
 from kanna.checkpoint.outputs import run_record_path
 from kanna.checkpoint.reader import Checkpoint, NotFinite, not_finite, read_pieces
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored
@@ -206,7 +206,7 @@ def scan(checkpoint: Checkpoint, finite: bool, digests: bool = True) -> Scan:
         for name, stored in sorted(checkpoint.tensors.items())
     ]
     config = {key: value for key, value in checkpoint.config.items() if key not in _NOT_THE_MODEL}
-    canonical = json.dumps([config, facts], sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps([plain_floats(config), facts], sort_keys=True, separators=(",", ":"))
     files = {file.name: file.digest for file in read if file.digest is not None}
     bad = next((file.bad for file in read if file.bad is not None), None)
     return Scan(hashlib.sha256(canonical.encode()).hexdigest(), files, bad)

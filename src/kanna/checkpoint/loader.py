@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits
 from kanna.errors import InputError
 from kanna.forms import FormModule
 from kanna.models.skeleton import skeleton
@@ -54,20 +55,28 @@ def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: A
         device_map: As in transformers; None is the CPU.
 
     Raises:
-        InputError: The files do not hold a weight: transformers itself would initialise it at random.
+        InputError: The files do not hold a weight: transformers itself would initialise it at random. Or
+            they hold numbers of eight bits, and no word of their scales.
     """
     directory = checkpoint.directory
+    if "quantization_config" not in checkpoint.config:
+        refuse_eight_bits(checkpoint, checkpoint.name)
     architecture = type(skeleton(directory))
     loaded, report = architecture.from_pretrained(  # type: ignore[attr-defined]
         directory, dtype=dtype, device_map=device_map, local_files_only=True, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]):
-        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise InputError(
-            f"{directory} lacks the tensor {missing[0]}{more}, which {architecture.__name__} needs",
-            "fetch the whole model, or name the class that was saved in architectures of config.json",
-        )
+        raise lacks(directory, missing, architecture.__name__)
     return loaded
+
+
+def lacks(directory: Path, missing: Sequence[str], architecture: str) -> InputError:
+    """What to say of weights that the files do not hold, though a class needs them."""
+    more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+    return InputError(
+        f"{directory} lacks the tensor {missing[0]}{more}, which {architecture} needs",
+        "fetch the whole model, or name the class that was saved in architectures of config.json",
+    )
 
 
 def lora_targets(model: nn.Module) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from kanna.checkpoint.declared import METHOD, Declared, parse_forms, put_forms
 from kanna.checkpoint.reader import locate, read_headers, weight_files
 from kanna.errors import InputError
+from kanna.models.skeleton import architecture_of
 
 
 class KannaConfig(QuantizationConfigMixin):
@@ -56,10 +58,9 @@ class KannaQuantizer(HfQuantizer):
                 itself would only warn, and initialise at random what is missing.
         """
         config: Any = model.config
-        architectures = getattr(config, "architectures", None) or [None]
         tensors = read_headers(_files(kwargs, config))
         forms = self.quantization_config.parsed
-        self.quantization_config.restrict(put_forms(model, forms, architectures[0], tensors))
+        self.quantization_config.restrict(put_forms(model, forms, _written_for(config), tensors))
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
@@ -93,6 +94,13 @@ def register(quantizers_auto: ModuleType) -> None:
     if METHOD not in quantizers_auto.AUTO_QUANTIZER_MAPPING:
         quantizers_auto.register_quantization_config(METHOD)(KannaConfig)
         quantizers_auto.register_quantizer(METHOD)(KannaQuantizer)
+
+
+def _written_for(config: Any) -> str | None:
+    """Name of the class whose module paths the forms are declared by; None where transformers has none."""
+    with contextlib.suppress(InputError):
+        return str(architecture_of(config).__name__)
+    return None
 
 
 def _files(kwargs: Mapping[str, Any], config: Any) -> list[Path]:

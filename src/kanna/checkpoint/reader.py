@@ -225,6 +225,21 @@ def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:
     )
 
 
+def refuse_eight_bits(checkpoint: Checkpoint, model: str | Path) -> None:
+    """Raise InputError where a weight is stored in eight bits: its scales, if it has any, are not known here.
+
+    Args:
+        model: How to name it in the message.
+    """
+    for name, stored in checkpoint.tensors.items():
+        dtype = TORCH_DTYPES[stored.dtype]
+        if dtype.is_floating_point and dtype.itemsize == 1 and len(stored.shape) > 1:
+            raise InputError(
+                f"{model} is already quantized: {name} is stored in eight bits ({stored.dtype})",
+                "start from the model before quantization, or save it in bfloat16 with transformers first",
+            )
+
+
 def _refuse_redirection(directory: Path, config: Mapping[str, Any]) -> None:
     """What was read here and what transformers loads must be the same files."""
     if config.get("transformers_weights") is not None:

@@ -1,6 +1,7 @@
 """List every compressible matrix of a model, and everything else with the reason it is left out."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from kanna.models.families import UNGATED, halves, layout_of, role_of
 from kanna.models.matrix import Matrix, RowSlice, View, role_key
 
 _ROUTERS = ("gate", "router", "wg")
+SHARED = "the blocks of several layers share this weight, which cannot be factorised for one of them alone"
+MADE = "transformers makes this weight of tensors of another kind when it loads the files"
 REFUSED = "the experts are stacked in one 3-D parameter, of which single experts cannot be factorised yet"
 
 
@@ -70,14 +73,18 @@ class Inventory:
         return tuple(sorted({matrix.role for matrix in self.matrices}, key=role_key))
 
 
-def inventory(model: nn.Module) -> Inventory:
+def inventory(model: nn.Module, made: Collection[str] = ()) -> Inventory:
     """List the matrices of `model`, whose weights may be real or on the meta device.
+
+    Args:
+        made: Parameters that the files do not hold as they are.
 
     Raises:
         InputError: The model has no list of transformer blocks, or none with a linear layer.
     """
     path, blocks = _blocks(model)
-    matrices = [m for layer, block in enumerate(blocks) for m in _block_matrices(model, block, layer)]
+    listed = [m for layer, block in enumerate(blocks) for m in _block_matrices(model, block, layer)]
+    matrices = [_refuse_made(matrix, made) for matrix in _once(model, listed)]
     if not matrices:
         raise InputError(
             f"{type(model).__name__} has no linear layer in its blocks {path}.*",
@@ -96,13 +103,34 @@ def inventory(model: nn.Module) -> Inventory:
     )
 
 
+def _once(model: nn.Module, matrices: list[Matrix]) -> list[Matrix]:
+    """Without those whose parameter an earlier block has; what blocks share is refused."""
+    owners = {m.tensor: id(model.get_parameter(m.tensor)) for m in matrices}
+    first = {owner: tensor for tensor, owner in reversed(owners.items())}
+    uses = Counter(owners.values())
+    return [
+        replace(m, refused=m.refused or SHARED) if uses[owners[m.tensor]] > 1 else m
+        for m in matrices
+        if first[owners[m.tensor]] == m.tensor
+    ]
+
+
+def _refuse_made(matrix: Matrix, made: Collection[str]) -> Matrix:
+    return replace(matrix, refused=matrix.refused or MADE) if matrix.tensor in made else matrix
+
+
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
 def _blocks(model: nn.Module) -> tuple[str, tuple[str, ...]]:
     """The module list with the most weights in linear layers or experts; of equals the longest."""
-    lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    towers = _text_towers(model)
+    lists = [
+        (path, m)
+        for path, m in model.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) and path.startswith(towers)
+    ]
     if not lists:
         raise InputError(
             f"{type(model).__name__} has no list of transformer blocks",
@@ -111,6 +139,19 @@ def _blocks(model: nn.Module) -> tuple[str, tuple[str, ...]]:
     weights = {path: sum(p.numel() for p in m.parameters() if p.dim() > 1) for path, m in lists}
     path, blocks = max(lists, key=lambda item: (weights[item[0]], len(item[1])))
     return path, tuple(f"{path}.{index}" for index in range(len(blocks)))
+
+
+def _text_towers(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the paths of what reads text; of a model of text alone all paths."""
+    kind, text = _text_config(model)
+    if text is None or text is getattr(model, "config", None):
+        return ("",)
+    found = [path for path, m in model.named_modules() if _type_of(getattr(m, "config", None)) == kind]
+    return tuple(f"{path}." for path in found) or ("",)
+
+
+def _type_of(config: Any) -> str:
+    return str(getattr(config, "model_type", ""))
 
 
 def _block_matrices(model: nn.Module, block: str, layer: int) -> list[Matrix]:
@@ -166,7 +207,7 @@ def _text_config(model: nn.Module) -> tuple[str, Any]:
     if config is None:
         return "", None
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return str(getattr(text, "model_type", "")), text
+    return _type_of(text), text
 
 
 def _split(whole: Matrix, model_type: str, config: Any) -> list[Matrix]:
@@ -215,7 +256,7 @@ def _skipped(model: nn.Module, blocks_path: str, taken: set[str]) -> tuple[Skipp
         if parameter.dim() < 2 or name in taken:
             continue
         tied = "" if known_as == name else f", tied to {known_as}"
-        reason = _reason(model, name, parameter, blocks_path) + tied
+        reason = (_reason(model, name, parameter, blocks_path) + tied).removeprefix(", ")
         skipped.append(Skipped(name, reason, 0 if tied else parameter.numel()))
     return tuple(skipped)
 

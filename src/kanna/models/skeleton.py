@@ -1,17 +1,25 @@
 """The model of a configuration on the meta device: every shape, no weight, no network."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from kanna.checked import read_json
+from kanna.checked import plain_floats, read_json
 from kanna.errors import InputError
+from kanna.models.kinds import refuse_without_text
+
+# What a class puts behind the name of its family: the head that its weights are for.
+_HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")
+_SAME_HEAD = {"LMHeadModel": "ForCausalLM"}
 
 
 def skeleton(source: PretrainedConfig | str | Path) -> nn.Module:
@@ -23,26 +31,60 @@ def skeleton(source: PretrainedConfig | str | Path) -> nn.Module:
         source: A configuration, a directory with a ``config.json``, or such a file.
 
     Raises:
-        InputError: No or broken ``config.json``, or an architecture that transformers does not have.
+        InputError: No or broken ``config.json``, an architecture that transformers does not have, or one
+            that reads no text.
     """
     config = source if isinstance(source, PretrainedConfig) else read_config(Path(source))
-    name = _architecture_name(config)
-    architecture = getattr(transformers, name, None)
-    if architecture is None or not hasattr(architecture, "_from_config"):
-        close = difflib.get_close_matches(name, [known for known in dir(transformers) if "For" in known], n=3)
-        has = f"it has {', '.join(close)}; " if close else ""
-        raise InputError(
-            f"unknown architecture {name!r} in config.json",
-            f"transformers {transformers.__version__} must have the class; {has}kanna runs no model's code",
-        )
+    architecture = architecture_of(config)
+    refuse_without_text(architecture)
     try:
         with torch.device("meta"):
-            return architecture._from_config(config)
+            built: nn.Module = architecture._from_config(config)
+            return built
     except Exception as error:
         raise InputError(
-            f"transformers {transformers.__version__} cannot build {name} from this config.json: {error}",
+            f"transformers {transformers.__version__} cannot build {architecture.__name__} from this "
+            f"config.json: {error}",
             "compare config.json with that of the original model",
         ) from error
+
+
+def architecture_of(config: PretrainedConfig) -> Any:
+    """The class of transformers for `architectures[0]`.
+
+    A name that transformers does not have may be that of the model's own code (MPTForCausalLM): then it is
+    the class with the same head that transformers has for this model type, as its Auto classes choose it.
+
+    Raises:
+        InputError: None is named, or transformers has no such class.
+    """
+    name = _architecture_name(config)
+    architecture = getattr(transformers, name, None)
+    if architecture is None:
+        architecture = getattr(transformers, _name_of_family(config.model_type, name), None)
+    if architecture is not None and hasattr(architecture, "_from_config"):
+        return architecture
+    close = difflib.get_close_matches(name, [known for known in dir(transformers) if "For" in known], n=3)
+    has = f"it has {', '.join(close)}; " if close else ""
+    raise InputError(
+        f"unknown architecture {name!r} in config.json",
+        f"transformers {transformers.__version__} must have the class; {has}kanna runs no model's code",
+    )
+
+
+def _name_of_family(model_type: str, name: str) -> str:
+    """The class of a model type with the same head as `name`; empty where there is none, or more than one."""
+    head = _head(name)
+    tables = [table for key, table in vars(modeling_auto).items() if key.endswith("_MAPPING_NAMES")]
+    known = {table.get(model_type) for table in tables if isinstance(table, dict)}
+    same = sorted(other for other in known if isinstance(other, str) and head and _head(other) == head)
+    return same[0] if len(same) == 1 else ""
+
+
+def _head(name: str) -> str:
+    found = _HEAD.search(name)
+    head = "" if found is None else found[1]
+    return _SAME_HEAD.get(head, head)
 
 
 def read_config(path: Path) -> PretrainedConfig:
@@ -74,7 +116,7 @@ def read_config(path: Path) -> PretrainedConfig:
             f"transformers {transformers.__version__} must know the model; {known}",
         )
     try:
-        return CONFIG_MAPPING[model_type].from_dict(entries)
+        return CONFIG_MAPPING[model_type].from_dict(plain_floats(entries))
     except Exception as error:
         raise InputError(
             f"{file} is no valid {model_type} configuration: {error}", "mend that value"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanna.checked import tagged_floats
 from kanna.checkpoint.declared import quantization_config
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.side_files import copy_side_files
@@ -77,5 +78,5 @@ def write_model(directory: Path, source: Source, layout: Layout, changes: Change
     config = {key: value for key, value in source.checkpoint.config.items() if key != "quantization_config"}
     if layout.forms:
         config["quantization_config"] = quantization_config(layout.forms)
-    write_json(directory / "config.json", config)
+    write_json(directory / "config.json", tagged_floats(config))
     copy_side_files(source.directory, directory, source.checkpoint.files)

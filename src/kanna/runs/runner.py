@@ -234,6 +234,7 @@ def _plan(call: Call, source: Source, inputs: Inputs) -> Plan:
     step = call.method.load_step()
     source.check_forms(step.accepts, call.method.name, step.instead)
     source.check_shapes()
+    source.check_whole()
     given = inputs if call.method.calibration else replace(inputs, calibration=None)
     return step.plan(source, call.config, given)
 

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve, walk
-from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_quantized
+from kanna.checkpoint.loader import lacks
+from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_eight_bits, refuse_quantized
+from kanna.checkpoint.ties import own_values, untie
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, Rows
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
-from kanna.models.names import tensor_name
+from kanna.models.names import FileNames
 from kanna.models.skeleton import skeleton
 from kanna.runs.assemble import matrix_weight
 from kanna.runs.opened import Opened
@@ -70,14 +72,25 @@ class Source:
         return self._planned is not None
 
     @cached_property
-    def skeleton(self) -> nn.Module:
-        """The dense model on the meta device."""
+    def _built(self) -> nn.Module:
+        """As the class makes it, with all ties of its config.json."""
         return skeleton(self.directory)
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The dense model on the meta device; tied where the files do not hold both of a pair."""
+        untie(self._built, own_values(self.names, self.checkpoint))
+        return self._built
+
+    @cached_property
+    def names(self) -> FileNames:
+        """Which name every parameter of the dense model has in the files; of a form's its sentinel."""
+        return FileNames.of(self._built, self.checkpoint.tensors)
 
     @cached_property
     def inventory(self) -> Inventory:
         """Of the dense model: every matrix, whatever form it is stored in."""
-        return inventory(self.skeleton)
+        return inventory(self.skeleton, self.names.made)
 
     @cached_property
     def forms(self) -> Mapping[str, Form]:
@@ -90,7 +103,7 @@ class Source:
         found = resolve(self.forms, self.skeleton, self.inventory.architecture)
         if not self.is_planned:
             for layer in found:
-                file_prefix(layer, self.checkpoint.tensors, self.inventory.base_model_prefix)
+                file_prefix(layer, self.checkpoint.tensors, self.names, self.inventory.base_model_prefix)
         return {layer.path: layer for layer in found}
 
     @property
@@ -120,6 +133,8 @@ class Source:
 
     def check_forms(self, accepts: Collection[str] | None, step: str, instead: str) -> None:
         """Raise InputError where the model is quantised by others, or in a form that `step` does not take."""
+        if not self.is_planned:
+            refuse_eight_bits(self.checkpoint, self.name)
         if not self.forms:
             if not self.is_planned:
                 refuse_quantized(self.checkpoint.config, self.name)
@@ -135,6 +150,12 @@ class Source:
                     f"the step {step} {takes}",
                     instead,
                 )
+
+    def check_whole(self) -> None:
+        """Raise InputError where the files lack a weight that the class named in config.json needs."""
+        held = tuple(f"{path}." for path in self.declared)
+        if missing := [name for name in self.names.missing if not name.startswith(held)]:
+            raise lacks(self.directory, missing, self.inventory.architecture)
 
     def check_shapes(self) -> None:
         """Raise InputError where a tensor in the files has another shape than config.json describes."""
@@ -184,7 +205,7 @@ class Source:
 
     def file_name(self, parameter: str) -> str | None:
         """Name in the files of a parameter; None where they lack it."""
-        return tensor_name(parameter, self.checkpoint.tensors, self.inventory.base_model_prefix)
+        return self.names.get(parameter)
 
     def prefix(self, module: str) -> str:
         """Module path as the files have it."""

@@ -11,7 +11,8 @@ from kanna.calibration.windows import Windows, packed, padded
 from kanna.checkpoint.reader import Checkpoint
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
-from kanna.models.names import tensor_name
+from kanna.models.names import FileNames
+from kanna.models.skeleton import skeleton
 from kanna.models.views import read, read_bias
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.tokens.tokenizer import load_tokenizer, predicts_next_token
@@ -46,9 +47,10 @@ def inputs(model: nn.Module, matrices: tuple[Matrix, ...], windows: Windows) -> 
 def weights(directory: Path, found: Inventory) -> dict[str, tuple[Tensor, Tensor]]:
     """Matrix name -> its weight (m, n) and bias (m,) in float64, zero where it has none."""
     checkpoint = Checkpoint.open(directory)
+    names = FileNames.of(skeleton(directory), checkpoint.tensors)
 
     def tensor(name: str) -> Tensor | None:
-        stored = tensor_name(name, checkpoint.tensors, found.base_model_prefix)
+        stored = names.get(name)
         return None if stored is None else checkpoint.tensor(stored)
 
     result = {}

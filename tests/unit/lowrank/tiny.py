@@ -39,8 +39,9 @@ def tokenizer(vocabulary: int = family_configs.VOCAB) -> PreTrainedTokenizerFast
 
 
 def save(model: nn.Module, directory: Path, **options: Any) -> Path:
+    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
     model.save_pretrained(directory, **options)  # type: ignore[operator]
-    tokenizer(model.config.vocab_size).save_pretrained(directory)  # type: ignore[union-attr, arg-type]
+    tokenizer(vocabulary).save_pretrained(directory)  # type: ignore[arg-type]
     return directory
 
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from kanna.models.inventory import inventory
-from kanna.models.names import tensor_name, tensor_names
+from kanna.models.names import FileNames, tensor_name
 from kanna.models.skeleton import skeleton
 
 
@@ -18,8 +18,9 @@ def saved_names(directory: Path) -> set[str]:
 
 
 def mapped(name: str, present: set[str]) -> dict[str, str]:
-    listed = inventory(skeleton(config(name)))
-    return tensor_names({m.tensor for m in listed.matrices}, present, listed.base_model_prefix)
+    built = skeleton(config(name))
+    names = FileNames.of(built, present)
+    return {m.tensor: found for m in inventory(built).matrices if (found := names.get(m.tensor)) is not None}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,8 @@ def test_base_class_from_the_files_of_a_model_with_a_head(name: str, tmp_path: P
     base = AutoModel.from_pretrained(tmp_path)
     listed = inventory(base)
     prefix = inventory(skeleton(config(name))).base_model_prefix
-    names = tensor_names({m.tensor for m in listed.matrices}, saved_names(tmp_path), prefix)
-    assert len(names) == len({m.tensor for m in listed.matrices})
-    assert all(value == f"{prefix}.{key}" for key, value in names.items())
+    names = FileNames.of(base, saved_names(tmp_path))
+    assert all(names.get(m.tensor) == f"{prefix}.{m.tensor}" for m in listed.matrices)
 
 
 def test_the_exact_name_comes_first() -> None:
@@ -64,7 +64,6 @@ def test_the_exact_name_comes_first() -> None:
 
 def test_absent_names_are_left_out() -> None:
     assert tensor_name("lm_head.weight", {"x"}, "model") is None
-    assert tensor_names(["a", "b"], ["b"], "") == {"b": "b"}
 
 
 def test_a_prefix_must_be_a_whole_part() -> None:

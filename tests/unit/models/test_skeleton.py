@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from family_configs import config
 
 from kanna.errors import InputError
@@ -46,6 +47,7 @@ def test_configuration_of_a_compressed_model(tmp_path: Path) -> None:
         ({"architectures": ["nn"]}, ["unknown architecture 'nn'"]),
         ({"architectures": []}, ["`architectures` is missing", "LlamaForCausalLM"]),
         ({"architectures": None}, ["`architectures` is missing", "LlamaForCausalLM"]),
+        ({"architectures": ["OwnForNothing"]}, ["unknown architecture 'OwnForNothing'"]),
         ({"model_type": "lama"}, ["unknown model_type 'lama'", "llama"]),
         ({"model_type": None}, ["unknown model_type 'None'"]),
         ({"model_type": ["llama"]}, ["unknown model_type"]),
@@ -71,3 +73,35 @@ def test_broken_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json"):
         skeleton(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [
+        ("WhisperForConditionalGeneration", "audio"),
+        ("CLIPModel", "image"),
+        ("ViTForImageClassification", "image"),
+    ],
+)
+def test_classes_that_cannot_run_on_text_are_refused_by_name(name: str, reads: str) -> None:
+    architecture = getattr(transformers, name)
+    settings = architecture.config_class(architectures=[name])
+    with pytest.raises(InputError, match=f"{name} reads {reads}"):
+        skeleton(settings)
+
+
+@pytest.mark.parametrize("written", ['{"__float__": "Infinity"}', "Infinity"])
+def test_an_infinite_number(tmp_path: Path, written: str) -> None:
+    """As transformers writes it, and as Python's own JSON does."""
+    transformers.Mamba2Config(architectures=["Mamba2ForCausalLM"]).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    entries = json.loads(file.read_text()) | {"time_step_limit": [0.0, "HERE"]}
+    file.write_text(json.dumps(entries).replace('"HERE"', written))
+    assert read_config(tmp_path).time_step_limit[1] == float("inf")
+
+
+def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    file = written(tmp_path) / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    with pytest.raises(InputError, match="without a byte order mark"):
+        read_config(tmp_path)

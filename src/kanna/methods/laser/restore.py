@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kanna.checked import read_json
+from kanna.checked import read_json, tagged_floats
 from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
@@ -145,7 +145,7 @@ def _restore_from_originals(
     specs = [TensorSpec(name, source.dtype(name), source.shape(name)) for name, source in sources.items()]
     with output_directory(target, force=force, needed_bytes=sum(spec.bytes for spec in specs)) as partial:
         write_tensors(partial, specs, ((name, source.tensor(name)) for name, source in sources.items()))
-        write_json(partial / "config.json", config)
+        write_json(partial / "config.json", tagged_floats(config))
         copy_side_files(checkpoint.directory, partial, checkpoint.files)
         if lineage.base_hash(Checkpoint.open(partial)) != manifest["made_from"]["hash"]:
             raise InputError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
+from kanna.models.kinds import wraps_language_model
 
 LONGEST_DEFAULT = 2048
 # Families whose positions are counted from behind the padding index, which is 1 unless the config says else.
@@ -45,7 +46,9 @@ def load_tokenizer(directory: Path) -> Any:
 def predicts_next_token(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of a causal language model, by the name of its class."""
     name = str((config.get("architectures") or [""])[0])
-    return name.endswith(("CausalLM", "LMHeadModel")) and name not in _NOT_CAUSAL
+    if name.endswith(("CausalLM", "LMHeadModel")):
+        return name not in _NOT_CAUSAL
+    return wraps_language_model(name)
 
 
 def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None) -> int:
@@ -54,6 +57,7 @@ def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None
     Raises:
         InputError: More than the model has positions for.
     """
+    config = _of_text(config)
     limits = [config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
     positions = min((int(limit) for limit in limits if limit), default=LONGEST_DEFAULT)
     if config.get("model_type") in _BEHIND_PADDING:
@@ -64,3 +68,9 @@ def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None
             raise InputError(f"--context {wanted} is more than the model's {positions} positions", "lower it")
         return wanted
     return min(positions, int(getattr(tokenizer, "model_max_length", positions)), LONGEST_DEFAULT)
+
+
+def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of what reads text, in a config.json that may have a part of its own for it."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, Mapping) else config
