@@ -21,6 +21,7 @@ from kanna.tasks.evaluate import Prepared
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TEXT, Record, TaskScore
 from kanna.tasks.scorers.divergence import divergence
+from kanna.tasks.tokens.special import end_of, without
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 from kanna.tasks.verdict.comparison import (
     GAINED,
@@ -306,6 +307,7 @@ def _float32_bytes(model: Opened) -> int:
 def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:
     """Token ids of the tasks' first rows, up to a few thousand tokens shared among the tasks."""
     context = context_length(plan.config, plan.tokenizer, options.context)
+    end = end_of(plan.tokenizer)
     sequences: list[list[int]] = []
     for task in plan.tasks:
         room = _DIVERGENCE_TOKENS // len(plan.tasks)
@@ -313,7 +315,7 @@ def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:
             if room <= 0:
                 break
             text = row.text[: _MOST_CHARACTERS * room]
-            ids = list(plan.tokenizer(text, verbose=False)["input_ids"])[: min(context, room)]
+            ids = without(plan.tokenizer(text, verbose=False)["input_ids"], end)[: min(context, room)]
             sequences += [ids] if ids else []
             room -= len(ids)
     return sequences

@@ -33,6 +33,7 @@ from kanna.tasks.scorers.perplexity import Perplexity, score_text
 from kanna.tasks.scorers.scorer import CausalScorer, Scorer
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Encoder
+from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 Keep = Callable[[Task, TaskScore], None]
@@ -260,7 +261,8 @@ def make_scorer(plan: Prepared, model: nn.Module) -> Scorer:
     """The way to ask a model of this architecture, which `prepare` has found to be one that can be asked."""
     options = plan.options
     if predicts_next_token(plan.config):
-        encoder = Encoder(plan.tokenizer, plan.context, options.chat, options.refuse_long)
+        known = vocabulary_of(model)
+        encoder = Encoder(plan.tokenizer, plan.context, options.chat, options.refuse_long, known)
         return CausalScorer(model, encoder, options.batch_tokens, options.share)
     if fills_masks(plan.config):
         cloze = Cloze(plan.tokenizer, plan.context, options.refuse_long)

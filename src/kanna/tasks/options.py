@@ -34,7 +34,7 @@ class EvalOptions(Configuration):
     )
     stop: tuple[str, ...] | None = setting(
         None,
-        "Ends a written answer; by default a line's end, with --chat nothing.",
+        "Ends a written answer; by default a line's end behind some text, with --chat nothing.",
         {**_HOW, "metavar": "TEXT", "escapes": True},
     )
     legacy_contains: bool = setting(False, "Look for the answer in the prompt, too, as papers did.", _HOW)

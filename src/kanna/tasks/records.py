@@ -13,7 +13,7 @@ from kanna.result import Bytes, Result, Scores, Several
 
 CHOICE, ANSWER, TEXT = "choice", "answer", "text"
 # Raised whenever a model gets other scores for the same rows than before: what is kept of old ones is void.
-SCORING = 3
+SCORING = 4
 
 
 @dataclass(frozen=True)

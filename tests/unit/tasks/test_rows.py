@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from kanna.errors import InputError
-from kanna.tasks.data.rows import Row, read_rows, task_kind
+from kanna.tasks.data.rows import Row, joined, read_rows, task_kind
 from kanna.tasks.data.task import load_tasks, names_of
 
 CHOICE = {
@@ -327,3 +327,21 @@ def test_files_of_one_name_have_different_ones_as_tasks(tmp_path: Path) -> None:
     assert [task.name for task in found] == ["x/data/a.jsonl", "y/data/a.jsonl", "z/a.jsonl", "b.jsonl"]
     assert [len(task.rows) for task in found] == [1, 1, 1, 2]
     assert names_of([Path("/a.jsonl")]) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "whole"),
+    [
+        ("答案\uff1a", "近灯", "答案\uff1a近灯"),
+        ("答案:", "A", "答案:A"),
+        ("これは", "犬", "これは犬"),
+        ("คำตอบ", "แมว", "คำตอบแมว"),
+        ("서울은", "크다", "서울은 크다"),
+        ("Chinese for cat:", "猫", "Chinese for cat: 猫"),
+        ("答案\uff1a ", "近灯", "答案\uff1a 近灯"),
+        ("1 +", "2", "1 + 2"),
+        ("?", "yes", "? yes"),
+    ],
+)
+def test_a_space_stands_where_a_script_has_one(prompt: str, answer: str, whole: str) -> None:
+    assert joined(prompt, answer) == whole

@@ -94,7 +94,7 @@ def test_texts_that_match_or_do_not(metric: str, written: str, answer: str, expe
         ("1.5e3 metres", "1500"),
         ("3e-5", "0.00003"),
         ("pages 1, 2, 3", "3"),
-        ("numbers 1,2345", "2345"),
+        ("numbers 1,2345", "1.2345"),
         ("007", "7"),
         ("-0", "0"),
     ],
@@ -307,3 +307,34 @@ def test_accents_may_be_composed_or_not() -> None:
 def test_the_legacy_rule_is_about_the_joined_text() -> None:
     assert legacy_contains("It is Par", "is now", " PARIS ")
     assert not legacy_contains("It is Par", "nothing", "Paris")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("3,5", 3.5),
+        ("it is 0,500 then", 0.5),
+        ("1 234", 1234),
+        ("12 345 678,5 in all", 12345678.5),
+        ("1\u202f234 and no more", 1234),
+        ("1'234.5", 1234.5),
+        ("1,234.5", 1234.5),
+        ("1.234,5", 1234.5),
+        ("1.234.567", 1234567),
+        ("1.234", 1.234),
+        ("1,2,3", 3),
+        ("7 234 12", 12),
+        ("in 2020 100", 100),
+        ("5, 234", 234),
+        ("-3,5", -3.5),
+        ("2,5e3", 2500),
+    ],
+)
+def test_numbers_as_they_are_written_in_many_places(text: str, number: float) -> None:
+    assert score("numeric", text, [repr(number)]) == 1.0
+
+
+@pytest.mark.parametrize(("written", "right"), [("2,5", "3,5"), ("1 234", "5 234"), ("1.234,5", "9.234,5")])
+def test_numbers_that_end_alike_are_not_the_same(written: str, right: str) -> None:
+    assert score("numeric", written, [right]) == 0.0
+    assert score("numeric", right, [right]) == 1.0

@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data import headers, tables
+from kanna.tasks.data.scripts import goes_on_without_space
 from kanna.tasks.data.tables import KEYS, SHAPES, Placed
 from kanna.tasks.data.units import plain
 
@@ -262,5 +263,6 @@ def task_kind(rows: Sequence[Row]) -> str:
 
 
 def joined(prompt: str, answer: str) -> str:
-    """Prompt and answer as one text, with one space between them unless one is there."""
-    return prompt + answer if prompt[-1:].isspace() or answer[:1].isspace() else f"{prompt} {answer}"
+    """Prompt and answer as one text, with a space between them unless one is there or none belongs there."""
+    there = prompt[-1:].isspace() or answer[:1].isspace()
+    return prompt + answer if there or goes_on_without_space(prompt) else f"{prompt} {answer}"

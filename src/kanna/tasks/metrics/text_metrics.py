@@ -13,11 +13,9 @@ from typing import Any
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
 from kanna.tasks.data.units import plain
+from kanna.tasks.metrics.numbers import last_number
 
 _INSTALL = "pip install 'kanna[eval]'"
-_EXPONENT = r"(?:[eE][-+]?\d+)?"
-_NUMBER = re.compile(rf"(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?{_EXPONENT}|\.\d+{_EXPONENT}")
-_CURRENCIES = "$€£¥"
 _ARTICLES = ("a", "an", "the")
 _KANA = re.compile(r"[\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 _HAN = re.compile(r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -137,41 +135,17 @@ def _contains(written: str, answer: str) -> float:
 
 
 def _numeric(written: str, answer: str) -> float:
-    wanted, last = _last_number(answer), _last_number(written)
+    wanted, last = last_number(answer), last_number(written)
     if wanted is None or last is None:
         return 0.0
     return float(math.isclose(last, wanted, rel_tol=_ROUNDING))
 
 
 def _with_numbers(answers: Sequence[str]) -> list[str]:
-    numbered = [answer for answer in answers if _last_number(answer) is not None]
+    numbered = [answer for answer in answers if last_number(answer) is not None]
     if not numbered:
         raise InputError(f"the answer {answers[0]!r} holds no number", "use another metric than numeric")
     return numbered
-
-
-def _last_number(text: str) -> float | None:
-    """Thousands may have commas."""
-    text = text.replace("\N{MINUS SIGN}", "-")
-    numbers = list(_NUMBER.finditer(text))
-    if not numbers:
-        return None
-    size = float(numbers[-1].group().replace(",", ""))
-    return -size if _negative(text[: numbers[-1].start()]) else size
-
-
-def _negative(before: str) -> bool:
-    """Whether what stands before a number ends in its sign.
-
-    A minus behind a number is a subtraction, one that hangs on a word a hyphen.
-    """
-    head = before.rstrip(_CURRENCIES)
-    if not head.endswith("-"):
-        return False
-    head = head[:-1]
-    last = head.rstrip()[-1:]
-    hangs = head[-1:].isalnum()
-    return not (hangs or last.isdigit() or last in (")", "%"))
 
 
 def _f1(written: str, answer: str) -> float:

@@ -13,8 +13,9 @@ from kanna.errors import InputError
 from kanna.progress import Progress, told
 from kanna.tasks.scorers.layout import ENCODER_NOTES, Layout, encoder_layout
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
-from kanna.tasks.scorers.scorer import Scorer
-from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, wrapped
+from kanna.tasks.scorers.scorer import Scorer, by_row
+from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, vocabulary_of, wrapped
+from kanna.tasks.tokens.special import check_known
 
 _UNNAMED = re.compile(r"label_\d+")
 _SHOWN = 12
@@ -124,7 +125,7 @@ class ClassifierScorer(Scorer):
         self, prompts: Sequence[str], continuations: Sequence[Sequence[str]], ranks: bool, progress: Progress
     ) -> list[list[Likelihood]]:
         columns = match(self.labels, continuations)
-        texts = [self._text(prompt) for prompt in prompts]
+        texts = by_row(self._text, prompts)
         distinct = list(dict.fromkeys(texts))
         logits = self._logits(distinct, progress)
         self.work.naive_tokens += sum(map(len, texts))
@@ -146,6 +147,7 @@ class ClassifierScorer(Scorer):
             )
         if not text.ids or over > len(text.body):
             raise InputError(f"the prompt {prompt[:80]!r} has no tokens to read", "give another")
+        check_known(text.ids, vocabulary_of(self.model), self.tokenizer)
         self.work.cut += bool(over)
         return Wrapped(text.head, text.body[over:], text.tail).ids
 

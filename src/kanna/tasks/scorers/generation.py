@@ -13,6 +13,8 @@ from kanna.progress import Progress, told
 from kanna.tasks.scorers.scorer import Scorer
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Encoder
+from kanna.tasks.tokens.padded import vocabulary_of
+from kanna.tasks.tokens.special import check_known
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
 
 
@@ -139,5 +141,6 @@ def _continue(
     loaded: Any = load(model, dtype=numbers, device_map=placed)[0]
     if not hasattr(loaded, "generate") or loaded.get_output_embeddings() is None:
         raise InputError(f"{checkpoint.name} cannot generate", "give a causal language model")
+    check_known(ids, vocabulary_of(loaded), tokenizer)
     (written,) = write(loaded, tokenizer, [ids], max_new_tokens)
     return Continuation(checkpoint.name, written.text, written.tokens, chat)

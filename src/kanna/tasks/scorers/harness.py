@@ -28,8 +28,10 @@ from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
 from kanna.tasks.scorers.harness_values import Scale, note_on, scale_of
 from kanna.tasks.scorers.likelihood import Likelihood
 from kanna.tasks.scorers.planning import likelihoods
-from kanna.tasks.scorers.written import write
+from kanna.tasks.scorers.written import plan_writing, write
 from kanna.tasks.tokens.encode import Piece
+from kanna.tasks.tokens.padded import vocabulary_of
+from kanna.tasks.tokens.special import check_known, end_note, end_of, without
 
 _INSTALL = "pip install 'kanna[eval]'"
 _HEADLINES = ("acc", "exact_match", "em", "f1", "perplexity", "word_perplexity", "byte_perplexity")
@@ -266,11 +268,13 @@ def _model(
     from lm_eval.models.utils import has_bos_prefix
     from lm_eval.utils import get_rolling_token_windows
 
+    vocabulary, end = vocabulary_of(model), end_of(tokenizer)
+
     class Kanna(TemplateLM):
         def __init__(self) -> None:
             super().__init__()
             self.tokenizer = tokenizer
-            self.notes: list[str] = []
+            self.notes: list[str] = [end_note(tokenizer, end)] if end else []
             self._device = next(model.parameters()).device
 
         @property
@@ -299,7 +303,9 @@ def _model(
             special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
             if add_special_tokens is None and has_bos_prefix(string, tokenizer.decode(self.prefix_token_id)):
                 special = {"add_special_tokens": False}
-            return list(tokenizer(string, verbose=False, **special)["input_ids"])
+            ids = tokenizer(string, verbose=False, **special)["input_ids"]
+            check_known(ids, vocabulary, tokenizer)
+            return without(ids, end)
 
         def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
             pieces = [_fitting(before, target, context) for _, before, target in requests]
@@ -337,9 +343,9 @@ def _model(
                     )
                 prompts = [prompt for prompt, *rest in asked if rest == [new, stop]]
                 ids = [self.tok_encode(prompt)[-room:] or [self.prefix_token_id] for prompt in prompts]
-                texts = write(
-                    model, tokenizer, ids, new, stop=stop, batch_tokens=batch_tokens, progress=progress
-                )
+                plan = plan_writing(model, tokenizer, ids, new, batch_tokens)
+                self.notes += plan.notes
+                texts = write(model, tokenizer, ids, new, stop=stop, plan=plan, progress=progress)
                 keys = [(prompt, new, stop) for prompt in prompts]
                 texts_of |= dict(zip(keys, (text.text for text in texts), strict=True))
             return [texts_of[key] for key in asked]

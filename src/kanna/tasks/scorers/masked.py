@@ -12,9 +12,10 @@ from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.scorers.layout import ENCODER_NOTES, Layout, encoder_layout
 from kanna.tasks.scorers.likelihood import Batch, Passes, most_logits, only_at
-from kanna.tasks.scorers.scorer import TokenScorer
+from kanna.tasks.scorers.scorer import TokenScorer, by_row
 from kanna.tasks.tokens.cloze import Cloze, Masked
-from kanna.tasks.tokens.padded import batches, inputs
+from kanna.tasks.tokens.padded import batches, inputs, vocabulary_of
+from kanna.tasks.tokens.special import check_known
 
 
 def fills_masks(config: Mapping[str, Any]) -> bool:
@@ -50,7 +51,7 @@ class MaskedScorer(TokenScorer):
         self.tokenizer = self.cloze.tokenizer
 
     def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
-        rows = [self._asked(p, some) for p, some in zip(prompts, continuations, strict=True)]
+        rows = by_row(self._asked, prompts, continuations)
         flat = [answer for row in rows for answer in row]
         texts = list(dict.fromkeys(answer.text for answer in flat))
         askers: dict[Masked, list[int]] = {text: [] for text in texts}
@@ -74,6 +75,9 @@ class MaskedScorer(TokenScorer):
         texts = {
             count: self.cloze.masked(blank, count) for count in sorted({len(target) for target in targets})
         }
+        known = vocabulary_of(self.model)
+        for ids in (*targets, *(text.ids for text in texts.values())):
+            check_known(ids, known, self.tokenizer)
         return [_Asked(texts[len(target)], target) for target in targets]
 
     def _passes(self, texts: Sequence[Masked]) -> Iterator[list[Masked]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from kanna.tasks.data.rows import Row
 from kanna.tasks.records import Record
 from kanna.tasks.scorers.layout import Seen, alike
 from kanna.tasks.scorers.likelihood import logits_at, most_logits
-from kanna.tasks.tokens.padded import batches
+from kanna.tasks.scorers.scorer import by_row
+from kanna.tasks.tokens.padded import batches, vocabulary_of
+from kanna.tasks.tokens.special import check_known, end_note, end_of, without
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ def score_text(
         InputError: Fewer than two tokens, a stride beyond the context, or logits that are not finite.
     """
     joined = BETWEEN.join(row.text for row in rows)
-    whole = torch.tensor(tokenizer(joined, verbose=False)["input_ids"])
+    end = end_of(tokenizer)
+    whole = torch.tensor(without(tokenizer(joined, verbose=False)["input_ids"], end))
+    _check_known(model, tokenizer, rows, whole)
     ids = whole if tokens is None else whole[:tokens]
     size = len(joined.encode()) / max(1, len(whole))
     scored = perplexity(model, ids, context, stride or max(1, context // 2), batch, size, progress)
@@ -149,7 +153,18 @@ def score_text(
         )
         for number, window in enumerate(scored.windows)
     ]
-    return records, scored
+    return records, replace(scored, notes=(*scored.notes, *([end_note(tokenizer, end)] if end else [])))
+
+
+def _check_known(model: nn.Module, tokenizer: Any, rows: Sequence[Row], ids: Tensor) -> None:
+    """Raise for the first row with a token that the model does not have."""
+    known = vocabulary_of(model)
+    if known is None or not len(ids) or int(ids.max()) < known:
+        return
+    if len(rows) > 1:
+        own = [tokenizer(row.text, verbose=False)["input_ids"] for row in rows]
+        by_row(lambda _, some: check_known(some, known, tokenizer), [row.text for row in rows], own)
+    check_known(ids.tolist(), known, tokenizer)
 
 
 def _scored(

@@ -9,10 +9,12 @@ from torch import nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress
+from kanna.tasks.scorers.decoding import Prompt
 from kanna.tasks.scorers.likelihood import Likelihood, Passes
 from kanna.tasks.scorers.planning import plan_batches
-from kanna.tasks.scorers.written import write
+from kanna.tasks.scorers.written import WritePlan, plan_writing, write
 from kanna.tasks.tokens.encode import Encoder, Piece
+from kanna.tasks.tokens.special import end_note
 
 T = TypeVar("T")
 
@@ -106,9 +108,12 @@ class CausalScorer(TokenScorer):
     encoder: Encoder
     batch_tokens: int = 2048
     share: bool = True
+    _plan: tuple[object, WritePlan] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.tokenizer = self.encoder.tokenizer
+        if self.encoder.end:
+            self.work.notes.append(end_note(self.tokenizer, self.encoder.end))
 
     def passes(self, prompts: Sequence[str], continuations: Sequence[Sequence[str]]) -> Passes:
         rows = by_row(self.encoder.pieces, prompts, continuations)
@@ -130,7 +135,7 @@ class CausalScorer(TokenScorer):
                 f"{new_tokens} new tokens leave no room for a prompt in a context of {encoder.limit}",
                 "lower --max-new-tokens",
             )
-        ids = [encoder.start_of(prompt) for prompt in prompts]
+        ids = by_row(encoder.start_of, prompts)
         long = [number for number, tokens in enumerate(ids, 1) if len(tokens) > room]
         if long and encoder.refuse_long:
             raise InputError(
@@ -140,17 +145,27 @@ class CausalScorer(TokenScorer):
             )
         # Mostly the same prompts as those cut for likelihoods.
         self.work.cut = max(self.work.cut, len(long))
-        cut = [tokens[-room:] for tokens in ids]
+        cut = tuple(tuple(encoder.shortened(tokens, room)) for tokens in ids)
         texts = write(
             self.model,
             self.tokenizer,
             cut,
             new_tokens,
             stop=stop,
-            batch_tokens=self.batch_tokens,
+            blank=False,
+            plan=self._plan_of(cut, new_tokens),
             progress=progress,
         )
         return [written.text for written in texts]
+
+    def _plan_of(self, prompts: tuple[Prompt, ...], new_tokens: int) -> WritePlan:
+        """How these prompts are continued; found out once, however often the model is edited in between."""
+        asked = (prompts, new_tokens)
+        if self._plan is None or self._plan[0] != asked:
+            plan = plan_writing(self.model, self.tokenizer, prompts, new_tokens, self.batch_tokens)
+            self.work.layouts += plan.notes
+            self._plan = (asked, plan)
+        return self._plan[1]
 
 
 class Replayed(Scorer):

@@ -1,16 +1,24 @@
 """What a model writes after each of many prompts, greedily, and only what is new."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from torch import nn
 
 from kanna.progress import Progress, told
+from kanna.tasks.scorers.decoding import Prompt, decode
+from kanna.tasks.scorers.layout import Found, Layout, Seen, layout_of, seen
+from kanna.tasks.tokens.lots import bounds_of
 from kanna.tasks.tokens.padded import batches
+
+# New tokens of prompts that are continued on trial.
+_TRIED = 4
+_NOTES = {
+    Layout.EQUAL: "only prompts of equal length were continued together, since this model reads padding",
+    Layout.SINGLE: "every prompt was continued by itself, since others beside it change what is written",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,47 @@ class Written:
     tokens: int
 
 
+@dataclass(frozen=True)
+class WritePlan:
+    """Which prompts are continued together.
+
+    Args:
+        batches: Prompts of each run, all of them once.
+        notes: Where fewer go together than could.
+    """
+
+    batches: tuple[tuple[Prompt, ...], ...]
+    notes: tuple[str, ...]
+
+
+def plan_writing(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_tokens: int = 2048,
+) -> WritePlan:
+    """Prompts (token ids) of like length together, where that leaves what is written as it is.
+
+    That is seen on a few of them, which are continued by a few tokens both ways.
+
+    Args:
+        batch_tokens: Tokens of prompts and answers in memory at a time, about.
+    """
+    order = sorted({tuple(prompt) for prompt in prompts}, key=len)
+    made: list[tuple[Prompt, ...]] = []
+    notes: dict[str, None] = {}
+    for first, lot in _lots(order, max_new_tokens, bounds_of(model).turns):
+        layout = _layout(model, tokenizer, lot, min(max_new_tokens, _TRIED), first)
+        if layout is not first:
+            notes[_NOTES[layout]] = None
+        sizes = [len(prompt) + max_new_tokens for prompt in lot]
+        most, equal = 1 if layout is Layout.SINGLE else batch_tokens, layout is Layout.EQUAL
+        for some in batches(sizes, [0] * len(sizes), most, 0, equal):
+            made.append(tuple(lot[i] for i in some))
+    return WritePlan(tuple(made), tuple(notes))
+
+
 def write(
     model: nn.Module,
     tokenizer: Any,
@@ -33,81 +82,77 @@ def write(
     max_new_tokens: int,
     *,
     stop: Sequence[str] = (),
+    blank: bool = True,
     batch_tokens: int = 2048,
+    plan: WritePlan | None = None,
     progress: Progress = lambda *_: None,
 ) -> list[Written]:
-    """Continue every prompt (token ids) greedily. Prompts of like length go together, padded on the left.
+    """Continue every prompt (token ids) greedily.
 
     Args:
         stop: Texts at whose first appearance an answer ends.
-        batch_tokens: Tokens of prompts and answers in memory at a time, about.
+        blank: Whether one of white space ends an answer that has nothing else before it.
+        plan: That of these prompts; made if not given.
+
+    Raises:
+        InputError: Logits that are not finite.
     """
-    order = sorted({tuple(prompt) for prompt in prompts}, key=len)
-    sizes = [len(prompt) + max_new_tokens for prompt in order]
-    groups = [
-        [order[i] for i in some] for some in batches(sizes, [0] * len(sizes), batch_tokens, 0, equal=False)
-    ]
-    texts: dict[tuple[int, ...], Written] = {}
-    for batch in told(progress, "generate", groups):
-        new = _continue(model, tokenizer, batch, max_new_tokens, stop)
-        texts |= {prompt: _cut(tokenizer, ids, stop) for prompt, ids in zip(batch, new, strict=True)}
+    plan = plan or plan_writing(model, tokenizer, prompts, max_new_tokens, batch_tokens)
+    done = partial(_ended, stop=stop, blank=blank) if stop else None
+    texts: dict[Prompt, Written] = {}
+    for batch in told(progress, "generate", plan.batches):
+        new = decode(model, tokenizer, batch, max_new_tokens, done).ids
+        for prompt, ids in zip(batch, new, strict=True):
+            text = str(tokenizer.decode(ids, skip_special_tokens=True))
+            texts[prompt] = Written(_cut(text, stop, blank), len(ids))
     return [texts[tuple(prompt)] for prompt in prompts]
 
 
-def _continue(
-    model: Any, tokenizer: Any, batch: Sequence[tuple[int, ...]], new: int, stop: Sequence[str]
-) -> list[list[int]]:
-    """New ids of each prompt."""
-    width = max(map(len, batch))
-    fill = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-    ids = torch.tensor([[fill] * (width - len(prompt)) + list(prompt) for prompt in batch])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
-    ends = [_Ends(tokenizer, width, stop)] if stop else []
-    with torch.no_grad(), plain_settings(model, tokenizer):
-        written = model.generate(
-            ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=new,
-            do_sample=False,
-            pad_token_id=fill,
-            stopping_criteria=StoppingCriteriaList(ends),
-        )
-    new_ids: list[list[int]] = written[:, width:].tolist()
-    return new_ids
+def _lots(
+    order: Sequence[Prompt], new: int, turns: Sequence[int]
+) -> Iterator[tuple[Layout, Sequence[Prompt]]]:
+    """Prompts on one side of every length at which a model changes, and the layout to try first.
 
-
-@contextmanager
-def plain_settings(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Within the block, of the generation settings that came with a model only the ends of texts hold.
-
-    Others, such as a repetition penalty, make greedy decoding write something else than the likeliest token.
+    Those whose texts grow beyond such a length must do so in the same step.
     """
-    before = model.generation_config
-    ends = before.eos_token_id if isinstance(before.eos_token_id, list) else [before.eos_token_id]
-    known = dict.fromkeys(token for token in (*ends, tokenizer.eos_token_id) if token is not None)
-    model.generation_config = GenerationConfig(
-        bos_token_id=before.bos_token_id, eos_token_id=list(known) or None, pad_token_id=before.pad_token_id
-    )
-    try:
-        yield
-    finally:
-        model.generation_config = before
+    lots: dict[tuple[int, ...], list[Prompt]] = {}
+    for prompt in order:
+        sides = tuple((len(prompt) > turn) + (len(prompt) + new - 1 > turn) for turn in turns)
+        lots.setdefault(sides, []).append(prompt)
+    for sides, lot in lots.items():
+        yield Layout.EQUAL if 1 in sides else Layout.PADDED, lot
 
 
-def _cut(tokenizer: Any, ids: list[int], stop: Sequence[str]) -> Written:
-    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+def _layout(model: nn.Module, tokenizer: Any, lot: Sequence[Prompt], new: int, first: Layout) -> Layout:
+    def found(rows: Sequence[int]) -> Found:
+        return _tried(model, tokenizer, lot, new, rows)
+
+    return layout_of(model, list(map(len, lot)), found, lambda row: found([row]), first)
+
+
+def _tried(model: nn.Module, tokenizer: Any, lot: Sequence[Prompt], new: int, rows: Sequence[int]) -> Found:
+    """Of some prompts continued in one run, what the model thinks after each token that it writes."""
+    decoded = decode(model, tokenizer, [lot[row] for row in rows], new, logits=True)
+    found: dict[Hashable, Seen] = {}
+    for step, logits in enumerate(decoded.logits):
+        for row, ids, own in zip(rows, decoded.ids, logits, strict=True):
+            found[row, tuple(ids[:step])] = seen(own)
+    return found
+
+
+def _ended(text: str, stop: Sequence[str], blank: bool) -> bool:
+    return any(_until(text, end, blank)[1] for end in stop)
+
+
+def _cut(text: str, stop: Sequence[str], blank: bool) -> str:
     for end in stop:
-        text = text.split(end, 1)[0]
-    return Written(text, len(ids))
+        text = _until(text, end, blank)[0]
+    return text
 
 
-class _Ends(StoppingCriteria):
-    """A row is done when what is new in it holds a stop string."""
-
-    def __init__(self, tokenizer: Any, width: int, stop: Sequence[str]) -> None:
-        self._tokenizer, self._width, self._stop = tokenizer, width, tuple(stop)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        texts = self._tokenizer.batch_decode(input_ids[:, self._width :])
-        done = [any(end in text for end in self._stop) for text in texts]
-        return torch.tensor(done, device=input_ids.device)
+def _until(text: str, end: str, blank: bool) -> tuple[str, bool]:
+    """A text up to an end, and whether it has one."""
+    before, found, rest = text.partition(end)
+    while found and not blank and end.isspace() and not before.strip():
+        before, found, rest = rest.partition(end)
+    return before, bool(found)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.rows import joined
 from kanna.tasks.tokens.forest import shared_start
+from kanna.tasks.tokens.special import check_known, cut_left, end_of, start_of, without
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,32 @@ class Encoder:
     """How prompts and answers become tokens.
 
     Prompt and answer are tokenised together, and a prompt's trailing spaces belong to the answer, since most
-    vocabularies put them before words. Special tokens come as the tokenizer adds them; with `chat`, as the
-    chat template writes them.
+    vocabularies put them before words. Special tokens come as the tokenizer puts them before a text, and none
+    stand behind it; with `chat`, as the chat template writes them.
 
     Args:
         tokenizer: Of the model.
         limit: Most tokens the model may read.
         chat: Put prompts into the tokenizer's chat template as a user's message.
         refuse_long: Raise instead of cutting prompts from the left.
+        vocabulary: How many tokens the model has embeddings of; None where that is not known.
     """
 
     tokenizer: Any
     limit: int
     chat: bool = False
     refuse_long: bool = False
+    vocabulary: int | None = None
+
+    @cached_property
+    def end(self) -> tuple[int, ...]:
+        """Special tokens that the tokenizer puts behind a text, which are left out: it goes on there."""
+        return () if self.chat else end_of(self.tokenizer)
+
+    @cached_property
+    def _head(self) -> tuple[int, ...]:
+        """Special tokens that the tokenizer puts before a text."""
+        return () if self.chat else start_of(self.tokenizer)
 
     def prompt(self, prompt: str) -> str:
         """What the model reads, as text."""
@@ -59,8 +73,22 @@ class Encoder:
         return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def ids(self, text: str) -> list[int]:
+        """Token ids of a text that goes on.
+
+        Raises:
+            InputError: One that the model does not have.
+        """
         # A template writes its special tokens itself.
-        return list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
+        ids = self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"]
+        check_known(ids, self.vocabulary, self.tokenizer)
+        return without(ids, self.end)
+
+    def shortened(self, ids: Sequence[int], room: int) -> list[int]:
+        """At most `room` ids, cut from the left but for the token that texts begin with."""
+        first = len(self._head) if self._head and tuple(ids[: len(self._head)]) == self._head else 0
+        if not first and ids and ids[0] == getattr(self.tokenizer, "bos_token_id", None):
+            first = 1
+        return cut_left(ids, room, first)
 
     def start_of(self, prompt: str) -> list[int]:
         """Ids of a prompt that is to be continued, its trailing spaces left out."""
@@ -89,6 +117,7 @@ class Encoder:
         for name in ("bos_token_id", "eos_token_id"):
             token = getattr(self.tokenizer, name, None)
             if token is not None:
+                check_known([int(token)], self.vocabulary, self.tokenizer)
                 return [int(token)]
         raise InputError(
             "a prompt is empty and the tokenizer has no token that begins a text",
@@ -112,4 +141,4 @@ class Encoder:
                 f"context of {self.limit}",
                 "shorten it, raise --context, or allow cutting from the left (no --refuse-long)",
             )
-        return Piece(tuple(context[cut:]), tuple(target), characters, cut)
+        return Piece(tuple(self.shortened(context, room)), tuple(target), characters, cut)

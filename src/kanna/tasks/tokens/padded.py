@@ -92,6 +92,13 @@ def inputs(model: nn.Module, rows: Sequence[Sequence[int]], width: int = 0) -> d
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def vocabulary_of(model: nn.Module) -> int | None:
+    """How many tokens a model has embeddings of; None where that is not known."""
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    size = getattr(embeddings, "num_embeddings", None)
+    return size if isinstance(size, int) else getattr(getattr(model, "config", None), "vocab_size", None)
+
+
 def pad_token(model: nn.Module) -> int | None:
     """The model's own padding token, not the tokenizer's, which may lie outside the vocabulary."""
     config: Any = getattr(model, "config", None)

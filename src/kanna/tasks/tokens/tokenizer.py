@@ -8,6 +8,8 @@ from kanna.errors import InputError
 from kanna.models.kinds import wraps_language_model
 
 LONGEST_DEFAULT = 2048
+# By what names a config.json says how many positions there are; the last is MPT's and DBRX's.
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 # Families whose positions are counted from behind the padding index, which is 1 unless the config says else.
 _BEHIND_PADDING = (
     "roberta",
@@ -57,20 +59,27 @@ def context_length(config: Mapping[str, Any], tokenizer: Any, wanted: int | None
     Raises:
         InputError: More than the model has positions for.
     """
-    config = _of_text(config)
-    limits = [config.get(key) for key in ("max_position_embeddings", "n_positions", "n_ctx")]
-    positions = min((int(limit) for limit in limits if limit), default=LONGEST_DEFAULT)
-    if config.get("model_type") in _BEHIND_PADDING:
-        pad = config.get("pad_token_id")
-        positions -= 2 if pad is None else pad + 1
+    positions = _positions(_of_text(config))
     if wanted is not None:
-        if wanted > positions:
+        if positions is not None and wanted > positions:
             raise InputError(f"--context {wanted} is more than the model's {positions} positions", "lower it")
         return wanted
-    return min(positions, int(getattr(tokenizer, "model_max_length", positions)), LONGEST_DEFAULT)
+    known = LONGEST_DEFAULT if positions is None else min(positions, LONGEST_DEFAULT)
+    return min(known, int(getattr(tokenizer, "model_max_length", known)))
 
 
 def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of what reads text, in a config.json that may have a part of its own for it."""
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, Mapping) else config
+
+
+def _positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a config.json says a model may read; None where it says nothing."""
+    limits = [int(config[key]) for key in _POSITIONS if config.get(key)]
+    if not limits:
+        return None
+    if config.get("model_type") in _BEHIND_PADDING:
+        pad = config.get("pad_token_id")
+        return min(limits) - (2 if pad is None else pad + 1)
+    return min(limits)
