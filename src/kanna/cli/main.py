@@ -12,14 +12,17 @@ import typer
 from kanna.methods import methods
 from kanna.runs.method import Method
 from kanna.terminal.lazy import LazyCommand, command_at
+from kanna.terminal.literal import shown_literally
 from kanna.terminal.session import COMMON, Common, take
+from kanna.terminal.streams import ended, standard_streams
 
 _HELP = """Shave a pretrained language model down to what one application needs, and know what it cost.
 
 Start with: kanna demo, or kanna inspect MODEL.
 
 Exit codes: 0 done and passed, 1 our fault, 2 the input or the request is wrong, 3 done but the verdict is
-fail, 130 interrupted, 143 terminated. The result goes to stdout, progress and messages to stderr.
+fail, 130 interrupted, 141 nobody reads the result, 143 terminated. The result goes to stdout, progress and
+messages to stderr.
 """
 
 app = typer.Typer(
@@ -114,7 +117,7 @@ def program() -> Any:
     ]
     group: Any = typer.main.get_group(app)
     group.commands = {command.name: command for command in (own[0], *of_methods, *own[1:])}
-    return group
+    return shown_literally(group)
 
 
 def _of_method(method: Method) -> Any:
@@ -130,6 +133,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = tuple(sys.argv[1:] if argv is None else argv)
+    with standard_streams() as output:
+        code = _run(words)
+        output.flush()
+        return ended(output, code)
+
+
+def _run(words: tuple[str, ...]) -> int:
     try:
         program()(args=list(words), prog_name="kanna", obj=(Common(), words))
     except SystemExit as done:

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from kanna.runs.method import load
+from kanna.terminal.literal import shown_literally
 
 
 class LazyCommand(TyperCommand):
@@ -25,7 +26,7 @@ class LazyCommand(TyperCommand):
         self._load = load
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        return self._load().make_context(info_name, args, parent, **extra)
+        return shown_literally(self._load()).make_context(info_name, args, parent, **extra)
 
 
 def command(name: str, function: Callable[..., None]) -> Any:

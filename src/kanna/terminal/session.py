@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kanna")
 
-_BROKEN_PIPE = 141
 # Wide enough for every table of ours; a pipe has no width of its own.
 _WIDTH_WITHOUT_TERMINAL = 160
 _PANEL = "Common options"
@@ -113,7 +112,8 @@ class Session:
         if self.common.json:
             import json
 
-            print(json.dumps(result, indent=2, ensure_ascii=False))
+            letters = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+            print(json.dumps(result, indent=2, ensure_ascii=not letters))
             return
         from rich.console import Console
 
@@ -172,10 +172,6 @@ def _errors(session: Session) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         raise typer.Exit(exit_code(stopped)) from None
-    except BrokenPipeError:
-        # Nobody reads any more; keep the interpreter from complaining when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(_BROKEN_PIPE) from None
     except typer.Exit:
         raise
     except Exception as error:

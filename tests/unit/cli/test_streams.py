@@ -1,0 +1,177 @@
+"""Standard output that nobody reads, that is closed, full, or knows ASCII only."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from kanna.cli.main import main
+from kanna.terminal.literal import literal
+from kanna.terminal.streams import Output
+
+PROGRAM = (sys.executable, "-m", "kanna")
+
+
+def started(words: tuple[object, ...], **streams: object) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([*PROGRAM, *map(str, words)], stderr=subprocess.PIPE, **streams)  # type: ignore[call-overload, no-any-return]
+
+
+def unread() -> int:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize(
+    "words", [("inspect", "-v"), ("inspect", "--json"), ("--version",), ("inspect", "--help")]
+)
+def test_nobody_reads(shared_base, words):
+    """As `kanna inspect MODEL | head`; the same code whether it shows while writing, or at the very end."""
+    model = (shared_base,) if words[0] == "inspect" and "--help" not in words else ()
+    process = started((*words, *model), stdout=unread())
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (141, b"")
+
+
+@pytest.mark.parametrize("words", [("inspect",), ("inspect", "--json")])
+def test_standard_output_is_closed(shared_base, words):
+    process = started((*words, shared_base), preexec_fn=lambda: os.close(1))
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (141, b"")
+
+
+def test_standard_error_is_closed(shared_base):
+    """Nothing that belongs there gets into the result."""
+    words = [*PROGRAM, "inspect", str(shared_base), "--spectra", "--json"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2), check=False)
+    assert done.returncode == 0 and json.loads(done.stdout)["blocks"] == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_standard_output_is_full(shared_base):
+    with Path("/dev/full").open("wb") as full:
+        process = started(("inspect", shared_base), stdout=full)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said.decode().strip() == "kanna: error: standard output cannot be written: No space left on device"
+
+
+def test_a_refusal_keeps_its_code_where_nobody_reads(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert sys.stdout is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("ascii", b"caf\\xe9 \\u4f60"), ("latin-1", b"caf\xe9 \\u4f60"), ("utf-8", "café 你".encode())],
+)
+def test_letters_that_an_encoding_lacks_are_spelled(encoding, written):
+    raw = io.BytesIO()
+    output = Output(io.TextIOWrapper(raw, encoding=encoding))
+    assert output.write("café 你") == 6
+    output.flush()
+    assert raw.getvalue() == written and output.encoding == encoding
+
+
+def test_json_is_json_in_ascii_too(shared_base, tmp_path):
+    """A name with other letters stands in the result."""
+    (tmp_path / "café").symlink_to(shared_base)
+    named = tmp_path / "models" / "café"
+    named.parent.mkdir()
+    named.mkdir()
+    for file in shared_base.iterdir():
+        (named / file.name).symlink_to(file)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [*PROGRAM, "inspect", str(named), "--json"]
+    done = subprocess.run(words, capture_output=True, env=environment, check=True)
+    assert done.stdout.isascii() and json.loads(done.stdout)["model"] == "café"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "down:-1:0.5",
+        ":-1:",
+        "a:x:b:100:c",
+        "MODEL:1",
+        "[MODEL] [bold] [/] \\[a]",
+        "q,k@3-:mp; x: y",
+        "",
+        "::",
+    ],
+)
+def test_help_says_what_is_written(text):
+    assert Text.from_markup(literal(text)).plain == text
+
+
+_ALL_HELP = """
+import sys
+from kanna.cli.main import main, program
+
+def words(command, before):
+    yield before
+    for name, inner in getattr(command, "commands", {}).items():
+        load = getattr(inner, "_load", None)
+        yield from words(inner if load is None else load(), (*before, name))
+
+for line in words(program(), ()):
+    print("::", " ".join(line), flush=True)
+    code = main([*line, "--help"])
+    print("::", code, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def all_help() -> str:
+    """What `--help` of every command says where a terminal has 80 columns and knows ASCII only."""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", _ALL_HELP], capture_output=True, env={**os.environ, **plain}, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return done.stdout.decode("ascii")
+
+
+def test_every_help_in_ascii(all_help: str) -> None:
+    parts = all_help.split(":: ")[1:]  # in turns: the words of a command and its help, then the exit code
+    called, codes = parts[::2], parts[1::2]
+    assert len(called) == len(codes) > 20
+    assert all(code.startswith("0\n") for code in codes), codes
+    assert all("Usage: kanna" in one for one in called)
+    assert max(len(line) for line in all_help.splitlines()) <= 80
+    assert "not blink" not in all_help and "\\x" not in all_help and "\\u" not in all_help
+
+
+def test_every_flag_and_its_help_are_there(all_help: str) -> None:
+    """Word by word, whatever the columns make of the lines: an example of a flag is never made a picture."""
+    from kanna.cli.main import program
+
+    def commands(command: object, before: tuple[str, ...]) -> "list[tuple[tuple[str, ...], object]]":
+        found: list[tuple[tuple[str, ...], object]] = []
+        for name, inner in getattr(command, "commands", {}).items():
+            real: Callable[[], object] | None = getattr(inner, "_load", None)
+            one = inner if real is None else real()
+            nested = commands(one, (*before, name))
+            found += nested or [((*before, name), one)]
+        return found
+
+    said = {part.partition("\n")[0]: part for part in all_help.split(":: ")[1::2]}
+    for words, command in commands(program(), ()):
+        page = "".join(character for character in said[" ".join(words)] if character not in " \n|")
+        shown = [one for one in command.params if not getattr(one, "hidden", False)]  # type: ignore[attr-defined]
+        for parameter in shown:
+            assert parameter.opts[0] in page or not parameter.opts[0].startswith("--"), (
+                words,
+                parameter.name,
+            )
+            text = (getattr(parameter, "help", None) or "").replace("|", "")
+            assert all(word in page for word in text.split()), (words, parameter.name, text)
