@@ -54,7 +54,11 @@ ROLES: dict[str, str] = {
     "gate_up_proj": "gate_up",
     "mlp.Wi": "gate_up",
     "mlp.Wo": "down",
+    "DenseReluDense.wi_0": "gate",
+    "DenseReluDense.wi_1": "up",
+    "DenseReluDense.wo": "down",
     # feed-forward, without a gate
+    "DenseReluDense.wi": "fc_in",
     "fc_in": "fc_in",
     "fc_out": "fc_out",
     "fc1": "fc_in",

@@ -40,8 +40,9 @@ class Inventory:
     Args:
         matrices: The matrices of all blocks, by layer, then role, refused ones among them.
         skipped: Every other parameter of two or more dimensions.
-        blocks: Module paths of the transformer blocks, in order.
-        blocks_path: Path of the list that holds them.
+        blocks: Module paths of the transformer blocks, in order; of an encoder-decoder those of the encoder,
+            then those of the decoder.
+        blocks_path: Path of the list that holds them; of an encoder-decoder that of the encoder's.
         architecture: Name of the model's class.
         base_model_prefix: Prefix that the class puts before the names of its base model; may be empty.
         tied_embeddings: Whether input and output embeddings are one parameter.
@@ -66,6 +67,11 @@ class Inventory:
     def refused(self) -> tuple[Matrix, ...]:
         """The matrices that are listed but cannot be compressed."""
         return tuple(matrix for matrix in self.matrices if matrix.refused)
+
+    @property
+    def has_decoder_apart(self) -> bool:
+        """Whether the blocks are those of an encoder and of a decoder that reads what it made."""
+        return not all(block.startswith(f"{self.blocks_path}.") for block in self.blocks)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -93,7 +99,7 @@ def inventory(model: nn.Module, made: Collection[str] = ()) -> Inventory:
     first, last = _embedding(model, "get_input_embeddings"), _embedding(model, "get_output_embeddings")
     return Inventory(
         matrices=tuple(sorted(matrices, key=lambda m: (m.layer, role_key(m.role)))),
-        skipped=_skipped(model, path, {m.tensor for m in matrices}),
+        skipped=_skipped(model, blocks, {m.tensor for m in matrices}),
         blocks=blocks,
         blocks_path=path,
         architecture=type(model).__name__,
@@ -124,8 +130,29 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _blocks(model: nn.Module) -> tuple[str, tuple[str, ...]]:
+    """The list of the blocks; of an encoder-decoder the encoder's, and the blocks of both, decoder last."""
+    stacks = _stacks(model)
+    if not stacks:
+        return _list_of_blocks(model, _text_towers(model))
+    found = [_list_of_blocks(model, (stack,)) for stack in stacks]
+    return found[0][0], tuple(block for _, blocks in found for block in blocks)
+
+
+def _stacks(model: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the paths of encoder and decoder; empty for a model that has not both."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return ()
+    listed = {path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        pair = tuple(f"{prefix}{name}." for name in ("encoder", "decoder") if hasattr(module, name))
+        if len(pair) == 2 and all(any(item.startswith(stack) for item in listed) for stack in pair):
+            return pair
+    return ()
+
+
+def _list_of_blocks(model: nn.Module, towers: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """The module list with the most weights in linear layers or experts; of equals the longest."""
-    towers = _text_towers(model)
     lists = [
         (path, m)
         for path, m in model.named_modules()
@@ -248,7 +275,7 @@ def _embedding(model: nn.Module, getter: str) -> Tensor | None:
     return weight if isinstance(weight, Tensor) else None
 
 
-def _skipped(model: nn.Module, blocks_path: str, taken: set[str]) -> tuple[Skipped, ...]:
+def _skipped(model: nn.Module, blocks: tuple[str, ...], taken: set[str]) -> tuple[Skipped, ...]:
     first_name: dict[int, str] = {}
     skipped = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -256,12 +283,12 @@ def _skipped(model: nn.Module, blocks_path: str, taken: set[str]) -> tuple[Skipp
         if parameter.dim() < 2 or name in taken:
             continue
         tied = "" if known_as == name else f", tied to {known_as}"
-        reason = (_reason(model, name, parameter, blocks_path) + tied).removeprefix(", ")
+        reason = (_reason(model, name, parameter, blocks) + tied).removeprefix(", ")
         skipped.append(Skipped(name, reason, 0 if tied else parameter.numel()))
     return tuple(skipped)
 
 
-def _reason(model: nn.Module, name: str, parameter: Tensor, blocks_path: str) -> str:
+def _reason(model: nn.Module, name: str, parameter: Tensor, blocks: tuple[str, ...]) -> str:
     path = name.rpartition(".")[0]
     module = model.get_submodule(path)
     if parameter is _embedding(model, "get_input_embeddings") and isinstance(module, nn.Embedding):
@@ -270,12 +297,13 @@ def _reason(model: nn.Module, name: str, parameter: Tensor, blocks_path: str) ->
         return "output embedding, never factorised alone"
     if isinstance(module, nn.Embedding):
         return "embedding table"
-    if name.startswith(f"{blocks_path}."):
+    if name.startswith(tuple(f"{block}." for block in blocks)):
         return "bias of the experts" if name.endswith("_bias") else _left_out(model, path, module)
     prefix = str(getattr(model, "base_model_prefix", ""))
     if prefix and not name.startswith(f"{prefix}.") and hasattr(model, prefix):
         return f"part of the head of {type(model).__name__}, outside the transformer blocks"
-    return f"outside the transformer blocks {blocks_path}"
+    paths = dict.fromkeys(block.rpartition(".")[0] for block in blocks)
+    return f"outside the transformer blocks {' and '.join(paths)}"
 
 
 def _module(model: nn.Module, getter: str) -> object:

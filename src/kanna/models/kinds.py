@@ -3,6 +3,7 @@
 from typing import Any
 
 import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from kanna.errors import InputError
 
@@ -33,6 +34,13 @@ def wraps_language_model(name: str) -> bool:
         return False
     encodes = getattr(architecture.config_class, "is_encoder_decoder", False)
     return not encodes and set(_modalities(architecture)) > {"text"} and reads_text(architecture)
+
+
+def answers_what_is_encoded(name: str) -> bool:
+    """Whether a class has an encoder that reads text, and a decoder that writes text from it (T5, BART)."""
+    return name in set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()) and reads_text(
+        getattr(transformers, name)
+    )
 
 
 def _modalities(architecture: Any) -> tuple[str, ...]:

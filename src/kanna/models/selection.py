@@ -11,6 +11,8 @@ Grammar::
 whole ``mlp`` and ``q`` of layer 3, where ``mlp,q@3`` would be both of layer 3 only.
 A role is one that the model has, or ``all``, ``attn``, ``mlp``, ``mlp_in``, ``mlp_gate``, ``mlp_up``,
 ``mlp_out``. ``re:`` takes the rest of the expression and searches it in the matrices' names.
+Layers of an encoder-decoder are those of the encoder, then those of the decoder, where ``q`` is that of
+self-attention and that of the attention to what was encoded; ``re:`` tells them apart.
 """
 
 import re

@@ -63,14 +63,30 @@ def verify_output(
     states = {} if recorded is None else recorded.states
     windows = _random(model) if recorded is None else recorded.windows
     kwargs = {"attention_mask": windows.mask.long()} if windows.padded else {}
+    ids = windows.ids
+    if inventory.has_decoder_apart:
+        ids = _ended(model, ids)
+        kwargs["decoder_input_ids"] = ids
     with torch.no_grad(), _outputs(model, inventory) as seen:
-        result = model(windows.ids, **kwargs)
+        result = model(ids, **kwargs)
     finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
     worst = max((_deviation(seen[layer], states[layer], windows.mask) for layer in states), default=None)
     reason = "" if finite else "the reloaded model's logits are not finite"
     if finite and worst is not None and not worst <= TOLERANCE:
         reason = f"block outputs differ by {worst:.1e}, more than {TOLERANCE:.0e}"
     return Verdict(not reason, finite, worst, reason), model
+
+
+def _ended(model: nn.Module, ids: Tensor) -> Tensor:
+    """Ids with one end of the text, at their end: heads on decoders look for it."""
+    config: Any = model.config
+    end = config.eos_token_id
+    if not isinstance(end, int):
+        return ids
+    other = next(token for token in range(config.vocab_size) if token not in (end, config.pad_token_id))
+    ended = torch.where(ids == end, other, ids)
+    ended[:, -1] = end
+    return ended
 
 
 def _random(model: nn.Module) -> Any:

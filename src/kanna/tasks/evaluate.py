@@ -11,6 +11,7 @@ from torch import nn
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
+from kanna.models.kinds import answers_what_is_encoded
 from kanna.progress import Progress
 from kanna.tasks.data.task import HARNESS, Task, load_tasks
 from kanna.tasks.metrics.summaries import answer_in_prompt, constant_answer, load_costs, summarise
@@ -26,11 +27,12 @@ from kanna.tasks.scorers.answer import (
     score_answers,
     score_choices,
 )
-from kanna.tasks.scorers.architecture import check_model, check_task
+from kanna.tasks.scorers.architecture import check_model, check_task, class_of
 from kanna.tasks.scorers.classifier import ClassifierScorer, classifies, labels_of
 from kanna.tasks.scorers.masked import MaskedScorer, fills_masks
 from kanna.tasks.scorers.perplexity import Perplexity, score_text
 from kanna.tasks.scorers.scorer import CausalScorer, Scorer
+from kanna.tasks.scorers.seq2seq import Seq2SeqScorer
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.padded import vocabulary_of
@@ -267,6 +269,8 @@ def make_scorer(plan: Prepared, model: nn.Module) -> Scorer:
     if fills_masks(plan.config):
         cloze = Cloze(plan.tokenizer, plan.context, options.refuse_long)
         return MaskedScorer(model, cloze, options.batch_tokens)
+    if answers_what_is_encoded(class_of(plan.config)):
+        return Seq2SeqScorer(model, plan.tokenizer, plan.context, options.refuse_long, options.batch_tokens)
     return ClassifierScorer(
         model, plan.tokenizer, labels_of(plan.config), plan.context, options.refuse_long, options.batch_tokens
     )

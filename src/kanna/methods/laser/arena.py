@@ -159,6 +159,11 @@ def open_arena(
             f"{checkpoint.name} has a classification head, whose edits are not searched",
             "give a causal or a masked language model; kanna laser apply takes any",
         )
+    if source.inventory.has_decoder_apart:
+        raise InputError(
+            f"{checkpoint.name} is an encoder-decoder, whose edits are not searched",
+            "give a causal or a masked language model; kanna laser apply takes any",
+        )
     plan = source.opened.prepared(_files(task, options), evaluation)
     if criteria is not None:
         source.opened.prepared_for(criteria, evaluation)

@@ -15,6 +15,7 @@ from kanna.checkpoint import lineage
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.dataless import replace_unrun
 from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch, output_gradients
 from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.ranks import allocate
@@ -62,6 +63,9 @@ def execute(job: Job, plan: Plan) -> Outcome:
     Where gradients are wanted, the whole model is in memory for them, and blocks are copies of its blocks.
     """
     config, source, device = plan.config, job.source, job.inputs.device
+    if plan.inventory.has_decoder_apart:
+        replace_unrun(job, plan)
+        return _outcome(job, plan, plan.ranks or {})
     cache = job.inputs.cache / "statistics"
     whole = source.whole(device) if config.needs_gradients else None
     walker = Walker(source.checkpoint, plan.inventory, device, whole=whole)
@@ -74,6 +78,11 @@ def execute(job: Job, plan: Plan) -> Outcome:
         ranks = allocate(plan.selected, survey.energies(), config, plan.stored)
     replacement = Replacement(walker, plan, ranks, gradients, survey, job.workspace, source.dtype)
     replace_blocks(replacement, job.progress)
+    return _outcome(job, plan, ranks)
+
+
+def _outcome(job: Job, plan: Plan, ranks: Ranks) -> Outcome:
+    """What lies in the files of all blocks."""
     blocks = len(plan.inventory.blocks)
     notes = [job.workspace.note(block_file(layer)) for layer in range(blocks)]
     forms = {path: from_json(data) for note in notes for path, data in note["forms"].items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.calibration.windows import Windows, packed, padded, random_windows
+from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.execute import Outcome, execute
@@ -27,6 +28,8 @@ class LowRankStep(Step[Plan]):
     accepts = ("low_rank", "pivot", "rows", "dense")
 
     def plan(self, source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
+        if source.inventory.has_decoder_apart:
+            _check_encoder_decoder(source, config, inputs)
         calibrated = inputs.calibration is not None and config.keep != 1.0
         if not calibrated:
             return make_plan(source, config, _random_probe(source, config), has_text=False, backward=None)
@@ -39,7 +42,8 @@ class LowRankStep(Step[Plan]):
     def apply(self, plan: Plan, job: Job) -> "LowRankChanges":
         kept: Ranks = {matrix.name: None for matrix in plan.selected}
         outcome = Outcome({}, kept, job.workspace, 0) if plan.changes_nothing else execute(job, plan)
-        states = {layer: job.workspace.load(probe_file(layer))["probe"] for layer in range(outcome.blocks)}
+        probes = [layer for layer in range(outcome.blocks) if job.workspace.has(probe_file(layer))]
+        states = {layer: job.workspace.load(probe_file(layer))["probe"] for layer in probes}
         recorded = Recorded(plan.windows.first(1), states) if states else None
         return LowRankChanges(outcome.forms, outcome.shapes(), outcome.pieces, recorded, ranks=outcome.ranks)
 
@@ -69,6 +73,17 @@ class LowRankChanges(Changes):
     ranks: Ranks = field(default_factory=dict)
 
 
+def _check_encoder_decoder(source: Source, config: LowRankConfig, inputs: Inputs) -> None:
+    """Raise InputError where the inputs of matrices would have to be known: two stacks are not run yet."""
+    method = config.resolved(has_text=False, gradients=False).method
+    if config.keep == 1.0 or (method == "plain" and inputs.calibration is None and not config.refine):
+        return
+    raise InputError(
+        f"{source.inventory.architecture} is an encoder-decoder, whose matrices are compressed without text",
+        "choose --method plain, and leave out --calibration and --refine",
+    )
+
+
 def _windows(source: Source, config: LowRankConfig, calibration: Path) -> Windows:
     rows = read_rows(calibration)
     checkpoint = source.checkpoint
@@ -80,7 +95,8 @@ def _windows(source: Source, config: LowRankConfig, calibration: Path) -> Window
 
 
 def _random_probe(source: Source, config: LowRankConfig) -> Windows:
-    vocabulary = int(source.checkpoint.config.get("vocab_size", 2))
+    settings: Any = source.skeleton.config
+    vocabulary = int(getattr(settings.get_text_config(), "vocab_size", 2))
     length = min(_PROBE_LENGTH, context_length(source.checkpoint.config, None, None))
     return random_windows(vocabulary, length, config.seed)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna.errors import InputError
+from kanna.models.kinds import answers_what_is_encoded
 from kanna.tasks.data.task import Task
 from kanna.tasks.metrics.user_metric import METRICS
 from kanna.tasks.records import ANSWER, CHOICE, TEXT
@@ -31,11 +32,11 @@ def check_model(name: str, config: Mapping[str, Any], tokenizer: Any, *, harness
         mask_token(tokenizer)
     elif classifies(config):
         labels_of(config)
-    else:
+    elif not answers_what_is_encoded(class_of(config)):
         raise InputError(
             f"{name} is {classes}: no architecture that can be evaluated",
-            "give a causal or masked language model, or one with a classification head "
-            "(...ForCausalLM, ...ForMaskedLM, ...ForSequenceClassification)",
+            "give a causal or masked language model, an encoder-decoder, or one with a classification head "
+            "(...ForCausalLM, ...ForMaskedLM, ...ForConditionalGeneration, ...ForSequenceClassification)",
         )
     if harness:
         raise InputError(
@@ -44,6 +45,11 @@ def check_model(name: str, config: Mapping[str, Any], tokenizer: Any, *, harness
         )
     if chat:
         raise InputError(f"{name} is no causal language model: {classes}", "leave out --chat")
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """Name of the class that a config.json is for."""
+    return str((config.get("architectures") or [""])[0])
 
 
 def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) -> None:
