@@ -25,7 +25,7 @@ def new(
     session: Session,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="New .jsonl or .csv file.")],
     kind: Annotated[
-        str, typer.Option(metavar="KIND", help="choice, answer, paraphrases or text.")
+        str, typer.Option(metavar="KIND", help="choice, answer, paraphrases, text, similarity or retrieval.")
     ] = "choice",
     force: Force = False,
 ) -> None:

@@ -20,6 +20,7 @@ _SHARES = frozenset(
         "f1",
         "consistency",
         "constant",
+        "recall@1",
         "answer_in_prompt",
     }
 )

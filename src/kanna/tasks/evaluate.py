@@ -14,11 +14,23 @@ from kanna.models.device import device_of, dtype_of
 from kanna.models.kinds import answers_what_is_encoded
 from kanna.progress import Progress
 from kanna.tasks.data.task import HARNESS, Task, load_tasks
+from kanna.tasks.embeddings.modules import Sentences, read_sentences
+from kanna.tasks.embeddings.scores import RECALL, SPEARMAN, check_rows, score_task
 from kanna.tasks.metrics.summaries import answer_in_prompt, constant_answer, load_costs, summarise
 from kanna.tasks.metrics.text_metrics import CONTAINS, check_answers, segmentation_note
 from kanna.tasks.metrics.user_metric import METRICS, UserMetric, metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.records import ANSWER, CHOICE, TEXT, Evaluation, Record, TaskScore
+from kanna.tasks.records import (
+    ANSWER,
+    CHOICE,
+    EMBEDDED,
+    RETRIEVAL,
+    SIMILARITY,
+    TEXT,
+    Evaluation,
+    Record,
+    TaskScore,
+)
 from kanna.tasks.scorers.answer import (
     GREEDY,
     Writing,
@@ -39,7 +51,13 @@ from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 Keep = Callable[[Task, TaskScore], None]
-_DEFAULT_METRIC = {CHOICE: "acc", ANSWER: GREEDY, TEXT: "perplexity"}
+_DEFAULT_METRIC = {
+    CHOICE: "acc",
+    ANSWER: GREEDY,
+    TEXT: "perplexity",
+    SIMILARITY: SPEARMAN,
+    RETRIEVAL: RECALL,
+}
 _STOP = ("\n",)
 
 
@@ -55,6 +73,7 @@ class Prepared:
         tasks: From files.
         harness: Names of lm_eval tasks.
         options: How.
+        sentences: From texts to embeddings, where a task is about them.
     """
 
     name: str
@@ -64,6 +83,7 @@ class Prepared:
     tasks: tuple[Task, ...]
     harness: tuple[str, ...]
     options: EvalOptions
+    sentences: Sentences | None = None
 
     @property
     def context(self) -> int:
@@ -84,6 +104,8 @@ class Prepared:
             try:
                 if task.kind == TEXT:
                     scores.append(_text(self, model, task, progress))
+                elif task.kind in EMBEDDED:
+                    scores.append(_embedded(self, model, task, progress))
                 else:
                     scores.append(score_questions(self, make_scorer(self, model), task, progress))
             except InputError as error:
@@ -129,13 +151,24 @@ def prepare(
     for task in files:
         _check(task, checkpoint, options)
     tokenizer = load_tokenizer(checkpoint.directory) if tokenizer is None else tokenizer
-    check_model(checkpoint.name, checkpoint.config, tokenizer, harness=bool(names), chat=options.chat)
+    embeds = [task.kind in EMBEDDED for task in files]
+    check_model(
+        checkpoint.name,
+        checkpoint.config,
+        tokenizer,
+        harness=bool(names),
+        chat=options.chat,
+        embeds=bool(embeds) and all(embeds),
+    )
     _check_harness(names, options)
     if options.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{checkpoint.name} has no chat template", "leave out --chat")
     config = dict(checkpoint.config)
     context_length(config, tokenizer, options.context)
-    return Prepared(checkpoint.name, checkpoint.bytes, config, tokenizer, tuple(files), tuple(names), options)
+    sentences = read_sentences(checkpoint.directory) if any(embeds) else None
+    return Prepared(
+        checkpoint.name, checkpoint.bytes, config, tokenizer, tuple(files), tuple(names), options, sentences
+    )
 
 
 def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
@@ -151,12 +184,14 @@ def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
 def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
     metric = headline(task, options)
     own = parse_user_metric(metric)
-    if own is None:
+    if task.kind in EMBEDDED:
+        check_rows(task, metric, options)
+    elif own is None:
         metric_info(metric, task.kind)
         check_answers(metric, task.rows)
     else:
         own.check()
-    if options.costs is not None and task.kind != TEXT:
+    if options.costs is not None and task.kind in (CHOICE, ANSWER):
         load_costs(options.costs, task.rows)
         if task.kind == ANSWER and own is None and not needs_writing(metric):
             raise InputError(
@@ -208,6 +243,11 @@ def _text(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> T
             "tokens_scored": scored.scored,
         },
     )
+
+
+def _embedded(plan: Prepared, model: nn.Module, task: Task, progress: Progress) -> TaskScore:
+    assert plan.sentences is not None
+    return score_task(plan.sentences, model, plan.tokenizer, task, plan.context, plan.options, progress)
 
 
 def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progress) -> TaskScore:

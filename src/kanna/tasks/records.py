@@ -12,6 +12,9 @@ from pydantic import ConfigDict, Field
 from kanna.result import Bytes, Result, Scores, Several
 
 CHOICE, ANSWER, TEXT = "choice", "answer", "text"
+# Of embeddings: pairs with a score, and queries with what is looked for.
+SIMILARITY, RETRIEVAL = "similarity", "retrieval"
+EMBEDDED = (SIMILARITY, RETRIEVAL)
 # Raised whenever a model gets other scores for the same rows than before: what is kept of old ones is void.
 SCORING = 4
 
@@ -56,7 +59,7 @@ class TaskScore(Result):
 
     Args:
         task: Its name: the file's name, or lm_eval:<name>.
-        kind: choice, answer or text.
+        kind: choice, answer, text, similarity or retrieval.
         rows: How many were scored.
         metric: The headline metric, a key of `metrics`.
         value: Of the headline metric.

@@ -34,7 +34,7 @@ from kanna.tasks.evaluate import Prepared, headline
 from kanna.tasks.metrics.summaries import breakdown, check_key
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.records import SCORING, TEXT, TaskScore
+from kanna.tasks.records import ANSWER, CHOICE, SCORING, TEXT, TaskScore
 from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.scorers.perplexity import score_text
@@ -217,8 +217,9 @@ def _check_test(task: Task, test: Task, options: SearchOptions) -> None:
 
 
 def _check_task(plan: Prepared, task: Task, options: SearchOptions) -> None:
-    if task.kind == TEXT:
-        raise InputError(f"{task.name} is plain text", "give rows with answers or choices")
+    if task.kind not in (CHOICE, ANSWER):
+        what = "is plain text" if task.kind == TEXT else "is about embeddings"
+        raise InputError(f"{task.name} {what}", "give rows with answers or choices")
     metric = headline(task, plan.options)
     own = parse_user_metric(metric)
     higher = not own.lower_is_better if own else metric_info(metric, task.kind).higher_is_better

@@ -13,7 +13,7 @@ from kanna.tasks.data.rows import TABLES, Row, fields_of, joined, read_data, rea
 from kanna.tasks.data.tables import SHAPES
 from kanna.tasks.data.units import plain, same, together
 from kanna.tasks.metrics.summaries import constant_answer, holds_answer
-from kanna.tasks.records import CHOICE, TEXT
+from kanna.tasks.records import ANSWER, CHOICE, EMBEDDED, SIMILARITY, TEXT
 from kanna.tasks.verdict.tolerance import Tolerance, rows_needed
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -48,10 +48,10 @@ class CheckResult:
 
     Args:
         file: Its name.
-        kind: choice, answer or text; empty where that cannot be told.
+        kind: choice, answer, text, similarity or retrieval; empty where that cannot be told.
         rows: Sound ones.
         groups: Rows of one group, and rows that repeat one another, count as one, others as one each.
-        constant: Share of the constant answer; None for text.
+        constant: Share of the constant answer; None for text and embeddings.
         needed: Share of rows that flip -> rows a tolerance needs if 80 % of the answers are right; empty
             where none was given.
         findings: Errors first.
@@ -107,15 +107,16 @@ def check_task(
         findings += _lengths(rows, tokenizer, context, kind)
     groups = _groups(rows)
     needed: dict[str, int | None] = {}
-    if tolerance is not None and kind == TEXT:
-        message = "how much text it needs cannot be told beforehand; kanna compare says whether it was enough"
+    if tolerance is not None and kind in (TEXT, SIMILARITY):
+        what = "how much text" if kind == TEXT else "how many pairs"
+        message = f"{what} it needs cannot be told beforehand; kanna compare says whether it was enough"
         findings.append(Finding(NOTE, "tolerance", message))
     elif tolerance is not None:
         needed = {
             f"{100 * flips:g} %": rows_needed(tolerance, ASSUMED_RIGHT, flips, confidence) for flips in _FLIPS
         }
         findings += _enough(needed, groups, tolerance)
-    constant = None if kind == TEXT else constant_answer(rows)[0]
+    constant = None if kind in (TEXT, *EMBEDDED) else constant_answer(rows)[0]
     order = (ERROR, WARNING, NOTE)
     ordered = sorted(findings, key=lambda finding: order.index(finding.level))
     return CheckResult(path.name, kind, len(rows), groups, constant, needed, tuple(ordered))
@@ -123,7 +124,7 @@ def check_task(
 
 def _groups(rows: Sequence[Row]) -> int:
     """Units that verdicts count."""
-    said = [(plain(row.prompt or row.text).strip(), tuple(map(plain, row.accepted))) for row in rows]
+    said = [(plain(row.prompt or row.text).strip(), *map(plain, row.accepted)) for row in rows]
     return len(together(len(rows), [*same([row.group or None for row in rows]), *same(said)]))
 
 
@@ -156,8 +157,8 @@ def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
             what = "the rows are text and their labels go unused"
             yield Finding(WARNING, "unused labels", f"{what}: to score them, name the keys prompt and answer")
         return
-    yield from _classes(rows, kind)
-    holding = [i for i, row in enumerate(rows, 1) if kind != CHOICE and holds_answer(row)]
+    yield from _about_embeddings(rows, kind) if kind in EMBEDDED else _classes(rows, kind)
+    holding = [i for i, row in enumerate(rows, 1) if kind == ANSWER and holds_answer(row)]
     if holding:
         share = f"{100 * len(holding) / len(rows):.1f} %"
         yield Finding(
@@ -176,6 +177,23 @@ def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
         )
 
 
+def _about_embeddings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
+    if kind == SIMILARITY:
+        scores = [row.score for row in rows if row.score is not None]
+        low, high = min(scores), max(scores)
+        if low == high:
+            yield Finding(
+                ERROR, "one score", f"every pair has the score {low:g}: nothing can be ordered by it"
+            )
+        else:
+            yield Finding(NOTE, "scores", f"{len(set(scores)):,} different scores from {low:g} to {high:g}")
+        return
+    chance = sum(1 / (1 + len(row.negatives)) for row in rows) / len(rows)
+    yield Finding(
+        NOTE, "chance", f"taking any of the texts of a row finds the positive in {100 * chance:.2f} %"
+    )
+
+
 def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
     texts = [plain(row.prompt or row.text) for row in rows]
     equal: dict[str, list[int]] = defaultdict(list)
@@ -184,7 +202,15 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
     repeated = [places for places in equal.values() if len(places) > 1]
     if repeated:
         pairs = [(row, places[0]) for places in repeated for row in places[1:]]
-        what = "prompt" if rows[0].prompt else "text"
+        what = (
+            "pair"
+            if rows[0].pair
+            else "query"
+            if rows[0].negatives
+            else "prompt"
+            if rows[0].prompt
+            else "text"
+        )
         yield _pairs("duplicates", f"{_rows(len(pairs), 'repeats', 'repeat')} the {what} of another", pairs)
     opposed = [
         (other, places[0])
@@ -192,7 +218,7 @@ def _repeats(rows: Sequence[Row]) -> Iterator[Finding]:
         for other in places[1:]
         if plain(rows[other - 1].answer.strip()) != plain(rows[places[0] - 1].answer.strip())
     ]
-    if opposed:
+    if opposed and not rows[0].negatives:  # several texts may be what a query looks for
         yield _pairs("contradictions", "equal prompts have different right answers", opposed)
     near = [
         (later + 1, earlier + 1)
@@ -256,10 +282,7 @@ def _never_right(rows: Sequence[Row]) -> Iterator[Finding]:
 
 def _lengths(rows: Sequence[Row], tokenizer: Any, context: int, kind: str) -> Iterator[Finding]:
     """Of each row with its longest choice or answer, in tokens."""
-    texts = [
-        joined(row.prompt, max(row.choices or row.accepted, key=len)) if row.prompt else row.text
-        for row in rows
-    ]
+    texts = [_longest(row) for row in rows]
     counts = [len(tokenizer(text, verbose=False)["input_ids"]) for text in texts]
     lengths = sorted(counts)
     middle, high = (lengths[math.ceil(share * len(lengths)) - 1] for share in (0.5, 0.95))
@@ -270,10 +293,18 @@ def _lengths(rows: Sequence[Row], tokenizer: Any, context: int, kind: str) -> It
     if kind == TEXT:
         yield Finding(NOTE, "length", f"{message}; {sum(lengths):,} in all, read in windows of {context:,}")
     elif long:
-        cut = f"{_rows(len(long), 'does', 'do')} not fit into {context:,} tokens, and eval cuts from the left"
+        side = "on the right" if kind in EMBEDDED else "from the left"
+        cut = f"{_rows(len(long), 'does', 'do')} not fit into {context:,} tokens, and eval cuts {side}"
         yield Finding(WARNING, "too long", f"{cut}: {message}", tuple(long[:_SHOWN]))
     else:
         yield Finding(NOTE, "length", f"{message}; {context:,} fit")
+
+
+def _longest(row: Row) -> str:
+    """What a model reads at once of a row."""
+    if row.pair or row.negatives:
+        return max((*row.pair, row.prompt, row.answer, *row.negatives), key=len)
+    return joined(row.prompt, max(row.choices or row.accepted, key=len)) if row.prompt else row.text
 
 
 def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> Iterator[Finding]:

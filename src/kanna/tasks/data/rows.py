@@ -9,7 +9,7 @@ from typing import Any
 from kanna.errors import InputError
 from kanna.tasks.data import headers, tables
 from kanna.tasks.data.scripts import goes_on_without_space
-from kanna.tasks.data.tables import KEYS, SHAPES, Placed
+from kanna.tasks.data.tables import EMBEDDED_KEYS, EMBEDDED_SHAPES, KEYS, SHAPES, Placed
 from kanna.tasks.data.units import plain
 
 
@@ -27,6 +27,9 @@ class Row:
         answers: Every answer that counts as right, `answer` first; empty where there is only the one.
         cost: What one wrong answer to this row costs; 1 unless the row says so.
         extra: The row's other keys, as they were.
+        pair: Two texts that are more or less alike; empty for other rows.
+        score: How much, by people; None for other rows.
+        negatives: What a query must not find before its answer; empty for other rows.
     """
 
     text: str
@@ -38,6 +41,9 @@ class Row:
     answers: tuple[str, ...] = ()
     cost: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    pair: tuple[str, ...] = ()
+    score: float | None = None
+    negatives: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -151,6 +157,8 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     """
     fields = {key: value for key, value in fields.items() if value is not None}
     group, cost = _group(fields.get("group", "")), _cost(where, fields)
+    if "pair" in fields or "query" in fields:
+        return _embedded(where, fields, group, cost)
     if "text" in fields:  # it may be empty; what a model would be asked beside it would go unseen
         other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
         if other:
@@ -169,6 +177,44 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     answers = _answers(where, fields)
     several = answers if len(answers) > 1 else ()
     return Row(joined(prompt, answers[0]), prompt, answers[0], group, (), None, several, cost, extra)
+
+
+def _embedded(where: str, fields: Mapping[str, Any], group: str, cost: float) -> Row:
+    """A row about embeddings: a pair with its score, or a query with what it should find and what not."""
+    wanted = ("text", "pair", "score") if "pair" in fields else ("query", "positive", "negatives")
+    strange = {*KEYS, *EMBEDDED_KEYS} & fields.keys() - {*wanted, "group", "cost"}
+    if strange or not fields.keys() >= set(wanted):
+        raise InputError(
+            f"{where}: expected {EMBEDDED_SHAPES}, found the keys {sorted(fields)}", "mend that line"
+        )
+    extra = {key: value for key, value in fields.items() if key not in (*wanted, "group", "cost")}
+    if "pair" in fields:
+        first, second = (_filled(where, key, fields[key]) for key in ("text", "pair"))
+        score = _score(where, fields["score"])
+        return Row(
+            f"{first}\n{second}", group=group, cost=cost, pair=(first, second), score=score, extra=extra
+        )
+    query, positive = (_filled(where, key, fields[key]) for key in ("query", "positive"))
+    negatives = _negatives(where, fields["negatives"], positive)
+    return Row(joined(query, positive), query, positive, group, cost=cost, negatives=negatives, extra=extra)
+
+
+def _score(where: str, score: object) -> float:
+    number = isinstance(score, int | float) and not isinstance(score, bool)
+    if not number or not math.isfinite(float(score)):  # type: ignore[arg-type]
+        raise InputError(f"{where}: score {score!r} is no number", "write how alike the two are, as 3.5")
+    return float(score)  # type: ignore[arg-type]
+
+
+def _negatives(where: str, given: object, positive: str) -> tuple[str, ...]:
+    if not isinstance(given, list) or not given:
+        raise InputError(
+            f"{where}: negatives must be a list of texts, found {given!r}", f"use {EMBEDDED_SHAPES}"
+        )
+    negatives = tuple(_filled(where, "a negative", text) for text in given)
+    if plain(positive.strip()) in [plain(text.strip()) for text in negatives]:
+        raise InputError(f"{where}: the positive is one of the negatives", "remove it")
+    return negatives
 
 
 _MOST_COST = 1e300
@@ -245,14 +291,14 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
 
 
 def task_kind(rows: Sequence[Row]) -> str:
-    """choice, answer or text: what the rows of a task are.
+    """choice, answer, text, similarity or retrieval: what the rows of a task are.
 
     Raises:
         InputError: No row, or rows of several kinds.
     """
     if not rows:
         raise InputError("the task has no rows", f"give lines such as {SHAPES}")
-    kinds = ["choice" if row.choices else "answer" if row.prompt else "text" for row in rows]
+    kinds = [_kind(row) for row in rows]
     other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         raise InputError(
@@ -260,6 +306,12 @@ def task_kind(rows: Sequence[Row]) -> str:
             "make a task of each kind",
         )
     return kinds[0]
+
+
+def _kind(row: Row) -> str:
+    if row.pair or row.negatives:
+        return "similarity" if row.pair else "retrieval"
+    return "choice" if row.choices else "answer" if row.prompt else "text"
 
 
 def joined(prompt: str, answer: str) -> str:

@@ -17,7 +17,11 @@ from kanna.tasks.data import headers
 
 Placed = tuple[str, dict[str, Any] | InputError]
 SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
+EMBEDDED_SHAPES = (
+    '{"text": ..., "pair": ..., "score": N} or {"query": ..., "positive": ..., "negatives": [...]}'
+)
 KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
+EMBEDDED_KEYS = ("pair", "score", "query", "positive", "negatives")
 _CHOICE = "choice_"
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 # Of one cell; the csv module stops at 131,072, which a document may exceed.
@@ -146,7 +150,7 @@ def _object(where: str, fields: Any) -> dict[str, Any] | InputError:
 def _column(name: str) -> str:
     """Headers of spreadsheets are often written with a capital."""
     plain = name.strip()
-    known = plain.lower() in KEYS or plain.lower().startswith(_CHOICE)
+    known = plain.lower() in (*KEYS, *EMBEDDED_KEYS) or plain.lower().startswith(_CHOICE)
     return plain.lower() if known else plain
 
 
@@ -173,11 +177,12 @@ def _fields(
             name: cell for name, cell in zip(names, cells, strict=True) if name and cell.strip()
         }
         _join_choices(where, names, fields)
-        for name in ("choices", "answers"):
+        for name in ("choices", "answers", "negatives"):
             if isinstance(fields.get(name), str):
                 fields[name] = _listed(where, name, fields[name])
-        if "cost" in fields:
-            fields["cost"] = _number(fields["cost"])
+        for name in ("cost", "score"):
+            if name in fields:
+                fields[name] = _number(fields[name])
         if "label" in fields:
             fields["label"] = _label(where, fields["label"], fields.get("choices"))
     except InputError as error:

@@ -14,7 +14,7 @@ from kanna.errors import InputError
 _EXAMPLES = files("kanna.tasks.data") / "examples"
 TEMPLATES: dict[str, list[dict[str, Any]]] = {
     kind: [json.loads(line) for line in (_EXAMPLES / f"{kind}.jsonl").read_text("utf-8").splitlines()]
-    for kind in ("choice", "answer", "paraphrases", "text")
+    for kind in ("choice", "answer", "paraphrases", "text", "similarity", "retrieval")
 }
 
 
@@ -53,7 +53,12 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     flat = []
     for row in rows:
         choices = {f"choice_{i}": choice for i, choice in enumerate(row.get("choices", []))}
-        flat.append({key: value for key, value in row.items() if key != "choices"} | choices)
+        cells = {
+            key: json.dumps(value) if isinstance(value, list) else value
+            for key, value in row.items()
+            if key != "choices"
+        }
+        flat.append(cells | choices)
     into = io.StringIO(newline="")
     writer = csv.DictWriter(into, list(flat[0]))
     writer.writeheader()

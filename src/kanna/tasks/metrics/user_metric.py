@@ -17,7 +17,7 @@ from typing import Any
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
 from kanna.tasks.metrics.text_metrics import NAMES, REGEX, check_metric
-from kanna.tasks.records import Record
+from kanna.tasks.records import EMBEDDED, Record
 
 COMMAND = "cmd:"
 _MODULE = "kanna_user_metric"
@@ -38,6 +38,7 @@ class MetricInfo:
     binary: bool
 
 
+_OR_YOURS = f"; or your own: file.py:function, {COMMAND}COMMAND"
 _RIGHT, _GRADED, _LOSS = MetricInfo(True, True), MetricInfo(True, False), MetricInfo(False, False)
 _LOSSES = {"log_loss": _LOSS, "log_loss_per_token": _LOSS}
 _GRADES = ("f1", "bleu", "rouge1", "rouge2", "rougeL")
@@ -50,6 +51,8 @@ METRICS: dict[str, dict[str, MetricInfo]] = {
         **_LOSSES,
     },
     "text": {"perplexity": _LOSS, "bits_per_byte": _LOSS, "log_loss_per_token": _LOSS},
+    "similarity": {"spearman": _GRADED},
+    "retrieval": {"recall@1": _RIGHT},
 }
 
 
@@ -66,7 +69,7 @@ def metric_info(metric: str, kind: str) -> MetricInfo:
         known = ", ".join(METRICS[kind]) + (f", {REGEX}PATTERN" if kind == "answer" else "")
         raise InputError(
             f"{metric!r} is no metric for rows of kind {kind}",
-            f"known: {known}; or your own: file.py:function, {COMMAND}COMMAND",
+            f"known: {known}" + ("" if kind in EMBEDDED else _OR_YOURS),
         )
     check_metric(metric)
     return METRICS[kind][metric]

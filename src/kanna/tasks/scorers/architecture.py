@@ -5,9 +5,10 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.models.kinds import answers_what_is_encoded
+from kanna.tasks.data.tables import EMBEDDED_SHAPES
 from kanna.tasks.data.task import Task
 from kanna.tasks.metrics.user_metric import METRICS
-from kanna.tasks.records import ANSWER, CHOICE, TEXT
+from kanna.tasks.records import ANSWER, CHOICE, EMBEDDED, TEXT
 from kanna.tasks.scorers.answer import needs_writing
 from kanna.tasks.scorers.classifier import classifies, labels_of, match
 from kanna.tasks.scorers.masked import fills_masks
@@ -15,10 +16,13 @@ from kanna.tasks.tokens.cloze import mask_token
 from kanna.tasks.tokens.tokenizer import predicts_next_token
 
 
-def check_model(name: str, config: Mapping[str, Any], tokenizer: Any, *, harness: bool, chat: bool) -> None:
+def check_model(
+    name: str, config: Mapping[str, Any], tokenizer: Any, *, harness: bool, chat: bool, embeds: bool = False
+) -> None:
     """Raise unless a model of this config.json can be evaluated.
 
     Args:
+        embeds: Only embeddings of texts are asked for.
         harness: Tasks of lm_eval are asked for.
         chat: Prompts go into a chat template.
 
@@ -32,11 +36,12 @@ def check_model(name: str, config: Mapping[str, Any], tokenizer: Any, *, harness
         mask_token(tokenizer)
     elif classifies(config):
         labels_of(config)
-    elif not answers_what_is_encoded(class_of(config)):
+    elif not embeds and not answers_what_is_encoded(class_of(config)):
         raise InputError(
             f"{name} is {classes}: no architecture that can be evaluated",
             "give a causal or masked language model, an encoder-decoder, or one with a classification head "
-            "(...ForCausalLM, ...ForMaskedLM, ...ForConditionalGeneration, ...ForSequenceClassification)",
+            "(...ForCausalLM, ...ForMaskedLM, ...ForConditionalGeneration, ...ForSequenceClassification), or "
+            f"rows about embeddings: {EMBEDDED_SHAPES}",
         )
     if harness:
         raise InputError(
@@ -61,6 +66,9 @@ def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) ->
     Raises:
         InputError: It cannot; what it can is named.
     """
+    if task.kind in EMBEDDED:
+        _check_embeds(name, config)
+        return
     if predicts_next_token(config):
         return
     if task.kind == TEXT:
@@ -73,6 +81,17 @@ def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) ->
         raise InputError(
             f"{name} is a masked language model, which does not write the text that {metric} is of",
             f"use --metric with one of {known}; rows with choices are scored by acc",
+        )
+
+
+def _check_embeds(name: str, config: Mapping[str, Any]) -> None:
+    """Decoders beside an encoder wait for what they should go on with, and a text alone is no such thing."""
+    architecture = class_of(config)
+    decodes = config.get("is_encoder_decoder") and not architecture.endswith("EncoderModel")
+    if decodes or answers_what_is_encoded(architecture):
+        raise InputError(
+            f"{name} is {architecture}, an encoder with a decoder: it has no hidden states of a text alone",
+            "save its encoder as a model of its own (...EncoderModel)",
         )
 
 

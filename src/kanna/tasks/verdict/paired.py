@@ -9,6 +9,7 @@ import numpy as np
 from kanna.errors import InputError
 from kanna.tasks.records import TaskScore
 from kanna.tasks.verdict import statistics
+from kanna.tasks.verdict.correlation import Correlations
 from kanna.tasks.verdict.repeats import unit_numbers
 from kanna.tasks.verdict.statistics import Floats
 
@@ -17,6 +18,9 @@ _PAST = 1.001
 # Of a bootstrap. With fewer, skewed values pass too often: 9 % of tasks at the limit instead of 5 % with 8.
 FEWEST_GROUPS = 10
 IDENTICAL = "identical weights"
+# Metrics whose values per row have a correlation as their mean.
+CORRELATIONS = ("spearman",)
+_WIDEST_CORRELATION = 2.0
 TOO_FEW = "too few examples, or groups of them, to say anything"
 # Beyond these, bounds from a few changed rows are mere size.
 _LARGEST_QUANTILE, _LARGEST_LOGARITHM = 10.0, 50.0
@@ -34,6 +38,7 @@ class Values:
         higher: Whether more is better.
         text: Whether rows are windows of tokens.
         logarithmic: Whether the metric is the exponential of the mean.
+        correlation: Whether the mean is a correlation.
     """
 
     base: Floats
@@ -43,6 +48,7 @@ class Values:
     higher: bool = True
     text: bool = False
     logarithmic: bool = False
+    correlation: bool = False
 
     @property
     def binary(self) -> bool:
@@ -75,6 +81,8 @@ class Values:
     @property
     def widest(self) -> float:
         """How much one unit may change, as far as the values tell."""
+        if self.correlation:
+            return _WIDEST_CORRELATION
         per_unit = np.abs(np.concatenate([self.base / self.weights, self.new / self.weights]))
         return 1.0 if self.shares else float(per_unit.max()) or 1.0
 
@@ -117,7 +125,8 @@ def values_of(base: TaskScore, new: TaskScore) -> Values:
     unit = (math.log(base.value) if logarithmic else base.value) / mean if text and mean else 1.0
     groups = unit_numbers(base.records)
     higher = base.higher_is_better
-    return Values(first * unit, second * unit, weights, groups, higher, text, logarithmic)
+    correlation = metric in CORRELATIONS
+    return Values(first * unit, second * unit, weights, groups, higher, text, logarithmic, correlation)
 
 
 def _exponential(mean: float, value: float) -> bool:
@@ -162,6 +171,8 @@ def compared(values: Values, target: float, relative: bool, confidence: float, s
         return Outcome(-values.widest, values.widest, 1.0, 1.0, None, TOO_FEW)
     if not values.moved:
         return _unmoved(values, target, confidence)
+    if values.correlation:
+        return _by_correlation(values, target, relative, confidence)
     return _by_bootstrap(values, target, relative, confidence, seed)
 
 
@@ -207,6 +218,20 @@ def _by_bootstrap(values: Values, target: float, relative: bool, confidence: flo
         method="paired bootstrap of the studentised mean"
         + (", by groups" if values.clusters < len(values.base) else "")
         + (", of log perplexity" if values.logarithmic else ""),
+    )
+
+
+def _by_correlation(values: Values, target: float, relative: bool, confidence: float) -> Outcome:
+    both = Correlations(values.base, values.new, values.groups)
+    score, z = both.score(target, relative), statistics.normal_quantile(confidence)
+    return Outcome(
+        low=both.bound(z, relative),
+        high=both.bound(-z, relative),
+        p_pass=statistics.normal_tail(score),
+        p_fail=statistics.normal_tail(-score),
+        more=_more(len(values.base), score, z, z),
+        method="jackknife of the difference of paired correlations, on Fisher's scale"
+        + (", by groups" if values.clusters < len(values.base) else ""),
     )
 
 

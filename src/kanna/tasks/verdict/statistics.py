@@ -84,7 +84,7 @@ def difference_score(pairs: Pairs, difference: float) -> float:
     least = max(0.0, -d)  # of the share that only the base has right
     share = max(least, (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n))
     variance = n * (2 * share + d * (1 - d))
-    return _over(pairs.gained - pairs.lost - n * d, variance)
+    return over(pairs.gained - pairs.lost - n * d, variance)
 
 
 def ratio_score(pairs: Pairs, ratio: float) -> float:
@@ -96,17 +96,17 @@ def ratio_score(pairs: Pairs, ratio: float) -> float:
     c = pairs.lost * (1 - ratio) * some / n
     share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
     variance = n * ((1 + ratio) * share + some * (ratio - 1) / n)
-    return _over(pairs.both + pairs.gained - ratio * (pairs.both + pairs.lost), variance)
+    return over(pairs.both + pairs.gained - ratio * (pairs.both + pairs.lost), variance)
 
 
 def difference_bound(pairs: Pairs, z: float) -> float:
     """The difference at which `difference_score` is z: a lower bound for z > 0, an upper one for z < 0."""
-    return _solve(lambda d: difference_score(pairs, d), z, -1.0, 1.0)
+    return solve(lambda d: difference_score(pairs, d), z, -1.0, 1.0)
 
 
 def ratio_bound(pairs: Pairs, z: float) -> float:
     """The ratio at which `ratio_score` is z, from 0 to a million."""
-    return _solve(lambda r: ratio_score(pairs, r), z, 1e-9, _HIGHEST_RATIO)
+    return solve(lambda r: ratio_score(pairs, r), z, 1e-9, _HIGHEST_RATIO)
 
 
 def design_effect(differences: Floats, groups: NDArray[np.int64]) -> float:
@@ -226,13 +226,13 @@ def _mean(tops: Floats, bottoms: Floats) -> tuple[Floats, Floats]:
     return mean, np.sqrt((residuals**2).sum(-1) * groups / max(1, groups - 1)) / total
 
 
-def _over(deviation: float, variance: float) -> float:
+def over(deviation: float, variance: float) -> float:
     if variance <= 1e-12 * max(1.0, abs(deviation)):
         return 0.0 if deviation == 0 else math.copysign(math.inf, deviation)
     return deviation / math.sqrt(variance)
 
 
-def _solve(score: Callable[[float], float], z: float, low: float, high: float) -> float:
+def solve(score: Callable[[float], float], z: float, low: float, high: float) -> float:
     """Where a falling function passes z, by halving."""
     for _ in range(100):
         middle = (low + high) / 2
