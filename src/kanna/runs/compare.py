@@ -32,6 +32,7 @@ from kanna.tasks.verdict.comparison import (
     Flip,
     TaskComparison,
 )
+from kanna.tasks.verdict.paired import IDENTICAL
 from kanna.tasks.verdict.repeats import repeated
 from kanna.tasks.verdict.tolerance import decide, decide_jointly
 
@@ -252,7 +253,7 @@ def _unlike(task: TaskComparison) -> list[str]:
 def _repeats(task: TaskComparison) -> list[str]:
     """A note where rows stand in a task several times, which makes its figures no surer."""
     count = repeated(task.base.records)
-    if task.decision is None or not count:
+    if task.decision is None or task.decision.method == IDENTICAL or not count:
         return []
     rows = "1 row repeats another" if count == 1 else f"{count:,} rows repeat others"
     return [f"{task.base.task}: {rows}, and equal rows count as one"]

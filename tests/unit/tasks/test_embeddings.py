@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from kanna.tasks.data.check import check_task
 from kanna.tasks.data.rows import read_row
 from kanna.tasks.data.templates import new_task
 from kanna.tasks.embeddings.embedder import Embedder
-from kanna.tasks.embeddings.modules import POOLINGS, Sentences, read_sentences
+from kanna.tasks.embeddings.modules import POOLINGS, read_sentences
 from kanna.tasks.evaluate import prepare
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import TaskScore
@@ -137,9 +138,8 @@ def test_poolings(name: str, new: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "MPNet", "FNet", "Electra"])
-def test_families_layers_and_joined_poolings(family: str, tmp_path: Path) -> None:
-    config = {FLAG["max"]: True, FLAG["cls"]: True} if family == "none" else {FLAG["mean"]: True}
-    directory = sentence_model(tmp_path / "model", config, ("Dropout", "Dense", "Normalize")[1:], family)
+def test_families_and_layers(family: str, tmp_path: Path) -> None:
+    directory = sentence_model(tmp_path / "model", {FLAG["mean"]: True}, ("Dense", "Normalize"), family)
     draw = random.Random(5)
     texts = [text(draw) for _ in range(8)]
     asked = embedder(directory)
@@ -187,7 +187,7 @@ def test_long_texts_lower_case_and_the_usual_prompt(tmp_path: Path) -> None:
         tmp_path / "model",
         {FLAG["mean"]: True},
         config={"max_seq_length": 6, "do_lower_case": True},
-        prompts={"prompts": {"sts": "ka: "}, "default_prompt_name": "sts"},
+        prompts={"prompts": {"sts": "ka: "}, "default_prompt_name": "sts", "similarity_fn_name": "dot"},
     )
     said = read_sentences(directory)
     assert (said.longest, said.lower, said.query, said.document, said.usual) == (
@@ -197,6 +197,7 @@ def test_long_texts_lower_case_and_the_usual_prompt(tmp_path: Path) -> None:
         "ka: ",
         "ka: ",
     )
+    assert said.notes == ("the model is made for dot as similarity; cosines are taken here",)
     asked = embedder(directory, 6)
     asked.tokenizer.backend_tokenizer.normalizer = None
     (row,) = asked.embed([("ka: ", "LO mi nu po ra se ti ka")])
@@ -389,8 +390,6 @@ def test_a_whole_model_keeps_its_meaning_and_a_broken_one_fails(directory: Path,
 
 def test_another_pooling_is_another_model(directory: Path, tmp_path: Path) -> None:
     """Scores are kept by what they depend on: modules too."""
-    import shutil
-
     other = Path(shutil.copytree(directory, tmp_path / "other"))
     task = pairs(tmp_path / "task.jsonl")
     first = score(other, task, tmp_path)
@@ -432,4 +431,3 @@ def test_tables_templates_and_checks(tmp_path: Path) -> None:
             assert found.kind == kind and found.passed and found.constant is None
     same = write(tmp_path / "same.jsonl", [{"text": f"a{i}", "pair": "b", "score": 2} for i in range(5)])
     assert not check_task(same).passed
-    assert Sentences().poolings == ("mean",)

@@ -5,7 +5,7 @@ Everything is read as data: a name in JSON never becomes an import, and a module
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -89,7 +89,7 @@ class Sentences:
     query: str = ""
     document: str = ""
     usual: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def read_sentences(directory: Path) -> Sentences:
@@ -111,7 +111,12 @@ def read_sentences(directory: Path) -> Sentences:
     layers = [_layer(kind, folder) for kind, folder in named[2:] if kind != "Dropout"]
     poolings, include = _pooling(named[1][1])
     longest, lower = _settings(directory)
-    return Sentences(longest, lower, poolings, include, tuple(layers), *_prompts(directory))
+    said = _of_sentences(directory)
+    usual = said.get("similarity_fn_name") or "cosine"
+    notes = (
+        () if usual == "cosine" else (f"the model is made for {usual} as similarity; cosines are taken here",)
+    )
+    return Sentences(longest, lower, poolings, include, tuple(layers), *_prompts(directory, said), notes)
 
 
 def _named(path: Path) -> list[tuple[str, Path]]:
@@ -194,10 +199,14 @@ def _settings(directory: Path) -> tuple[int | None, bool]:
     return longest, bool(config.get("do_lower_case", False))
 
 
-def _prompts(directory: Path) -> tuple[str, str, str]:
+def _of_sentences(directory: Path) -> dict[str, Any]:
+    path = directory / _PROMPTS
+    return read_json(path) if path.is_file() else {}
+
+
+def _prompts(directory: Path, config: Mapping[str, Any]) -> tuple[str, str, str]:
     """Before queries, documents and other texts."""
     path = directory / _PROMPTS
-    config = read_json(path) if path.is_file() else {}
     prompts, usual = config.get("prompts") or {}, config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise InputError(f"{path}: prompts is no object of texts", "mend it")
