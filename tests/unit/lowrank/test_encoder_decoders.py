@@ -161,6 +161,8 @@ def test_what_it_writes_is_the_likeliest_token_each_time(base: Path, tmp_path: P
         while len(decoded) < len(start) + 6 and (decoded == start or decoded[-1] != 2):
             decoded.append(int(logits(model, tokens(prompt)["input_ids"], decoded)[-1].argmax()))
         assert record.predicted == tokens.decode(decoded[len(start) :], skip_special_tokens=True)
+    alone = kanna.generate(base, PROMPTS[0], max_new_tokens=6).continuations[0]
+    assert alone.text == scored.scores[0].records[0].predicted
 
 
 def test_a_compressed_one_is_compared_with_its_base(base: Path, small: Path, tmp_path: Path) -> None:

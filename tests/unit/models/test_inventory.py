@@ -236,7 +236,7 @@ def test_cross_attention_of_gpt2_has_keys_and_values_only() -> None:
 
 
 def test_encoder_and_decoder() -> None:
-    """Of two stacks the larger is walked, and the other is listed as left out."""
+    """Blocks of both stacks, the encoder's first; what lies outside them is listed as left out."""
     settings = T5Config(
         architectures=["T5ForConditionalGeneration"],
         vocab_size=VOCAB,
@@ -247,9 +247,10 @@ def test_encoder_and_decoder() -> None:
         num_heads=HEADS,
     )
     listed = inventory(skeleton(settings))
-    assert listed.blocks_path == "decoder.block"
-    left_out = next(s for s in listed.skipped if s.name == "encoder.block.0.layer.1.DenseReluDense.wi.weight")
-    assert left_out.reason == "outside the transformer blocks decoder.block"
+    assert listed.blocks == tuple(f"{stack}.block.{i}" for stack in ("encoder", "decoder") for i in range(2))
+    assert listed.has_decoder_apart
+    assert [m.layer for m in listed.matrices if m.role == "q"] == [0, 1, 2, 2, 3, 3]
+    assert not any("DenseReluDense" in s.name or "Attention.q" in s.name for s in listed.skipped)
 
 
 def test_language_part_of_a_multimodal_model() -> None:

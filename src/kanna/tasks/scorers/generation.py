@@ -9,8 +9,11 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
+from kanna.models.kinds import answers_what_is_encoded
 from kanna.progress import Progress, told
+from kanna.tasks.scorers.architecture import class_of
 from kanna.tasks.scorers.scorer import Scorer
+from kanna.tasks.scorers.seq2seq import Seq2SeqScorer
 from kanna.tasks.scorers.written import write
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.padded import vocabulary_of
@@ -58,6 +61,8 @@ def generate(
     progress: Progress = lambda *_: None,
 ) -> GenerationResult:
     """Continue a prompt greedily with `model`, and with `against` beside it. One is in memory at a time.
+
+    An encoder-decoder reads the prompt with its encoder and writes with its decoder.
 
     Args:
         prompt: A question where the tokenizer has a chat template, else the beginning of a text.
@@ -126,8 +131,14 @@ def _continue(
 ) -> Continuation:
     checkpoint = Checkpoint.open(model)
     tokenizer = load_tokenizer(checkpoint.directory)
-    chat = not raw and bool(getattr(tokenizer, "chat_template", None))
     limit = context_length(checkpoint.config, tokenizer, None)
+    numbers = dtype if dtype == "auto" else dtype_of(dtype)
+    placed = None if device_of(device).type == "cpu" else device
+    if answers_what_is_encoded(class_of(checkpoint.config)):
+        scorer = Seq2SeqScorer(load(model, dtype=numbers, device_map=placed)[0], tokenizer, limit)
+        (text,) = scorer.write([prompt], max_new_tokens, (), lambda *_: None)
+        return Continuation(checkpoint.name, text, scorer.length(text), False)
+    chat = not raw and bool(getattr(tokenizer, "chat_template", None))
     encoder = Encoder(tokenizer, limit, chat)
     ids = encoder.ids(encoder.prompt(prompt))
     if len(ids) + max_new_tokens > limit:
@@ -136,8 +147,6 @@ def _continue(
             f"{checkpoint.name} is meant for",
             "shorten the prompt or lower --max-new-tokens",
         )
-    numbers = dtype if dtype == "auto" else dtype_of(dtype)
-    placed = None if device_of(device).type == "cpu" else device
     loaded: Any = load(model, dtype=numbers, device_map=placed)[0]
     if not hasattr(loaded, "generate") or loaded.get_output_embeddings() is None:
         raise InputError(f"{checkpoint.name} cannot generate", "give a causal language model")
