@@ -150,3 +150,34 @@ def test_a_compressed_model_is_refused_with_what_to_do(bases: Base, rows: Path, 
 def test_a_masked_model_is_refused_by_name(bases: Base, rows: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="only causal language models and classification heads"):
         basel(bases("bert_mlm"), tmp_path / "out", rows)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+def test_factors_of_lowrank_are_trained_as_they_are(
+    family: str, bases: Base, rows: Path, tmp_path: Path
+) -> None:
+    base, first = bases(family), tmp_path / "first"
+    kanna.lowrank(base, first, kanna.LowRankConfig(keep=0.6, method="plain", align=1, select="mlp"))
+    result = basel(base, tmp_path / "out", rows, keep=None, start=first, factor_rate=0.01)
+    assert result.passed and result.figures["steps"] == 4 * 5  # as many as both parts would take
+    start, out = Source.open(first), Source.open(tmp_path / "out")
+    assert start.forms == out.forms
+    old, new = load_file(first / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    selected = {matrix.name: matrix for matrix in result.plan.selected}
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    trained = {out.prefix(matrix.module) for matrix in selected.values()}
+    assert {name for name in changed if not any(name.startswith(f"{path}.") for path in trained)} == set()
+    assert len(changed) >= len(trained)
+    count = sum(out.parameters(matrix) for matrix in result.plan.selected)
+    assert result.figures["keep_selected"] == pytest.approx(count / result.plan.parameters)
+
+
+def test_a_start_that_is_none_is_refused(bases: Base, rows: Path, tmp_path: Path) -> None:
+    base, first = bases("llama"), tmp_path / "first"
+    with pytest.raises(InputError, match="has no factors of kanna"):
+        basel(base, tmp_path / "out", rows, keep=None, start=base)
+    kanna.lowrank(bases("qwen2"), first, kanna.LowRankConfig(keep=0.6, method="plain", align=1))
+    with pytest.raises(InputError, match=r"was made from qwen2 .* and not from llama"):
+        basel(base, tmp_path / "out", rows, keep=None, start=first)
+    with pytest.raises(ValueError, match="either keep or start"):
+        BaselConfig(data=rows, keep=0.5, start=first)

@@ -28,8 +28,13 @@ class BaselConfig(Configuration):
     """Configuration of the step `basel`."""
 
     data: Path = setting(..., "Rows of the task to learn from: prompt and answer, or choices.", _FILE)
-    keep: float = setting(
-        ..., "Share of the parameters stored now for the selected matrices.", _BUDGET, gt=0.0, le=1.0
+    keep: float | None = setting(
+        None, "Share of the parameters stored now for the selected matrices.", _BUDGET, gt=0.0, le=1.0
+    )
+    start: Path | None = setting(
+        None,
+        "In place of --keep: a low-rank directory of the same model, whose factors are trained as long.",
+        {**_BUDGET, "metavar": "DIR"},
     )
     select: str = setting(
         "all", "Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'.", {**_BUDGET, "metavar": "EXPR"}
@@ -74,7 +79,13 @@ class BaselConfig(Configuration):
         return epochs
 
     @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.keep is None) == (self.start is None):
+            raise ValueError("give either keep or start")
+        return self
+
+    @model_validator(mode="after")
     def _dropping_takes_steps(self) -> Self:
-        if self.keep < 1.0 and self.epochs[1] == 0:
+        if self.keep is not None and self.keep < 1.0 and self.epochs[1] == 0:
             raise ValueError("bases are dropped in the second of the epochs, which must not be 0")
         return self

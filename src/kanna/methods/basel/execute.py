@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from kanna.checkpoint.loader import load_weights
-from kanna.forms import Dense, Form, Rows, install
+from kanna.forms import Dense, Form, FormModule, Rows, install
 from kanna.methods.basel.bases import Bases, BasesLayer, Decomposed, Held, decomposed
-from kanna.methods.basel.events import Events
+from kanna.methods.basel.events import Events, Schedule
 from kanna.methods.basel.importance import Averages
 from kanna.methods.basel.plan import Plan
-from kanna.models.matrix import Matrix
+from kanna.models.matrix import Matrix, View
 from kanna.models.views import row_index, write
 from kanna.runs.assemble import Factors, Piece, assemble, bias_of, build, matrix_weight
 from kanna.runs.source import Source
@@ -35,35 +36,62 @@ class Outcome:
         tensors: Full parameter name -> tensor as it is stored.
         ranks: Matrix -> bases that stayed and new ones together; None where it is stored dense.
         history: (steps done, matrix -> bases) after each event.
-        part_1: How the weights were learnt.
+        part_1: How the weights were learnt; None where factors were there already.
         part_2: How the factors were; None where they were not.
     """
 
     forms: Mapping[str, Form]
     tensors: Mapping[str, Tensor]
     ranks: Mapping[str, int | None]
-    history: Sequence[tuple[int, Mapping[str, int]]]
-    part_1: Trained
-    part_2: Trained | None
+    history: Sequence[tuple[int, Mapping[str, int]]] = ()
+    part_1: Trained | None = None
+    part_2: Trained | None = None
+
+    @property
+    def last(self) -> Trained:
+        trained = self.part_2 or self.part_1
+        assert trained is not None
+        return trained
 
 
 def execute(job: Job, plan: Plan) -> Outcome:
     """Do what `plan` says."""
-    model = load_weights(job.source.checkpoint, torch.float32).to(job.inputs.device)
-    model.eval().requires_grad_(False)
+    return _from_bases(job, plan) if plan.start is None else _from_factors(job, plan, plan.start)
+
+
+def _from_bases(job: Job, plan: Plan) -> Outcome:
+    """Both parts."""
+    assert plan.schedule is not None
+    model = _loaded(job.source, job.inputs.device)
     bases = _put_bases(model, job.source, plan)
-    part_1, events = _learn_weights(model, bases, job, plan)
+    part_1, events = _learn_weights(model, bases, job, plan, plan.schedule)
     pieces = _factored(job.source, plan, events)
     for path, piece in pieces.items():
         install(model, path, build(piece, torch.float32, job.inputs.device))
-    part_2 = _train_factors(model, pieces, job, plan) if plan.factor_steps else None
-    forms, tensors = _stored(model, pieces, job.source, plan)
+    held = {path: piece.form for path, piece in pieces.items()}
+    part_2 = _train_factors(model, held, job, plan) if plan.factor_steps else None
+    forms, tensors = _stored(model, held, job.source, plan)
     sizes = plan.sizes
     ranks = {
         name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
         for name, kept in events.kept.items()
     }
     return Outcome(forms, tensors, ranks, events.history, part_1, part_2)
+
+
+def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
+    """Part 2 alone, on factors that were made without training."""
+    model = _loaded(start, job.inputs.device)
+    held = {path: start.forms.get(path, Dense()) for path, _ in _modules(plan)}
+    part_2 = _train_factors(model, held, job, plan)
+    forms, tensors = _stored(model, held, job.source, plan)
+    ranks = {matrix.name: getattr(start.form(matrix), "rank", None) for matrix in plan.selected}
+    return Outcome(forms, tensors, ranks, part_2=part_2)
+
+
+def _loaded(source: Source, device: torch.device) -> nn.Module:
+    model = load_weights(source.checkpoint, torch.float32).to(device)
+    return model.eval().requires_grad_(False)
 
 
 def _modules(plan: Plan) -> Iterator[tuple[str, list[Matrix]]]:
@@ -125,10 +153,10 @@ def _material(plan: Plan) -> Material:
 
 
 def _learn_weights(
-    model: nn.Module, bases: Mapping[str, Bases], job: Job, plan: Plan
+    model: nn.Module, bases: Mapping[str, Bases], job: Job, plan: Plan, schedule: Schedule
 ) -> tuple[Trained, Events]:
     """Part 1."""
-    config, schedule = plan.config, plan.schedule
+    config = plan.config
     matrices = {matrix.name: matrix for matrix in plan.selected}
 
     def again(name: str) -> Decomposed:
@@ -170,14 +198,18 @@ def _factored(source: Source, plan: Plan, events: Events) -> dict[str, Piece]:
     return pieces
 
 
-def _train_factors(model: nn.Module, pieces: Mapping[str, Piece], job: Job, plan: Plan) -> Trained:
-    """Part 2."""
+def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: Plan) -> Trained:
+    """Part 2.
+
+    Args:
+        held: Module path -> form of what is trained.
+    """
     config = plan.config
     factors = {
         f"{path}.{name}": parameter
-        for path, piece in pieces.items()
+        for path, form in held.items()
         for name, parameter in model.get_submodule(path).named_parameters()
-        if name != piece.form.bias_suffix
+        if name != form.bias_suffix and parameter.dim() == 2
     }
     course = Course(
         steps=plan.factor_steps,
@@ -191,20 +223,20 @@ def _train_factors(model: nn.Module, pieces: Mapping[str, Piece], job: Job, plan
 
 
 def _stored(
-    model: nn.Module, pieces: Mapping[str, Piece], source: Source, plan: Plan
+    model: nn.Module, held: Mapping[str, Form], source: Source, plan: Plan
 ) -> tuple[dict[str, Form], dict[str, Tensor]]:
     """Forms, and tensors in the dtype of the source, of what is in the model now."""
     forms: dict[str, Form] = {}
     tensors: dict[str, Tensor] = {}
     parts = dict(_modules(plan))
-    for path, piece in pieces.items():
+    for path, form in held.items():
         module, dtype = model.get_submodule(path), source.dtype(path)
-        if _is_dense(piece.form):
+        if _is_dense(form):
             tensors |= _dense_parameters(source, parts[path], module, path)
             continue
-        forms[path] = piece.form
+        forms[path] = form
         for name, value in module.state_dict().items():
-            tensors[f"{path}.{name}"] = value.detach().cpu().to(piece.form.dtype_of(name, dtype)).contiguous()
+            tensors[f"{path}.{name}"] = value.detach().cpu().to(form.dtype_of(name, dtype)).contiguous()
     return forms, tensors
 
 
@@ -221,8 +253,11 @@ def _dense_parameters(
     first = parts[0]
     value = source.checkpoint.tensor(source.tensor_of(first))
     for number, matrix in enumerate(parts):
-        holder = module if matrix.view.rows is None else module.get_submodule(f"parts.{number}")
-        weight = holder.weight
-        assert isinstance(weight, Tensor)
+        if isinstance(module, FormModule):
+            weight = matrix_weight(module.get_submodule(f"parts.{number}"), View())
+        elif isinstance(module, Conv1D) or matrix.view.rows is not None:
+            weight = matrix_weight(module, matrix.view)  # it is as the model made it
+        else:
+            weight = matrix_weight(module, View())
         value = write(value, matrix.view, weight.detach().cpu())
     return {f"{path}.{first.parameter}": value.contiguous()}

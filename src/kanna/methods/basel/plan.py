@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
@@ -27,8 +28,9 @@ class Plan(step.Plan):
         selected: Matrices that become bases.
         sizes: By name.
         data: What is learnt.
-        schedule: Of part 1.
+        schedule: Of part 1; None where factors are there already.
         factor_steps: Of part 2.
+        start: The model whose factors are trained; None where they come from bases.
     """
 
     config: BaselConfig
@@ -36,8 +38,9 @@ class Plan(step.Plan):
     selected: tuple[Matrix, ...]
     sizes: Mapping[str, Size]
     data: Data
-    schedule: Schedule
+    schedule: Schedule | None
     factor_steps: int
+    start: Source | None
 
     less_memory = "lower --rows or --context, add --recompute, or select fewer matrices"
 
@@ -54,31 +57,38 @@ class Plan(step.Plan):
         """Of the selected matrices, dense."""
         return sum(size.dense for size in self.sizes.values())
 
+    @property
+    def stored(self) -> int:
+        """Parameters of the selected matrices at the end."""
+        if self.schedule is not None:
+            return self.schedule.stored
+        assert self.start is not None
+        return sum(self.start.parameters(matrix) for matrix in self.selected)
+
     def lines(self) -> list[str]:
-        schedule, train = self.schedule, self.data.train
-        parts = f"{schedule.steps} steps with {schedule.events} events"
-        after = f", then {self.factor_steps} of the factors" if self.factor_steps else ""
-        share = schedule.stored / self.inventory.parameters
+        train, schedule = self.data.train, self.schedule
         rest = 1 - self.parameters / self.inventory.parameters
+        share = rest + self.stored / self.inventory.parameters
+        parts = "" if schedule is None else f"{schedule.steps} steps with {schedule.events} events, then "
         return [
-            f"{len(self.selected)} matrices of {self.parameters:,} parameters; {schedule.stored:,} are kept",
-            f"of the whole model {share + rest:.1%} stays; {rest:.1%} is not in these matrices",
+            f"{len(self.selected)} matrices of {self.parameters:,} parameters; {self.stored:,} are kept",
+            f"of the whole model {share:.1%} stays; {rest:.1%} is not in these matrices",
             f"{len(train):,} rows, {train.tokens:,} tokens, {train.targets:,} of them learnt; "
             f"{len(self.data.validation):,} rows for validation",
-            f"{parts}{after}",
+            f"{parts}{self.factor_steps} steps of the factors",
             f"memory about {self.memory / 1e9:.2f} GB",
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        schedule, train = self.schedule, self.data.train
+        train, schedule = self.data.train, self.schedule
+        learnt = {} if schedule is None else {"steps": schedule.steps, "events": schedule.events}
         return {
             **super().to_dict(),
+            **learnt,
             "matrices": len(self.selected),
             "parameters": self.parameters,
-            "parameters_at_end": schedule.stored,
+            "parameters_at_end": self.stored,
             "least_keep": least(self.sizes) / self.parameters,
-            "steps": schedule.steps,
-            "events": schedule.events,
             "factor_steps": self.factor_steps,
             "rows": len(train),
             "tokens": train.tokens,
@@ -90,7 +100,7 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     """Read the rows, count what there is and what is to be left.
 
     Raises:
-        InputError: Whatever is wrong with the rows, the selection or the budget.
+        InputError: Whatever is wrong with the rows, the selection, the budget or the start.
     """
     inventory = source.inventory
     selected = select(inventory.matrices, config.select)
@@ -98,15 +108,14 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         source.tensor_of(matrix)
     sizes = {matrix.name: _size(matrix, config) for matrix in selected}
     parameters = sum(size.dense for size in sizes.values())
-    if config.keep * parameters < least(sizes):
-        lowest = math.ceil(1000 * least(sizes) / parameters) / 1000
-        raise InputError(
-            f"--keep {config.keep:g} leaves {round(config.keep * parameters):,} parameters; one basis and "
-            f"the new ones of each of the {len(sizes)} matrices need {least(sizes):,}",
-            f"give --keep {lowest:g} or more, or fewer --extra-rank",
-        )
+    if config.keep is not None:
+        _check_budget(config.keep, sizes, parameters)
+    start = None if config.start is None else open_start(source, config.start)
     data = read_data(source, config, inputs.tasks)
     per_epoch = -(-len(data.train) // _task_rows(config))
+    schedule = None
+    if config.keep is not None:
+        schedule = _schedule(config, sizes, per_epoch, round(config.keep * parameters))
     notes = []
     if data.train.cut:
         notes.append(f"{data.train.cut:,} prompts lose their beginning to fit the context")
@@ -120,9 +129,48 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         selected=selected,
         sizes=sizes,
         data=data,
-        schedule=_schedule(config, sizes, per_epoch, round(config.keep * parameters)),
-        factor_steps=config.epochs[2] * per_epoch,
+        schedule=schedule,
+        factor_steps=(config.epochs[2] if schedule else sum(config.epochs)) * per_epoch,
+        start=start,
     )
+
+
+def _check_budget(keep: float, sizes: Mapping[str, Size], parameters: int) -> None:
+    if keep * parameters >= least(sizes):
+        return
+    lowest = math.ceil(1000 * least(sizes) / parameters) / 1000
+    raise InputError(
+        f"--keep {keep:g} leaves {round(keep * parameters):,} parameters; one basis and the new ones of each "
+        f"of the {len(sizes)} matrices need {least(sizes):,}",
+        f"give --keep {lowest:g} or more, or fewer --extra-rank",
+    )
+
+
+def open_start(source: Source, directory: Path) -> Source:
+    """The low-rank directory whose factors are trained.
+
+    Raises:
+        InputError: It is none, or of another model.
+    """
+    start = Source.open(directory.expanduser())
+    recorded = start.lineage
+    if recorded is None or not start.forms:
+        raise InputError(
+            f"{directory} has no factors of kanna", "give what kanna lowrank wrote, or --keep in its place"
+        )
+    if recorded.base.hash != source.hash:
+        raise InputError(
+            f"{directory} was made from {recorded.base.name} ({recorded.base.hash[:16]}), and not from "
+            f"{source.name} ({source.hash[:16]})",
+            "name the model that it was made from",
+        )
+    other = [step.method for step in recorded.steps if step.method != "lowrank"]
+    if other:
+        raise InputError(
+            f"{directory} was changed by {', '.join(other)}, too", "start from kanna lowrank alone"
+        )
+    start.check_forms(("low_rank", "rows", "dense"), "basel --start", "make it with --storage pair")
+    return start
 
 
 def _size(matrix: Matrix, config: BaselConfig) -> Size:
@@ -154,7 +202,7 @@ def _schedule(config: BaselConfig, sizes: Mapping[str, Size], per_epoch: int, st
 def _memory(inventory: Inventory, sizes: Mapping[str, Size], data: Data, config: BaselConfig) -> int:
     """The model, all bases of its matrices, what is trained with gradient and averages, and activations."""
     bases = sum(int(size.as_bases(min(size.m, size.n))) for size in sizes.values())
-    kept = round(config.keep * sum(size.dense for size in sizes.values()))
+    kept = round((config.keep or 0.5) * sum(size.dense for size in sizes.values()))
     width = max(m.in_features for m in inventory.matrices)
     tokens = min(8192, config.rows * data.longest)
     layers = 2 if config.recompute else len(inventory.blocks)

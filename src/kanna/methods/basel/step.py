@@ -50,9 +50,8 @@ class BaselStep(Step[Plan]):
         if outcome is None:
             return Description("All bases of {base} kept: nothing is changed.", {"keep_selected": 1.0})
         figures = _figures(plan, outcome)
-        lines = [_told("weights of bases", outcome.part_1)]
-        if outcome.part_2 is not None:
-            lines.append(_told("factors", outcome.part_2))
+        parts = (("weights of bases", outcome.part_1), ("factors", outcome.part_2))
+        lines = [_told(what, trained) for what, trained in parts if trained is not None]
         rows = (
             ("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}"),
             ("rows learnt", f"{len(plan.data.train):,}"),
@@ -75,16 +74,12 @@ def _figures(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "ranks": {name: rank for name, rank in outcome.ranks.items() if rank is not None},
         "dense": sorted(name for name, rank in outcome.ranks.items() if rank is None),
         "events": len(outcome.history),
-        "steps": len(outcome.part_1.losses) + (0 if outcome.part_2 is None else len(outcome.part_2.losses)),
-        "training_loss": _last(outcome).losses[-1],
+        "steps": sum(len(part.losses) for part in (outcome.part_1, outcome.part_2) if part is not None),
+        "training_loss": outcome.last.losses[-1],
     }
-    if validation := _last(outcome).validation:
+    if validation := outcome.last.validation:
         figures["validation_loss"] = min(loss for _, loss in validation)
     return figures
-
-
-def _last(outcome: Outcome) -> Trained:
-    return outcome.part_1 if outcome.part_2 is None else outcome.part_2
 
 
 def _stored(plan: Plan, ranks: Mapping[str, int | None]) -> dict[str, int]:
