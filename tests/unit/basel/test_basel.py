@@ -23,7 +23,9 @@ FAMILIES = ("llama", "gpt2", "gpt_neox", "qwen2", "phi3")
 
 def basel(model: Path, out: Path | None, rows: Path, **given: Any) -> RunResult:
     own = {key: given.pop(key) for key in ("resume", "dry_run", "criteria", "force") if key in given}
-    settings = {"data": rows, "keep": 0.5, "epochs": (1, 2, 1), "rows": 8, "prune_events": 3, **given}
+    settings = {"data": rows, "keep": 0.5, "rows": 8, "prune_events": 3, **given}
+    if "preset" not in given:
+        settings = {"epochs": (1, 2, 1), **settings}
     return kanna.basel(model, out, BaselConfig(**settings), **own)
 
 
@@ -72,6 +74,36 @@ def test_weights_are_learnt_and_factors_after_them(bases: Base, rows: Path, tmp_
 def test_every_importance_meets_the_budget(importance: str, bases: Base, rows: Path, tmp_path: Path) -> None:
     result = basel(bases("llama"), tmp_path / "out", rows, importance=importance, epochs=(1, 1, 0), keep=0.4)
     assert result.passed and result.figures["keep_selected"] == pytest.approx(0.4, rel=0.06)
+
+
+def test_the_papers_preset_trains_what_its_code_does(bases: Base, rows: Path, tmp_path: Path) -> None:
+    config = BaselConfig(data=rows, keep_sigma=0.5, preset="paper")
+    assert (config.importance, config.learn, config.beside, config.prune_events) == (
+        "sigma",
+        "roots",
+        True,
+        100,
+    )
+    factors = (round(config.part_1_factor, 3), round(config.part_2_factor, 3))
+    assert factors == (1.130, 1.414)
+    base, out = bases("llama"), tmp_path / "out"
+    given = {"preset": "paper", "prune_events": 3, "extra_rank": 1, "rate": 1e-3, "factor_rate": 1e-3}
+    result = basel(base, out, rows, keep=None, keep_sigma=0.5, **given)
+    assert result.passed
+    before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    norms = [name for name in before if "norm" in name or "embed" in name]
+    assert norms and all(not torch.equal(before[name], after[name]) for name in norms)
+
+
+@pytest.mark.parametrize("more", [{"loss": "kl"}, {"basis": "whitened"}, {"preset": "weights-only"}])
+def test_other_ways_end_in_a_sound_directory(
+    more: dict[str, Any], bases: Base, rows: Path, tmp_path: Path
+) -> None:
+    given = {"epochs": (1, 1, 1), **more}
+    if "preset" in more:
+        given.pop("epochs")
+    result = basel(bases("llama"), tmp_path / "out", rows, **given)
+    assert result.passed and result.figures["keep_selected"] == pytest.approx(0.5, rel=0.02)
 
 
 def test_all_kept_is_nothing_changed(bases: Base, rows: Path, tmp_path: Path) -> None:
@@ -179,5 +211,5 @@ def test_a_start_that_is_none_is_refused(bases: Base, rows: Path, tmp_path: Path
     kanna.lowrank(bases("qwen2"), first, kanna.LowRankConfig(keep=0.6, method="plain", align=1))
     with pytest.raises(InputError, match=r"was made from qwen2 .* and not from llama"):
         basel(base, tmp_path / "out", rows, keep=None, start=first)
-    with pytest.raises(ValueError, match="either keep or start"):
+    with pytest.raises(ValueError, match="give one of keep, keep_sigma and start"):
         BaselConfig(data=rows, keep=0.5, start=first)

@@ -10,7 +10,7 @@ from torch import nn
 import kanna
 from kanna.methods.basel.bases import Bases, Decomposed, decomposed
 from kanna.methods.basel.config import BaselConfig
-from kanna.methods.basel.execute import _put_bases
+from kanna.methods.basel.execute import _grams, _put_bases, _Start
 from kanna.methods.basel.plan import make_plan
 from kanna.runs.source import Source
 from kanna.runs.step import Inputs
@@ -34,31 +34,36 @@ def bases_of(weight: torch.Tensor, extra: int = 2) -> Bases:
 def test_bases_are_the_matrix_and_new_ones_nothing(shape: tuple[int, int], rank: int | None) -> None:
     weight = matrix(*shape, rank).double()
     made, hidden = bases_of(weight), matrix(4, shape[1], seed=1).double()
-    assert len(made.shift) == (rank or min(shape))
+    assert len(made.weight) == (rank or min(shape))
     torch.testing.assert_close(made(hidden), hidden @ weight.T, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(
-        made.sigma, torch.linalg.svdvals(weight)[: len(made.shift)], rtol=1e-6, atol=1e-9
+        made.sigma, torch.linalg.svdvals(weight)[: len(made.weight)], rtol=1e-6, atol=1e-9
     )
 
 
 def test_factors_multiply_to_what_the_bases_compute() -> None:
     made = bases_of(matrix(6, 8).double(), 3)
     with torch.no_grad():
-        made.shift.add_(0.3 * torch.randn(6, generator=torch.Generator().manual_seed(1)))
+        made.weight.add_(0.3 * torch.randn(6, generator=torch.Generator().manual_seed(1)))
         made.new_left.add_(matrix(6, 3, seed=9))
     made.hold(Decomposed(made.left, made.right).keep(torch.tensor([0, 2, 5])))
-    made.shift.data = made.shift.data[[0, 2, 5]]
+    made.weight.data = made.weight.data[[0, 2, 5]]
     expand, reduce = made.factors()
     hidden = matrix(4, 8, seed=1).double()
     assert expand.shape == (6, 6) and torch.linalg.matrix_rank(expand @ reduce) == 6
     torch.testing.assert_close(made(hidden), hidden @ (expand @ reduce).T)
 
 
-def test_gradients_are_those_of_the_weights() -> None:
-    """dL/dd = 2 sigma0 (1 + d) u^T (dL/dW) v, and sensitivity is sigma dL/dsigma, by finite differences."""
-    made, hidden = bases_of(matrix(5, 6).double(), 0), matrix(7, 6, seed=1).double()
+@pytest.mark.parametrize("roots", [False, True])
+def test_gradients_are_those_of_the_weights(roots: bool) -> None:
+    """dL/dd = 2 sigma0 (1 + d) u^T (dL/dW) v, or dL/dw = 2 w u^T (dL/dW) v; by finite differences.
+
+    Sensitivity is sigma dL/dsigma either way.
+    """
+    start = decomposed(matrix(5, 6), torch.float64)
+    made, hidden = Bases(start, 0, torch.Generator(), roots).double(), matrix(7, 6, seed=1)
     with torch.no_grad():
-        made.shift.add_(0.1)
+        made.weight.add_(0.1)
     target = matrix(7, 5, seed=2).double()
 
     def loss(scale: torch.Tensor) -> torch.Tensor:
@@ -72,26 +77,30 @@ def test_gradients_are_those_of_the_weights() -> None:
             one[place] *= 1 + sign * step  # sigma_i moved by a share of itself
         slope = float((loss(moved[0]) - loss(moved[1])).detach()) / (2 * step)
         assert float(made.sensitivity()[place]) == pytest.approx(slope, rel=1e-4)
-        by_d = slope / float(scale[place]) * 2 * (1 + float(made.shift[place].detach()))
-        assert float(made.shift.grad[place]) == pytest.approx(by_d, rel=1e-4)
+        sigma, weight = float(made.sigma[place].detach()), float(made.weight[place].detach())
+        expected = slope / sigma * 2 * weight if roots else slope / float(scale[place]) * 2 * (1 + weight)
+        assert float(made.weight.grad[place]) == pytest.approx(expected, rel=1e-4)
+        if roots:
+            assert sigma == pytest.approx(weight**2)
     assert made.left.grad is None and made.right.grad is None
 
 
+@pytest.mark.parametrize("more", [{}, {"basis": "whitened"}, {"learn": "roots"}])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_of_bases_computes_what_it_did(family: str, bases: Callable[[str], Path], rows: Path) -> None:
+def test_a_model_of_bases_computes_what_it_did(
+    family: str, more: dict[str, str], bases: Callable[[str], Path], rows: Path
+) -> None:
     base = bases(family)
     source = Source.open(base)
-    plan = make_plan(source, BaselConfig(data=rows, keep=0.5, select="all", extra_rank=2), Inputs())
+    plan = make_plan(source, BaselConfig(data=rows, keep=0.5, select="all", extra_rank=2, **more), Inputs())
     model, _ = kanna.load(base, dtype="float32")
     ids = torch.arange(3, 15)[None]
     with torch.no_grad():
         before = model(ids).logits
-        made = _put_bases(model, source, plan)
+        made = _put_bases(model, _Start(source, plan, _grams(model, plan)), plan)
         after = model(ids).logits
     assert set(made) == {matrix.name for matrix in plan.selected}
     assert float((before - after).abs().max()) <= 1e-4 * float(before.abs().max())
-    trained = {
-        name for name, _ in model.named_parameters() if name.endswith(("shift", "new_left", "new_right"))
-    }
+    trained = {name for name, _ in model.named_parameters() if "new_" in name or ".parts." in name}
     assert len(trained) == 3 * len(made)
     assert isinstance(model, nn.Module)

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from kanna.methods.basel.budget import Size, kept_by_share, kept_by_worth, least, target_at
+from kanna.methods.basel.budget import Size, kept_by_share, kept_by_sigma, kept_by_worth, least, target_at
 from kanna.methods.basel.events import Schedule
 
 SIZES = {"a": Size(12, 12, 1), "b": Size(6, 20, 2), "c": Size(20, 6, 0), "d": Size(16, 12, 1)}
@@ -101,3 +101,25 @@ def test_events_are_as_many_as_said_and_end_where_they_shall() -> None:
         assert seen.index(events) + 1 == schedule.last_step
     assert target_at(0, 5, 1000, 250) == 1000 and target_at(5, 5, 1000, 250) == pytest.approx(250)
     assert target_at(2, 4, 1000, 250) == pytest.approx(500)
+
+
+@pytest.mark.parametrize("size", [64, 256, 1024])
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.05])
+def test_without_training_the_papers_events_end_at_its_share(size: int, share: float) -> None:
+    """The published loop keeps 64 of 64 where 25 hold half the sum: whole bases must be carried on."""
+    sigma = torch.arange(1, size + 1, dtype=torch.float64) ** -0.3
+    kept, held, events = torch.arange(size), {"a": 1.0}, 100
+    for event in range(1, events + 1):
+        places, held = kept_by_sigma({"a": sigma[kept]}, held, share ** (event / events))
+        assert set(kept[places["a"]].tolist()) <= set(kept.tolist())
+        kept = kept[places["a"]]
+    wanted = int((sigma.cumsum(0) < share * sigma.sum()).sum()) + 1
+    assert abs(len(kept) - wanted) <= 1
+    assert kept.tolist() == list(range(len(kept)))
+
+
+def test_a_share_of_one_keeps_all_and_a_tiny_one_keeps_one() -> None:
+    sigma = {"a": torch.tensor([3.0, 2.0, 1.0, 0.0, 0.0])}
+    kept, held = kept_by_sigma(sigma, {"a": 1.0}, 1.0)
+    assert held["a"] == 1.0 and set(kept["a"].tolist()) >= {0, 1, 2}
+    assert kept_by_sigma(sigma, {"a": 1.0}, 1e-9)[0]["a"].tolist() == [0]

@@ -37,10 +37,16 @@ class Decomposed:
         return Decomposed(self.left[:, places].contiguous(), self.right[places].contiguous())
 
 
-def decomposed(weight: Tensor, dtype: torch.dtype = torch.float32) -> Decomposed:
-    """Singular vectors of a weight (m, n), ordered by singular value; those of rounding are left out."""
-    found = basis(weight)
-    kept = max(1, int((found.energy > _NOTHING**2 * found.energy[0]).sum()))
+def decomposed(weight: Tensor, dtype: torch.dtype = torch.float32, gram: Tensor | None = None) -> Decomposed:
+    """Bases of a weight (m, n), the largest first; those that are nothing but rounding are left out.
+
+    Args:
+        gram: (n, n) sum of x x^T over inputs of the task: then the bases are the directions in which outputs
+            lie (eigenvectors of W G W^T); None for singular vectors.
+    """
+    found = basis(weight, gram)
+    norms = (found.left.T @ weight.to(found.left.dtype)).norm(dim=1)
+    kept = max(1, int((norms > _NOTHING * norms.max()).sum())) if gram is None else found.left.shape[1]
     left = found.left[:, :kept]
     return Decomposed(left.to(dtype), (left.T @ weight.to(left.dtype)).to(dtype))
 
@@ -52,26 +58,45 @@ class Bases(nn.Module):
         start: Its bases.
         extra: How many new ones.
         generator: Of the new ones.
+        roots: Learn w with sigma = w^2, as the paper does, in place of d.
     """
 
     left: Tensor
     right: Tensor
+    offset: Tensor
+    unit: Tensor
 
-    def __init__(self, start: Decomposed, extra: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, start: Decomposed, extra: int, generator: torch.Generator, roots: bool = False
+    ) -> None:
         super().__init__()
         (m, count), n = start.left.shape, start.right.shape[1]
         device = start.left.device
+        self.roots = roots
         self.register_buffer("left", start.left)
         self.register_buffer("right", start.right)
-        self.shift = nn.Parameter(torch.zeros(count, device=device))
+        self._set_units()
+        first = self.unit.reciprocal() if roots else torch.zeros(count, device=device)
+        self.weight = nn.Parameter(first)
         drawn = torch.randn(extra, n, generator=generator) / max(1, extra) ** 0.5
         self.new_left = nn.Parameter(torch.zeros(m, extra, device=device))
         self.new_right = nn.Parameter(drawn.to(device))
 
+    def _set_units(self) -> None:
+        """(1 + d)^2 = (offset + unit p)^2, or w^2 / sigma0: offset 0 and unit 1 / sqrt(sigma0)."""
+        norms = self.right.norm(dim=1)
+        self.register_buffer("offset", torch.full_like(norms, 0.0 if self.roots else 1.0))
+        self.register_buffer("unit", norms.rsqrt() if self.roots else torch.ones_like(norms))
+
+    @property
+    def root(self) -> Tensor:
+        """(k,) 1 + d."""
+        return self.offset + self.unit * self.weight
+
     @property
     def scale(self) -> Tensor:
         """(k,) sigma over sigma0."""
-        return (1 + self.shift).square()
+        return self.root.square()
 
     @property
     def sigma(self) -> Tensor:
@@ -86,23 +111,24 @@ class Bases(nn.Module):
         return old + functional.linear(functional.linear(hidden, self.new_right), self.new_left)
 
     def sensitivity(self) -> Tensor:
-        """(k,) sigma_i times the loss's slope in sigma_i, from the gradient of `shift`.
+        """(k,) sigma_i times the loss's slope in sigma_i, from the gradient of `weight`.
 
         dL/dd_i = 2 (1 + d_i) sigma0_i dL/dsigma_i, hence sigma_i dL/dsigma_i = (1 + d_i) / 2 dL/dd_i.
         """
-        assert self.shift.grad is not None
-        return (1 + self.shift.detach()) / 2 * self.shift.grad
+        assert self.weight.grad is not None
+        return self.root.detach() / (2 * self.unit) * self.weight.grad
 
     def hold(self, kept: Decomposed) -> None:
         """Take these bases in place of those held; the parameters are cut by whoever trains them."""
         self.left, self.right = kept.left, kept.right
+        self._set_units()
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(m, r) and (r, n) whose product is the matrix, r = k + e."""
-        root = self.scale.detach()
+        scale = self.scale.detach()
         return (
             torch.cat([self.left, self.new_left.detach()], 1),
-            torch.cat([root[:, None] * self.right, self.new_right.detach()]),
+            torch.cat([scale[:, None] * self.right, self.new_right.detach()]),
         )
 
 

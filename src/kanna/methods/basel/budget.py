@@ -148,6 +148,30 @@ def kept_by_share(
     return min(sides, key=lambda chosen: abs(count(chosen) - wanted))
 
 
+def kept_by_sigma(
+    sigmas: Scores, held: Mapping[str, float], share: float
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Matrix -> places of the largest weights that hold a share of what the matrix had before any event.
+
+    An event of the paper keeps a share k of the sum of weights, so that n events keep k^n; but whole bases
+    keep more, and on small matrices its code hardly drops any. Here what was kept too much is carried on: the
+    share of this event is `share` over what is really held.
+
+    Args:
+        held: Matrix -> product of the shares that earlier events really kept.
+        share: Of all events so far together.
+
+    Returns:
+        The places, and `held` after this event.
+    """
+    kept, after = {}, {}
+    for name, sigma in sigmas.items():
+        places = _prefix(sigma.cpu(), min(1.0, share / held[name]))
+        kept[name] = places
+        after[name] = held[name] * float(sigma.cpu()[places].double().sum() / sigma.double().sum())
+    return kept, after
+
+
 def _prefix(sigma: Tensor, share: float) -> Tensor:
     """Places, ascending, of the largest values whose sum reaches a share of all; at least one."""
     order = sigma.argsort(descending=True, stable=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kanna.methods.basel.bases import Bases, Decomposed
-from kanna.methods.basel.budget import Sizes, kept_by_share, kept_by_worth, target_at
+from kanna.methods.basel.budget import Sizes, kept_by_share, kept_by_sigma, kept_by_worth, target_at
 from kanna.methods.basel.importance import Averages
 from kanna.training.optimiser import Optimiser
 
@@ -22,6 +22,7 @@ class Schedule:
         events: How many; exactly so many take place.
         trained: Parameters of all bases at first.
         stored: Parameters at the end.
+        sigma: Share of the sum of weights at the end, in place of `stored`.
     """
 
     first: int
@@ -29,6 +30,7 @@ class Schedule:
     events: int
     trained: int
     stored: int
+    sigma: float | None = None
 
     def event_after(self, step: int) -> int | None:
         """Number of the event behind a step, from 1; None where there is none."""
@@ -55,7 +57,8 @@ class Events:
         averages: What bases are worth.
         again: Gives all bases of a matrix once more, for a state that had more of them.
         kept: Matrix -> places of its bases among all it had.
-        history: (steps done, parameters of the bases, bases by matrix) after each event.
+        history: (steps done, bases by matrix) after each event.
+        held: Matrix -> share of its sum of weights that events have kept, for `Schedule.sigma`.
     """
 
     matrices: Mapping[str, Bases]
@@ -65,9 +68,11 @@ class Events:
     again: Callable[[str], Decomposed]
     kept: dict[str, Tensor] = field(init=False)
     history: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    held: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = {name: torch.arange(len(bases.shift)) for name, bases in self.matrices.items()}
+        self.kept = {name: torch.arange(len(bases.weight)) for name, bases in self.matrices.items()}
+        self.held = dict.fromkeys(self.matrices, 1.0)
 
     def gradients(self, step: int) -> None:
         self.averages.add(self.matrices)
@@ -76,27 +81,35 @@ class Events:
         event = self.schedule.event_after(step)
         if event is None:
             return
-        plan = self.schedule
-        wanted = target_at(event, plan.events, plan.trained, plan.stored)
-        choose = kept_by_share if self.averages.importance == "sigma" else kept_by_worth
-        scores = self.averages.scores(self.matrices)
-        chosen = choose(scores, self.sizes, wanted, plan.stored, event == plan.events)
+        chosen = self._chosen(event)
         for name, places in chosen.items():
             bases = self.matrices[name]
-            if len(places) < len(bases.shift):
-                optimiser.cut(f"{name}:shift", places)
+            if len(places) < len(bases.weight):
+                optimiser.cut(f"{name}:weight", places)
                 here = places.to(bases.left.device)
                 bases.hold(Decomposed(bases.left, bases.right).keep(here))
                 self.kept[name] = self.kept[name][places]
         self.averages.clear()
         self.history.append((step + 1, {name: len(places) for name, places in self.kept.items()}))
 
+    def _chosen(self, event: int) -> dict[str, Tensor]:
+        """Matrix -> places, among the bases it has, of those that stay."""
+        plan, scores = self.schedule, self.averages.scores(self.matrices)
+        if plan.sigma is not None:
+            share = plan.sigma ** (event / plan.events)
+            chosen, self.held = kept_by_sigma(scores, self.held, share)
+            return chosen
+        wanted = target_at(event, plan.events, plan.trained, plan.stored)
+        choose = kept_by_share if self.averages.importance == "sigma" else kept_by_worth
+        return choose(scores, self.sizes, wanted, plan.stored, event == plan.events)
+
     def tensors(self) -> Mapping[str, Tensor]:
         found = {f"kept:{name}": places for name, places in self.kept.items()}
         found |= {f"sum:{name}": value for name, value in self.averages.sums.items()}
         counts = [[done, *ranks.values()] for done, ranks in self.history]
         past = torch.tensor(counts, dtype=torch.int64).reshape(len(counts), len(self.matrices) + 1)
-        return {**found, "steps": torch.tensor(self.averages.steps), "history": past}
+        held = torch.tensor([self.held[name] for name in self.matrices], dtype=torch.float64)
+        return {**found, "steps": torch.tensor(self.averages.steps), "history": past, "held": held}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         for name, bases in self.matrices.items():
@@ -111,6 +124,7 @@ class Events:
             if name.startswith("sum:")
         }
         self.averages.steps = int(tensors["steps"])
+        self.held = dict(zip(self.matrices, tensors["held"].tolist(), strict=True))
         self.history = [
             (row[0], dict(zip(self.matrices, row[1:], strict=True))) for row in tensors["history"].tolist()
         ]

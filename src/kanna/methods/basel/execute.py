@@ -1,9 +1,10 @@
 """Both parts of Basel, on the model in memory; each goes on where a killed run left it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +64,16 @@ def _from_bases(job: Job, plan: Plan) -> Outcome:
     """Both parts."""
     assert plan.schedule is not None
     model = _loaded(job.source, job.inputs.device)
-    bases = _put_bases(model, job.source, plan)
-    part_1, events = _learn_weights(model, bases, job, plan, plan.schedule)
+    start = _Start(job.source, plan, _grams(model, plan))
+    bases = _put_bases(model, start, plan)
+    part_1, events = _learn_weights(model, bases, start, job, plan.schedule)
     pieces = _factored(job.source, plan, events)
     for path, piece in pieces.items():
         install(model, path, build(piece, torch.float32, job.inputs.device))
     held = {path: piece.form for path, piece in pieces.items()}
     part_2 = _train_factors(model, held, job, plan) if plan.factor_steps else None
     forms, tensors = _stored(model, held, job.source, plan)
+    tensors |= _beside_stored(model, job.source, plan)
     sizes = plan.sizes
     ranks = {
         name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
@@ -85,6 +88,7 @@ def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
     held = {path: start.forms.get(path, Dense()) for path, _ in _modules(plan)}
     part_2 = _train_factors(model, held, job, plan)
     forms, tensors = _stored(model, held, job.source, plan)
+    tensors |= _beside_stored(model, job.source, plan)
     ranks = {matrix.name: getattr(start.form(matrix), "rank", None) for matrix in plan.selected}
     return Outcome(forms, tensors, ranks, part_2=part_2)
 
@@ -102,7 +106,53 @@ def _modules(plan: Plan) -> Iterator[tuple[str, list[Matrix]]]:
         yield path, list(parts)
 
 
-def _put_bases(model: nn.Module, source: Source, plan: Plan) -> dict[str, Bases]:
+@dataclass(frozen=True)
+class _Start:
+    """What bases are made of.
+
+    Args:
+        source: The model.
+        plan: Which matrices.
+        grams: Module path -> (n, n) second moments of what it reads on the task; empty for singular vectors.
+    """
+
+    source: Source
+    plan: Plan
+    grams: Mapping[str, Tensor]
+
+    def bases(self, matrix: Matrix, device: torch.device) -> Decomposed:
+        """All bases of a matrix."""
+        found = decomposed(self.source.weight(matrix), gram=self.grams.get(matrix.module))
+        return Decomposed(found.left.to(device), found.right.to(device))
+
+
+def _grams(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Second moments of the inputs of the selected modules over the rows that are learnt."""
+    if plan.config.basis == "plain":
+        return {}
+    grams: dict[str, Tensor] = {}
+
+    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def add(_: nn.Module, given: tuple[Any, ...]) -> None:
+            hidden = given[0].detach().double().reshape(-1, given[0].shape[-1])
+            grams[path] = grams[path] + hidden.T @ hidden if path in grams else hidden.T @ hidden
+
+        return add
+
+    paths = dict.fromkeys(matrix.module for matrix in plan.selected)
+    handles = [model.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
+    try:
+        with torch.no_grad():
+            for example in plan.data.train.all:  # one row at a time: padding must not count
+                ids = torch.tensor([example.ids], device=next(model.parameters()).device)
+                model(input_ids=ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return grams
+
+
+def _put_bases(model: nn.Module, start: _Start, plan: Plan) -> dict[str, Bases]:
     """Replace the selected matrices of a model by their bases.
 
     Returns:
@@ -110,15 +160,16 @@ def _put_bases(model: nn.Module, source: Source, plan: Plan) -> dict[str, Bases]
     """
     made: dict[str, Bases] = {}
     generator = torch.Generator().manual_seed(plan.config.seed + _SEED_OF_NEW_BASES)
+    roots = plan.config.learn == "roots"
     for path, parts in _modules(plan):
         module = model.get_submodule(path)
-        device, layers = _device(module), []
+        device, layers = next(module.parameters()).device, []
         for matrix in parts:
             rows = None if matrix.view.rows is None else row_index(matrix.view.rows).to(device)
             layer: nn.Module
             if matrix.name in plan.sizes:
-                start = _on(_bases_of(source, matrix), device)
-                layer = made[matrix.name] = Bases(start, plan.sizes[matrix.name].extra, generator)
+                bases = start.bases(matrix, device)
+                layer = made[matrix.name] = Bases(bases, plan.sizes[matrix.name].extra, generator, roots)
             else:
                 layer = Held(matrix_weight(module, matrix.view).detach())
             layers.append((rows, layer))
@@ -128,47 +179,38 @@ def _put_bases(model: nn.Module, source: Source, plan: Plan) -> dict[str, Bases]
     return {matrix.name: made[matrix.name] for matrix in plan.selected}
 
 
-def _bases_of(source: Source, matrix: Matrix) -> Decomposed:
-    return decomposed(source.weight(matrix))
-
-
-def _on(bases: Decomposed, device: torch.device) -> Decomposed:
-    return Decomposed(bases.left.to(device), bases.right.to(device))
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
 def _directory(job: Job, plan: Plan, part: str) -> Path:
     """Of a part's state; other data have another, so that no state of theirs is taken up."""
     return job.workspace.directory / f"{part}-{plan.data.digest[:12]}"
 
 
-def _material(plan: Plan) -> Material:
+def _material(job: Job, plan: Plan) -> Material:
     data, config = plan.data, plan.config
     sizes, again = [len(e) for e in data.train.all], [len(e) for e in data.replay]
     batches = mixed(sizes, again, config.rows, config.replay_share, config.seed)
-    return Material(data.train.all, batches, data.replay, data.validation.all)
+    teacher = job.source.whole(job.inputs.device)() if config.loss == "kl" else None
+    return Material(data.train.all, batches, data.replay, data.validation.all, teacher)
 
 
 def _learn_weights(
-    model: nn.Module, bases: Mapping[str, Bases], job: Job, plan: Plan, schedule: Schedule
+    model: nn.Module, bases: Mapping[str, Bases], start: _Start, job: Job, schedule: Schedule
 ) -> tuple[Trained, Events]:
     """Part 1."""
-    config = plan.config
-    matrices = {matrix.name: matrix for matrix in plan.selected}
+    plan = start.plan
+    config, matrices = plan.config, {matrix.name: matrix for matrix in plan.selected}
 
     def again(name: str) -> Decomposed:
-        return _on(_bases_of(job.source, matrices[name]), bases[name].left.device)
+        return start.bases(matrices[name], bases[name].left.device)
 
     events = Events(bases, plan.sizes, schedule, Averages(config.importance), again)
-    weights = {f"{name}:shift": each.shift for name, each in bases.items()}
+    weights = {f"{name}:weight": each.weight for name, each in bases.items()}
     new = {f"{name}:left": each.new_left for name, each in bases.items()}
     new |= {f"{name}:right": each.new_right for name, each in bases.items()}
+    new = {name: parameter for name, parameter in new.items() if parameter.numel()}
+    factor = config.part_1_factor
     groups = [
-        Group(weights, config.rate),
-        Group({k: p for k, p in new.items() if p.numel()}, config.factor_rate),
+        Group(weights, factor * config.rate),
+        Group({**new, **_beside(model, plan)}, factor * config.factor_rate),
     ]
     course = Course(
         steps=schedule.steps,
@@ -178,8 +220,26 @@ def _learn_weights(
         recompute=config.recompute,
     )
     directory = _directory(job, plan, "weights")
-    trained = train(model, Optimiser(groups), _material(plan), course, directory, events, job.progress)
+    trained = train(model, Optimiser(groups), _material(job, plan), course, directory, events, job.progress)
     return trained, events
+
+
+def _beside(model: nn.Module, plan: Plan) -> dict[str, nn.Parameter]:
+    """Parameters outside the selected modules that are trained too, by their names in the model."""
+    if not plan.config.beside:
+        return {}
+    modules = tuple(f"{path}." for path, _ in _modules(plan))
+    return {name: p for name, p in model.named_parameters() if not name.startswith(modules)}
+
+
+def _beside_stored(model: nn.Module, source: Source, plan: Plan) -> dict[str, Tensor]:
+    """The same as they are stored."""
+    found = {}
+    for name, parameter in _beside(model, plan).items():
+        stored = source.file_name(name)
+        if stored is not None:
+            found[name] = parameter.detach().cpu().to(source.checkpoint.dtype(stored)).contiguous()
+    return found
 
 
 def _factored(source: Source, plan: Plan, events: Events) -> dict[str, Piece]:
@@ -217,9 +277,10 @@ def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: P
         seed=config.seed + 1,
         recompute=config.recompute,
     )
-    optimiser = Optimiser([Group(factors, config.factor_rate)])
+    rate = config.part_2_factor * config.factor_rate
+    optimiser = Optimiser([Group({**factors, **_beside(model, plan)}, rate)])
     directory = _directory(job, plan, "factors")
-    return train(model, optimiser, _material(plan), course, directory, None, job.progress)
+    return train(model, optimiser, _material(job, plan), course, directory, None, job.progress)
 
 
 def _stored(

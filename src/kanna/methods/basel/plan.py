@@ -50,7 +50,7 @@ class Plan(step.Plan):
 
     @property
     def changes_nothing(self) -> bool:
-        return self.config.keep == 1.0
+        return self.config.keeps_all
 
     @property
     def parameters(self) -> int:
@@ -69,10 +69,12 @@ class Plan(step.Plan):
         train, schedule = self.data.train, self.schedule
         rest = 1 - self.parameters / self.inventory.parameters
         share = rest + self.stored / self.inventory.parameters
+        known = self.config.keep_sigma is None  # whose ranks are seen when the weights are learnt
+        kept, whole = (f"; {self.stored:,} are kept", f"{share:.1%} stays; ") if known else ("", "")
         parts = "" if schedule is None else f"{schedule.steps} steps with {schedule.events} events, then "
         return [
-            f"{len(self.selected)} matrices of {self.parameters:,} parameters; {self.stored:,} are kept",
-            f"of the whole model {share:.1%} stays; {rest:.1%} is not in these matrices",
+            f"{len(self.selected)} matrices of {self.parameters:,} parameters{kept}",
+            f"of the whole model {whole}{rest:.1%} is not in these matrices",
             f"{len(train):,} rows, {train.tokens:,} tokens, {train.targets:,} of them learnt; "
             f"{len(self.data.validation):,} rows for validation",
             f"{parts}{self.factor_steps} steps of the factors",
@@ -114,8 +116,8 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     data = read_data(source, config, inputs.tasks)
     per_epoch = -(-len(data.train) // _task_rows(config))
     schedule = None
-    if config.keep is not None:
-        schedule = _schedule(config, sizes, per_epoch, round(config.keep * parameters))
+    if config.start is None:
+        schedule = _schedule(config, sizes, per_epoch, round((config.keep or 1.0) * parameters))
     notes = []
     if data.train.cut:
         notes.append(f"{data.train.cut:,} prompts lose their beginning to fit the context")
@@ -196,7 +198,7 @@ def _schedule(config: BaselConfig, sizes: Mapping[str, Size], per_epoch: int, st
             f"{events} events do not fit into {steps - first} steps", "lower --prune-events, or more --epochs"
         )
     trained = sum(int(size.as_bases(min(size.m, size.n))) for size in sizes.values())
-    return Schedule(first, steps, events, trained, stored)
+    return Schedule(first, steps, events, trained, stored, config.keep_sigma)
 
 
 def _memory(inventory: Inventory, sizes: Mapping[str, Size], data: Data, config: BaselConfig) -> int:
