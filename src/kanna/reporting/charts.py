@@ -82,7 +82,7 @@ def forest(bars: Sequence[Bar]) -> str:
     ends = [min(max(value, _FAR_LEFT), _FAR_RIGHT) for bar in bars for value in (bar.low, bar.high)]
     low, high = min([-0.3, *ends]), max([1.3, *ends])
     pad = 0.06 * (high - low)
-    scale = _Scale(low - pad, high + pad, 24, WIDTH - 24)
+    scale = Scale(low - pad, high + pad, 24, WIDTH - 24)
     bottom = height - 30
     parts = [
         line("limit", scale(1), top - 8, scale(1), bottom),
@@ -96,7 +96,7 @@ def forest(bars: Sequence[Bar]) -> str:
     return svg(height, "Share of the allowed drop used, per task", parts)
 
 
-def _bar(bar: Bar, scale: "_Scale", top: float) -> str:
+def _bar(bar: Bar, scale: "Scale", top: float) -> str:
     y = top + 26
     inner = [
         f'<rect class="hit" x="0" y="{top:.1f}" width="{WIDTH}" height="38"/>',
@@ -116,7 +116,7 @@ def _arrow(x: float, y: float, end: float) -> str:
     return f'<path class="arrow" d="M{foot:.1f} {y - 5:.1f} L{tip:.1f} {y:.1f} L{foot:.1f} {y + 5:.1f} Z"/>'
 
 
-def _outside(middle: float, scale: "_Scale", y: float) -> list[str]:
+def _outside(middle: float, scale: "Scale", y: float) -> list[str]:
     """The number of a mark that would lie outside, in words beside it."""
     if _FAR_LEFT <= middle <= _FAR_RIGHT:
         return []
@@ -127,8 +127,8 @@ def _outside(middle: float, scale: "_Scale", y: float) -> list[str]:
 def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) -> str:
     """Score against what it costs; a whisker is the interval of the score."""
     height = 250
-    x = _Scale.around([dot.x for dot in dots], _LEFT, WIDTH - _RIGHT)
-    y = _Scale.around([value for dot in dots for value in (dot.low, dot.y, dot.high)], height - _BOTTOM, _TOP)
+    x = Scale.around([dot.x for dot in dots], _LEFT, WIDTH - _RIGHT)
+    y = Scale.around([value for dot in dots for value in (dot.low, dot.y, dot.high)], height - _BOTTOM, _TOP)
     if percent:
         y = replace(y, high=max(min(y.high, 1.0), max(dot.high for dot in dots)))
     parts = []
@@ -144,7 +144,7 @@ def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) ->
     return svg(height, f"{up} against {across}", parts)
 
 
-def _dot(dot: Dot, x: "_Scale", y: "_Scale", label: "_Label | None") -> str:
+def _dot(dot: Dot, x: "Scale", y: "Scale", label: "_Label | None") -> str:
     across, up = x(dot.x), y(dot.y)
     inner = [
         f'<circle class="hit" cx="{across:.1f}" cy="{up:.1f}" r="16"/>',
@@ -175,7 +175,7 @@ class _Label:
         return self.x - 6 < across < self.end + 6 and self.y - _LINE - 3 < up < self.y + 8
 
 
-def _labels(dots: Sequence[Dot], x: "_Scale", y: "_Scale") -> list[_Label | None]:
+def _labels(dots: Sequence[Dot], x: "Scale", y: "Scale") -> list[_Label | None]:
     """Names beside their dots, where they cover neither a dot nor another name; else only the tip has it."""
     points = [(x(dot.x), y(dot.y)) for dot in dots]
     placed: list[_Label | None] = []
@@ -197,7 +197,7 @@ def _labels(dots: Sequence[Dot], x: "_Scale", y: "_Scale") -> list[_Label | None
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """From values in low..high to places in start..end."""
 
     low: float
@@ -206,11 +206,11 @@ class _Scale:
     end: float
 
     @staticmethod
-    def around(values: Sequence[float], start: float, end: float) -> "_Scale":
+    def around(values: Sequence[float], start: float, end: float) -> "Scale":
         """All values with a margin; a single one gets a range of its own size."""
         low, high = min(values), max(values)
         pad = 0.12 * (high - low) or abs(high) * 0.1 or 1.0
-        return _Scale(low - pad, high + pad, start, end)
+        return Scale(low - pad, high + pad, start, end)
 
     def __call__(self, value: float) -> float:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)

@@ -213,3 +213,19 @@ def test_a_start_that_is_none_is_refused(bases: Base, rows: Path, tmp_path: Path
         basel(base, tmp_path / "out", rows, keep=None, start=first)
     with pytest.raises(ValueError, match="give one of keep, keep_sigma and start"):
         BaselConfig(data=rows, keep=0.5, start=first)
+
+
+def test_a_report_shows_what_was_learnt(bases: Base, rows: Path, tmp_path: Path) -> None:
+    basel(bases("llama"), tmp_path / "out", rows)
+    told = json.loads((tmp_path / "out" / "kanna-basel.json").read_text())
+    assert told["kind"] == "basel" and len(told["events"]) == 3
+    kept = sum(m["kept"] * m["out_features"] * m["in_features"] for m in told["matrices"])
+    assert kept == pytest.approx(told["keep_selected"] * told["parameters"])
+    assert [sum(event["bases"]) for event in told["events"]] == sorted(
+        (sum(event["bases"]) for event in told["events"]), reverse=True
+    )
+    kanna.report([tmp_path / "out"], tmp_path / "report.html")
+    page, words = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
+    for title in ("Bases by role", "Share of each matrix that went", "Loss while weights are learnt"):
+        assert title in page and title in words
+    assert page.count("<polyline") == 7 + 2 + 2  # roles, and learnt and held out of both parts

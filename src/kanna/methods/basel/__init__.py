@@ -6,7 +6,8 @@ trains the factors that are left.
 
 Reading order: `config` (what can be said), `bases` (a matrix as its bases: the heart), `importance` (what a
 basis is worth), `budget` (which bases an event keeps), `events` (when, and what is cut), `data` (the rows),
-`plan`, `execute` (both parts), `step` (how the runner calls them), `run` (from Python).
+`plan`, `execute` (both parts), `step` (how the runner calls them), `results` and `report` (what is told),
+`run` (from Python).
 """
 
 from kanna.runs.method import Method
@@ -16,5 +17,6 @@ METHOD = Method(
     summary="Keep the bases of each matrix that a task needs: learn weights, drop some, train the rest.",
     config="kanna.methods.basel.config:BaselConfig",
     step="kanna.methods.basel.step:STEP",
+    views="kanna.methods.basel.report:VIEWS",
     example="kanna basel MODEL --data train.jsonl --keep 0.25 --out DIR",
 )

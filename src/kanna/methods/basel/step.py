@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kanna.checkpoint.writer import write_json
 from kanna.methods.basel.config import BaselConfig
 from kanna.methods.basel.execute import Outcome, execute
 from kanna.methods.basel.plan import Plan, make_plan
+from kanna.methods.basel.results import RESULT, Basel, Event, MatrixOutcome, Part
 from kanna.models.matrix import role_key
 from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent
@@ -41,6 +43,7 @@ class BaselStep(Step[Plan]):
             forms=outcome.forms,
             shapes=shapes,
             tensors=lambda: iter(outcome.tensors.items()),
+            finish=lambda directory: write_json(directory / RESULT, _result(plan, outcome, job).to_dict()),
             outcome=outcome,
         )
 
@@ -88,6 +91,40 @@ def _stored(plan: Plan, ranks: Mapping[str, int | None]) -> dict[str, int]:
         name: plan.sizes[name].dense if rank is None else rank * (plan.sizes[name].m + plan.sizes[name].n)
         for name, rank in ranks.items()
     }
+
+
+def _result(plan: Plan, outcome: Outcome, job: Job) -> Basel:
+    """For the report."""
+    stored = _stored(plan, outcome.ranks)
+    matrices = tuple(
+        MatrixOutcome(
+            name=matrix.name,
+            role=matrix.role,
+            layer=matrix.layer,
+            out_features=matrix.out_features,
+            in_features=matrix.in_features,
+            rank=outcome.ranks[matrix.name],
+            kept=stored[matrix.name] / matrix.parameters,
+        )
+        for matrix in plan.selected
+    )
+    return Basel(
+        model=job.source.name,
+        importance=plan.config.importance,
+        parameters=plan.parameters,
+        keep_selected=sum(stored.values()) / plan.parameters,
+        rows=len(plan.data.train),
+        matrices=matrices,
+        events=tuple(Event(step=step, bases=tuple(kept.values())) for step, kept in outcome.history),
+        weights=_part(outcome.part_1),
+        factors=_part(outcome.part_2),
+    )
+
+
+def _part(trained: Trained | None) -> Part | None:
+    if trained is None:
+        return None
+    return Part(losses=trained.losses, validation=trained.validation, stopped=trained.stopped)
 
 
 def _told(what: str, trained: Trained) -> str:
