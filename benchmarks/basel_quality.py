@@ -5,8 +5,8 @@
 
 Rows of every run: the same optimiser steps (part 1 and 2 of Basel together; all of them on the factors of the
 others), the same batches, the same rates. Each finished run is a line of --journal, which is not done again.
-Printed are right answers on questions that were not learnt, the loss per token on rows that were held out of the
-data, and the share of the selected matrices' parameters that is left.
+Printed are right answers on questions that were not learnt, the loss per token on rows that were held out of
+the data, and the share of the selected matrices' parameters that is left.
 """
 
 import argparse
