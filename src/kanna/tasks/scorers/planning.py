@@ -25,8 +25,8 @@ from kanna.tasks.tokens.padded import batches
 PACK_TOKENS = 256
 # Packs that are tried together; a longer one is tried by itself.
 _TRIED_TOKENS = 4 * PACK_TOKENS
-# A pack stands for one that is worse when it reaches this share of it.
-_ENOUGH = 0.75
+# A pack stands for one that is worse when it reaches this share of its measure.
+_ENOUGH = 0.5
 _NOTES = {
     Layout.PADDED: "shared prefixes were computed again for every row",
     Layout.EQUAL: "only rows of equal length were computed together, since padding changes what it computes",
@@ -219,7 +219,8 @@ def _widest(pack: Pack) -> int:
 
 
 def _strangers(pack: Pack) -> int:
-    return pack.parents.count(-1)
+    """Whether it has any is what matters."""
+    return min(pack.parents.count(-1), 2)
 
 
 def _hard(pack: Pack) -> set[int]:

@@ -14,7 +14,7 @@ from kanna.tasks.tokens.lots import bounds_of
 from kanna.tasks.tokens.padded import batches
 
 # New tokens of prompts that are continued on trial.
-_TRIED = 4
+_TRIED = 3
 _NOTES = {
     Layout.EQUAL: "only prompts of equal length were continued together, since this model reads padding",
     Layout.SINGLE: "every prompt was continued by itself, since others beside it change what is written",
