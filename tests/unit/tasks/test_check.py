@@ -373,6 +373,14 @@ def test_rows_without_a_group_are_units_of_their_own(tmp_path: Path) -> None:
     assert check_task(lines(path, [choice(p, 0, group=" ") for p in different(5)])).groups == 5
 
 
+@pytest.mark.parametrize("name", ["NA", "nan", "None", "<NA>"])
+def test_a_group_that_is_a_word_for_none_is_pointed_out(name: str, tmp_path: Path) -> None:
+    groups = [name, "a", name, "a", "b"]
+    rows = [choice(p, 0, group=group) for p, group in zip(different(5), groups, strict=True)]
+    finding = found(check_task(lines(tmp_path / "a.jsonl", rows)), "missing groups")
+    assert finding.level == "warning" and f"2 rows are one group, '{name}'" in finding.message
+
+
 def test_equal_rows_are_one_unit(tmp_path: Path) -> None:
     rows = [choice(prompt, 0) for prompt in ("café", "cafe\u0301", "cafe", "tea")]
     result = check_task(lines(tmp_path / "a.jsonl", [*rows, choice("tea", 1)]))

@@ -35,6 +35,8 @@ READ = {
     "a line for spreadsheets": ("sep=;\nprompt;answer\nx, y;1\nz;3\n", ["x, y", "z"]),
     "the same with a mark and quotes": ('\ufeff"sep=,"\r\nprompt,answer\r\nx;y,1\r\nz,3\r\n', ["x;y", "z"]),
     "the same with tabs": ("SEP=\t\nprompt\tanswer\nx,y\t1\nz\t3\n", ["x,y", "z"]),
+    "empty lines before the header": ("\n\nprompt;answer\nx, y;1\nz;3\n", ["x, y", "z"]),
+    "empty lines, and one for spreadsheets": ("\nsep=;;;\nprompt;answer;\nx, y;1;\nz;3;\n", ["x, y", "z"]),
     "a sign no header would be parted by": ("sep=~\nprompt~answer\nx,y~1\nz~3\n", ["x,y", "z"]),
     "quoted text of several lines": ('prompt,answer\n"x, y\nz",1\nb,2\n', ["x, y\nz", "b"]),
     "quoted text of several lines, by tabs": ('prompt\tanswer\n"x\ny"\t1\nb\t2\n', ["x\ny", "b"]),
@@ -55,6 +57,7 @@ REFUSED = {
     "cells beyond the header": ("prompt,answer\nx,1,2\n", "line 2: the header has 2 columns, this row 3"),
     "too few cells": ("prompt,answer,,\nx\n", "line 2: the header has 4 columns, this row 1"),
     "places count the line for spreadsheets": ("sep=;\nprompt;answer\nx;1\ny\n", "line 4: the header has 2"),
+    "places count empty lines": ("\n\nprompt,answer\nx,1\ny\n", "line 5: the header has 2"),
     "names twice": ("prompt,answer,,a,a\nx,1,,,\n", "names a column twice"),
     "nothing but a line for spreadsheets": ("sep=;\n", "has no rows"),
 }
@@ -109,6 +112,7 @@ def test_other_names_of_json_lines(name: str, tmp_path: Path) -> None:
     ("content", "suffix"),
     [
         (JSONL, ".jsonl"),
+        ("# made by a program\n" + JSONL, ".jsonl"),
         (json.dumps(ROWS, indent=2), ".jsonl"),
         ("prompt\tanswer\na\tb\n", ".tsv"),
         ("id;Text;Label\n1;a;b\n", ".csv"),

@@ -301,6 +301,8 @@ def test_the_prompt_counts_under_the_legacy_rule_only(legacy: bool, right: float
 def test_accents_may_be_composed_or_not() -> None:
     for written, answer in (("A cafe\u0301.", "café"), ("a CAFÉ", "cafe\u0301")):
         assert score("contains", written, [answer]) == 1.0
+        assert score("exact", written.strip(".Aa "), [answer]) == float("É" not in written)
+        assert score("regex:(?i)caf.+[^.]", written, [answer]) == float("É" not in written)
     assert score("contains", "a cafe", ["café"]) == 0.0
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ _SHOWN = 20
 _LOPSIDED = 0.9
 _FLIPS = (0.02, 0.04, 0.1)
 ASSUMED_RIGHT = 0.8
+_MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "nil", "-")
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,21 @@ def _findings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:
             tuple(holding[:_SHOWN]),
         )
     groups = Counter(row.group for row in rows if row.group)
+    yield from _missing_groups(groups)
     if groups:
         low, high = min(groups.values()), max(groups.values())
         sizes = f"{low}" if low == high else f"{low} to {high}"
         yield Finding(
             NOTE, "groups", f"{len(groups):,} groups of {sizes} rows: each counts as one unit in verdicts"
         )
+
+
+def _missing_groups(groups: Mapping[str, int]) -> Iterator[Finding]:
+    """Some programs have a word for a value that is missing."""
+    for name, count in groups.items():
+        if count > 1 and name.strip().lower() in _MISSING:
+            message = f"{count:,} rows are one group, {name!r}: leave it empty if they belong to none"
+            yield Finding(WARNING, "missing groups", message)
 
 
 def _about_embeddings(rows: Sequence[Row], kind: str) -> Iterator[Finding]:

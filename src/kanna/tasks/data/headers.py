@@ -13,19 +13,20 @@ SEPARATORS = ",;\t|"
 _HEADER = re.compile(r'(?:"(?:[^"]|"")*"|[^"\n])*')
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 # Spreadsheets are told the separator so; it is no row of the table.
-_DECLARED = re.compile(r'"?sep=([^\w\s"]|\t)"?[ ]*(?:\n|$)', re.IGNORECASE)
+_DECLARED = re.compile(r'"?sep=([^\w\s"]|\t)"?(?:[ ]|\1)*(?:\n|$)', re.IGNORECASE)
 _LOOKED_AT = 20
 _ASKED = ("prompt", "text")
 
 
 def declared_separator(text: str) -> str | None:
     """That of a first line such as sep=; or None where there is none."""
-    found = _DECLARED.match(text)
+    found = _DECLARED.match(text.lstrip("\n"))
     return None if found is None else found[1]
 
 
 def separator_of(text: str) -> str:
     """The one that the header holds most often outside of quotes."""
+    text = text.lstrip("\n")
     found = _HEADER.match(text)
     header = _QUOTED.sub("", found[0] if found and found[0] else text.split("\n", 1)[0])
     return max(SEPARATORS, key=header.count)
@@ -80,7 +81,7 @@ def refuse_swallowed(where: str, separator: str, cells: Sequence[str]) -> None:
 def refuse_table(path: Path, text: str) -> None:
     """Raise InputError where a file that is named as plain text holds rows of a table."""
     lines = [line for line in text.split("\n") if line.strip()][:_LOOKED_AT]
-    if all(_is_object(line) for line in lines) or _is_array(text):
+    if sum(map(_is_object, lines)) > len(lines) / 2 or _is_array(text):
         wanted = ".jsonl"
     elif len(lines) > 1 and _is_header(lines[0]):
         wanted = ".tsv" if separator_of(text) == "\t" else ".csv"

@@ -98,7 +98,7 @@ def csv_rows(path: Path, text: str) -> Iterator[Placed]:
     declared = headers.declared_separator(text)
     separator = declared or headers.separator_of(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    line = 1 if declared is None else 2
+    line = 1 + len(text) - len(text.lstrip("\n")) + (declared is not None)
     try:
         names = [_column(name) for name in [next(reader, []) for _ in range(line)][-1]]
     except csv.Error as error:

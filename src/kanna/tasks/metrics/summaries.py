@@ -89,11 +89,11 @@ def load_costs(path: Path, rows: Sequence[Row]) -> Costs:
     data = read_yaml(path, example, yaml.BaseLoader)
     if not isinstance(data, dict) or not all(isinstance(line, dict) for line in data.values()):
         raise InputError(f"{path} must map answers to costs per answer", f"write it as {example}")
-    known = {answer.strip() for row in rows for answer in (row.choices or row.accepted)}
+    known = {plain(answer.strip()) for row in rows for answer in (row.choices or row.accepted)}
     costs = {}
     for expected, line in data.items():
         for predicted, cost in line.items():
-            pair = (expected.strip(), predicted.strip())
+            pair = (plain(expected.strip()), plain(predicted.strip()))
             costs[pair] = _cost(path, pair, cost, known)
     return costs
 
@@ -161,8 +161,8 @@ def holds_answer(row: Row) -> bool:
 
 
 def _cost_of(record: Record, row: Row, costs: Costs) -> float:
-    predicted = record.predicted.strip()
-    accepted = [answer.strip() for answer in row.accepted]
+    predicted = plain(record.predicted.strip())
+    accepted = [plain(answer.strip()) for answer in row.accepted]
     named = [costs[answer, predicted] for answer in accepted if (answer, predicted) in costs]
     if named:
         return min(named)

@@ -44,7 +44,9 @@ def score(metric: str, written: str, answers: Sequence[str]) -> float:
             library that is not installed.
     """
     if metric.startswith(REGEX):
-        return float(any(_captured(metric, written) == answer.strip() for answer in answers))
+        captured = _captured(metric, written)
+        wanted = [plain(answer.strip()) for answer in answers]
+        return float(captured is not None and plain(captured) in wanted)
     if metric not in _SCORES:
         raise InputError(f"unknown metric {metric!r}", f"known: {', '.join(_SCORES)}, {REGEX}PATTERN")
     if metric == NUMERIC:
@@ -113,7 +115,7 @@ def check_answers(metric: str, rows: Sequence[Row]) -> None:
 
 
 def _exact(written: str, answer: str) -> float:
-    return float(written.strip() == answer.strip())
+    return float(plain(written.strip()) == plain(answer.strip()))
 
 
 def _normalized(text: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kanna.errors import InputError
 from kanna.progress import Progress, told
+from kanna.tasks.data.units import plain
 from kanna.tasks.scorers.layout import ENCODER_NOTES, Layout, encoder_layout
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
 from kanna.tasks.scorers.scorer import Scorer, by_row
@@ -93,7 +94,7 @@ def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[t
 
 
 def _key(text: str) -> str:
-    return text.strip().casefold()
+    return plain(text.strip().casefold())
 
 
 def _list(texts: Sequence[str]) -> str:
