@@ -3,94 +3,55 @@
 The model is built on the meta device. What lies before the blocks is given its weights once, and each
 block is replaced by a stub that notes how it was called; so every block's masks, positions and other
 arguments are known without computing a block. Then `load` gives one block with its weights.
+
+That takes a model whose blocks are simply run one after the other, which is tried out and not assumed
+(`calibration.trial`). Any other model is in memory as a whole, and runs itself (`calibration.passage`).
 """
 
 import copy
-import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from kanna.calibration.calls import Call, body, body_call, leaves, with_states
+from kanna.calibration.passage import Passage, Reached, Stream, Streamed, Stub, paused, replaced
+from kanna.calibration.trial import Trial, empty_model, try_out
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.declared import forms_of, put_forms
 from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.forms import install
 from kanna.models.inventory import Inventory
 from kanna.models.names import FileNames
-from kanna.models.skeleton import architecture_of, read_config
+from kanna.models.skeleton import read_config
 
 log = logging.getLogger("kanna")
 
-
-class Reached(Exception):
-    """Raised by a hook where a model's run may end."""
+Batches = Sequence[tuple[Tensor, Tensor | None]]
 
 
-class Stub(nn.Module):
-    """Stands in for a block: hands the hidden states on.
+class _Noting(Stub):
+    """Notes how its block is called, and returns the hidden states that it was given as the block would.
 
     Args:
-        block: Whose plain attributes, such as `attention_type`, the model may ask for.
-        as_tuple: Whether the model takes the first element of what a block returns.
+        returned: What the block returned once.
     """
 
-    def __init__(self, block: nn.Module, as_tuple: bool) -> None:
-        super().__init__()
-        self.as_tuple = as_tuple
-        plain = (str, int, float, bool)
-        self.__dict__.update(
-            {k: v for k, v in vars(block).items() if isinstance(v, plain) and k != "training"}
-        )
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        states = self.output(hidden, args, kwargs)
-        return (states,) if self.as_tuple else states
-
-    def output(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The hidden states after the block."""
-        return hidden
-
-
-@contextmanager
-def replaced(model: nn.Module, paths: Sequence[str], modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Within the block, the submodules at `paths` are `modules`."""
-    originals = [model.get_submodule(path) for path in paths]
-    try:
-        for path, module in zip(paths, modules, strict=True):
-            install(model, path, module)
-        yield
-    finally:
-        for path, original in zip(paths, originals, strict=True):
-            install(model, path, original)
-
-
-@dataclass(frozen=True)
-class Call:
-    """How the model calls one block for one batch, the hidden states apart."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-class _Stub(Stub):
-    """Notes how its block is called."""
-
-    def __init__(self, block: nn.Module, as_tuple: bool) -> None:
-        super().__init__(block, as_tuple)
+    def __init__(self, block: nn.Module, returned: Any) -> None:
+        super().__init__(block)
+        self.returned = returned
         self.seen: list[tuple[Tensor, Call]] = []
 
-    def output(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        self.seen.append((hidden, Call(args, kwargs)))
-        return hidden
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # Parameters of the model among them would gather gradients where a block is trained.
+        others = tuple(map(_detached, args)), {name: _detached(value) for name, value in kwargs.items()}
+        self.seen.append((hidden, Call((hidden, *others[0]), others[1])))
+        return with_states(self.returned, hidden)
 
 
 class Walker:
@@ -103,6 +64,7 @@ class Walker:
         dtype: In which they are computed, whatever the dtype on disk.
         whole: Gives the model itself on `device` in `dtype`, for a run that has it in memory anyway: then
             blocks are copies of its blocks, and nothing is read. It is left as it is.
+        trial: What one call of the model showed; tried out where it is not given.
 
     Raises:
         InputError: A weight of a block is missing in the files.
@@ -115,14 +77,22 @@ class Walker:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         whole: Callable[[], nn.Module] | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self.checkpoint, self.inventory = checkpoint, inventory
         self.device, self.dtype = torch.device(device), dtype
-        self.model = _empty_model(checkpoint, dtype)
+        self.trial = trial or try_out(read_config(checkpoint.directory), inventory)
+        self.model = _empty(checkpoint, inventory.architecture, dtype)
         self._names = FileNames.of(self.model, checkpoint.tensors)
         self._whole = whole
         self._filled = False
-        self.streams = whole is None and self._is_streamable()
+        self._absent: dict[str, nn.Module] = {}
+        self.streams = whole is None and not self.trial.irregular and self._is_streamable()
+
+    @property
+    def visits(self) -> tuple[int, ...]:
+        """Blocks in the order in which the model runs them."""
+        return self.trial.visits
 
     @cached_property
     def _resident(self) -> nn.Module | None:
@@ -135,14 +105,45 @@ class Walker:
         """Block `index` with its weights, a module of its own."""
         path = self.inventory.blocks[index]
         if self._resident is not None:
-            block = copy.deepcopy(self._resident.get_submodule(path))
+            block = _copied(self._absent.get(path) or self._resident.get_submodule(path))
             return block.to(self.device).eval().requires_grad_(False)
         block = copy.deepcopy(self.model.get_submodule(path))
         self._fill(block, path)
         return block.eval()
 
-    def prologue(self, windows: Windows, batch: int) -> tuple[list[Tensor], list[list[Call]]]:
-        """Hidden states before the first block, and the calls of every block.
+    def batches(self, windows: Windows, size: int) -> Batches:
+        """(ids, mask) as blocks see them; the first window is a batch of its own where it must be."""
+        return batches_of(self.trial, windows, size, lone=bool(self.trial.irregular))
+
+    @contextmanager
+    def walk(
+        self, batches: Batches, streams: Sequence[Callable[[int], Stream]], start: int = 0
+    ) -> Iterator[list[Passage]]:
+        """Equal passages of all batches through the blocks, one for each of `streams`.
+
+        Args:
+            batches: As `batches` gives them.
+            streams: Where hidden states before a block are kept, if they can be.
+            start: The first block that there are no hidden states behind; those before it are there. Where
+                they cannot be kept, passages begin with the first block of all.
+        """
+        if self.trial.irregular:
+            assert self._resident is not None
+            ids = [tokens.to(self.device) for tokens, _ in batches]
+            blocks = self.inventory.blocks
+            self._absent = {path: self._resident.get_submodule(path) for path in blocks}
+            with paused(self._resident, blocks, ids, len(streams)) as passages:
+                yield passages
+            self._absent = {}
+            return
+        hidden, calls = self.prologue(batches)
+        for at in streams:
+            if start == 0:
+                at(0).save(hidden)
+        yield [Streamed(calls, at, start, self.device) for at in streams]
+
+    def prologue(self, batches: Batches) -> tuple[list[Tensor], list[list[Call]]]:
+        """Hidden states before the first block, and the calls of every block, which is regular.
 
         Returns:
             ([hidden (b, length, width) per batch], [[Call per batch] per block]).
@@ -150,12 +151,11 @@ class Walker:
         model = self.model if self._resident is None else self._resident
         if self._resident is None:
             self._fill_outside_blocks()
-        with torch.no_grad():
-            for as_tuple in (False, True):
-                stubs = [_Stub(model.get_submodule(path), as_tuple) for path in self.inventory.blocks]
-                with replaced(model, self.inventory.blocks, stubs):
-                    if _try_run(model, windows, batch, self.device, stubs, last=as_tuple):
-                        break
+        paths, returned = self.inventory.blocks, self.trial.returned
+        stubs = [_Noting(model.get_submodule(path), returned[i]) for i, path in enumerate(paths)]
+        with torch.no_grad(), replaced(model, paths, stubs):
+            for ids, mask in batches:
+                _run_to_last_stub(body(model), ids.to(self.device), mask, stubs)
         hidden = [seen.to(self.dtype) for seen, _ in stubs[0].seen]
         return hidden, [[call for _, call in stub.seen] for stub in stubs]
 
@@ -163,7 +163,7 @@ class Walker:
         """Give what runs before the blocks its weights, the first time; heads are never run."""
         if self._filled:
             return
-        base = _base(self.model)
+        base = body(self.model)
         held = {id(parameter) for parameter in base.parameters()}
         # Before filling, which unties what is tied.
         needed = [name for name, value in self.model.named_parameters() if id(value) in held]
@@ -188,7 +188,8 @@ class Walker:
 
     def _load_whole(self) -> nn.Module:
         log.info(
-            "this architecture's files are laid out differently from its blocks: loading the model whole"
+            "%s: loading the model whole",
+            self.trial.irregular or "this architecture's files are laid out differently from its blocks",
         )
         loaded: nn.Module = load_weights(self.checkpoint, self.dtype)
         return loaded.to(self.device).requires_grad_(False)
@@ -217,25 +218,44 @@ class Walker:
             setattr(owner, leaf, nn.Parameter(placed, requires_grad=False))
 
 
-def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    """The hidden states (b, length, width) after `block`."""
-    out = block(hidden, *call.args, **call.kwargs)
-    result: Tensor = out[0] if isinstance(out, tuple | list) else out
-    return result
+def batches_of(trial: Trial, windows: Windows, size: int, lone: bool = False) -> Batches:
+    """(ids, mask) of so many windows; without padding where it cannot be told in what a matrix reads."""
+    mixed = trial.mixed or trial.irregular
+    return windows.unpadded(size, lone) if (mixed and windows.padded) or lone else windows.batches(size)
 
 
-def _empty_model(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
-    """The model with parameters on the meta device and buffers (rotary tables and the like) computed.
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
-    Args:
-        dtype: Of computing: some buffers are made in it, not in that of the files.
-    """
-    config = read_config(checkpoint.directory)
-    architecture = architecture_of(config)
-    with init_empty_weights(include_buffers=False):
-        model: nn.Module = architecture._from_config(config, dtype=dtype)
+
+def _copied(block: nn.Module) -> nn.Module:
+    """A block may hold states of its last run, which are in a graph of gradients: they are copied without."""
+    memo: dict[int, Any] = {}
+    for module in block.modules():
+        for value in leaves(list(vars(module).values())):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(block, memo)
+
+
+def _empty(checkpoint: Checkpoint, architecture: str, dtype: torch.dtype) -> nn.Module:
+    """The model without weights, in its forms."""
+    model = empty_model(read_config(checkpoint.directory), architecture, dtype)
     put_forms(model, forms_of(checkpoint.config), type(model).__name__, checkpoint.tensors)
     return model.eval().requires_grad_(False)
+
+
+def _names(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Name of a parameter -> its other names, where it is tied: files hold it under one of them."""
+    known: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known.setdefault(id(parameter), []).append(name)
+    return {
+        name: tuple(n for n in names if n != name)
+        for names in known.values()
+        for name in names
+        if len(names) > 1
+    }
 
 
 def _stored(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
@@ -244,44 +264,11 @@ def _stored(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tens
     yield from ((name, value) for name, value in module.named_buffers(recurse=recurse) if value.is_meta)
 
 
-def _base(model: nn.Module) -> nn.Module:
-    """The model without its head."""
-    base: nn.Module = getattr(model, "base_model", model)
-    return base
-
-
-def _try_run(
-    model: nn.Module, windows: Windows, batch: int, device: torch.device, stubs: list[_Stub], last: bool
-) -> bool:
-    """Run the part before the blocks; whether every block was handed what the one before it returned.
-
-    Some models take a block's output as it is, others its first element; a stub of the wrong kind shows
-    in what the next block is given, or in an error.
-    """
-    base = _base(model)
-    try:
-        for ids, mask in zip(windows.ids.split(batch), windows.mask.split(batch), strict=True):
-            kwargs = {"attention_mask": mask.long().to(device)} if windows.padded else {}
-            _run_to_last_stub(base, ids.to(device), kwargs, stubs)
-    except Exception:
-        if last:
-            raise
-        return False
-    return all(
-        after is before or after.shape == before.shape
-        for left, right in itertools.pairwise(stubs)
-        for (before, _), (after, _) in zip(left.seen, right.seen, strict=True)
-    )
-
-
-def _run_to_last_stub(base: nn.Module, ids: Tensor, kwargs: dict[str, Any], stubs: list[_Stub]) -> None:
+def _run_to_last_stub(base: nn.Module, ids: Tensor, mask: Tensor | None, stubs: Sequence[_Noting]) -> None:
     """What follows the last block needs no run."""
 
     def stop(*_: object) -> None:
         raise Reached
 
     with stubs[-1].register_forward_hook(stop), suppress(Reached):
-        config = getattr(base, "config", None)
-        if getattr(config, "is_decoder", True) or hasattr(config, "use_cache"):
-            kwargs = {"use_cache": False, **kwargs}
-        base(ids, **kwargs)
+        body_call(base, ids, mask)

@@ -1,6 +1,7 @@
 """Turn rows of text into the token windows a model is calibrated on."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,27 @@ class Windows:
         content = self.ids.numpy().tobytes() + self.mask.numpy().tobytes()
         return hashlib.sha256(shape + content).hexdigest()
 
+    def batches(self, size: int) -> list[tuple[Tensor, Tensor | None]]:
+        """(ids, mask) of so many windows each; no mask where nothing is padding."""
+        masks = self.mask.split(size) if self.padded else itertools.repeat(None)
+        return list(zip(self.ids.split(size), masks, strict=False))
+
+    def unpadded(self, size: int, lone: bool = False) -> list[tuple[Tensor, Tensor | None]]:
+        """The same without padding: windows of one length together, in the order of their first one.
+
+        Args:
+            lone: The first window makes a batch of its own.
+        """
+        lengths = self.mask.sum(1).tolist()
+        groups: dict[object, list[int]] = {}
+        for index, length in enumerate(lengths):
+            groups.setdefault("first" if lone and index == 0 else length, []).append(index)
+        return [
+            (batch[:, : lengths[indices[0]]], None)
+            for indices in groups.values()
+            for batch in self.ids[indices].split(size)
+        ]
+
     def limited(self, tokens: int) -> "Windows":
         """The first windows that together hold at least `tokens` tokens, or all."""
         enough = int((self.mask.sum(1).cumsum(0) < tokens).sum()) + 1
@@ -50,6 +72,12 @@ class Windows:
 
     def first(self, count: int) -> "Windows":
         return Windows(self.ids[:count], self.mask[:count])
+
+    @property
+    def lone(self) -> "Windows":
+        """The first window, without its padding."""
+        length = int(self.mask[0].sum())
+        return Windows(self.ids[:1, :length], self.mask[:1, :length])
 
 
 def packed(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: int) -> Windows:

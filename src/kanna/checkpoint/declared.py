@@ -159,6 +159,9 @@ def put_forms(
         old: Any = model.get_submodule(layer.path)
         sizes = layer.geometry
         new = layer.form.build(sizes.m, sizes.n, sizes.bias, old.weight.dtype, old.weight.device)
+        for module in new.modules():
+            # transformers must not initialise it by the name of its class or path: its tensors are all there.
+            module._is_hf_initialized = True  # type: ignore[assignment]
         install(model, layer.path, new.train(old.training))
     return layers
 

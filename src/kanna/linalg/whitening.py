@@ -75,6 +75,9 @@ def basis(
 ) -> Basis:
     """Directions minimising || D (W - W') R ||_F for every rank at once.
 
+    A metric of zeros (inputs that never occur, outputs that nobody feels) tells no direction from another:
+    the directions are then those of the identity. Without inputs no error is measured: energies are 0.
+
     Args:
         weight: W (m, n), as in nn.Linear.
         gram: R R^T = sum of x x^T: (n, n) positive semidefinite, (n,) if diagonal, None for the identity.
@@ -90,11 +93,13 @@ def basis(
         InputError: shapes that do not fit, or numbers that are not finite.
     """
     _check(weight, gram, row_metric)
-    metric = None if row_metric is None else _row_metric(row_metric.to(weight.device, dtype))
+    outputs, inputs = _told(row_metric, weight, dtype), _told(gram, weight, dtype)
+    metric = None if outputs is None else _row_metric(outputs)
     seen = weight.to(dtype)
     seen = seen if metric is None else _left_multiply(metric.root, seen)
-    inputs = None if gram is None else gram.to(weight.device, dtype)
     left, energy = _decompose(seen, inputs, max_rank)
+    if gram is not None and inputs is None:
+        energy = torch.zeros_like(energy)
     return Basis(left, energy, float(energy.flip(0).sum()), metric)
 
 
@@ -123,6 +128,17 @@ def factors(
         expand = _left_multiply(basis.metric.inverse, left)
         reduce = left.T @ _left_multiply(basis.metric.root, target)
     return expand.to(dtype or left.dtype).contiguous(), reduce.to(dtype or left.dtype).contiguous()
+
+
+def is_zero(metric: Tensor, dtype: torch.dtype = torch.float64) -> bool:
+    """Whether a metric says nothing: so small in all directions that numbers cannot tell them apart.
+
+    Args:
+        metric: (n,) a diagonal, or (n, n) positive semidefinite.
+        dtype: of the arithmetic.
+    """
+    largest = float((metric if metric.ndim == 1 else metric.diagonal()).max())
+    return largest <= torch.finfo(dtype).tiny / METRIC_FLOOR
 
 
 def with_ridge(gram: Tensor, ridge: float) -> Tensor:
@@ -239,6 +255,12 @@ def _row_metric(metric: Tensor) -> RowMetric:
     values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
     root = values.clamp_min(float(values.max()) * METRIC_FLOOR).sqrt()
     return RowMetric((vectors * root) @ vectors.T, (vectors / root) @ vectors.T)
+
+
+def _told(metric: Tensor | None, weight: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The metric where the weight is, in `dtype`; None where it is none or says nothing."""
+    told = None if metric is None else metric.to(weight.device, dtype)
+    return None if told is None or is_zero(told, dtype) else told
 
 
 def _left_multiply(factor: Tensor, matrix: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def _refuse_made(matrix: Matrix, made: Collection[str]) -> Matrix:
     return replace(matrix, refused=matrix.refused or MADE) if matrix.tensor in made else matrix
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D)
 
 
@@ -165,7 +165,17 @@ def _list_of_blocks(model: nn.Module, towers: tuple[str, ...]) -> tuple[str, tup
         )
     weights = {path: sum(p.numel() for p in m.parameters() if p.dim() > 1) for path, m in lists}
     path, blocks = max(lists, key=lambda item: (weights[item[0]], len(item[1])))
-    return path, tuple(f"{path}.{index}" for index in range(len(blocks)))
+    return path, tuple(_called(path, blocks))
+
+
+def _called(path: str, blocks: nn.ModuleList) -> Iterator[str]:
+    """Paths of what a list holds; of lists inside it, of what they hold: a list is never called itself."""
+    for index, block in enumerate(blocks):
+        inner = f"{path}.{index}"
+        if isinstance(block, nn.ModuleList):
+            yield from _called(inner, block)
+        else:
+            yield inner
 
 
 def _text_towers(model: nn.Module) -> tuple[str, ...]:
@@ -185,7 +195,7 @@ def _block_matrices(model: nn.Module, block: str, layer: int) -> list[Matrix]:
     """Matrices of one block, in the order of its modules."""
     matrices: list[Matrix] = []
     for path, module in model.get_submodule(block).named_modules(prefix=block):
-        if _is_linear(module):
+        if is_linear(module):
             matrices += _linear_matrices(model, path, module, layer)
         else:
             matrices += expert_matrices(path, module, layer)
@@ -222,7 +232,7 @@ def _left_out(model: nn.Module, path: str, module: nn.Module) -> str:
     parent, _, leaf = path.rpartition(".")
     if leaf in _ROUTERS and hasattr(model.get_submodule(parent), "experts"):
         return "router of a mixture of experts"
-    if not _is_linear(module):
+    if not is_linear(module):
         return f"not a linear layer but {type(module).__name__}"
     rows, columns = _shape(module)
     return "too small: no rank saves anything" if rows * columns - 1 < rows + columns else ""
@@ -314,7 +324,12 @@ def _module(model: nn.Module, getter: str) -> object:
 
 
 def expert_matrices(path: str, module: nn.Module, layer: int) -> list[Matrix]:
-    """One matrix per expert and projection of a module with 3-D parameters; none for another module."""
+    """One matrix per expert and projection of a module with stacked experts; none for another module.
+
+    Of three dimensions are also the kernels of convolutions, and weights by head: only the class tells.
+    """
+    if "expert" not in type(module).__name__.lower():
+        return []
     stacked = [(name, p) for name, p in module.named_parameters(recurse=False) if p.dim() == 3]
     return [m for name, parameter in stacked for m in _stack(path, name, parameter, module, layer)]
 

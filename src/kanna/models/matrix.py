@@ -1,13 +1,10 @@
 """What kanna calls a matrix: one compressible weight of a model, and where it lies."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 ATTENTION_ROLES = ("q", "k", "v", "qkv", "o")
 MLP_ROLES = ("gate", "up", "gate_up", "down", "fc_in", "fc_out")
 ROLE_ORDER = (*ATTENTION_ROLES, *MLP_ROLES)
-
-_INPUT_GROUPS = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 
 
 def role_key(role: str) -> tuple[int, str]:
@@ -108,18 +105,3 @@ class Matrix:
         if self.role in ATTENTION_ROLES:
             return "attn"
         return "mlp" if self.role in MLP_ROLES else "other"
-
-    @property
-    def input_group(self) -> str:
-        """Name shared by the matrices of one block that read the same input, such as ``qkv``."""
-        return _INPUT_GROUPS.get(self.role, self.role)
-
-    @cached_property
-    def input_key(self) -> str:
-        """Name of the input in the whole model: two matrices with equal names read the same tensor.
-
-        The parent module is part of it, so self- and cross-attention, or two experts, stay apart.
-        """
-        parent = self.module if self.view.expert is not None else self.module.rpartition(".")[0]
-        expert = "" if self.view.expert is None else f"#{self.view.expert}"
-        return f"{parent}{expert}:{self.input_group}"

@@ -36,6 +36,11 @@ def size(count: float) -> str:
     return f"{value:.1f} TB"
 
 
+def some(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

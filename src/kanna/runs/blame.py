@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from kanna.calibration.walker import replaced
+from kanna.calibration.passage import replaced
 from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.verdict.comparison import Blame

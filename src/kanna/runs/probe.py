@@ -1,6 +1,6 @@
 """The check that needs no task: what was written computes what was computed while compressing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from kanna.calibration.calls import body_call, states_of
 from kanna.calibration.windows import random_windows
 from kanna.checkpoint.loader import load
 from kanna.models.inventory import Inventory
@@ -62,15 +63,13 @@ def verify_output(
     model, _ = load(directory, dtype=torch.float32, verify=False)
     states = {} if recorded is None else recorded.states
     windows = _random(model) if recorded is None else recorded.windows
-    kwargs = {"attention_mask": windows.mask.long()} if windows.padded else {}
-    ids = windows.ids
-    if inventory.has_decoder_apart:
-        ids = _ended(model, ids)
-        kwargs["decoder_input_ids"] = ids
+    ids = _ended(model, windows.ids) if inventory.has_decoder_apart else windows.ids
+    written = ids if inventory.has_decoder_apart else None
     with torch.no_grad(), _outputs(model, inventory) as seen:
-        result = model(ids, **kwargs)
+        result = body_call(model, ids, windows.mask if windows.padded else None, written)
     finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
-    worst = max((_deviation(seen[layer], states[layer], windows.mask) for layer in states), default=None)
+    mask = windows.mask if windows.padded else None
+    worst = max((_deviation(seen[visit], states[visit], mask) for visit in states), default=None)
     reason = "" if finite else "the reloaded model's logits are not finite"
     if finite and worst is not None and not worst <= TOLERANCE:
         reason = f"block outputs differ by {worst:.1e}, more than {TOLERANCE:.0e}"
@@ -96,19 +95,22 @@ def _random(model: nn.Module) -> Any:
 
 
 @contextmanager
-def _outputs(model: nn.Module, inventory: Inventory) -> Iterator[Mapping[int, Tensor]]:
-    seen: dict[int, Tensor] = {}
+def _outputs(model: nn.Module, inventory: Inventory) -> Iterator[Sequence[Tensor]]:
+    """Hidden states behind every run of a block, in the order of these runs."""
+    seen: list[Tensor] = []
+
+    def note(_: nn.Module, __: object, output: Any) -> None:
+        seen.append(states_of(output))
+
     with ExitStack() as hooks:
-        for layer, path in enumerate(inventory.blocks):
-
-            def note(_: nn.Module, __: object, output: Any, layer: int = layer) -> None:
-                seen[layer] = output[0] if isinstance(output, tuple | list) else output
-
+        for path in inventory.blocks:
             hooks.enter_context(model.get_submodule(path).register_forward_hook(note))
         yield seen
 
 
-def _deviation(output: Tensor, recorded: Tensor, mask: Tensor) -> float:
+def _deviation(output: Tensor, recorded: Tensor, mask: Tensor | None) -> float:
     """Relative Frobenius difference on tokens that are not padding."""
-    computed, expected = output.double()[mask], recorded.double()[mask]
+    computed, expected = output.double(), recorded.double()
+    if mask is not None:
+        computed, expected = computed[mask], expected[mask]
     return float((computed - expected).norm() / expected.norm().clamp_min(1e-30))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kanna.calibration.trial import Trial, try_out
 from kanna.checkpoint import lineage
 from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve, walk
 from kanna.checkpoint.loader import lacks
@@ -19,7 +20,7 @@ from kanna.forms import Dense, Form, Rows
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.names import FileNames
-from kanna.models.skeleton import skeleton
+from kanna.models.skeleton import read_config, skeleton
 from kanna.runs.assemble import matrix_weight
 from kanna.runs.opened import Opened
 from kanna.tasks.options import EvalOptions
@@ -91,6 +92,15 @@ class Source:
     def inventory(self) -> Inventory:
         """Of the dense model: every matrix, whatever form it is stored in."""
         return inventory(self.skeleton, self.names.made)
+
+    @cached_property
+    def trial(self) -> Trial:
+        """What one call of the model showed, before any weight is read.
+
+        Raises:
+            InputError: It cannot be run on tokens alone.
+        """
+        return try_out(read_config(self.directory), self.inventory)
 
     @cached_property
     def forms(self) -> Mapping[str, Form]:

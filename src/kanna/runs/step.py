@@ -117,7 +117,8 @@ class Recorded:
 
     Args:
         windows: What went in.
-        states: Block -> hidden states (b, length, width) after it.
+        states: Hidden states behind each run of a block, by its place in the model's order of such runs; a
+            block that is run many times has as many.
     """
 
     windows: Windows

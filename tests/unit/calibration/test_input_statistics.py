@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kanna.calibration.statistics import InputStatistics
+from kanna.calibration.statistics import InputStatistics, Reads
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
 from kanna.methods.lowrank.gradients import gradient_batch, output_gradients, row_metric
@@ -23,20 +23,19 @@ BATCH = 3
 def gathered(
     base: Path, windows: Windows, scratch: Path
 ) -> tuple[dict[str, InputStatistics], tuple[Matrix, ...]]:
-    """Input statistics of all blocks by input key, as the survey gathers them."""
+    """Input statistics of all blocks by module path, as the survey gathers them."""
     checkpoint, found = tiny.opened(base)
     walker = Walker(checkpoint, found)
-    hidden, calls = walker.prologue(windows, BATCH)
-    masks = windows.mask.split(BATCH) if windows.padded else None
+    batches = walker.batches(windows, BATCH)
+    masks = [mask for _, mask in batches]
     result: dict[str, InputStatistics] = {}
-    for layer, path in enumerate(found.blocks):
-        stream = Stream(scratch / str(layer))
-        stream.save(hidden)
-        matrices = [matrix for matrix in found.compressible if matrix.layer == layer]
-        statistics, hidden = gather(
-            walker.load(layer), path, matrices, stream, calls[layer], masks, walker.device
-        )
-        result |= statistics
+    with walker.walk(batches, [lambda layer: Stream(scratch / str(layer))]) as (passage,):
+        for layer, path in enumerate(found.blocks):
+            modules = [matrix.module for matrix in found.compressible if matrix.layer == layer]
+            reads = Reads()
+            gather(walker.load(layer), path, modules, passage, masks, reads)
+            passage.turn()
+            result |= reads.of
     return result, found.compressible
 
 
@@ -47,7 +46,7 @@ def test_they_are_the_sums_over_tokens(name: str, padded: bool, tmp_path: Path) 
     statistics, matrices = gathered(base, windows, tmp_path)
     x = naive.inputs(tiny.whole(base), matrices, windows)
     for matrix in matrices:
-        found, expected = statistics[matrix.input_key], x[matrix.name]
+        found, expected = statistics[matrix.module], x[matrix.name]
         assert found.count == windows.tokens == len(expected)
         assert found.gram.dtype == torch.float64
         close(found.gram, expected.T @ expected)
@@ -61,7 +60,7 @@ def test_they_are_the_sums_over_tokens(name: str, padded: bool, tmp_path: Path) 
 
 def test_matrices_of_one_input_share_their_statistics(tmp_path: Path) -> None:
     statistics, matrices = gathered(tiny.family("llama", tmp_path / "llama"), tiny.windows(), tmp_path)
-    assert len(matrices) == 7 * 3 and len(statistics) == 4 * 3
+    assert len(matrices) == 7 * 3 and len({id(sums) for sums in statistics.values()}) == 4 * 3
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
@@ -71,7 +70,7 @@ def test_gradients_are_those_of_autograd_token_by_token(name: str, padded: bool,
     _, found = tiny.opened(base)
     model = tiny.whole(base).requires_grad_(False)
     modules = list(dict.fromkeys(matrix.module for matrix in found.compressible))
-    *_, (_, sums) = output_gradients(model, modules, windows, BATCH, 0, fisher=True)
+    *_, (_, sums) = output_gradients(model, modules, windows.batches(BATCH), 0, fisher=True)
     second, fisher, count = by_autograd(model, modules, windows)
     for path in modules:
         assert sums[path].count == count == windows.tokens
@@ -131,8 +130,10 @@ def test_a_model_that_others_use_too_is_left_as_it_was(tmp_path: Path) -> None:
     modules = list(dict.fromkeys(matrix.module for matrix in found.compressible))
     shared = tiny.whole(base)
     frozen = next(shared.parameters()).requires_grad_(False)
-    *_, (_, sums) = output_gradients(shared, modules, windows, BATCH, 0, fisher=True)
-    *_, (_, own) = output_gradients(tiny.whole(base).requires_grad_(False), modules, windows, BATCH, 0, True)
+    *_, (_, sums) = output_gradients(shared, modules, windows.batches(BATCH), 0, fisher=True)
+    *_, (_, own) = output_gradients(
+        tiny.whole(base).requires_grad_(False), modules, windows.batches(BATCH), 0, True
+    )
     assert all(torch.equal(sums[path].second, own[path].second) for path in modules)
     assert all(parameter.requires_grad != (parameter is frozen) for parameter in shared.parameters())
     assert all(parameter.grad is None for parameter in shared.parameters())
@@ -152,8 +153,8 @@ def test_the_batch_of_the_backward_pass_does_not_change_the_sums(tmp_path: Path)
     _, found = tiny.opened(base)
     modules = list(dict.fromkeys(matrix.module for matrix in found.compressible))
     model = tiny.whole(base).requires_grad_(False)
-    *_, (_, one) = output_gradients(model, modules, windows, 1, 0, fisher=True)
-    *_, (_, many) = output_gradients(model, modules, windows, len(windows.ids), 0, fisher=True)
+    *_, (_, one) = output_gradients(model, modules, windows.batches(1), 0, fisher=True)
+    *_, (_, many) = output_gradients(model, modules, windows.batches(len(windows.ids)), 0, fisher=True)
     for path in modules:
         assert one[path].count == many[path].count
         close(one[path].second, many[path].second, 1e-4)
@@ -169,7 +170,7 @@ def test_every_kind_of_model_has_gradients_and_padding_has_none(name: str, tmp_p
     longer = Windows(functional.pad(windows.ids, (0, 4), value=7), functional.pad(windows.mask, (0, 4)))
     runs = []
     for seed, used in ((0, windows), (0, windows), (1, windows)):
-        *_, (_, sums) = output_gradients(model, modules, used, BATCH, seed, fisher=False)
+        *_, (_, sums) = output_gradients(model, modules, used.batches(BATCH), seed, fisher=False)
         runs.append(sums)
     first, again, other = runs
     for path in modules:
@@ -177,7 +178,7 @@ def test_every_kind_of_model_has_gradients_and_padding_has_none(name: str, tmp_p
         assert float(first[path].second.trace()) > 0 and first[path].second.isfinite().all()
         assert first[path].second.equal(again[path].second)
     if name == "mixtral":  # nothing is drawn for a causal model, so the seed and more padding change nothing
-        *_, (_, padded) = output_gradients(model, modules, longer, BATCH, 0, fisher=False)
+        *_, (_, padded) = output_gradients(model, modules, longer.batches(BATCH), 0, fisher=False)
         for path in modules:
             assert first[path].second.equal(other[path].second)
             close(padded[path].second, first[path].second, 1e-4)

@@ -12,7 +12,8 @@ import toy
 from counting import counted
 from torch import Tensor, nn
 
-from kanna.calibration.walker import Walker, run_block
+from kanna.calibration.calls import states_of
+from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
 from kanna.errors import InputError
 from kanna.models.inventory import Inventory
@@ -50,12 +51,12 @@ def by_walker(base: Path, windows: Windows) -> list[list[Tensor]]:
     """The same from blocks that are loaded one at a time."""
     checkpoint, found = tiny.opened(base)
     walker = Walker(checkpoint, found)
-    hidden, calls = walker.prologue(windows, BATCH)
+    hidden, calls = walker.prologue(windows.batches(BATCH))
     outputs: list[list[Tensor]] = [[] for _ in hidden]
     for layer in range(len(found.blocks)):
         block = walker.load(layer)
         with torch.no_grad():
-            hidden = [run_block(block, h, call) for h, call in zip(hidden, calls[layer], strict=True)]
+            hidden = [states_of(call.on(h).run(block)) for h, call in zip(hidden, calls[layer], strict=True)]
         for batch, states in zip(outputs, hidden, strict=True):
             batch.append(states)
     return outputs
@@ -128,7 +129,7 @@ def test_weights_outside_the_blocks_are_read_once(tmp_path: Path) -> None:
     walker = Walker(checkpoint, found)
     with counted() as counts:
         for _ in range(2):
-            walker.prologue(tiny.windows(), BATCH)
+            walker.prologue(tiny.windows().batches(BATCH))
     once = (
         checkpoint.tensors["model.embed_tokens.weight"].bytes + checkpoint.tensors["model.norm.weight"].bytes
     )
@@ -143,11 +144,11 @@ def test_a_model_in_memory_is_walked_without_reading_and_left_as_it_is(name: str
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with counted() as counts:
         walker = Walker(checkpoint, found, whole=lambda: model)
-        hidden, calls = walker.prologue(windows, BATCH)
+        hidden, calls = walker.prologue(windows.batches(BATCH))
         for layer in range(len(found.blocks)):
             block = walker.load(layer)
             assert not any(parameter.requires_grad for parameter in block.parameters())
-            hidden = [run_block(block, h, call) for h, call in zip(hidden, calls[layer], strict=True)]
+            hidden = [states_of(call.on(h).run(block)) for h, call in zip(hidden, calls[layer], strict=True)]
             assert all(torch.equal(a, batch[layer]) for a, batch in zip(hidden, expected, strict=True))
     assert counts.of(base).read == 0 and not walker.streams
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -157,7 +158,7 @@ def test_a_model_in_memory_is_walked_without_reading_and_left_as_it_is(name: str
 def test_only_one_block_is_in_memory(tmp_path: Path) -> None:
     checkpoint, found = tiny.opened(tiny.family("llama", tmp_path / "llama"))
     walker = Walker(checkpoint, found)
-    walker.prologue(tiny.windows(), BATCH)
+    walker.prologue(tiny.windows().batches(BATCH))
     walker.load(1)
     assert walker.streams
     blocks = [walker.model.get_submodule(path) for path in found.blocks]

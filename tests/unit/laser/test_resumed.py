@@ -162,6 +162,20 @@ def test_masked_models(family):
     check(model, masked_passes(model, tokenizer))
 
 
+def test_models_that_hand_more_than_states_from_block_to_block_are_run_whole():
+    """A convolution between two blocks, and blocks that read the positions beside the states."""
+    tokenizer = tiny_encoders.word_pieces()
+    settings = transformers.DebertaV2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=40, initializer_range=0.2, relative_attention=True,
+        pos_att_type=["c2p"], conv_kernel_size=3, conv_act="gelu", pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.DebertaV2ForMaskedLM(settings).eval()
+    assert not check(model, masked_passes(model, tokenizer)).is_chain
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_states_on_disk(name, tmp_path):
     model = causal(name)

@@ -272,3 +272,54 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         basis(weight, None, draw(41, 8))
     with pytest.raises(InputError, match=r"\(m, n\)"):
         basis(weight[0])
+
+
+WEIGHTS = ["zero", "constant", "rank one", "faint", "full"]
+METRICS = [*WEIGHTS, "vanishing"]
+
+
+def of_kind(kind: str, seed: int, rows: int, columns: int) -> Tensor:
+    """(rows, columns): nothing, one row again and again, one direction, faint, too faint to be squared."""
+    if kind == "zero":
+        return torch.zeros(rows, columns, dtype=F64)
+    if kind == "constant":
+        return draw(seed, 1, columns).expand(rows, columns).clone()
+    if kind == "rank one":
+        return torch.outer(draw(seed, rows), draw(seed + 1, columns))
+    return draw(seed, rows, columns) * {"faint": 1e-30, "vanishing": 1e-160, "full": 1.0}[kind]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    weight=st.sampled_from(WEIGHTS),
+    inputs=st.sampled_from(METRICS),
+    outputs=st.sampled_from(METRICS),
+    diagonal=st.booleans(),
+    shape=st.sampled_from([(6, 9), (9, 6)]),
+)
+def test_degenerate_weights_and_metrics_give_finite_factors_that_are_optimal(
+    weight: str, inputs: str, outputs: str, diagonal: bool, shape: tuple[int, int]
+) -> None:
+    m, n = shape
+    w, x, g = of_kind(weight, 1, m, n), of_kind(inputs, 2, 40, n), of_kind(outputs, 4, 40, m)
+    gram, felt = x.T @ x, g.T @ g
+    metric = felt.diagonal().sqrt() if diagonal else felt
+    parts = basis(w, gram, metric)
+    said = torch.eye(n, dtype=F64) if gram.diagonal().max() < 1e-290 else gram
+    root = metric.diag() if diagonal else square_root(metric)
+    root = torch.eye(m, dtype=F64) if (metric if diagonal else felt.diagonal()).max() < 1e-290 else root
+    values = torch.linalg.svdvals(root @ w @ square_root(said)).square()
+    energy = values if said is gram else torch.zeros_like(values)
+    torch.testing.assert_close(parts.energy, energy, rtol=1e-6, atol=1e-9 * float(values.sum()) + 1e-290)
+    for rank in range(1, min(m, n)):
+        expand, reduce = factors(w, parts, rank)
+        assert expand.isfinite().all() and reduce.isfinite().all()
+        first, second = balanced(expand, reduce)
+        assert first.isfinite().all() and second.isfinite().all()
+        lost = float((root @ (w - expand @ reduce) @ square_root(said)).square().sum())
+        assert lost <= float(values[rank:].sum()) * (1 + 1e-6) + 1e-9 * float(values.sum()) + 1e-290
+
+
+def square_root(metric: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(metric)
+    return (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T

@@ -19,7 +19,7 @@ def test_fisher_information_is_weighed_once(tmp_path: Path) -> None:
     _, found = tiny.opened(base)
     model = tiny.whole(base).requires_grad_(False)
     matrix = next(m for m in found.compressible if m.role == "down")
-    *_, (_, sums) = output_gradients(model, [matrix.module], windows, 4, 0, fisher=True)
+    *_, (_, sums) = output_gradients(model, [matrix.module], windows.batches(4), 0, fisher=True)
     config = LowRankConfig(keep=0.5, method="fwsvd", allocation="global").resolved(True, True)
     metric = metric_of(config, matrix, None, sums[matrix.module])
     path, layer = found.blocks[matrix.layer], model.get_submodule(found.blocks[matrix.layer])

@@ -13,10 +13,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from unusual_configs import UNUSUAL, unusual
 
 from kanna.calibration.windows import Windows
+from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
+from kanna.forms import dense_weight
 from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.skeleton import skeleton
@@ -58,12 +61,17 @@ def family(name: str, directory: Path, dtype: torch.dtype = torch.float32, **opt
     return save(model.to(dtype), directory, **options)
 
 
-def _model(name: str) -> nn.Module:
-    """Of `family_configs`; experts get sizes that torch's grouped products take."""
-    settings = family_configs.config(name)
+def settings_of(name: str) -> PretrainedConfig:
+    """Of `family_configs` or `unusual_configs`; experts get sizes that torch's grouped products take."""
+    settings = unusual(name) if name in UNUSUAL else family_configs.config(name)
     for key, size in (("moe_intermediate_size", 16), ("shared_expert_intermediate_size", 20)):
         if hasattr(settings, key):
             setattr(settings, key, size)
+    return settings
+
+
+def _model(name: str) -> nn.Module:
+    settings = settings_of(name)
     torch.manual_seed(0)
     built: nn.Module = getattr(transformers, settings.architectures[0])(settings)
     return built.eval()
@@ -124,3 +132,13 @@ def rename(directory: Path, new: Callable[[str], str | None]) -> None:
     file = directory / "model.safetensors"
     named = {new(name): tensor for name, tensor in load_file(file).items()}
     save_file({name: t for name, t in named.items() if name is not None}, file, metadata={"format": "pt"})
+
+
+def loaded(directory: Path) -> nn.Module:
+    """A model that kanna wrote, in float32 and in evaluation mode."""
+    return load(directory, dtype=torch.float32, verify=False)[0].eval()
+
+
+def product(model: nn.Module, path: str) -> torch.Tensor:
+    """The dense weight (m, n) in float64 of a layer in any form."""
+    return dense_weight(model.get_submodule(path)).detach().double()

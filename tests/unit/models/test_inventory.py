@@ -1,6 +1,7 @@
 """The inventory of every family: shapes, roles, order, what is left out and why."""
 
 import pytest
+import transformers
 from family_configs import FAMILIES, HEADS, HIDDEN, INNER, KEY_HEADS, LAYERS, OTHERS, VOCAB, config, model
 from torch import nn
 from transformers import Gemma3Config, T5Config
@@ -169,28 +170,35 @@ def test_one_row_gate_is_too_small() -> None:
     assert gate.reason == "too small: no rank saves anything"
 
 
-def test_input_keys_join_what_reads_the_same_input() -> None:
-    keys = {m.role: m.input_key for m in inventory(skeleton(config("bert_mlm"))).matrices if m.layer == 0}
-    assert keys["q"] == keys["k"] == keys["v"]
-    assert len(set(keys.values())) == 4
-    groups = {m.role: m.input_group for m in inventory(skeleton(config("phi3"))).matrices}
-    assert groups == {
-        "q": "qkv",
-        "k": "qkv",
-        "v": "qkv",
-        "o": "o",
-        "gate": "gate_up",
-        "up": "gate_up",
-        "down": "down",
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("FalconMamba", {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "time_step_rank": 2}),
+        ("XLNet", {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24}),
+        ("Rwkv", {"hidden_size": 16, "num_hidden_layers": 2}),
+    ],
+)
+def test_what_else_has_three_dimensions_is_no_stack_of_experts(kind: str, settings: dict[str, int]) -> None:
+    made = getattr(transformers, f"{kind}Config")(vocab_size=32, **settings)
+    suffix = "LMHeadModel" if kind == "XLNet" else "ForCausalLM"
+    made.architectures = [f"{kind}{suffix}"]
+    listed = inventory(skeleton(made))
+    assert listed.matrices and not listed.refused
+    assert all(matrix.view.expert is None and 1 not in matrix.shape for matrix in listed.matrices)
+    model = skeleton(made)
+    deep = {
+        name for name, p in model.named_parameters() if p.dim() == 3 and name.startswith(listed.blocks_path)
     }
+    assert deep and deep <= {entry.name for entry in listed.skipped}
 
 
-def test_shared_and_routed_experts_have_inputs_of_their_own() -> None:
-    matrices = [m for m in inventory(skeleton(config("qwen2_moe"))).matrices if m.layer == 0]
-    gates = [m.input_key for m in matrices if m.role == "gate"]
-    ups = [m.input_key for m in matrices if m.role == "up"]
-    assert len(set(gates)) == len(gates) == 5
-    assert gates == ups
+def test_lists_in_the_list_of_blocks_are_looked_into() -> None:
+    made = transformers.FunnelConfig(
+        vocab_size=32, block_sizes=[1, 2], d_model=16, n_head=2, d_head=8, d_inner=24
+    )
+    made.architectures = ["FunnelForMaskedLM"]
+    blocks = inventory(skeleton(made)).blocks
+    assert blocks == tuple(f"funnel.encoder.blocks.{path}" for path in ("0.0", "1.0", "1.1"))
 
 
 def test_break_even_rank_is_the_largest_that_saves() -> None:

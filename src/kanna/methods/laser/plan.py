@@ -172,6 +172,9 @@ def _reduction(
     if keeps_first and rank.rule == "rho" and number == 0 and float(rank.amount) > 0:
         notes.append(f"{matrix.name}: rho {rank.amount} of rank {min(shape)} is rank 0, all zeros")
     factored = config.factored and 0 < number <= matrix.break_even_rank
+    if factored and matrix.module in source.trial.read:
+        notes.append(f"{matrix.name} stays dense: the model's own code reads its weight or bias")
+        factored = False
     if config.factored and matrix.break_even_rank < number < min(shape):
         limit = matrix.break_even_rank
         notes.append(f"{matrix.name} stays dense: rank {number} is above the break-even rank {limit}")

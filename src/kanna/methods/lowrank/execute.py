@@ -1,17 +1,19 @@
 """Carry a plan out: gradients, survey, ranks, replacement. Every stage's result is a file; none is redone."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from kanna.calibration.walker import Walker
+from kanna.calibration.walker import Walker, batches_of
 from kanna.calibration.windows import Windows
 from kanna.checkpoint import lineage
+from kanna.errors import InputError
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
@@ -36,25 +38,33 @@ class Outcome:
         forms: By module path.
         ranks: By name of the selected matrices.
         workspace: Holds one file a block.
-        blocks: How many.
+        visits: How often a block was run; of each there is a probe.
+        unfelt: Names of matrices whose outputs the loss does not feel.
+        unread: Names of matrices that read nothing on this text.
     """
 
     forms: Mapping[str, Form]
     ranks: Ranks
     workspace: Workspace
-    blocks: int
+    visits: int = 0
+    unfelt: Sequence[str] = ()
+    unread: Sequence[str] = ()
 
     def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Full parameter name -> dtype and shape, of all blocks."""
         shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-        for layer in range(self.blocks):
-            shapes |= self.workspace.shapes(block_file(layer))
+        for file in self._files():
+            shapes |= self.workspace.shapes(file)
         return shapes
 
     def pieces(self) -> Iterator[tuple[str, Tensor]]:
         """Full parameter name and tensor, one block in memory at a time."""
-        for layer in range(self.blocks):
-            yield from self.workspace.load(block_file(layer)).items()
+        for file in self._files():
+            yield from self.workspace.load(file).items()
+
+    def _files(self) -> Iterator[str]:
+        """There is one for each block, from the first one on."""
+        return takewhile(self.workspace.has, map(block_file, count()))
 
 
 def execute(job: Job, plan: Plan) -> Outcome:
@@ -68,25 +78,38 @@ def execute(job: Job, plan: Plan) -> Outcome:
         return _outcome(job, plan, plan.ranks or {})
     cache = job.inputs.cache / "statistics"
     whole = source.whole(device) if config.needs_gradients else None
-    walker = Walker(source.checkpoint, plan.inventory, device, whole=whole)
+    walker = Walker(source.checkpoint, plan.inventory, device, whole=whole, trial=plan.trial)
     shared = Workspace(cache / statistics_key(plan, source.hash, device))
     gradients = {} if whole is None else _gradients(job, plan, cache, whole)
     with _held(shared):
         survey = _survey(walker, plan, gradients, shared, job.progress)
+    unread = _unread(plan, survey)
     ranks = plan.ranks
     if ranks is None:
-        ranks = allocate(plan.selected, survey.energies(), config, plan.stored)
+        read = [matrix for matrix in plan.selected if matrix.name not in unread]
+        ranks = allocate(read, survey.energies(), config, plan.stored)
+    ranks = {matrix.name: None if matrix.name in unread else ranks[matrix.name] for matrix in plan.selected}
     replacement = Replacement(walker, plan, ranks, gradients, survey, job.workspace, source.dtype)
     replace_blocks(replacement, job.progress)
-    return _outcome(job, plan, ranks)
+    return _outcome(job, plan, ranks, survey.unfelt(), unread)
 
 
-def _outcome(job: Job, plan: Plan, ranks: Ranks) -> Outcome:
+def _outcome(
+    job: Job, plan: Plan, ranks: Ranks, unfelt: Sequence[str] = (), unread: Sequence[str] = ()
+) -> Outcome:
     """What lies in the files of all blocks."""
-    blocks = len(plan.inventory.blocks)
-    notes = [job.workspace.note(block_file(layer)) for layer in range(blocks)]
+    notes = [job.workspace.note(block_file(layer)) for layer in range(len(plan.inventory.blocks))]
     forms = {path: from_json(data) for note in notes for path, data in note["forms"].items()}
-    return Outcome(forms, ranks, job.workspace, blocks)
+    visits = 0 if plan.tried is None else len(plan.tried.visits)
+    return Outcome(forms, ranks, job.workspace, visits, unfelt, unread)
+
+
+def _unread(plan: Plan, survey: Survey) -> tuple[str, ...]:
+    """Names of selected matrices that read nothing on this text; of these nothing is known."""
+    if plan.config.method == "plain" or not survey.blocks:
+        return ()
+    known = survey.energies()
+    return tuple(matrix.name for matrix in plan.selected if matrix.name not in known)
 
 
 def statistics_key(plan: Plan, base_hash: str, device: torch.device) -> str:
@@ -120,7 +143,7 @@ def _name_of(
         "threads": torch.get_num_threads(),
         "versions": lineage.versions(),
         "device": str(device),
-        "format": 3,
+        "format": 4,
     }
     return lineage.digest_of(facts)[:24]
 
@@ -137,17 +160,28 @@ def _gradients(
     shared = Workspace(cache / _name_of(used, job.source.hash, config, device, facts))
     with _held(shared):
         if not shared.has(_GRADIENTS):
-            batch = gradient_batch(used, config.batch)
-            total = -(-len(used.ids) // batch)
+            batches = batches_of(plan.trial, used, gradient_batch(used, config.batch))
+            total = len(batches)
             sums: dict[str, OutputGradients] = {}
             job.progress("gradients", 0, total)
-            for done, so_far in output_gradients(whole(), modules, used, batch, config.seed, fisher):
+            for done, so_far in output_gradients(whole(), modules, batches, config.seed, fisher):
                 job.progress("gradients", done, total)
                 sums = so_far
+            _check_gradients(sums)
             tensors = {f"{path}:second": value.second.float() for path, value in sums.items()}
             tensors |= {f"{path}:fisher": value.fisher for path, value in sums.items()}
             shared.save(_GRADIENTS, tensors, {path: value.count for path, value in sums.items()})
     return _StoredGradients(shared)
+
+
+def _check_gradients(sums: Mapping[str, OutputGradients]) -> None:
+    """Raise InputError where a gradient overflowed: no factors could be made of it, hours later."""
+    for path, found in sums.items():
+        if not (found.second.isfinite().all() and found.fisher.isfinite().all()):
+            raise InputError(
+                f"the gradients at the outputs of {path} are not finite on this text",
+                "weigh outputs equally: --allocation uniform --outputs equal",
+            )
 
 
 @contextmanager
@@ -186,6 +220,7 @@ def _survey(
     progress: Progress,
 ) -> Survey:
     """The survey, unless nobody will look at it: anchored factors at ranks that are already decided."""
-    if plan.ranks is not None and plan.config.method == "anchored":
+    anchored = plan.config.method == "anchored" and not plan.trial.repeated
+    if plan.ranks is not None and anchored:
         return Survey(shared, 0)
     return run_survey(walker, plan.selected, plan.windows, plan.config, gradients, shared, progress)

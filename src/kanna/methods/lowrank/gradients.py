@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kanna.calibration.calls import body_call
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import Checkpoint
 from kanna.models.matrix import Matrix
@@ -71,7 +72,11 @@ def fits_in_memory(needed: int) -> bool:
 
 
 def output_gradients(
-    model: nn.Module, modules: Sequence[str], windows: Windows, batch: int, seed: int, fisher: bool
+    model: nn.Module,
+    modules: Sequence[str],
+    batches: Sequence[tuple[Tensor, Tensor | None]],
+    seed: int,
+    fisher: bool,
 ) -> Iterator[tuple[int, dict[str, OutputGradients]]]:
     """Gather gradients at the outputs of `modules`, batch by batch.
 
@@ -79,6 +84,7 @@ def output_gradients(
     ones, and a label drawn from the model's own prediction for classification heads (the true Fisher).
 
     Args:
+        batches: (ids, mask), both (b, length); no mask where nothing is padding.
         fisher: Also gather the row sums of squared weight gradients, which take further products.
 
     Yields:
@@ -87,11 +93,9 @@ def output_gradients(
     sums: dict[str, OutputGradients] = {}
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
-    pairs = zip(windows.ids.split(batch), windows.mask.split(batch), strict=True)
-    for done, (ids, mask) in enumerate(pairs, 1):
-        seen = mask if windows.padded else None
-        with _without_own_gradients(model), _observed(model, modules, seen, sums, fisher):
-            _loss(model, ids.to(device), mask.to(device), windows.padded, generator).backward()
+    for done, (ids, mask) in enumerate(batches, 1):
+        with _without_own_gradients(model), _observed(model, modules, mask, sums, fisher):
+            _loss(model, ids.to(device), None if mask is None else mask.to(device), generator).backward()
         yield done, sums
 
 
@@ -157,31 +161,43 @@ def _fisher_rows(gradient: Tensor, inputs: Tensor) -> Tensor:
     return ((overlap @ gradient) * gradient).sum((0, 1), dtype=torch.float64)
 
 
-def _loss(model: nn.Module, ids: Tensor, mask: Tensor, padded: bool, generator: torch.Generator) -> Tensor:
-    kind = type(model).__name__
-    extra: dict[str, Any] = {"attention_mask": mask.long()} if padded else {}
+def _loss(model: nn.Module, ids: Tensor, mask: Tensor | None, generator: torch.Generator) -> Tensor:
+    kind, seen = type(model).__name__, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+    hidden = torch.zeros_like(seen)
     if kind.endswith("ForMaskedLM"):
-        return _masked_loss(model, ids, mask, extra, generator)
-    embedded = model.get_input_embeddings()(ids).requires_grad_(True)  # type: ignore[operator]
-    extra["inputs_embeds"] = embedded
+        hidden = (torch.rand(ids.shape, generator=generator).to(ids.device) < _MASKED_SHARE) & seen
+    with _embedded(model, hidden):
+        logits = body_call(model, ids, mask).logits
+    if kind.endswith("ForMaskedLM"):
+        losses = functional.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
+        return (losses * hidden).sum()
     if not hasattr(model, "vocab_size") and "CausalLM" not in kind and "LMHead" not in kind:
-        return _sampled_label_loss(model(**extra).logits, mask, generator)
-    logits = model(**extra, use_cache=False).logits[:, :-1].float()
-    losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return (losses * mask[:, 1:]).sum()
+        return _sampled_label_loss(logits, seen, generator)
+    losses = functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    return (losses * seen[:, 1:]).sum()
 
 
-def _masked_loss(
-    model: nn.Module, ids: Tensor, mask: Tensor, extra: dict[str, Any], generator: torch.Generator
-) -> Tensor:
-    """Cross-entropy at positions whose embedding was zeroed: the mask token's id need not be known."""
-    hidden = torch.rand(ids.shape, generator=generator).to(ids.device) < _MASKED_SHARE
-    hidden &= mask
-    embedded = model.get_input_embeddings()(ids)  # type: ignore[operator]
-    embedded = torch.where(hidden[..., None], torch.zeros_like(embedded), embedded).requires_grad_(True)
-    logits = model(**extra, inputs_embeds=embedded).logits.float()
-    losses = functional.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-    return (losses * hidden).sum()
+@contextmanager
+def _embedded(model: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """While active, gradients reach back to the token embeddings, and those of `hidden` tokens are zero.
+
+    Zero takes the place of the mask token, whose id need not be known.
+    """
+
+    def begin(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        found = output.detach()
+        if hidden.any() and found.shape[:2] == hidden.shape:
+            found = torch.where(hidden[..., None], torch.zeros_like(found), found)
+        # Not a leaf: some models go on in place.
+        return found.requires_grad_(True).clone()
+
+    found = model.get_input_embeddings()  # type: ignore[operator]
+    # Encoder-decoders look tokens up in tables of their own, which are tied to it.
+    tables = [m for m in model.modules() if m is found or getattr(m, "weight", None) is found.weight]
+    with ExitStack() as hooks:
+        for table in (m for m in tables if m is found or isinstance(m, nn.Embedding)):
+            hooks.enter_context(table.register_forward_hook(begin))
+        yield
 
 
 def _sampled_label_loss(logits: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:

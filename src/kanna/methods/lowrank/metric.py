@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kanna.calibration.statistics import InputStatistics
-from kanna.linalg.whitening import with_ridge
+from kanna.linalg.whitening import is_zero, with_ridge
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients, row_metric
 from kanna.models.matrix import Matrix
@@ -22,7 +22,7 @@ class Metric:
     Args:
         inputs: R R^T: (n, n), (n,) if diagonal, None for the identity.
         outputs: D^T D (m, m), or the diagonal of D (m,), None for the identity.
-        weight: What the error counts in rank allocation.
+        weight: What the error counts in rank allocation; 0 where the loss feels nothing of the matrix.
     """
 
     inputs: Tensor | None
@@ -40,8 +40,11 @@ def metric_of(
 
     Args:
         statistics: Of its inputs; None for `plain`.
-        gradients: Of its module's outputs; None where the configuration needs none.
+        gradients: Of its module's outputs; None where the configuration needs none, or none came there.
     """
+    if config.needs_gradients and not is_felt(matrix, gradients):
+        used = None if config.method == "fwsvd" else statistics
+        return Metric(None if used is None else input_metric(config, matrix, used), None, 0.0)
     if config.method == "fwsvd" and gradients is not None:
         # Fisher information is itself the price of a squared change, of an entry: the mean of its row.
         return Metric(None, row_metric(gradients.fisher, matrix).sqrt(), 1.0 / matrix.in_features)
@@ -54,6 +57,17 @@ def metric_of(
     return Metric(inputs, None, float(diagonal.mean()) / gradients.count)
 
 
+def is_felt(matrix: Matrix, gradients: OutputGradients | None) -> bool:
+    """Whether the loss changes with the outputs of a matrix: a block of zeros (depth expansion) hides them.
+
+    What float32 cannot hold is nothing: gradients are multiplied and kept in it.
+    """
+    if gradients is None or gradients.count == 0:
+        return False
+    part = row_metric(gradients.second, matrix)
+    return not is_zero(part if part.dim() == 1 else part.diagonal(), torch.float32)
+
+
 def input_metric(config: LowRankConfig, matrix: Matrix, statistics: InputStatistics) -> Tensor:
     """R R^T of a matrix: (n,) for ASVD (mean |x|, its scale squared), else the ridged second moments."""
     if config.method == "asvd":
@@ -64,7 +78,7 @@ def input_metric(config: LowRankConfig, matrix: Matrix, statistics: InputStatist
 
 def output_metric(config: LowRankConfig, matrix: Matrix, gradients: OutputGradients | None) -> Tensor | None:
     """The mean of g g^T with its ridge; (m,) its root where only the diagonal is kept; None if unwanted."""
-    if config.outputs != "gradient" or gradients is None:
+    if config.outputs != "gradient" or gradients is None or not is_felt(matrix, gradients):
         return None
     second = with_ridge(row_metric(gradients.second, matrix) / gradients.count, OUTPUT_RIDGE)
     return second.sqrt() if second.dim() == 1 else second

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from kanna.calibration.trial import Trial
 from kanna.calibration.windows import Windows
 from kanna.errors import InputError
 from kanna.forms import Form, LowRank, Pivot
 from kanna.linalg.allocation import Ranks
-from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import LARGEST_FULL_METRIC
 from kanna.methods.lowrank.ranks import allocate, kept_parameters
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select
 from kanna.reporting.blocks import Table
-from kanna.reporting.wording import size
+from kanna.reporting.wording import size, some
 from kanna.runs.assemble import form_with
 from kanna.runs.source import Source
 from kanna.runs.step import Plan as AnyPlan
@@ -37,6 +38,7 @@ class Plan(AnyPlan):
         held: Module path -> its form now, of modules that are not dense.
         ranks: By matrix name, None for one that stays as it is; None for all until a survey decides them.
         windows: Calibration windows, or random tokens where there is no text.
+        tried: What one call of the model showed; None where nothing is run.
     """
 
     config: LowRankConfig
@@ -46,10 +48,21 @@ class Plan(AnyPlan):
     held: Mapping[str, Form]
     ranks: Ranks | None
     windows: Windows
+    tried: Trial | None = None
 
     less_memory: ClassVar[str] = (
         "lower --tokens or --batch, or choose --method whitened, whose blocks are run once"
     )
+
+    @property
+    def trial(self) -> Trial:
+        assert self.tried is not None
+        return self.tried
+
+    @property
+    def is_unpadded(self) -> bool:
+        """Whether blocks are run without padding."""
+        return self.tried is not None and bool(self.tried.mixed or self.tried.irregular)
 
     @property
     def data_hash(self) -> str:
@@ -124,27 +137,32 @@ class Plan(AnyPlan):
 
 
 def make_plan(
-    source: Source, config: LowRankConfig, windows: Windows, has_text: bool, backward: int | None
+    source: Source, config: LowRankConfig, windows: Windows, has_text: bool, backward: int, without: str
 ) -> Plan:
     """Decide what can be decided without reading a weight.
 
     Args:
         windows: Calibration windows, or random tokens to verify with where there is no text.
-        backward: Bytes that a backward pass through the whole model needs; None if they are not free.
+        backward: Bytes that a backward pass through the whole model needs.
+        without: Why there are no gradients; empty where they can be had.
 
     Raises:
         InputError: An unknown model, a selection that matches nothing, a budget that cannot be reached, a
             method that needs text without text.
     """
-    gradients_fit = backward is not None
-    resolved = config.resolved(has_text, gradients_fit)
+    resolved = config.resolved(has_text, not without)
     notes = [_TUCKER] if config.method == "tucker" else []
     if resolved.keep != 1.0:
-        _check_text(resolved, has_text, gradients_fit)
-    if config.allocation is None and has_text and not gradients_fit and config.keep is not None:
-        notes.append("allocation is uniform: gradients of the whole model do not fit in memory")
+        _check_text(resolved, has_text, without)
+    if config.allocation is None and has_text and without and config.keep is not None:
+        notes.append(f"ranks are uniform and outputs weigh the same: {without}")
     inventory = source.inventory
     selected = select(inventory.matrices, resolved.select)
+    # An encoder-decoder is not run while it is compressed.
+    is_run = resolved.keep != 1.0 and not inventory.has_decoder_apart
+    if is_run:
+        selected, more = _replaceable(source, resolved, selected)
+        notes += more
     if not source.is_planned:
         for matrix in selected:
             source.tensor_of(matrix)
@@ -159,10 +177,12 @@ def make_plan(
             f"{factored} of the selected matrices are factors already: keep is a share of what is stored now"
         )
     tokens = windows.tokens if has_text else 0
+    trial = source.trial if is_run else None
+    whole = trial is not None and bool(trial.irregular)
     return Plan(
         config=resolved,
         notes=tuple(notes),
-        memory=_memory(inventory, resolved, tokens, backward or 0),
+        memory=_memory(inventory, resolved, tokens, backward, whole),
         work_bytes=_work_bytes(inventory, resolved, tokens),
         inventory=inventory,
         selected=selected,
@@ -170,10 +190,39 @@ def make_plan(
         held=dict(source.forms),
         ranks=None if resolved.allocation == "global" else ranks,
         windows=windows,
+        tried=trial,
     )
 
 
-def _check_text(config: LowRankConfig, has_text: bool, gradients_fit: bool) -> None:
+def _replaceable(
+    source: Source, config: LowRankConfig, selected: tuple[Matrix, ...]
+) -> tuple[tuple[Matrix, ...], list[str]]:
+    """The matrices that can be replaced, and what to say of the others.
+
+    Raises:
+        InputError: None can, or what was asked for cannot be done with this model.
+    """
+    trial = source.trial
+    if config.refine and trial.repeated:
+        raise InputError(
+            f"{source.inventory.architecture} runs a block several times; --refine trains it on one run",
+            "leave out --refine",
+        )
+    read = [m.name for m in selected if m.module in trial.read]
+    uncalled = [m.name for m in selected if m.module in trial.uncalled - trial.read]
+    left = set(read) | (set(uncalled) if config.method in CALIBRATED else set())
+    notes = [f"{some(read)} left dense: the model's own code reads its weight or bias"] if read else []
+    if uncalled and config.method in CALIBRATED:
+        notes.append(f"{some(uncalled)} left dense: the model does not call it on text")
+    if trial.irregular:
+        notes.append(f"{trial.irregular}: the whole model is in memory")
+    kept = tuple(matrix for matrix in selected if matrix.name not in left)
+    if not kept:
+        raise InputError("; ".join(notes), "select other matrices")
+    return kept, notes
+
+
+def _check_text(config: LowRankConfig, has_text: bool, without: str) -> None:
     """Raise InputError where the method needs text or gradients that there are not."""
     if config.method != "plain" and not has_text:
         raise InputError(
@@ -185,16 +234,15 @@ def _check_text(config: LowRankConfig, has_text: bool, gradients_fit: bool) -> N
             "refinement trains blocks on calibration text, and there is none",
             "give --calibration FILE (.jsonl or .txt, some ten thousand tokens), or leave out --refine",
         )
-    if config.needs_gradients and not (has_text and gradients_fit):
-        why = "the model does not fit in memory for a backward pass" if has_text else "no calibration text"
+    if config.needs_gradients and without:
         raise InputError(
             f"allocation {config.allocation}, outputs {config.outputs} and method {config.method} need "
-            f"gradients, and there are none: {why}",
+            f"gradients, and there are none: {without}",
             "choose --allocation uniform --outputs equal, or give text on a machine with more memory",
         )
 
 
-def _memory(inventory: Inventory, config: LowRankConfig, tokens: int, backward: int) -> int:
+def _memory(inventory: Inventory, config: LowRankConfig, tokens: int, backward: int, whole: bool) -> int:
     """Three copies of the largest block in float32, its statistics in float64, and one batch's activations.
 
     Gradients, if they are wanted, need the whole model, a backward pass and the statistics of all outputs.
@@ -204,7 +252,7 @@ def _memory(inventory: Inventory, config: LowRankConfig, tokens: int, backward: 
         blocks.setdefault(matrix.layer, []).append(matrix)
     largest = max(blocks.values(), key=lambda matrices: sum(m.parameters for m in matrices))
     weights = 4 * sum(m.parameters for m in largest)
-    inputs = {m.input_key: m.in_features for m in largest}
+    inputs = {m.module: m.in_features for m in largest}
     statistics = 8 * sum(n * n for n in inputs.values())
     widest = max(max(m.shape) for m in largest)
     decomposition = 8 * 4 * widest * min(widest, 16_384)
@@ -213,7 +261,7 @@ def _memory(inventory: Inventory, config: LowRankConfig, tokens: int, backward: 
     outputs = 8 * sum(width**2 if width <= LARGEST_FULL_METRIC else width for width in widths)
     block = 3 * weights + 2 * statistics + decomposition + streams
     if not config.needs_gradients:
-        return 500_000_000 + block
+        return 500_000_000 + block + (4 * inventory.parameters if whole else 0)
     return 500_000_000 + max(4 * inventory.parameters + block, backward + outputs)
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.walker import Call, run_block
+from kanna.calibration.calls import states_of
+from kanna.calibration.passage import Passage
 from kanna.forms import FormModule
-from kanna.runs.workspace import Stream
 from kanna.training.batches import order_of
 from kanna.training.schedule import warm_cosine
 
@@ -31,18 +31,16 @@ class RefineTask:
     Args:
         path: Of the block.
         forms: Keyed by the replaced modules' full paths.
-        inputs: Hidden states of the compressed model before the block.
+        inputs: Of the compressed model, before the block.
         targets: The original block's outputs (b, length, width), batch by batch.
-        calls: How the model calls the block, batch by batch.
         masks: (b, length) bool, batch by batch; None where nothing is padding.
     """
 
     path: str
     forms: Mapping[str, object]
-    inputs: Stream
+    inputs: Passage
     targets: Sequence[Tensor]
-    calls: Sequence[Call]
-    masks: Sequence[Tensor] | None
+    masks: Sequence[Tensor | None]
 
 
 def refine_block(
@@ -68,12 +66,11 @@ def refine_block(
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     device = next(iter(trained.values())).device
-    for step, index in enumerate(order_of(len(task.calls), steps, seed)):
+    for step, index in enumerate(order_of(task.inputs.batches, steps, seed)):
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * warm_cosine(step, steps, WARM_UP, LAST_RATE)
-        hidden, target = task.inputs.batch(index, device), task.targets[index].to(device)
-        mask = None if task.masks is None else task.masks[index]
-        _error(run_block(block, hidden, task.calls[index]), target, mask).backward()
+        output = states_of(task.inputs.call(index).run(block))
+        _error(output, task.targets[index].to(device), task.masks[index]).backward()
         nn.utils.clip_grad_norm_(trained.values(), LARGEST_NORM)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

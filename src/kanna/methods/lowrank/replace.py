@@ -9,16 +9,19 @@ same input, in the order in which the block computes them, to the original outpu
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.statistics import captured, rows_of
-from kanna.calibration.walker import Call, Reached, Walker, run_block
+from kanna.calibration.calls import states_of
+from kanna.calibration.passage import Passage
+from kanna.calibration.statistics import captured, centred, inputs_of, rows_of, together
+from kanna.calibration.walker import Walker
+from kanna.forms import from_json
 from kanna.linalg.allocation import Ranks
-from kanna.linalg.whitening import anchored_target, basis, factors, with_ridge
+from kanna.linalg.whitening import anchored_target, basis, factors, is_zero, with_ridge
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import corrects_bias, output_metric, ridge_for
@@ -27,7 +30,7 @@ from kanna.methods.lowrank.refine import RefineTask, refine_block
 from kanna.methods.lowrank.survey import Survey, weight_of
 from kanna.models.matrix import Matrix
 from kanna.progress import Progress
-from kanna.runs.assemble import Factors, Piece, assemble, install_piece
+from kanna.runs.assemble import Factors, Piece, assemble, install_piece, whole_shape
 from kanna.runs.workspace import Stream, Workspace
 
 
@@ -63,53 +66,64 @@ class Replacement:
         return self.plan.inventory.matrices
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Block:
-    """A block as it is and as it becomes, and the stream of hidden states into each.
+    """A block as it is and as it becomes.
 
     Args:
         layer: Which.
         path: Of the block.
         original: The block as it is.
         compressed: A copy, of which matrices are replaced.
-        inputs: Hidden states of the original model.
-        inputs_hat: Those of the compressed one.
-        calls: How the model calls the block, batch by batch.
-        masks: (b, length) bool, batch by batch; None where nothing is padding.
+        forms: Of the replaced modules, by path.
+        tensors: What is new, by full parameter name.
     """
 
     layer: int
     path: str
     original: nn.Module
     compressed: nn.Module
-    inputs: Stream
-    inputs_hat: Stream
-    calls: Sequence[Call]
-    masks: Sequence[Tensor] | None
+    forms: dict[str, object] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """All batches before a block, in the original and in the compressed model.
+
+    Args:
+        masks: (b, length) bool, batch by batch; None where nothing is padding.
+    """
+
+    original: Passage
+    compressed: Passage
+    masks: Sequence[Tensor | None]
 
 
 def replace_blocks(job: Replacement, progress: Progress) -> None:
     """Compute and save every block; blocks that are saved already are not redone."""
-    count = len(job.walker.inventory.blocks)
+    count, visits = len(job.walker.inventory.blocks), job.walker.visits
     start = next((i for i in range(count) if not job.workspace.has(block_file(i))), count)
     if start == count:
         return
     # What needs no stream of its own is run through once, as the probe.
     windows = job.plan.windows if job.config.two_streams else job.plan.windows.first(1)
-    hidden, calls = job.walker.prologue(windows, job.config.batch)
-    masks = windows.mask.split(job.config.batch) if windows.padded else None
-    if start == 0:
-        _stream(job, "original", 0).save(hidden)
-        _stream(job, "compressed", 0).save(hidden)
-    for layer in range(start, count):
-        progress("replace", layer, count)
-        original, path = job.walker.load(layer), job.walker.inventory.blocks[layer]
-        streams = _stream(job, "original", layer), _stream(job, "compressed", layer)
-        _replace_block(
-            job, _Block(layer, path, original, copy.deepcopy(original), *streams, calls[layer], masks)
-        )
-        for stream in streams:
-            stream.drop()
+    batches = job.walker.batches(windows, job.config.batch)
+    streams = [partial(_stream, job, which) for which in ("original", "compressed")]
+    blocks: dict[int, _Block] = {}
+    with job.walker.walk(batches, streams, start) as (original, compressed):
+        walk = _Walk(original, compressed, [mask for _, mask in batches])
+        while compressed.visit < len(visits):
+            layer = visits[compressed.visit]
+            progress("replace", min(layer, count - 1), count)
+            block = blocks.pop(layer, None) or _begun(job, walk, layer)
+            _pass(job, walk, block)
+            if layer in visits[compressed.visit :]:
+                blocks[layer] = block
+            else:
+                job.workspace.save(block_file(layer), block.tensors, {"forms": block.forms})
+            for passage in (original, compressed):
+                passage.forget()
     progress("replace", count, count)
 
 
@@ -117,41 +131,82 @@ def block_file(layer: int) -> str:
     return f"block-{layer:03d}.safetensors"
 
 
-def probe_file(layer: int) -> str:
-    """The first window's hidden states after a block, for whoever verifies the output."""
-    return f"probe-{layer:03d}.safetensors"
+def probe_file(visit: int) -> str:
+    """The first window's hidden states after a run of a block, for whoever verifies the output."""
+    return f"probe-{visit:03d}.safetensors"
 
 
 def _stream(job: Replacement, which: str, layer: int) -> Stream:
     return Stream(job.workspace.directory / f"{which}-{layer:03d}.safetensors")
 
 
-def _replace_block(job: Replacement, block: _Block) -> None:
-    """Write the streams after a block, then the block's file: its presence says that all is done."""
-    layer, device = block.layer, job.walker.device
+def _begun(job: Replacement, walk: _Walk, layer: int) -> _Block:
+    """A block with its matrices replaced: now, or by an earlier run that was killed."""
+    original, path = job.walker.load(layer), job.walker.inventory.blocks[layer]
+    block = _Block(layer, path, original, copy.deepcopy(original))
+    if job.workspace.has(block_file(layer)):
+        _restore(job, block)
+        return block
     chosen = [m for m in job.matrices if m.layer == layer and job.ranks.get(m.name) is not None]
-    forms: dict[str, object] = {}
-    tensors: dict[str, Tensor] = {}
-    fit = _anchored if job.config.method == "anchored" else _surveyed
-    for piece in fit(job, block, chosen) if chosen else ():
-        forms[piece.module] = piece.form.to_json()
-        tensors |= piece.named
-    targets = _run(block.original, block.inputs, block.calls, device) if job.config.two_streams else None
-    if job.config.refine and chosen and targets is not None:
-        task = RefineTask(block.path, forms, block.inputs_hat, targets, block.calls, block.masks)
-        dtypes = {name: value.dtype for name, value in tensors.items()}
-        seed = job.config.seed + layer
-        tensors |= refine_block(block.compressed, task, job.config.refine, seed, dtypes, job.dtype)
-    outputs = _run(block.compressed, block.inputs_hat, block.calls, device)
-    _stream(job, "original", layer + 1).save(outputs if targets is None else targets)
-    _stream(job, "compressed", layer + 1).save(outputs)
-    job.workspace.save(probe_file(layer), {"probe": outputs[0][:1]})
-    job.workspace.save(block_file(layer), tensors, {"forms": forms})
+    if not chosen:
+        return block
+    anchored = job.config.method == "anchored" and layer not in job.walker.trial.repeated
+    pieces = _anchored(job, walk, block, chosen) if anchored else _surveyed(job, block, chosen)
+    for piece in pieces:
+        block.forms[piece.module] = piece.form.to_json()
+        block.tensors |= piece.named
+    return block
 
 
-def _run(block: nn.Module, stream: Stream, calls: Sequence[Call], device: torch.device) -> list[Tensor]:
+def _pass(job: Replacement, walk: _Walk, block: _Block) -> None:
+    """Run a block on all batches, write what is behind it; the next block is at hand then."""
+    visit = walk.compressed.visit
+    targets = _run(block.original, walk.original) if job.config.two_streams else None
+    done = job.workspace.has(block_file(block.layer))
+    if job.config.refine and block.forms and targets is not None and not done:
+        task = RefineTask(block.path, block.forms, walk.compressed, targets, walk.masks)
+        dtypes = {name: value.dtype for name, value in block.tensors.items()}
+        seed = job.config.seed + block.layer
+        block.tensors |= refine_block(block.compressed, task, job.config.refine, seed, dtypes, job.dtype)
+    outputs = _run(block.compressed, walk.compressed, None if targets is not None else walk.original)
+    for passage in (walk.original, walk.compressed):
+        passage.turn()
+    # Where blocks are not run row by row, the first window is a batch of its own.
+    first = outputs[0] if job.walker.trial.irregular else outputs[0][:1]
+    job.workspace.save(probe_file(visit), {"probe": first})
+
+
+def _run(block: nn.Module, passage: Passage, beside: Passage | None = None) -> list[Tensor]:
+    """The hidden states behind a block, batch by batch.
+
+    Args:
+        beside: Another passage that is to go on as this one does.
+    """
+    states = []
     with torch.no_grad():
-        return [run_block(block, stream.batch(i, device), call).cpu() for i, call in enumerate(calls)]
+        for index in range(passage.batches):
+            output = passage.call(index).run(block)
+            states.append(states_of(output).cpu())
+            for one in (passage, beside):
+                if one is not None:
+                    one.put(index, output)
+    return states
+
+
+def _restore(job: Replacement, block: _Block) -> None:
+    """Put into a block what an earlier run wrote of it."""
+    name = block_file(block.layer)
+    block.forms, block.tensors = job.workspace.note(name)["forms"], job.workspace.load(name)
+    rest = dict(block.tensors)
+    for module, data in block.forms.items():
+        parts = [matrix for matrix in job.matrices if matrix.module == module]
+        own = {key: rest.pop(key) for key in list(rest) if key.startswith(f"{module}.")}
+        tensors = {key.removeprefix(f"{module}."): value for key, value in own.items()}
+        piece = Piece(module, from_json(data), tensors, whole_shape(parts))
+        install_piece(block.compressed, block.path, piece, job.walker.dtype, job.walker.device)
+    for key, value in rest.items():  # what refinement trained beside them
+        parameter = block.compressed.get_parameter(key.removeprefix(f"{block.path}."))
+        parameter.copy_(value)
 
 
 def _surveyed(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list[Piece]:
@@ -169,12 +224,12 @@ def _surveyed(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list
     return _install(job, block, chosen, new)
 
 
-def _anchored(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list[Piece]:
+def _anchored(job: Replacement, walk: _Walk, block: _Block, chosen: Sequence[Matrix]) -> list[Piece]:
     """Group by group in the order of computation, each fitted to what the replaced ones before it hand on."""
     pieces = []
-    for key in _order(job, block, chosen):
-        group = [matrix for matrix in chosen if matrix.input_key == key]
-        pair = _pair_statistics(job, block, group[0])
+    for modules, calls in _order(walk, block, chosen):
+        group = [matrix for matrix in chosen if matrix.module in modules]
+        pair = _pair_statistics(job, walk, block, group[0], calls)
         weights = {matrix: weight_of(block.original, block.path, matrix) for matrix in group}
         new = {m.name: _anchored_factors(job, m, weight, pair) for m, weight in weights.items()}
         pieces += _install(job, block, group, new)
@@ -202,8 +257,10 @@ class _PairStatistics:
 def _anchored_factors(job: Replacement, matrix: Matrix, weight: Tensor, pair: _PairStatistics) -> Factors:
     centre = corrects_bias(job.config, matrix)
     mean, mean_hat = pair.total / pair.count, pair.total_hat / pair.count
+    gram = centred(pair.gram, pair.total_hat, mean_hat) if centre else pair.gram
     cross = pair.cross - torch.outer(pair.total, mean_hat) if centre else pair.cross
-    gram = pair.gram - torch.outer(pair.total_hat, mean_hat) if centre else pair.gram
+    if is_zero(gram):
+        cross = gram  # inputs that never vary say nothing of what the weight should become
     ridge = ridge_for(job.config, matrix, pair.count)
     target = anchored_target(weight, cross, gram, ridge)
     outputs = output_metric(job.config, matrix, job.gradients.get(matrix.module))
@@ -234,35 +291,26 @@ def _install(
     return pieces
 
 
-def _order(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list[str]:
-    """Input keys in the order in which the block reads them."""
-    with torch.no_grad(), captured(block.original, block.path, chosen) as seen:
-        run_block(block.original, block.inputs.batch(0, job.walker.device), block.calls[0])
-    return list(seen)
+def _order(walk: _Walk, block: _Block, chosen: Sequence[Matrix]) -> list[tuple[list[str], int]]:
+    """Modules that read the same, in the order in which the block runs them, and how often it does."""
+    with torch.no_grad(), captured(block.original, block.path, [m.module for m in chosen]) as seen:
+        walk.original.call(0).run(block.original)
+    return [(modules, len(seen[modules[0]])) for modules in together(seen)]
 
 
-def _pair_statistics(job: Replacement, block: _Block, matrix: Matrix) -> _PairStatistics:
-    """Both blocks run up to the input that `matrix` reads, no further."""
+def _pair_statistics(
+    job: Replacement, walk: _Walk, block: _Block, matrix: Matrix, calls: int
+) -> _PairStatistics:
+    """Both blocks run up to the last of the inputs that `matrix` reads, no further."""
     device = job.walker.device
     zeros = torch.zeros(matrix.in_features, dtype=torch.float64, device=device)
     square = zeros.new_zeros(matrix.in_features, matrix.in_features)
     pair = _PairStatistics(square, square.clone(), zeros, zeros.clone())
-    for index, call in enumerate(block.calls):
-        mask = None if block.masks is None else block.masks[index]
-        x = _input_of(block.original, block.path, matrix, block.inputs.batch(index, device), call)
-        h = _input_of(block.compressed, block.path, matrix, block.inputs_hat.batch(index, device), call)
-        pair.add(rows_of(x, mask), rows_of(h, mask))
+    for index, mask in enumerate(walk.masks):
+        sides = (block.original, walk.original), (block.compressed, walk.compressed)
+        x, h = (
+            inputs_of(side, block.path, matrix.module, passage.call(index), calls) for side, passage in sides
+        )
+        for before, now in zip(x, h, strict=True):
+            pair.add(rows_of(before, mask), rows_of(now, mask))
     return pair
-
-
-def _input_of(block: nn.Module, path: str, matrix: Matrix, hidden: Tensor, call: Call) -> Tensor:
-    seen: list[Tensor] = []
-
-    def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0])
-        raise Reached
-
-    module = block.get_submodule(matrix.module.removeprefix(f"{path}."))
-    with module.register_forward_pre_hook(note), suppress(Reached), torch.no_grad():
-        run_block(block, hidden, call)
-    return seen[0]

@@ -13,7 +13,7 @@ from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, make_plan
 from kanna.methods.lowrank.replace import probe_file
 from kanna.reporting.blocks import MEASURED, Table
-from kanna.reporting.wording import percent
+from kanna.reporting.wording import percent, some
 from kanna.runs.source import Source
 from kanna.runs.step import Changes, Description, Inputs, Job, Recorded, Step
 from kanna.tasks.data.rows import read_rows
@@ -32,24 +32,44 @@ class LowRankStep(Step[Plan]):
             _check_encoder_decoder(source, config, inputs)
         calibrated = inputs.calibration is not None and config.keep != 1.0
         if not calibrated:
-            return make_plan(source, config, _random_probe(source, config), has_text=False, backward=None)
+            return make_plan(source, config, _random_probe(source, config), False, 0, "no calibration text")
         assert inputs.calibration is not None
         windows = _windows(source, config, inputs.calibration)
         backward = backward_memory(source.checkpoint, windows, config.batch)
-        fitting = backward if fits_in_memory(backward) else None
-        return make_plan(source, config, windows, has_text=True, backward=fitting)
+        without = "" if fits_in_memory(backward) else "the model does not fit in memory for a backward pass"
+        if not source.trial.has_logits:
+            without = f"{source.inventory.architecture} has no logits and so no loss"
+        return make_plan(source, config, windows, True, 0 if without else backward, without)
 
     def apply(self, plan: Plan, job: Job) -> "LowRankChanges":
         kept: Ranks = {matrix.name: None for matrix in plan.selected}
-        outcome = Outcome({}, kept, job.workspace, 0) if plan.changes_nothing else execute(job, plan)
-        probes = [layer for layer in range(outcome.blocks) if job.workspace.has(probe_file(layer))]
-        states = {layer: job.workspace.load(probe_file(layer))["probe"] for layer in probes}
-        recorded = Recorded(plan.windows.first(1), states) if states else None
-        return LowRankChanges(outcome.forms, outcome.shapes(), outcome.pieces, recorded, ranks=outcome.ranks)
+        outcome = Outcome({}, kept, job.workspace) if plan.changes_nothing else execute(job, plan)
+        states = {visit: job.workspace.load(probe_file(visit))["probe"] for visit in range(outcome.visits)}
+        first = plan.windows.lone if plan.is_unpadded else plan.windows.first(1)
+        recorded = Recorded(first, states) if states else None
+        return LowRankChanges(
+            outcome.forms,
+            outcome.shapes(),
+            outcome.pieces,
+            recorded,
+            ranks=outcome.ranks,
+            unfelt=tuple(outcome.unfelt),
+            unread=tuple(outcome.unread),
+        )
 
     def describe(self, plan: Plan, changes: Changes) -> Description:
         assert isinstance(changes, LowRankChanges)
         figures, config = _figures(plan, changes.ranks), plan.config
+        lines = []
+        if changes.unread:
+            figures["never_read"] = list(changes.unread)
+            lines.append(f"{some(changes.unread)}: read nothing on this text, left as it was")
+        if changes.unfelt:
+            figures["without_gradient"] = list(changes.unfelt)
+            lines.append(
+                f"{some(changes.unfelt)}: the loss does not feel these outputs on this text; all their "
+                "directions weigh the same"
+            )
         rows = [("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}")]
         if "keep_selected_of_dense" in figures:
             share = f"{figures['keep_selected_of_dense']:.4f}"
@@ -61,16 +81,18 @@ class LowRankStep(Step[Plan]):
             figures=figures,
             rows=(*rows, ("matrices replaced", replaced)),
             console=(_table(plan, figures),),
-            lines=(f"{replaced} matrices replaced",),
+            lines=(f"{replaced} matrices replaced", *lines),
             tags=("low-rank",),
         )
 
 
 @dataclass(frozen=True)
 class LowRankChanges(Changes):
-    """Changes, and the rank of every selected matrix; None for one that stayed as it was."""
+    """Changes, ranks of the selected matrices (None for one that stays), and what the loss does not feel."""
 
     ranks: Ranks = field(default_factory=dict)
+    unfelt: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def _check_encoder_decoder(source: Source, config: LowRankConfig, inputs: Inputs) -> None:

@@ -6,20 +6,23 @@ once under its metric. The result serves every budget: energies give the error c
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.statistics import InputStatistics, captured, rows_of
-from kanna.calibration.walker import Call, Walker, run_block
+from kanna.calibration.passage import Passage
+from kanna.calibration.statistics import InputStatistics, Reads, captured
+from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import check_finite
 from kanna.linalg.whitening import basis, factors
 from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
-from kanna.methods.lowrank.metric import metric_of
+from kanna.methods.lowrank.metric import is_felt, metric_of
 from kanna.models.matrix import Matrix
 from kanna.progress import Progress
 from kanna.runs.assemble import matrix_weight
@@ -50,6 +53,11 @@ class Survey:
             if self.workspace.has(name):
                 energies |= _strip(self.workspace, name, "energy")
         return energies
+
+    def unfelt(self) -> list[str]:
+        """Names of matrices whose outputs the loss does not feel."""
+        names = (_name(self.kind, layer) for layer in range(self.blocks))
+        return [m for name in names if self.workspace.has(name) for m in self.workspace.note(name)["unfelt"]]
 
     def means(self, layer: int) -> dict[str, Tensor]:
         """Matrix name -> (n,) mean input, of one block."""
@@ -85,18 +93,19 @@ def run_survey(
     last = max(by_layer)
     kind = _kind(config, workspace, by_layer)
     if not all(workspace.has(_name(kind, layer)) for layer in by_layer):
-        blocks: Iterator[tuple[int, nn.Module, Mapping[str, InputStatistics]]]
+        blocks: Generator[tuple[int, nn.Module, Mapping[str, InputStatistics]], None, None]
         if config.method == "plain" and not config.needs_gradients:
             blocks = ((layer, walker.load(layer), {}) for layer in sorted(by_layer))
         else:
-            blocks = _run(walker, by_layer, windows, config, workspace)
-        for layer, block, statistics in blocks:
-            progress("survey", layer, last + 1)
-            name = _name(kind, layer)
-            if layer in by_layer and not workspace.has(name):
-                path = walker.inventory.blocks[layer]
-                held = _decompose(block, path, by_layer[layer], statistics, config, gradients)
-                workspace.save(name, held)
+            blocks = _run(walker, by_layer, windows, config, workspace, kind)
+        with closing(blocks):
+            for layer, block, statistics in blocks:
+                progress("survey", layer, last + 1)
+                name = _name(kind, layer)
+                if layer in by_layer and not workspace.has(name):
+                    path, final = walker.inventory.blocks[layer], _is_final(walker, config, layer)
+                    held = _decompose(block, path, by_layer[layer], statistics, config, gradients, final)
+                    workspace.save(name, held, {"unfelt": _unfelt(by_layer[layer], config, gradients)})
         progress("survey", last + 1, last + 1)
     for layer in range(last + 1):
         _stream(workspace, layer).drop()
@@ -106,23 +115,22 @@ def run_survey(
 def gather(
     block: nn.Module,
     path: str,
-    matrices: Sequence[Matrix],
-    batches: Stream,
-    calls: Sequence[Call],
-    masks: Sequence[Tensor] | None,
-    device: torch.device,
-) -> tuple[dict[str, InputStatistics], list[Tensor]]:
-    """Input statistics by input key, and the hidden states after the block."""
-    statistics: dict[str, InputStatistics] = {}
-    outputs = []
-    with torch.no_grad(), captured(block, path, matrices) as seen:
-        for index, call in enumerate(calls):
-            outputs.append(run_block(block, batches.batch(index, device), call).cpu())
-            for key, inputs in seen.items():
-                rows = rows_of(inputs, None if masks is None else masks[index])
-                sums = statistics.setdefault(key, InputStatistics.empty(rows.shape[1], device))
-                sums.add(rows)
-    return statistics, outputs
+    modules: Iterable[str],
+    passage: Passage,
+    masks: Sequence[Tensor | None],
+    reads: Reads,
+) -> None:
+    """Run the block at hand on all batches, and take in what its modules read.
+
+    Args:
+        path: Of the block.
+        modules: Full paths.
+    """
+    with torch.no_grad(), captured(block, path, modules) as seen:
+        for index in range(passage.batches):
+            passage.put(index, passage.call(index).run(block))
+            reads.add(seen, masks[index])
+            seen.clear()
 
 
 def _run(
@@ -131,26 +139,31 @@ def _run(
     windows: Windows,
     config: LowRankConfig,
     workspace: Workspace,
-) -> Iterator[tuple[int, nn.Module, Mapping[str, InputStatistics]]]:
-    """Blocks from the first open one on, and what went into the selected matrices, by input key."""
-    hidden, calls = walker.prologue(windows, config.batch)
-    masks = windows.mask.split(config.batch) if windows.padded else None
-    kind = _KINDS[config.method == "anchored"]
+    kind: str,
+) -> Generator[tuple[int, nn.Module, Mapping[str, InputStatistics]], None, None]:
+    """Blocks from the first open one on, and what went into the selected matrices, by module path."""
+    batches = walker.batches(windows, config.batch)
+    masks = [mask for _, mask in batches]
     start = _first_open(workspace, by_layer, kind)
-    stream = _stream(workspace, start)
-    if start == 0 or not stream.exists():
-        start, stream = 0, _stream(workspace, 0)
-        stream.save(hidden)
-    for layer in range(start, max(by_layer) + 1):
-        path, block = walker.inventory.blocks[layer], walker.load(layer)
-        matrices = by_layer.get(layer, ())
-        statistics, outputs = gather(block, path, matrices, stream, calls[layer], masks, walker.device)
-        yield layer, block, statistics
-        if layer < max(by_layer):
+    stream = partial(_stream, workspace)
+    last = max(visit for visit, layer in enumerate(walker.visits) if layer in by_layer)
+    blocks: dict[int, nn.Module] = {}
+    reads: dict[int, Reads] = defaultdict(Reads)
+    with walker.walk(batches, [stream], start if stream(start).exists() else 0) as (passage,):
+        while passage.visit <= last:
+            layer = walker.visits[passage.visit]
+            path = walker.inventory.blocks[layer]
+            block = blocks.pop(layer, None) or walker.load(layer)
+            gather(block, path, [m.module for m in by_layer.get(layer, ())], passage, masks, reads[layer])
+            if layer in walker.visits[passage.visit + 1 :]:
+                blocks[layer] = block
+            else:
+                yield layer, block, reads.pop(layer).of
+            if passage.visit == last:
+                break
             # The next block's hidden states say that this block is done: a killed run goes on from them.
-            _stream(workspace, layer + 1).save(outputs)
-            stream.drop()
-            stream = _stream(workspace, layer + 1)
+            passage.turn()
+            passage.forget()
 
 
 def weight_of(block: nn.Module, path: str, matrix: Matrix) -> Tensor:
@@ -170,23 +183,42 @@ def _decompose(
     statistics: Mapping[str, InputStatistics],
     config: LowRankConfig,
     gradients: Mapping[str, OutputGradients],
+    final: bool,
 ) -> dict[str, Tensor]:
-    """What a survey file holds of a block: energies and means, and bases where they are final."""
+    """What a survey file holds of a block: energies and means, and factors where they are final.
+
+    Of a matrix that read nothing it holds nothing.
+    """
     held: dict[str, Tensor] = {}
     used = config.method in CALIBRATED
     for matrix in matrices:
-        inputs = statistics.get(matrix.input_key)
+        inputs = statistics.get(matrix.module)
+        if used and (inputs is None or inputs.count == 0):
+            continue
         metric = metric_of(config, matrix, inputs if used else None, gradients.get(matrix.module))
         weight = weight_of(block, path, matrix)
         result = basis(weight, metric.inputs, metric.outputs)
         held[f"{matrix.name}:energy"] = result.energy * metric.weight
         if inputs is not None:
             held[f"{matrix.name}:mean"] = inputs.mean
-        if config.method != "anchored":
+        if final:
             # In float32: their rounding is far below that of the factors as they will be stored.
             expand, reduce = factors(weight, result, min(matrix.shape), torch.float32)
             held |= {f"{matrix.name}:expand": expand, f"{matrix.name}:reduce": reduce}
     return held
+
+
+def _is_final(walker: Walker, config: LowRankConfig, layer: int) -> bool:
+    """Whether factors are those of the survey: what a block that is run again reads depends on itself."""
+    return config.method != "anchored" or layer in walker.trial.repeated
+
+
+def _unfelt(
+    matrices: Sequence[Matrix], config: LowRankConfig, gradients: Mapping[str, OutputGradients]
+) -> list[str]:
+    if not config.needs_gradients:
+        return []
+    return [matrix.name for matrix in matrices if not is_felt(matrix, gradients.get(matrix.module))]
 
 
 def _kind(config: LowRankConfig, workspace: Workspace, layers: Iterable[int]) -> str:

@@ -9,13 +9,17 @@ Whether a block is built that way is not assumed from its name but tried out on 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kanna.calibration.calls import hollow, states_of, with_states
+from kanna.calibration.passage import Reached, Stub, replaced
 from kanna.calibration.states import States
-from kanna.calibration.walker import Reached, Stub, replaced
+from kanna.calibration.trial import try_out
+from kanna.errors import InputError
 from kanna.models.inventory import Inventory
 from kanna.progress import Progress, told
 from kanna.tasks.scorers.likelihood import Batch, Likelihood, Passes, read
@@ -95,7 +99,16 @@ class Resumed:
     states: States = field(default_factory=States)
     effort: Effort = field(default_factory=Effort)
     _parts: dict[int, _Part | None] = field(default_factory=dict)
-    as_tuple: bool = False
+    returned: list[Any] = field(default_factory=list)
+
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether hidden states are all that is needed to go on behind a block."""
+        config: Any = self.model.config
+        try:
+            return not try_out(config, self.found).irregular
+        except InputError:  # it is run on more than tokens
+            return False
 
     def base(self, progress: Progress = lambda *_: None, layers: Collection[int] | None = None) -> Rows:
         """Score the model as it is, and keep the hidden states before every block.
@@ -106,9 +119,9 @@ class Resumed:
         scored: dict[int, Likelihood] = {}
         for number, make in enumerate(told(progress, "base", self.passes.batches)):
             batch = make()
-            with _watched(self.model, self.found.blocks) as seen:
+            with _watched(self.model, self.found.blocks if self.is_chain else ()) as seen:
                 logits = self.passes.logits(self.model, batch.inputs, batch.places)
-            self.as_tuple = seen.as_tuple
+            self.returned = seen.returned
             for layer, hidden in enumerate(seen.inputs):
                 last = layer == len(seen.inputs) - 1 and number == 0  # on which its parts are tried out
                 if layers is None or layer in layers or last:
@@ -126,6 +139,8 @@ class Resumed:
         if len(layers) != 1:
             raise ValueError(f"variants that begin in one block are wanted, found blocks {sorted(layers)}")
         layer = layers.pop()
+        if not self.is_chain:
+            return self._whole(variants, progress)
         self._part(len(self.found.blocks) - 1)  # found out while the model is as it was
         scored: list[dict[int, Likelihood]] = [{} for _ in variants]
         for number, make in enumerate(told(progress, f"layer {layer}", self.passes.batches)):
@@ -144,6 +159,18 @@ class Resumed:
                 pieces |= read(logits, batch, self.ranks)
         return [self._rows(pieces) for pieces in scored]
 
+    def _whole(self, variants: Sequence[Sequence[Edit]], progress: Progress) -> list[Rows]:
+        """`edited` for a model that hands more than hidden states from block to block: all of it is run."""
+        scored: list[dict[int, Likelihood]] = [{} for _ in variants]
+        for make in told(progress, "edited", self.passes.batches):
+            batch = make()
+            for pieces, edits in zip(scored, variants, strict=True):
+                with applied(self.model, edits):
+                    logits = self.passes.logits(self.model, batch.inputs, batch.places)
+                pieces |= read(logits, batch, self.ranks)
+                self.effort.layer_tokens += len(self.found.blocks) * _tokens(batch)
+        return [self._rows(pieces) for pieces in scored]
+
     def _rows(self, scored: dict[int, Likelihood]) -> Rows:
         return self.passes.rows([scored[piece] for piece in range(len(scored))])
 
@@ -158,12 +185,17 @@ class Resumed:
         resume = layer if run is None else layer + 1
         given = hidden if run is None else self._after(layer, batch, run)
         self.effort.layer_tokens += max(0, last + 1 - resume) * _tokens(batch)
-        stubs = [_Given(self.model.get_submodule(path), self.as_tuple, given) for path in blocks[:resume]]
+        stubs = self._stubs(resume, given)
         part = self._part(last) if resume <= last else None
         with replaced(self.model, blocks[:resume], stubs), _only_scored(self.model, part, batch.places):
             if part is not None:
                 self.effort.layer_tokens -= part.share * (_tokens(batch) - len(batch.places))
             return self.passes.logits(self.model, batch.inputs, batch.places)
+
+    def _stubs(self, count: int, hidden: Tensor) -> list["_Given"]:
+        """In place of the first blocks."""
+        paths = self.found.blocks[:count]
+        return [_Given(self.model.get_submodule(p), self.returned[i], hidden) for i, p in enumerate(paths)]
 
     def _after(self, layer: int, batch: Batch, run: _Run) -> Tensor:
         """The hidden states after `layer`, of which only the feed-forward part is computed anew."""
@@ -215,10 +247,10 @@ class Resumed:
             return output if added is None else output + added
 
         def whole(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            run.output = output[0] if isinstance(output, tuple) else output
+            run.output = states_of(output)
             raise Reached
 
-        stubs = [_Given(model.get_submodule(before), self.as_tuple, hidden) for before in blocks[:layer]]
+        stubs = self._stubs(layer, hidden)
         with (
             model.get_submodule(path).register_forward_hook(part, with_kwargs=True),
             model.get_submodule(blocks[layer]).register_forward_hook(whole),
@@ -285,28 +317,35 @@ def applied(model: nn.Module, edits: Sequence[Edit]) -> Iterator[None]:
 class _Given(Stub):
     """Hands on hidden states computed before."""
 
-    def __init__(self, block: nn.Module, as_tuple: bool, hidden: Tensor) -> None:
-        super().__init__(block, as_tuple)
-        self._hidden = hidden
+    def __init__(self, block: nn.Module, returned: Any, hidden: Tensor) -> None:
+        super().__init__(block)
+        self._returned, self._hidden = returned, hidden
 
-    def output(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        return self._hidden
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return with_states(self._returned, self._hidden)
 
 
 @dataclass
 class _Seen:
+    """Runs of blocks, in their order.
+
+    Args:
+        inputs: Hidden states that each was given.
+        returned: What it returned, without tensors.
+    """
+
     inputs: list[Tensor] = field(default_factory=list)
-    as_tuple: bool = False
+    returned: list[Any] = field(default_factory=list)
 
 
 @contextmanager
 def _watched(model: nn.Module, paths: Sequence[str]) -> Iterator[_Seen]:
-    """Note what every block reads, and whether it returns a tuple."""
+    """Note what every block reads and returns."""
     seen = _Seen()
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         seen.inputs.append(args[0] if args else kwargs["hidden_states"])
-        seen.as_tuple = isinstance(output, tuple)
+        seen.returned.append(hollow(output))
 
     with ExitStack() as hooks:
         for path in paths:
