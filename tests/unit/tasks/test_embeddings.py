@@ -431,3 +431,10 @@ def test_tables_templates_and_checks(tmp_path: Path) -> None:
             assert found.kind == kind and found.passed and found.constant is None
     same = write(tmp_path / "same.jsonl", [{"text": f"a{i}", "pair": "b", "score": 2} for i in range(5)])
     assert not check_task(same).passed
+
+
+def test_a_token_that_the_model_lacks_is_refused(directory: Path) -> None:
+    one = embedder(directory)
+    one.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError, match="the token '<new>'"):
+        one.embed([("", "a <new> b")])

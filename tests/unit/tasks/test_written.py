@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import encoder_decoders
 import family_configs
 import pytest
 import tiny
@@ -15,6 +16,7 @@ from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
 from kanna.tasks.scorers.perplexity import score_text
 from kanna.tasks.scorers.scorer import CausalScorer
+from kanna.tasks.scorers.seq2seq import Seq2SeqScorer
 from kanna.tasks.scorers.written import plan_writing, write
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.special import cut_left
@@ -183,3 +185,19 @@ def test_an_answer_ends_behind_some_text(
     model = family_configs.model("llama")
     monkeypatch.setattr(tokenizer, "decode", lambda *_, **__: text)
     assert write(model, tokenizer, [[3]], 1, stop=stop, blank=blank)[0].text == written
+
+
+def test_an_encoder_decoder_refuses_tokens_that_it_lacks_by_row() -> None:
+    tokenizer = encoder_decoders.tokenizer(begins=False)
+    model = encoder_decoders.model("t5")
+    tokenizer.add_tokens(["<new>"])
+    scorer = Seq2SeqScorer(model, tokenizer, 60)
+    missing = tokenizer.convert_tokens_to_ids("<new>")
+    known = model.get_input_embeddings().num_embeddings
+    if missing < known:
+        tokenizer.add_tokens([f"<{i}>" for i in range(known - missing)])
+    last = tokenizer.convert_ids_to_tokens(max(known, missing))
+    with pytest.raises(InputError, match="row 2: the token"):
+        scorer.likelihoods(["a b", f"a {last}"], [["c"], ["c"]], False, quiet)
+    with pytest.raises(InputError, match="row 1: the token"):
+        scorer.likelihoods(["a b"], [[last]], False, quiet)

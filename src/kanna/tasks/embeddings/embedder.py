@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from kanna.errors import InputError
 from kanna.progress import Progress, told
 from kanna.tasks.embeddings.modules import Sentences
-from kanna.tasks.tokens.padded import batches
+from kanna.tasks.tokens.padded import batches, vocabulary_of
+from kanna.tasks.tokens.special import check_known
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Embedder:
         ids = whole["input_ids"]
         if not ids:
             raise InputError(f"the text {text[:80]!r} has no tokens to read", "give another")
+        check_known(ids, vocabulary_of(self.model), self.tokenizer)
         cut = len(ids) > self.limit
         if cut and self.refuse_long:
             raise InputError(

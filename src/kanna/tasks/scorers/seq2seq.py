@@ -13,7 +13,9 @@ from kanna.progress import Progress, told
 from kanna.tasks.scorers.decoding import fill_token, plain_settings
 from kanna.tasks.scorers.likelihood import Batch, Passes, check_finite, logits_at, most_logits
 from kanna.tasks.scorers.scorer import TokenScorer, by_row
-from kanna.tasks.tokens.padded import Wrapped, batches, wrapped
+from kanna.tasks.scorers.written import shown
+from kanna.tasks.tokens.padded import Wrapped, batches, vocabulary_of, wrapped
+from kanna.tasks.tokens.special import check_known
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Seq2SeqScorer(TokenScorer):
         begun = self._begun(answer)
         if not target:
             raise InputError(f"the answer {answer!r} has no tokens", "give another")
+        check_known(target, vocabulary_of(self.model), self.tokenizer)
         if len(begun) + len(target) - 1 > self.limit:
             raise InputError(
                 f"an answer has {len(target)} tokens, and the model reads {self.limit}", "shorten it"
@@ -114,6 +117,7 @@ class Seq2SeqScorer(TokenScorer):
             )
         if not text.ids:
             raise InputError("a prompt has no tokens to read", "give every row a prompt")
+        check_known(text.ids, vocabulary_of(self.model), self.tokenizer)
         self.work.cut += count and bool(over)
         return Wrapped(text.head, text.body[over:], text.tail).ids
 
@@ -140,13 +144,8 @@ class Seq2SeqScorer(TokenScorer):
         for logits in written.logits:
             check_finite(logits)
         new_ids = written.sequences[:, len(begun) :]
-        return [_until(str(self.tokenizer.decode(row, skip_special_tokens=True)), stop) for row in new_ids]
-
-
-def _until(text: str, stop: Sequence[str]) -> str:
-    for end in stop:
-        text = text.split(end, 1)[0]
-    return text
+        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in new_ids]
+        return [shown(text, stop, blank=False) for text in texts]
 
 
 def _caches(config: Any) -> bool:

@@ -104,7 +104,7 @@ def write(
         new = decode(model, tokenizer, batch, max_new_tokens, done).ids
         for prompt, ids in zip(batch, new, strict=True):
             text = str(tokenizer.decode(ids, skip_special_tokens=True))
-            texts[prompt] = Written(_cut(text, stop, blank), len(ids))
+            texts[prompt] = Written(shown(text, stop, blank), len(ids))
     return [texts[tuple(prompt)] for prompt in prompts]
 
 
@@ -144,7 +144,12 @@ def _ended(text: str, stop: Sequence[str], blank: bool) -> bool:
     return any(_until(text, end, blank)[1] for end in stop)
 
 
-def _cut(text: str, stop: Sequence[str], blank: bool) -> str:
+def shown(text: str, stop: Sequence[str], blank: bool) -> str:
+    """A text up to the first of these ends.
+
+    Args:
+        blank: Whether an end of white space counts where nothing else stands before it.
+    """
     for end in stop:
         text = _until(text, end, blank)[0]
     return text
