@@ -34,6 +34,7 @@ COPIED = [
     "generation_config.json",
     "merges.txt",
     "modeling_own.py",
+    "optimizer_own.py",
     "normalizer.json",
     "preprocessor_config.json",
     "sentence_bert_config.json",
@@ -62,7 +63,12 @@ LEFT_OUT = [
     "vae/model.safetensors",
     "weights.PTH",
 ]
-FOLDERS = {"checkpoint-500/": "trainer_state.json", "onnx/": "model_config.json", "runs/": "events"}
+FOLDERS = {
+    "optimizer_0/": "__0_0.distcp",
+    "checkpoint-500/": "trainer_state.json",
+    "onnx/": "model_config.json",
+    "runs/": "events",
+}
 NEITHER = [
     ".git/HEAD",
     ".gitattributes",
