@@ -90,13 +90,13 @@ def packed(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
         InputError: Fewer than `MINIMUM_TOKENS` tokens.
     """
     stream: list[int] = []
-    for index in _shuffled(len(rows), seed):
+    for index in shuffled(len(rows), seed):
         stream += tokenizer(rows[index].text, verbose=False)["input_ids"]
         if tokenizer.eos_token_id is not None:
             stream.append(tokenizer.eos_token_id)
         if len(stream) >= tokens:
             break
-    _check_enough(len(stream))
+    check_enough(len(stream))
     length = min(length, len(stream), tokens)
     kept = min(len(stream), tokens) // length * length
     ids = torch.tensor(stream[:kept]).view(-1, length)
@@ -113,13 +113,13 @@ def padded(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
     """
     chosen: list[list[int]] = []
     total = 0
-    for index in _shuffled(len(rows), seed):
+    for index in shuffled(len(rows), seed):
         if total >= tokens:
             break
         row = list(tokenizer(rows[index].text, verbose=False)["input_ids"])
         chosen += [row[start : start + length] for start in range(0, len(row), length)]
         total += len(row)
-    _check_enough(total)
+    check_enough(total)
     width = max(map(len, chosen))
     fill = next(t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if t is not None)
     ids = torch.tensor([row + [fill] * (width - len(row)) for row in chosen])
@@ -134,12 +134,14 @@ def random_windows(vocabulary: int, length: int, seed: int) -> Windows:
     return Windows(ids, torch.ones_like(ids, dtype=torch.bool))
 
 
-def _shuffled(count: int, seed: int) -> list[int]:
+def shuffled(count: int, seed: int) -> list[int]:
+    """The numbers below `count` in a seeded order."""
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return order
 
 
-def _check_enough(tokens: int) -> None:
+def check_enough(tokens: int) -> None:
+    """Raise InputError for fewer tokens than say anything about a model."""
     if tokens < MINIMUM_TOKENS:
         raise InputError(
             f"the calibration text has {tokens} tokens; at least {MINIMUM_TOKENS} are needed",

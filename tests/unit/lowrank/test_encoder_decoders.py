@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import kanna
 from kanna.errors import InputError
-from kanna.forms import FormModule
+from kanna.forms import FormModule, dense_weight
 from kanna.models.inventory import inventory
 from kanna.runs.source import Source
 from kanna.tasks.options import EvalOptions
@@ -171,14 +171,65 @@ def test_a_compressed_one_is_compared_with_its_base(base: Path, small: Path, tmp
     assert compared.tasks[0].rows == len(PROMPTS)
 
 
-def test_what_takes_the_inputs_of_matrices_is_refused_at_once(base: Path, tmp_path: Path) -> None:
+def pairs(path: Path) -> list[tuple[str, str]]:
+    """Prompts and answers of several lengths."""
+    letters = encoder_decoders.LETTERS
+    made = [(letters[i % 7 : i % 7 + 3 + i % 5], letters[i % 11 + 4 : i % 11 + 6 + i % 3]) for i in range(45)]
+    path.write_text("\n".join(json.dumps({"prompt": p.strip(), "answer": a.strip()}) for p, a in made))
+    return [(p.strip(), a.strip()) for p, a in made]
+
+
+def read_by(model: Any, paths: list[str], tokens: Any, rows: list[tuple[str, str]]) -> dict[str, Tensor]:
+    """Path -> (tokens, n) float64: what each module reads, row by row."""
+    seen: dict[str, list[Tensor]] = {path: [] for path in paths}
+    hooks = [
+        model.get_submodule(path).register_forward_pre_hook(
+            lambda _, args, path=path: seen[path].append(args[0].reshape(-1, args[0].shape[-1]).double())
+        )
+        for path in paths
+    ]
+    for prompt, answer in rows:
+        target = tokens(answer, add_special_tokens=False)["input_ids"]
+        logits(model, tokens(prompt)["input_ids"], begun(model, tokens) + target)
+    for hook in hooks:
+        hook.remove()
+    return {path: torch.cat(found) for path, found in seen.items()}
+
+
+@pytest.mark.parametrize("method", ["whitened", "asvd"])
+def test_factors_are_the_best_under_what_the_running_model_reads(
+    base: Path, tmp_path: Path, method: str
+) -> None:
+    """Encoder, decoder and the attention between them; q reads the decoder, k and v what was encoded."""
+    rows = pairs(tmp_path / "pairs.jsonl")
+    settings = {"keep": 0.6, "method": method, "tokens": 10**6, "bias_correction": False, "ridge": 1e-9}
+    tiny.compress(base, tmp_path / "out", tmp_path / "pairs.jsonl", tmp_path / "cache", **settings)
+    real, small = whole(base), whole(base, tmp_path / "out")
+    tokens = encoder_decoders.tokenizer(base.name == "bart")
+    replaced = [path for path, module in small.named_modules() if isinstance(module, FormModule)]
+    assert len(replaced) == MATRICES[base.name]
+    for path, inputs in read_by(real, replaced, tokens, rows).items():
+        weight, module = real.get_submodule(path).weight.detach().double(), small.get_submodule(path)
+        lost = weight - dense_weight(module).detach().double()
+        scale = inputs if method == "whitened" else inputs.abs().mean(0).sqrt().diag()
+        best = torch.linalg.svdvals(weight @ scale.T)[module.form.rank :].square().sum()
+        assert float((lost @ scale.T).square().sum()) <= float(best) * 1.001 + 1e-9, path
+
+
+def test_what_is_not_there_is_refused_at_once(base: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    pairs(rows)
+    for more in ({"method": "anchored"}, {"method": "fwsvd"}, {"refine": 3}, {"allocation": "global"}):
+        with pytest.raises(InputError, match="is an encoder-decoder: its matrices are fitted one by one"):
+            tiny.compress(base, tmp_path / "out", rows, tmp_path / "cache", keep=0.6, **more)
     text = tmp_path / "text.jsonl"
     text.write_text('{"text": "the cat sat on the mat"}\n' * 80)
-    for method in ("whitened", "anchored", "plain"):
-        with pytest.raises(InputError, match=r"encoder-decoder.*without text"):
-            tiny.compress(base, tmp_path / "out", text, tmp_path / "cache", keep=0.6, method=method)
+    with pytest.raises(InputError, match="has no prompt and answer"):
+        tiny.compress(base, tmp_path / "out", text, tmp_path / "cache", keep=0.6)
+    with pytest.raises(InputError, match="needs calibration text"):
+        tiny.compress(base, tmp_path / "out", None, tmp_path / "cache", keep=0.6)
     with pytest.raises(InputError, match="is an encoder-decoder, whose edits are not searched"):
-        kanna.laser_search(base, rows(tmp_path / "rows.jsonl"), out=tmp_path / "out")
+        kanna.laser_search(base, rows, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

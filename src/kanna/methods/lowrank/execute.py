@@ -17,12 +17,12 @@ from kanna.errors import InputError
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.dataless import replace_unrun
 from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch, output_gradients
 from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
 from kanna.methods.lowrank.survey import Survey, run_survey
+from kanna.methods.lowrank.two_stacks import replace_stacks
 from kanna.progress import Progress
 from kanna.runs.step import Job
 from kanna.runs.workspace import Workspace
@@ -74,7 +74,7 @@ def execute(job: Job, plan: Plan) -> Outcome:
     """
     config, source, device = plan.config, job.source, job.inputs.device
     if plan.inventory.has_decoder_apart:
-        replace_unrun(job, plan)
+        replace_stacks(job, plan)
         return _outcome(job, plan, plan.ranks or {})
     cache = job.inputs.cache / "statistics"
     whole = source.whole(device) if config.needs_gradients else None

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from kanna.calibration.windows import Windows, packed, padded, random_windows
-from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.execute import Outcome, execute
 from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, make_plan
 from kanna.methods.lowrank.replace import probe_file
+from kanna.methods.lowrank.two_stacks import pairs_of, settings_for, with_whole_model
 from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent, some
 from kanna.runs.source import Source
@@ -29,7 +29,7 @@ class LowRankStep(Step[Plan]):
 
     def plan(self, source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
         if source.inventory.has_decoder_apart:
-            _check_encoder_decoder(source, config, inputs)
+            return _plan_of_two(source, config, inputs)
         calibrated = inputs.calibration is not None and config.keep != 1.0
         if not calibrated:
             return make_plan(source, config, _random_probe(source, config), False, 0, "no calibration text")
@@ -95,15 +95,13 @@ class LowRankChanges(Changes):
     unread: tuple[str, ...] = ()
 
 
-def _check_encoder_decoder(source: Source, config: LowRankConfig, inputs: Inputs) -> None:
-    """Raise InputError where the inputs of matrices would have to be known: two stacks are not run yet."""
-    method = config.resolved(has_text=False, gradients=False).method
-    if config.keep == 1.0 or (method == "plain" and inputs.calibration is None and not config.refine):
-        return
-    raise InputError(
-        f"{source.inventory.architecture} is an encoder-decoder, whose matrices are compressed without text",
-        "choose --method plain, and leave out --calibration and --refine",
-    )
+def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
+    """The plan for a model with an encoder and a decoder."""
+    chosen = settings_for(source, config)
+    if inputs.calibration is None or config.keep == 1.0:
+        return make_plan(source, chosen, _random_probe(source, chosen), has_text=False, backward=None)
+    pairs = pairs_of(source, chosen, inputs.calibration)
+    return with_whole_model(make_plan(source, chosen, pairs, has_text=True, backward=None))
 
 
 def _windows(source: Source, config: LowRankConfig, calibration: Path) -> Windows:

@@ -16,6 +16,7 @@ from kanna.tasks.scorers.scorer import TokenScorer, by_row
 from kanna.tasks.scorers.written import shown
 from kanna.tasks.tokens.padded import Wrapped, batches, vocabulary_of, wrapped
 from kanna.tasks.tokens.special import check_known
+from kanna.tasks.tokens.targets import as_target, decoder_start
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Seq2SeqScorer(TokenScorer):
         return [self._answer(read, answer) for answer in answers]
 
     def _answer(self, prompt: tuple[int, ...], answer: str) -> _Asked:
-        target = _target(self.tokenizer, answer).body
+        target = as_target(self.tokenizer, answer).body
         begun = self._begun(answer)
         if not target:
             raise InputError(f"the answer {answer!r} has no tokens", "give another")
@@ -122,7 +123,8 @@ class Seq2SeqScorer(TokenScorer):
         return Wrapped(text.head, text.body[over:], text.tail).ids
 
     def _begun(self, answer: str) -> tuple[int, ...]:
-        return (_start(self.model), *_target(self.tokenizer, answer).head)
+        settings = self.model.config, getattr(self.model, "generation_config", None)
+        return (decoder_start(*settings), *as_target(self.tokenizer, answer).head)
 
     def _written(
         self, rows: Sequence[tuple[int, ...]], begun: tuple[int, ...], new: int, stop: Sequence[str]
@@ -152,25 +154,6 @@ def _caches(config: Any) -> bool:
     """Whether transformers keeps keys and values for all layers: it counts those of the encoder (T5)."""
     depth = getattr(config, "num_decoder_layers", None)
     return depth is None or depth <= config.num_hidden_layers
-
-
-def _start(model: nn.Module) -> int:
-    """The token that the decoder begins with."""
-    config: Any = model.config
-    for holder in (config, getattr(model, "generation_config", None)):
-        token = getattr(holder, "decoder_start_token_id", None)
-        if token is not None:
-            return int(token)
-    raise InputError("config.json does not say decoder_start_token_id", "add it; most often it is 0 or 2")
-
-
-def _target(tokenizer: Any, answer: str) -> Wrapped:
-    """An answer as the decoder is to give it; some tokenizers write targets otherwise than prompts."""
-    return wrapped(partial(_as_target, tokenizer), answer)
-
-
-def _as_target(tokenizer: Any, text: str, **options: Any) -> Any:
-    return tokenizer(text_target=text, **options)
 
 
 def _batch(model: nn.Module, some: Sequence[int], asked: Sequence[_Asked]) -> Batch:
