@@ -1,4 +1,4 @@
-"""Prompts and answers that an encoder-decoder is calibrated on: one to the encoder, the other to the decoder."""
+"""Prompts and answers to calibrate an encoder-decoder on: one to the encoder, the other to the decoder."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class Pairs(Windows):
         return sum(len(prompt) + len(decoded) for prompt, decoded in self.read)
 
     def together(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(prompts, what the decoder reads) of so many rows at a time, of equal lengths: nothing is padded."""
+        """(prompts, what the decoder reads) of so many rows of equal lengths at a time: nothing is padded."""
         kinds: dict[tuple[int, int], list[Pair]] = {}
         for pair in self.read:
             kinds.setdefault((len(pair[0]), len(pair[1])), []).append(pair)

@@ -11,7 +11,7 @@ from kanna.methods.lowrank.execute import Outcome, execute
 from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, make_plan
 from kanna.methods.lowrank.replace import probe_file
-from kanna.methods.lowrank.two_stacks import pairs_of, settings_for, with_whole_model
+from kanna.methods.lowrank.two_stacks import NO_GRADIENTS, pairs_of, settings_for, with_whole_model
 from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent, some
 from kanna.runs.source import Source
@@ -99,9 +99,9 @@ def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
     """The plan for a model with an encoder and a decoder."""
     chosen = settings_for(source, config)
     if inputs.calibration is None or config.keep == 1.0:
-        return make_plan(source, chosen, _random_probe(source, chosen), has_text=False, backward=None)
+        return make_plan(source, chosen, _random_probe(source, chosen), False, 0, "no calibration text")
     pairs = pairs_of(source, chosen, inputs.calibration)
-    return with_whole_model(make_plan(source, chosen, pairs, has_text=True, backward=None))
+    return with_whole_model(make_plan(source, chosen, pairs, True, 0, NO_GRADIENTS))
 
 
 def _windows(source: Source, config: LowRankConfig, calibration: Path) -> Windows:

@@ -29,6 +29,7 @@ from kanna.tasks.data.rows import read_rows
 from kanna.tasks.tokens.targets import decoder_start
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
 
+NO_GRADIENTS = "encoder-decoders are fitted without gradients"
 METHODS = ("plain", "whitened", "asvd", "tucker")
 
 
