@@ -12,6 +12,11 @@ class Configuration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# Generators take 64 bits; the seeds of single layers and matrices are a little beyond the one that is given.
+SEEDS = {"ge": -(2**63), "le": 2**63 - 1}
+DRAWN = {**SEEDS, "ge": 0}
+
+
 def setting(default: Any, description: str, said: JsonDict | None = None, **limits: Any) -> Any:
     """A field of a configuration.
 

@@ -81,3 +81,17 @@ def test_force_replaces_only_an_earlier_demo(tmp_path: Path, capsys: pytest.Capt
     assert main(["demo", "--out", str(tmp_path), "--force", "--quiet"]) == 2
     assert "not the output of an earlier demo" in capsys.readouterr().err
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("foreign", ["thesis.tex", "kanna-0.9/notes.txt", ".git/HEAD", "models/x"])
+def test_force_replaces_no_demo_with_something_else_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], foreign: str
+) -> None:
+    (tmp_path / "kanna-0.9").mkdir()
+    (tmp_path / "kanna-0.9" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / foreign).parent.mkdir(exist_ok=True)
+    (tmp_path / foreign).write_text("precious")
+    assert main(["demo", "--out", str(tmp_path), "--force", "--quiet"]) == 2
+    assert "does not replace it" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / foreign).read_text() == "precious"

@@ -16,13 +16,17 @@ Action = Annotated[str, typer.Argument(metavar="[show|clear]", help="clear remov
 
 
 @verb
-def cache(session: Session, action: Action = "show") -> None:
+def cache(
+    session: Session,
+    action: Action = "show",
+    clear: Annotated[bool, typer.Option("--clear", help="The same as clear.")] = False,
+) -> None:
     """Show or clear what kanna keeps between runs: input statistics and spectra."""
     from kanna.runs.places import cache_report, clear_cache
 
     if action not in ("show", "clear"):
         raise InputError(f"there is no action {action!r}", "choose show or clear")
-    report = clear_cache() if action == "clear" else cache_report()
+    report = clear_cache() if clear or action == "clear" else cache_report()
     session.show(report.to_dict(), lambda console: _render(console, report))
 
 

@@ -77,7 +77,7 @@ def split(
     file: File,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the two parts.")],
     share: Annotated[float, typer.Option(help="Share of the validation part.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Of the drawing.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the drawing.")] = 0,
     first: Annotated[
         bool, typer.Option("--legacy-first", help="The first rows, as the code of papers has it.")
     ] = False,

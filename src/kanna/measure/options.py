@@ -1,6 +1,6 @@
 """What to measure of a model, as the user says it; imports nothing heavy."""
 
-from kanna.configuration import Configuration, Numbers, setting
+from kanna.configuration import SEEDS, Configuration, Numbers, setting
 
 
 class BenchOptions(Configuration):
@@ -18,7 +18,7 @@ class BenchOptions(Configuration):
     repeats: int = setting(6, "Rounds that count; in each, the models take turns.")
     device: str = setting("cpu", "Where to compute: cpu, cuda, cuda:1, mps.")
     dtype: str = setting("float32", "float32, bfloat16, float16.", {"metavar": "NAME"})
-    seed: int = setting(0, "Of the random prompts.")
+    seed: int = setting(0, "Of the random prompts.", None, **SEEDS)
     memory: bool = setting(True, "Peak memory, in processes of their own.")
     watts: float | None = setting(
         None, "Estimate energy from this power.", {"flag": "--estimate-energy", "metavar": "WATTS"}

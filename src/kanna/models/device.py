@@ -15,7 +15,7 @@ def device_of(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones((), device=device).item()  # "meta" has tensors, but nothing in them
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"device {name!r} cannot be used: {first}", "choose --device cpu") from error

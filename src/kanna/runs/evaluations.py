@@ -10,10 +10,11 @@ import torch
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.whole import write_json_whole
+from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.opened import Opened
-from kanna.runs.places import cache_directory
+from kanna.runs.places import cache_directory, warn_of_cache
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, score_text_of
 from kanna.tasks.metrics.user_metric import parse_user_metric
@@ -46,8 +47,11 @@ def evaluate(
     Raises:
         InputError: Whatever is wrong with the model, a task or the request.
     """
+    asked = options or EvalOptions()
+    if asked.metric is not None and set(map(str, tasks)) <= set(map(str, texts)):
+        raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
     opened = Opened.open(model)
-    plan = opened.prepared(tasks, options or EvalOptions(), texts)
+    plan = opened.prepared(tasks, asked, texts)
     return evaluate_opened(opened, plan, fresh=fresh, cache=cache, progress=progress)
 
 
@@ -124,18 +128,21 @@ class _Store:
 
     def find(self, task: Task) -> TaskScore | None:
         path = self._path(task)
-        if self._fresh or not self._keepable() or not path.is_file():
+        if self._fresh or not self._keepable():
             return None
         try:
             score = TaskScore.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
-            return None  # damaged: it is computed and written again
+            return None  # not there or damaged: it is computed and written again
         return replace(score, task=task.name) if len(score.records) == score.rows else None
 
     def keep(self, task: Task, score: TaskScore) -> None:
-        if self._keepable():
-            self._directory.mkdir(parents=True, exist_ok=True)
+        if not self._keepable():
+            return
+        try:
             write_json_whole(self._path(task), score.to_dict())
+        except OSError as error:
+            warn_of_cache(self._directory.parent, error)
 
     def _keepable(self) -> bool:
         metric = self._plan.options.metric

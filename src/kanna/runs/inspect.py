@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor
 
 from kanna.errors import InputError
@@ -19,7 +20,7 @@ from kanna.models.matrix import Matrix
 from kanna.models.selection import match
 from kanna.progress import Progress
 from kanna.result import Result, Several
-from kanna.runs.places import cache_directory
+from kanna.runs.places import usable_cache, warn_of_cache
 from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
 
@@ -146,7 +147,8 @@ def inspect(
     source.check_shapes()
     entries = [_entry(source, matrix) for matrix in chosen]
     if spectra:
-        store = Workspace((cache or cache_directory()) / "spectra")
+        place = usable_cache("spectra", cache)
+        store = None if place is None else Workspace(place)
         entries = list(_with_spectra(source, entries, store, progress))
     return InspectResult(source.name, source.inventory, tuple(entries), source.checkpoint.bytes)
 
@@ -167,7 +169,7 @@ def _entry(source: Source, matrix: Matrix) -> Entry:
 
 
 def _with_spectra(
-    source: Source, entries: Sequence[Entry], store: Workspace, progress: Progress
+    source: Source, entries: Sequence[Entry], store: Workspace | None, progress: Progress
 ) -> Iterator[Entry]:
     """The same entries with spectra, but for those of refused matrices."""
     for done, entry in enumerate(entries):
@@ -179,11 +181,8 @@ def _with_spectra(
     progress("spectra", len(entries), len(entries))
 
 
-def _spectrum(weight: Tensor, store: Workspace) -> Spectrum:
-    name = f"{_digest(weight)}.safetensors"
-    if not store.has(name):
-        store.save(name, {"values": singular_values(weight)})
-    values = store.load(name)["values"]
+def _spectrum(weight: Tensor, store: Workspace | None) -> Spectrum:
+    values = singular_values(weight) if store is None else _stored(weight, store)
     rows, columns = weight.shape
     return Spectrum(
         singular_values=tuple(values.tolist()),
@@ -193,6 +192,19 @@ def _spectrum(weight: Tensor, store: Workspace) -> Spectrum:
         rank_99=energy_rank(values, 0.99),
         signal_rank=signal_rank(values, rows, columns),
     )
+
+
+def _stored(weight: Tensor, store: Workspace) -> Tensor:
+    """Singular values, computed where they are not there."""
+    name = f"{_digest(weight)}.safetensors"
+    if store.has(name):
+        return store.load(name)["values"]
+    values = singular_values(weight)
+    try:
+        store.save(name, {"values": values})
+    except (OSError, SafetensorError) as error:
+        warn_of_cache(store.directory.parent, error)
+    return values
 
 
 def _digest(weight: Tensor) -> str:

@@ -1,12 +1,18 @@
 """Where kanna keeps files that are not results: unfinished work, and the cache between runs."""
 
+import contextlib
+import functools
+import logging
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna.checkpoint.outputs import final_name
+
+log = logging.getLogger("kanna")
 
 RUN = "run.json"
 
@@ -44,7 +50,38 @@ def cache_directory() -> Path:
     import platformdirs
 
     chosen = os.environ.get("KANNA_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("kanna"))
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("kanna"))
+
+
+def usable_cache(kind: str, given: Path | None = None) -> Path | None:
+    """The cache's folder of a kind, made; None, with one warning, where nothing can be kept in it.
+
+    Args:
+        kind: Such as `statistics`.
+        given: The cache; kanna's cache directory by default.
+    """
+    directory = (given or cache_directory()) / kind
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        warn_of_cache(given or cache_directory(), error)
+        return None
+
+
+def warn_of_cache(directory: Path, error: Exception) -> None:
+    """Say once that a cache takes nothing; why stands in the log."""
+    log.info("%s", error)
+    warn_once(str(directory))
+
+
+@functools.cache
+def warn_once(directory: str) -> None:
+    """One line for each directory."""
+    log.warning(
+        "nothing can be kept in the cache %s: going on without; $KANNA_CACHE names another", directory
+    )
 
 
 def cache_report(directory: Path | None = None) -> CacheReport:
@@ -79,4 +116,10 @@ def unfinished(out: str | Path) -> bool:
 
 
 def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    """What cannot be seen, or goes while it is counted, counts as nothing."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for path in directory.rglob("*"):
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size if path.is_file() else 0
+    return total

@@ -30,7 +30,7 @@ from kanna.progress import Progress
 from kanna.runs.compare import comparison_rows, judge
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.output import plan_layout, write_model
-from kanna.runs.places import cache_directory
+from kanna.runs.places import cache_directory, usable_cache
 from kanna.runs.probe import Verdict, verify_output
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
@@ -165,6 +165,8 @@ def carry_out(
     started = time.perf_counter()
     if request.out is None and not request.dry_run:
         raise InputError("no output directory was given", "add --out DIR")
+    if request.criteria is None and request.options.metric is not None:
+        raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
     ready = _prepare(request)
     if request.dry_run:
         planned = zip(request.calls, ready.plans, strict=True)
@@ -319,7 +321,7 @@ def _run_steps(
             _check_memory(plan)
         announce(plan)
         workspace = Workspace(directory / f"step-{number}")
-        job = Job(source, workspace, ready.inputs, progress)
+        job = Job(source, workspace, _with_cache(ready.inputs, call, directory), progress)
         target = request.target if last else _between(directory, number)
         result, compared = _write(ready, call, plan, job, target, replace and last, last)
         results.append(result)
@@ -328,6 +330,13 @@ def _run_steps(
         if not last:
             source = _reopened(ready, directory, number)
     return tuple(results), compared
+
+
+def _with_cache(inputs: Inputs, call: Call, directory: Path) -> Inputs:
+    """Statistics are kept in the folder of unfinished work where kanna's cache takes none."""
+    if not call.method.calibration or usable_cache("statistics", inputs.cache) is not None:
+        return inputs
+    return replace(inputs, cache=directory / "cache")
 
 
 def _between(directory: Path, number: int) -> Path:

@@ -146,13 +146,20 @@ def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> N
     record = directory / RUN
     if not resume and not force:
         _refuse_record_of_run(directory, out)
-    if record.is_file() and resume and read_json(record).get("key") != key:
+    if record.is_file() and resume and _key(record) != key:
         raise InputError(
             f"{directory} was begun with other settings, model, text, task, versions, threads or device",
             "repeat the command that began it with --resume, or start over with --force",
         )
     if resume and not record.is_file():
         raise InputError(f"there is no unfinished run for {out}", "leave out --resume")
+
+
+def _key(record: Path) -> object:
+    try:
+        return read_json(record).get("key")
+    except InputError as error:
+        raise InputError(error.problem, "start over with --force") from error
 
 
 def _refuse_record_of_run(directory: Path, out: Path) -> None:

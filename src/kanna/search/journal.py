@@ -56,6 +56,14 @@ def tally(score: TaskScore) -> Tally:
     )
 
 
+def _read(line: bytes) -> tuple[tuple[str, int], Tally]:
+    if not line.endswith(b"\n"):
+        raise ValueError("cut short")
+    data: dict[str, Any] = json.loads(line)
+    key = data.pop("candidate"), data.pop("part")
+    return key, Tally(**data)
+
+
 @dataclass
 class Journal:
     """Tallies on disk, one a line, so that a search that was killed goes on.
@@ -70,17 +78,19 @@ class Journal:
 
     @staticmethod
     def open(path: Path | None) -> "Journal":
-        """What the file holds; a last line that was cut short counts as missing."""
+        """What the file holds up to a line that is damaged or was cut short; the rest is scored again."""
         journal = Journal(path)
         if path is None or not path.is_file():
             return journal
-        written = path.read_bytes()
-        whole = written[: written.rfind(b"\n") + 1]
-        os.truncate(path, len(whole))
-        for line in whole.splitlines():
-            data: dict[str, Any] = json.loads(line)
-            key = data.pop("candidate"), data.pop("part")
-            journal.known[key] = Tally(**data)
+        sound = 0
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                key, sums = _read(line)
+            except (ValueError, TypeError, KeyError):
+                break
+            journal.known[key] = sums
+            sound += len(line)
+        os.truncate(path, sound)
         return journal
 
     def add(self, candidate: str, part: int, sums: Tally) -> None:

@@ -30,6 +30,8 @@ log = logging.getLogger("kanna")
 # Wide enough for every table of ours; a pipe has no width of its own.
 _WIDTH_WITHOUT_TERMINAL = 160
 _PANEL = "Common options"
+# More than any machine has; a system that cannot start so many ends the process at once, without a word.
+_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Common:
     ] = None
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="CPU threads to compute with.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--threads", min=1, max=_THREADS, help="CPU threads to compute with.", rich_help_panel=_PANEL
+        ),
     ] = None
 
     def joined(self, other: "Common") -> "Common":

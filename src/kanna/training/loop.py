@@ -226,7 +226,7 @@ class _Run:
         targets = sum(example.targets for example in examples)
         total = 0.0
         with torch.random.fork_rng(_devices(self.model)):
-            torch.manual_seed((self.course.seed << 24) + step)
+            torch.manual_seed(((self.course.seed << 24) + step) % 2**64)
             for some in _in_passes(examples, self.course.tokens):
                 loss = self._loss(some) / targets
                 loss.backward()

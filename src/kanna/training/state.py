@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from kanna.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,16 @@ class StateFile:
         partial.replace(self.path)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and note."""
-        with safe_open(self.path, framework="pt") as file:
+        """Tensors and note.
+
+        Raises:
+            InputError: The file was cut short, as a power failure leaves it.
+        """
+        try:
+            opened = safe_open(self.path, framework="pt")
+        except SafetensorError as error:
+            raise InputError(f"{self.path} is damaged: {error}", "start over with --force") from error
+        with opened as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             note: dict[str, Any] = json.loads(file.metadata()["note"])
             return tensors, note

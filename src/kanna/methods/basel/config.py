@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import field_validator, model_validator
 from pydantic.config import JsonDict
 
-from kanna.configuration import Configuration, Numbers, setting
+from kanna.configuration import SEEDS, Configuration, Numbers, setting
 
 Importance = Literal["fisher", "taylor", "sigma"]
 
@@ -112,7 +112,7 @@ class BaselConfig(Configuration):
     chat: bool = setting(False, "Put prompts into the chat template.", _DATA)
     context: int | None = setting(None, "Most tokens of a row, and read on --task.", _DATA, ge=8)
     recompute: bool = setting(False, "Less memory: activations are computed twice.", _TRAIN)
-    seed: int = setting(0, "Of all that is drawn.", {"group": "Running"})
+    seed: int = setting(0, "Of all that is drawn.", {"group": "Running"}, **SEEDS)
 
     @model_validator(mode="before")
     @classmethod

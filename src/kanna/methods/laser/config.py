@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import field_validator, model_validator
 from pydantic.config import JsonDict
 
-from kanna.configuration import Configuration, setting
+from kanna.configuration import SEEDS, Configuration, setting
 from kanna.errors import InputError
 from kanna.methods.laser.edits import Edit, parse_edit
 
@@ -35,7 +35,7 @@ class LaserConfig(Configuration):
     blocks: int = setting(1, "Row blocks truncated each on its own.", _WHAT, ge=1)
     factored: bool = setting(False, "Store two factors where they are smaller.", _STORE)
     keep_originals: bool = setting(False, "Keep the original matrices, to restore alone.", _STORE)
-    seed: int = setting(0, "Of the controls.", {"group": "Running"})
+    seed: int = setting(0, "Of the controls.", {"group": "Running"}, **SEEDS)
 
     @field_validator("edits")
     @classmethod

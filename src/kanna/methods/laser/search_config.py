@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, model_validator
 from pydantic.config import JsonDict
 
-from kanna.configuration import Configuration, Numbers, Texts, setting
+from kanna.configuration import DRAWN, Configuration, Numbers, Texts, setting
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.results import Settings
 from kanna.models.selection import selection_from
@@ -66,7 +66,9 @@ class SearchOptions(Configuration):
     by: str | None = setting(
         None, "Also score by this key of the rows, such as frequency.", {**_WHAT, "metavar": "KEY"}
     )
-    seed: int = setting(0, "Of the split, the order of rows and the random controls.", {"group": "Running"})
+    seed: int = setting(
+        0, "Of the split, the order of rows and the random controls.", {"group": "Running"}, **DRAWN
+    )
     memory: int = setting(2**31, "Bytes of hidden states kept in memory.", {"flag": None})
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, model_validator
 from pydantic.config import JsonDict
 
-from kanna.configuration import Configuration, setting
+from kanna.configuration import SEEDS, Configuration, setting
 from kanna.errors import InputError
 from kanna.models.selection import selection_from
 
@@ -80,7 +80,7 @@ class LowRankConfig(Configuration):
         None, "Length of calibration windows, and most tokens read on --task.", _DATA, ge=8
     )
     batch: int = setting(8, "Windows computed at a time.", _DATA, ge=1)
-    seed: int = setting(0, "Of all that is drawn.", {"group": "Running"})
+    seed: int = setting(0, "Of all that is drawn.", {"group": "Running"}, **SEEDS)
 
     @model_validator(mode="before")
     @classmethod

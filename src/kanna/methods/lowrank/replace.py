@@ -103,7 +103,7 @@ class _Walk:
 def replace_blocks(job: Replacement, progress: Progress) -> None:
     """Compute and save every block; blocks that are saved already are not redone."""
     count, visits = len(job.walker.inventory.blocks), job.walker.visits
-    start = next((i for i in range(count) if not job.workspace.has(block_file(i))), count)
+    start = _first_open(job, count)
     if start == count:
         return
     # What needs no stream of its own is run through once, as the probe.
@@ -125,6 +125,16 @@ def replace_blocks(job: Replacement, progress: Progress) -> None:
             for passage in (original, compressed):
                 passage.forget()
     progress("replace", count, count)
+
+
+def _first_open(job: Replacement, count: int) -> int:
+    """The first block without a sound file, or the last one before it whose hidden states are still there."""
+    open_ = next((i for i in range(count) if not job.workspace.has(block_file(i))), count)
+    if open_ == count:
+        return count
+    streams = [(i, _stream(job, which, i)) for i in range(open_ + 1) for which in ("original", "compressed")]
+    there = [i for i, stream in streams if stream.exists()]
+    return max((i for i in there if there.count(i) == 2), default=0)
 
 
 def block_file(layer: int) -> str:
