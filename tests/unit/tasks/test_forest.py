@@ -36,6 +36,13 @@ def test_no_pack_is_larger_than_asked_unless_one_sequence_is(sequences, size):
         assert len(pack) <= max(size, *(len(sequences[n]) for n in pack.paths))
 
 
+def test_a_sequence_longer_than_a_pack_is_there_once():
+    long = list(range(9))
+    made = list(packs([long, [3], long, long, long[:4]], 4))
+    assert [pack.tokens for pack in made] == [long, [3]]
+    assert recovered(made) == {0: long, 1: [3], 2: long, 3: long, 4: long[:4]}
+
+
 @given(SEQUENCES)
 def test_ancestors_are_what_a_walk_along_parents_finds(sequences):
     (pack,) = packs(sequences, 10**6)

@@ -75,21 +75,41 @@ def test_short_rows_do_not_change_beside_long_ones() -> None:
         assert by_piece[piece].sum == pytest.approx(one.sum, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mamba2", "bamba", "lfm2", "rwkv"])
+def test_one_long_question_does_not_vouch_for_strangers_in_packs(name: str) -> None:
+    draw = random.Random(1)
+    contexts = [(first, *(draw.randrange(3, VOCAB) for _ in range(30))) for first in range(3, 17)]
+    contexts.append(tuple(draw.randrange(20, VOCAB) for _ in range(PACK_TOKENS + 4)))
+    asked = [Piece(context, (letter,), 1) for context in contexts for letter in (5, 6, 7, 8)]
+    model = disturbed(name)
+    found = likelihoods(model, asked)
+    assert not found.packed
+    assert [one.sum for one in found.found] == pytest.approx(alone(model, asked), abs=5e-5)
+
+
+def test_one_pack_does_not_vouch_for_several_in_a_pass() -> None:
+    draw = random.Random(2)
+    contexts = [(first, *(draw.randrange(3, VOCAB) for _ in range(49))) for first in range(3, 18)]
+    plan = plan_batches(Coupled("rows", masks=True), [Piece(some, (5,), 1) for some in contexts], 2048, True)
+    assert not plan.packed and all(len(group.packs) == 1 for group in plan.batches)
+
+
 class Coupled(nn.Module):
     """A causal model whose logits move with what else is in the batch, as experts that run full make it."""
 
-    def __init__(self, by: str) -> None:
+    def __init__(self, by: str, masks: bool = False) -> None:
         super().__init__()
-        self.inner, self.by = family_configs.model("llama"), by
+        self.inner, self.by, self.masks = family_configs.model("llama"), by, masks
         self.config = self.inner.config
 
     def get_output_embeddings(self) -> nn.Module:
         return self.inner.get_output_embeddings()  # type: ignore[operator, no-any-return]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
         rows, width = input_ids.shape
         off = rows if self.by == "rows" else width
-        return SimpleNamespace(logits=self.inner(input_ids).logits * (1 + 0.1 * off))
+        given = {**given, "attention_mask": attention_mask} if self.masks else {}
+        return SimpleNamespace(logits=self.inner(input_ids, **given).logits * (1 + 0.1 * off))
 
 
 @pytest.mark.parametrize(

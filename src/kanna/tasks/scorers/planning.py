@@ -23,9 +23,7 @@ from kanna.tasks.tokens.padded import batches
 
 # Long enough for efficient products, short enough that attention among strangers stays cheap.
 PACK_TOKENS = 256
-# Packs that are tried together; a longer one is tried by itself.
-_TRIED_TOKENS = 4 * PACK_TOKENS
-# A pack stands for one that is worse when it reaches this share of its measure.
+# A pack stands for one that is worse when it reaches more than this share of its measure.
 _ENOUGH = 0.5
 _NOTES = {
     Layout.PADDED: "shared prefixes were computed again for every row",
@@ -97,13 +95,9 @@ def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, s
     """Packs of like length together, about `batch_tokens` at a time."""
     sequences = [piece.inputs for piece in pieces]
     found = lots(list(map(len, sequences)), bounds_of(model))
-    trials = [_Trial.of(model, pieces, lot) for lot in found]
+    trials = [_Trial.of(model, pieces, lot, batch_tokens) for lot in found]
     layouts = [trial.layout(share) for trial in trials]
-    groups = [
-        group
-        for trial, layout in zip(trials, layouts, strict=True)
-        for group in _groups(trial, layout, batch_tokens)
-    ]
+    groups = [group for trial, layout in zip(trials, layouts, strict=True) for group in trial.groups(layout)]
     return BatchPlan(
         batches=tuple(groups),
         forward_tokens=sum(len(group.packs) * max(map(len, group.packs)) for group in groups),
@@ -111,15 +105,6 @@ def plan_batches(model: nn.Module, pieces: Sequence[Piece], batch_tokens: int, s
         packed=bool(layouts) and all(layout is Layout.PACKED for layout in layouts),
         notes=tuple(_notes(found, layouts, share)),
     )
-
-
-def _groups(trial: "_Trial", layout: Layout, batch_tokens: int) -> Iterator[Group]:
-    made = trial.made if layout is Layout.PACKED else trial.rows
-    targets = [sum(len(trial.pieces[number].target) for number in pack.paths) for pack in made]
-    most = 1 if layout is Layout.SINGLE else batch_tokens
-    equal = layout is Layout.EQUAL
-    for some in batches(list(map(len, made)), targets, most, most_logits(trial.model), equal):
-        yield Group(tuple(made[i] for i in some), layout)
 
 
 def _notes(found: Sequence[Lot], layouts: Sequence[Layout], share: bool) -> Iterator[str]:
@@ -144,6 +129,7 @@ class _Trial:
         made: Their packs.
         rows: One pack for each of their distinct inputs.
         lot: Of the pieces.
+        batch_tokens: Tokens per forward pass, about.
     """
 
     model: nn.Module
@@ -151,12 +137,18 @@ class _Trial:
     made: tuple[Pack, ...]
     rows: tuple[Pack, ...]
     lot: Lot
+    batch_tokens: int
 
     @classmethod
-    def of(cls, model: nn.Module, pieces: Sequence[Piece], lot: Lot) -> "_Trial":
+    def of(cls, model: nn.Module, pieces: Sequence[Piece], lot: Lot, batch_tokens: int) -> "_Trial":
         sequences = [piece.inputs for piece in pieces]
         made = tuple(packs(sequences, PACK_TOKENS, lot.rows))
-        return cls(model, pieces, made, tuple(singles(sequences, lot.rows)), lot)
+        return cls(model, pieces, made, tuple(singles(sequences, lot.rows)), lot, batch_tokens)
+
+    def groups(self, layout: Layout) -> Iterator[Group]:
+        """The forward passes in a layout."""
+        for some in self._passes(self.made if layout is Layout.PACKED else self.rows, layout):
+            yield Group(some, layout)
 
     def layout(self, share: bool) -> Layout:
         """The most shared one that is right; one row by itself is."""
@@ -167,16 +159,29 @@ class _Trial:
 
     def _packs_hold(self, alone: Callable[[int], Found]) -> bool:
         row_of = {number: row for row, single in enumerate(self.rows) for number in single.paths}
-        tried = _hardest(self.made)
-        groups = list(batches([len(pack) for pack in tried], [0] * len(tried), _TRIED_TOKENS, 1, equal=False))
-        for group in groups:
-            some = [tried[i] for i in group]
+        for some in self._tried():
             wanted: dict[Hashable, Seen] = {}
             for row in sorted({row_of[number] for pack in some for number in _hard(pack)}):
                 wanted |= alone(row)
             if not agree(wanted, accepted(partial(self._seen, some, Layout.PACKED)), self.model):
                 return False
         return True
+
+    def _tried(self) -> list[tuple[Pack, ...]]:
+        """Packs that stand for all, and two that share a forward pass if any will."""
+        tried = list(self._passes(_hardest(self.made), Layout.PACKED))
+        together = [some for some in self._passes(self.made, Layout.PACKED) if len(some) > 1]
+        if not together or any(len(some) > 1 for some in tried):
+            return tried
+        pair = together[-1][-2:]
+        return [pair, *(some for some in tried if some[0] not in pair)]
+
+    def _passes(self, some: Sequence[Pack], layout: Layout) -> Iterator[tuple[Pack, ...]]:
+        targets = [sum(len(self.pieces[number].target) for number in pack.paths) for pack in some]
+        most = 1 if layout is Layout.SINGLE else self.batch_tokens
+        equal = layout is Layout.EQUAL
+        for group in batches(list(map(len, some)), targets, most, most_logits(self.model), equal):
+            yield tuple(some[i] for i in group)
 
     def _together(self, rows: Sequence[int]) -> Found:
         return self._seen([self.rows[row] for row in rows], Layout.PADDED)
@@ -208,8 +213,8 @@ def _hardest(made: Sequence[Pack]) -> list[Pack]:
     """
     chosen = [max(made, key=lambda pack: (max(map(len, pack.paths.values())), len(pack)))]
     for measure in (len, _widest, _strangers):
-        worst = max(made, key=measure)
-        if max(map(measure, chosen)) < _ENOUGH * measure(worst):
+        worst = max(made, key=lambda pack: (measure(pack), len(pack)))
+        if max(map(measure, chosen)) <= _ENOUGH * measure(worst):
             chosen.append(worst)
     return chosen
 
@@ -219,7 +224,7 @@ def _widest(pack: Pack) -> int:
 
 
 def _strangers(pack: Pack) -> int:
-    """Whether it has any is what matters."""
+    """Two where it has any, else one: whether there are any is what matters."""
     return min(pack.parents.count(-1), 2)
 
 

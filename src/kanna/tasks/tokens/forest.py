@@ -49,7 +49,7 @@ class Pack:
 def packs(
     sequences: Sequence[Sequence[int]], size: int, numbers: Sequence[int] | None = None
 ) -> Iterator[Pack]:
-    """Pack sequences, neighbours in lexicographic order together, up to `size` tokens or one sequence.
+    """Pack sequences, neighbours in lexicographic order together, up to `size` tokens or the longest one.
 
     In that order no earlier sequence shares more with the next one than the last does, so comparing with the
     last is enough to compute every shared prefix once per pack.
@@ -58,13 +58,14 @@ def packs(
         numbers: Of the sequences to be packed; all by default.
     """
     order = sorted(_numbers(sequences, numbers), key=lambda i: tuple(sequences[i]))
-    pack, last = Pack(), -1
+    pack, last, longest = Pack(), -1, 0
     for number in order:
         sequence = sequences[number]
         shared = shared_start(sequence, sequences[last]) if pack.paths else 0
-        if pack.paths and len(pack) + len(sequence) - shared > size:
+        longest = max(longest, len(sequence))
+        if pack.paths and len(pack) + len(sequence) - shared > max(size, longest):
             yield pack
-            pack, shared = Pack(), 0
+            pack, shared, longest = Pack(), 0, len(sequence)
         pack.add(number, sequence, shared, pack.paths.get(last, ()))
         last = number
     if pack.paths:
