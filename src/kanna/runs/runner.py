@@ -36,7 +36,7 @@ from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
 from kanna.runs.source import Source
 from kanna.runs.step import Description, Inputs, Job, Plan
-from kanna.runs.unfinished import FREE_SPACE, about_to_name, replaces, unfinished_work
+from kanna.runs.unfinished import FREE_SPACE, about_to_name, clear, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
 from kanna.tasks.verdict.comparison import Comparison
@@ -176,7 +176,7 @@ def carry_out(
     stages = Stages(progress)
     with unfinished_work(request.target, _fingerprint(ready), request.resume, request.force) as directory:
         steps, compared = _run_steps(ready, directory, replace, announce, stages.report)
-        shutil.rmtree(directory)
+        clear(directory)
     run = run_record(started, stages.seconds, request.device)
     lineage.write_run_record(request.target, run)
     return RunResult(request.target, steps, compared, run)

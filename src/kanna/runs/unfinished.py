@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from kanna.checked import read_json
-from kanna.checkpoint.outputs import InTheWay, refuse_replacing
+from kanna.checkpoint.outputs import InTheWay, identity, refuse_replacing
 from kanna.checkpoint.whole import write_json_whole
 from kanna.checkpoint.writer import put_back
 from kanna.errors import InputError
@@ -21,6 +21,9 @@ from kanna.runs.places import RUN, work_directory
 FREE_SPACE = "free some space, or write to another disk with --out"
 _LOCK, _WRITTEN = "lock", "written"
 _LINEAGE = "kanna.json"
+# In the names of files and folders that are not whole yet.
+_PARTIAL = ".partial"
+_KEPT = "; what is finished is kept: repeat the command with --resume, or start over with --force"
 
 
 @contextlib.contextmanager
@@ -60,7 +63,7 @@ def unfinished_work(
         resume: Go on with what is there.
         force: Begin anew where something is there.
         survives: Names of files that a resumed run goes on with; None for all.
-        worth: A file for whose sake the directory outlives an InputError; None for none.
+        worth: The file for whose sake the directory outlives an InputError; None for what steps finished.
 
     Raises:
         InputError: Nothing to resume, or something in the way, another key, another process, no space.
@@ -78,6 +81,11 @@ def unfinished_work(
 def about_to_name(directory: Path, model: Path) -> None:
     """Note in a folder of unfinished work which model is going to have the name of the output."""
     (directory / _WRITTEN).write_text(_digest(model), encoding="ascii")
+
+
+def clear(directory: Path) -> None:
+    """Remove unfinished work that is no longer needed; the lock, which is held, goes last."""
+    _clean(directory, (_LOCK,))
 
 
 def replaces(out: Path, force: bool, resume: bool) -> bool:
@@ -114,32 +122,51 @@ def _held(out: Path) -> Generator[Path]:
             raise InputError(
                 f"{directory} cannot be made: {error.strerror}", "choose another --out"
             ) from error
+        ours = identity(directory / _LOCK)
         put_back(out)
         try:
             yield directory
         finally:
-            if directory.is_dir() and {path.name for path in directory.iterdir()} <= {_LOCK}:
-                shutil.rmtree(directory, ignore_errors=True)
+            _remove_empty(directory, ours)
             if not directory.is_dir():
                 _remove_made(missing)
 
 
 @contextlib.contextmanager
 def _dropped_on_refusal(directory: Path, worth: str | None) -> Generator[None]:
-    """Unfinished work that a refusal makes worthless goes; what a repeated command goes on with stays."""
+    """After a refusal, what is finished stays for a repeated command, and a folder without any of it goes."""
     try:
         yield
     except InTheWay as error:
         raise InTheWay(error.problem, "move that away, then repeat the command with --resume") from error
     except (InputError, OSError, SafetensorError) as error:
-        full = _no_space_left(error)
-        if not (full or isinstance(error, InputError)):
+        refused = _as_refusal(error)
+        if refused is None:
             raise
-        if worth is None or not (directory / worth).is_file():
-            shutil.rmtree(directory, ignore_errors=True)
-        if full:
-            raise InputError(f"no space is left for unfinished work: {error}", FREE_SPACE) from error
-        raise
+        if _has_finished(directory, worth):
+            raise InputError(refused.problem, f"{refused.remedy}{_KEPT}".removeprefix("; ")) from error
+        clear(directory)
+        if refused is error:
+            raise
+        raise refused from error
+
+
+def _as_refusal(error: Exception) -> InputError | None:
+    """What the user can mend; None for errors of other kinds."""
+    if isinstance(error, InputError):
+        return error
+    if _no_space_left(error):
+        return InputError(f"no space is left for unfinished work: {error}", FREE_SPACE)
+    return None
+
+
+def _has_finished(directory: Path, worth: str | None) -> bool:
+    """Whether there is something to go on with: that one file or, without one, a piece of any step."""
+    if worth is not None:
+        return (directory / worth).is_file()
+    folders = (path for path in directory.iterdir() if path.is_dir())
+    pieces = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return any(_PARTIAL not in path.relative_to(directory).as_posix() for path in pieces)
 
 
 def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> None:
@@ -177,6 +204,17 @@ def _clean(directory: Path, kept: Collection[str]) -> None:
             shutil.rmtree(path)
         elif path.name not in kept:
             path.unlink()
+
+
+def _remove_empty(directory: Path, lock: tuple[int, int] | None) -> None:
+    """The folder goes where nothing but the lock is left in it, which must not be that of another run.
+
+    Whoever comes in between makes a folder of their own, or puts a lock into this one, which then stays.
+    """
+    with contextlib.suppress(OSError):
+        if identity(directory / _LOCK) == lock and [path.name for path in directory.iterdir()] == [_LOCK]:
+            (directory / _LOCK).unlink()
+            directory.rmdir()
 
 
 def _remove_made(folders: Collection[Path]) -> None:

@@ -313,14 +313,21 @@ def test_no_space_before_the_run(refused, base, tmp_path, monkeypatch):
     refused("lowrank", base, *PLAIN, "--out", tmp_path / "new" / "out", named="space")
 
 
-def test_no_space_in_the_middle(refused, base, tmp_path, monkeypatch):
+def test_no_space_in_the_middle(kanna, base, tmp_path, monkeypatch):
+    """What was computed before stays, and a repeated command goes on with it."""
     import kanna.runs.output as output
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(output, "write_tensors", full)
-    refused("lowrank", base, *PLAIN, "--out", tmp_path / "new" / "out", named="space")
+    words = ("lowrank", base, *PLAIN, "--out", tmp_path / "new" / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(output, "write_tensors", full)
+        ran = kanna(*words)
+    assert ran.code == 2 and "space" in ran.err and "--resume" in ran.err, ran.err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.kanna-work"]
+    assert kanna(*words, "--resume").code == 0
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out", "out.run.json"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What searching and composing share: unfinished work, and the model that is written in the end."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +20,7 @@ from kanna.runs.criteria import Criteria
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
-from kanna.runs.unfinished import replaces, unfinished_work
+from kanna.runs.unfinished import clear, replaces, unfinished_work
 from kanna.search.journal import Journal
 
 JOURNAL = "tallies.jsonl"
@@ -131,7 +130,7 @@ class Job:
                     progress=stages.report,
                 )  # fmt: skip
             if directory is not None:
-                shutil.rmtree(directory)
+                clear(directory)
         run = run_record(self.started, stages.seconds, evaluation.device) | choice.work
         if self.target is not None:
             lineage.write_run_record(self.target, run)
