@@ -65,7 +65,7 @@ def verify_output(
     windows = _random(model) if recorded is None else recorded.windows
     ids = _ended(model, windows.ids) if inventory.has_decoder_apart else windows.ids
     written = ids if inventory.has_decoder_apart else None
-    with torch.no_grad(), _outputs(model, inventory) as seen:
+    with torch.no_grad(), block_outputs(model, inventory) as seen:
         result = body_call(model, ids, windows.mask if windows.padded else None, written)
     finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
     mask = windows.mask if windows.padded else None
@@ -95,7 +95,7 @@ def _random(model: nn.Module) -> Any:
 
 
 @contextmanager
-def _outputs(model: nn.Module, inventory: Inventory) -> Iterator[Sequence[Tensor]]:
+def block_outputs(model: nn.Module, inventory: Inventory) -> Iterator[Sequence[Tensor]]:
     """Hidden states behind every run of a block, in the order of these runs."""
     seen: list[Tensor] = []
 

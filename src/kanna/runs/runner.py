@@ -248,6 +248,7 @@ def _check_ready(ready: _Ready, replace: bool) -> None:
     refuse_existing(target, replace)
     for plan in ready.plans:
         if plan is not None:
+            refuse_input(target, *plan.reads)
             _check_memory(plan)
             _check_space(target, plan)
     _ = ready.source.hash  # reads all bytes; numbers that are not finite are named

@@ -71,6 +71,11 @@ class Plan:
         return None
 
     @property
+    def reads(self) -> tuple[Path, ...]:
+        """Model directories that are read beside the source; none of them may be the output."""
+        return ()
+
+    @property
     def changes_nothing(self) -> bool:
         return False
 

@@ -5,12 +5,14 @@ that ends texts belongs to the answer: a model that was never taught to stop doe
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
 from kanna.tasks.tokens.encode import Encoder
+from kanna.tasks.tokens.padded import Wrapped, wrapped
+from kanna.tasks.tokens.special import check_known
 
 
 @dataclass(frozen=True)
@@ -84,27 +86,33 @@ def _answered(number: int, row: Row, encoder: Encoder) -> tuple[Example, bool]:
         )
     end = encoder.tokenizer.eos_token_id
     ended = () if end is None else (int(end),)
-    room = Encoder(encoder.tokenizer, encoder.limit - len(ended), encoder.chat, encoder.refuse_long)
+    room = replace(encoder, limit=encoder.limit - len(ended))
     try:
         (piece,) = room.pieces(row.prompt, [row.answer])
     except InputError as error:
         raise InputError(f"row {number}: {error.problem}", error.remedy) from error
+    check_known(ended, encoder.vocabulary, encoder.tokenizer)
     target = piece.target if piece.target[-1:] == ended else piece.target + ended
     scored = (False,) * len(piece.context) + (True,) * len(target)
     return Example(piece.context + target, scored), bool(piece.cut)
 
 
-def text_windows(rows: Sequence[Row], tokenizer: Any, length: int) -> Examples:
+def text_windows(rows: Sequence[Row], tokenizer: Any, length: int, vocabulary: int | None = None) -> Examples:
     """Examples of plain text: the rows joined by the token that ends texts, cut into windows.
 
     Args:
         length: Tokens of a window; the last one may be shorter, and has at least two.
+        vocabulary: How many tokens the model has embeddings of; None where that is not known.
+
+    Raises:
+        InputError: A token that the model does not know.
     """
     stream: list[int] = []
     for row in rows:
         stream += tokenizer(row.text, verbose=False)["input_ids"]
         if tokenizer.eos_token_id is not None and stream[-1:] != [tokenizer.eos_token_id]:
             stream.append(int(tokenizer.eos_token_id))
+    check_known(stream, vocabulary, tokenizer)
     return Examples(tuple(_windows(stream, length)))
 
 
@@ -115,17 +123,25 @@ def _windows(stream: Sequence[int], length: int) -> Iterator[Example]:
             yield Example(ids, (False, *(True,) * (len(ids) - 1)))
 
 
-def labelled(rows: Sequence[Row], tokenizer: Any, labels: Sequence[int], length: int) -> Examples:
+def labelled(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    labels: Sequence[int],
+    length: int,
+    vocabulary: int | None = None,
+) -> Examples:
     """Examples for a classification head.
 
     Args:
         labels: Output of the head that is right for each row.
-        length: Most tokens that are read; texts that are longer lose their end.
+        length: Most tokens that are read; longer texts lose their beginning, as when they are scored.
     """
     made, cut = [], 0
     for row, label in zip(rows, labels, strict=True):
-        whole = tokenizer(row.prompt, verbose=False)["input_ids"]
-        ids = tuple(tokenizer(row.prompt, truncation=True, max_length=length, verbose=False)["input_ids"])
-        cut += len(whole) > len(ids)
+        text = wrapped(tokenizer, row.prompt)
+        over = max(0, len(text) - length)
+        ids = Wrapped(text.head, text.body[over:], text.tail).ids
+        check_known(ids, vocabulary, tokenizer)
+        cut += bool(over)
         made.append(Example(ids, (False,) * len(ids), label))
     return Examples(tuple(made), cut)

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.training.batches import Mixed
 from kanna.training.examples import Example
-from kanna.training.loss import reads_in_parts, summed_loss
+from kanna.training.loss import reads_in_parts, summed_loss, vocabulary_size
 from kanna.training.optimiser import Optimiser
 from kanna.training.schedule import warm_cosine
 from kanna.training.state import StateFile
@@ -166,6 +167,9 @@ def train(
         directory: Of `state.safetensors`, and `best.safetensors` while there is a better one than the last.
         between: What the method does between steps.
         progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: It diverged before there was a validated state; with one, it ends there and says so.
     """
     run = _Run(model, optimiser, material, course, directory, between or Nothing(), progress)
     return run.carry_out()
@@ -199,7 +203,7 @@ class _Run:
             self._restore()
             while not self.at.finished:
                 self._step()
-            if self.best.exists() and self.at.best < self.at.step:
+            if self.best.exists() and (self.at.best < self.at.step or self.at.stopped):
                 self._take(self.best)
         return Trained(
             tuple(self.at.losses), tuple(self.at.validation), self.at.best, self.at.stopped, self._notes()
@@ -242,18 +246,21 @@ class _Run:
         """Whether a language model has been worse than one that knows nothing for some steps."""
         if self.material.task[0].label is not None or len(self.at.losses) < _LOST_STEPS:
             return False
-        nothing = math.log(int(getattr(self.model.config, "vocab_size", 2)))
+        nothing = math.log(vocabulary_size(self.model))
         recent = [*self.at.losses[-_LOST_STEPS + 1 :], loss]
         return fmean(recent) > _LOST * max(nothing, self.at.losses[0])
 
     def _give_up(self, loss: float) -> None:
-        """Back to the last state on disk, which was sound."""
-        step = self.at.step
-        losses, validation = list(self.at.losses), list(self.at.validation)
-        self._take(self.state)
-        self.at.losses, self.at.validation = losses, validation
+        """End at the best validated state; states by the clock are no place to end at.
+
+        Raises:
+            InputError: There is none yet.
+        """
         what = f"a loss of {loss:.3g}" if math.isfinite(loss) else "a loss that is not finite"
-        self.at.stopped = f"{what} at step {step + 1}: a lower rate may help"
+        reason = f"{what} at step {self.at.step + 1}"
+        if not self.best.exists():
+            raise InputError(f"training diverged: {reason}", "give a lower rate, or more rows a step")
+        self.at.stopped = f"{reason}: a lower rate may help"
         self.at.finished = True
 
     def _look(self) -> None:
@@ -263,6 +270,8 @@ class _Run:
         due = last or (course.validate_every > 0 and step % course.validate_every == 0)
         if self.material.validation and due:
             self._validate()
+            if self.at.finished:
+                return
             eligible = [loss for done, loss in self.at.validation if done > course.best_from]
             if course.patience and len(eligible) > course.patience:
                 since = len(eligible) - 1 - eligible.index(min(eligible))
@@ -275,6 +284,9 @@ class _Run:
 
     def _validate(self) -> None:
         loss = validation_loss(self.model, self.material.validation, self.course.tokens, self.in_parts)
+        if not math.isfinite(loss):
+            self._give_up(loss)
+            return
         self.at.validation.append((self.at.step, loss))
         eligible = [value for done, value in self.at.validation if done > self.course.best_from]
         if eligible and loss == min(eligible):
@@ -294,8 +306,6 @@ class _Run:
     def _restore(self) -> None:
         if self.state.exists():
             self._take(self.state)
-        else:  # what a run that diverges at once goes back to
-            self._write(self.state)
 
     def _take(self, file: StateFile) -> None:
         tensors, note = file.load()

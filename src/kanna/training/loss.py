@@ -87,8 +87,13 @@ def reads_in_parts(model: nn.Module, example: Example) -> bool:
 
 
 def _places_at_a_time(model: nn.Module) -> int:
-    vocabulary = int(getattr(model.config, "vocab_size", 2**15))
-    return max(1, LOGIT_BYTES // (4 * vocabulary))
+    return max(1, LOGIT_BYTES // (4 * vocabulary_size(model)))
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """Tokens that a language model knows, that of the text where it reads pictures too."""
+    config: Any = model.config
+    return int(config.get_text_config().vocab_size)
 
 
 def _place_loss(logits: Tensor, teacher: Tensor | None, targets: Tensor) -> Tensor:

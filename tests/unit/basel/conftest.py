@@ -6,7 +6,7 @@ import families
 import pytest
 import tiny
 
-bases = families.bases
+bases, text = families.bases, families.text
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from killing import hashes, in_child, killed_and_resumed, names_taken
 from safetensors.torch import load_file
 
 import kanna
 from kanna.errors import InputError
+from kanna.methods.basel import execute
 from kanna.methods.basel.config import BaselConfig
 from kanna.runs.runner import RunResult
 from kanna.runs.source import Source
@@ -171,6 +173,29 @@ def test_rows_that_cannot_be_learnt_are_refused(bases: Base, rows: Path, tmp_pat
     ).comparison
 
 
+def test_rows_to_choose_on_must_not_be_asked_either(bases: Base, rows: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"prompt": f"{i:03d}b", "answer": "c"}) + "\n" for i in range(20)))
+    asked = kanna.criteria_of([str(other)], "50pt")
+    with pytest.raises(InputError, match=r"20 of the 20 rows of other.jsonl are in .*other.jsonl too"):
+        basel(bases("llama"), tmp_path / "out", rows, validation=other, criteria=asked)
+
+
+def test_what_was_written_is_compared_with_what_was_trained(
+    bases: Base, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert basel(bases("llama"), tmp_path / "out", rows).verdict.deviation is not None
+    right = execute._stored
+
+    def other(*given: Any) -> Any:
+        forms, tensors = right(*given)
+        name = next(name for name in tensors if name.endswith("expand.weight"))
+        return forms, {**tensors, name: tensors[name] * 1.5}
+
+    monkeypatch.setattr(execute, "_stored", other)
+    assert not basel(bases("llama"), tmp_path / "wrong", rows).passed
+
+
 def test_a_compressed_model_is_refused_with_what_to_do(bases: Base, rows: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     kanna.lowrank(bases("llama"), first, kanna.LowRankConfig(keep=0.6, method="plain", align=1))
@@ -204,10 +229,22 @@ def test_factors_of_lowrank_are_trained_as_they_are(
     assert result.figures["keep_selected"] == pytest.approx(count / result.plan.parameters)
 
 
-def test_a_start_that_is_none_is_refused(bases: Base, rows: Path, tmp_path: Path) -> None:
+def test_a_start_that_is_none_is_refused(bases: Base, rows: Path, text: Path, tmp_path: Path) -> None:
     base, first = bases("llama"), tmp_path / "first"
     with pytest.raises(InputError, match="has no factors of kanna"):
         basel(base, tmp_path / "out", rows, keep=None, start=base)
+    for select, refine in (("all", 0), ("mlp", 3)):
+        start = tmp_path / select
+        config = kanna.LowRankConfig(
+            keep=0.6, select=select, refine=refine, allocation="uniform", **tiny.SETTINGS
+        )
+        kanna.lowrank(base, start, config, calibration=text)
+        named = "not selected" if select == "all" else "norm"
+        with pytest.raises(InputError, match=named):
+            basel(base, tmp_path / "out", rows, keep=None, start=start, select="mlp")
+    with pytest.raises(InputError, match="model that is read"):
+        start = tmp_path / "all"
+        basel(base, start, rows, keep=None, start=start, force=True, select="all")
     kanna.lowrank(bases("qwen2"), first, kanna.LowRankConfig(keep=0.6, method="plain", align=1))
     with pytest.raises(InputError, match=r"was made from qwen2 .* and not from llama"):
         basel(base, tmp_path / "out", rows, keep=None, start=first)

@@ -85,6 +85,15 @@ def test_gradients_are_those_of_the_weights(roots: bool) -> None:
     assert made.left.grad is None and made.right.grad is None
 
 
+@pytest.mark.parametrize("roots", [False, True])
+def test_a_matrix_of_zeros_stays_one(roots: bool) -> None:
+    made = Bases(decomposed(torch.zeros(5, 6), torch.float64), 0, torch.Generator(), roots).double()
+    hidden = matrix(7, 6, seed=1)
+    made(hidden).square().sum().backward()
+    assert torch.equal(made(hidden), torch.zeros(7, 5).double())
+    assert bool(torch.isfinite(made.weight).all()) and bool(torch.isfinite(made.sensitivity()).all())
+
+
 @pytest.mark.parametrize("more", [{}, {"basis": "whitened"}, {"learn": "roots"}])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_bases_computes_what_it_did(

@@ -40,7 +40,8 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted() -> None:
     assert (whole.cut, short.cut) == (0, 1)
     cut, uncut = short.all[0], whole.all[0]
     assert len(cut) == 17  # the last token is predicted, not read
-    assert cut.ids == uncut.ids[-17:] and cut.targets == uncut.targets
+    assert cut.ids == uncut.ids[:1] + uncut.ids[-16:]  # what begins texts stays
+    assert cut.targets == uncut.targets
 
 
 def test_rows_that_cannot_be_learnt_are_named() -> None:
@@ -69,3 +70,15 @@ def test_labels_count_once() -> None:
     assert [example.label for example in made.all] == [2, 0]
     assert made.targets == 2 and made.cut == 1
     assert max(map(len, made.all)) <= 4
+    whole = labelled([row("one two three four five six", "x")], TOKENIZER, [2], 4096).all[0].ids
+    assert made.all[0].ids == whole[:1] + whole[-3:]  # what begins texts stays
+
+
+def test_tokens_that_the_model_does_not_know_are_refused() -> None:
+    most = max(TOKENIZER("one two")["input_ids"])
+    with pytest.raises(InputError, match="row 1: the token"):
+        answered([row("one", "two")], Encoder(TOKENIZER, 64, vocabulary=most))
+    with pytest.raises(InputError, match="the token"):
+        text_windows([Row("one two")], TOKENIZER, 8, vocabulary=most)
+    with pytest.raises(InputError, match="the token"):
+        labelled([row("one two", "x")], TOKENIZER, [0], 8, vocabulary=most)

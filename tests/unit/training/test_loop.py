@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from kanna.errors import InputError
 from kanna.training import loss as losses
 from kanna.training.batches import mixed
 from kanna.training.examples import Example
@@ -218,18 +219,36 @@ def test_patience_ends_a_run(tmp_path: Path) -> None:
     assert len(result.losses) < 200 and "no better validation loss" in result.stopped
 
 
-@pytest.mark.parametrize("broken", ["infinite", "far"])
-def test_a_run_that_diverges_stops_at_a_sound_state(broken: str, tmp_path: Path) -> None:
+def diverging(broken: str) -> tuple[LlamaForCausalLM, Optimiser]:
     model = llama()
-    adam = optimiser(model, 1e30)
-    if broken == "far":
-        adam = Optimiser([Group({"head": model.lm_head.weight}, 100.0)])
-    course = Course(steps=80, warm_up=0.0, last=1.0, clip=None, save_seconds=1e9)
-    start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    result = train(model, adam, material(), course, tmp_path)
-    assert "a lower rate may help" in result.stopped and len(result.losses) < 80
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, start[name])  # the only state on disk
+    if broken == "infinite":
+        return model, optimiser(model, 1e30)
+    return model, Optimiser([Group({"head": model.lm_head.weight}, 100.0)])
+
+
+@pytest.mark.parametrize("broken", ["infinite", "far"])
+def test_a_run_that_diverges_before_it_was_validated_is_an_error(broken: str, tmp_path: Path) -> None:
+    model, adam = diverging(broken)
+    course = Course(steps=80, warm_up=0.0, last=1.0, clip=None)
+    with pytest.raises(InputError, match="training diverged: a loss") as error:
+        train(model, adam, material(), course, tmp_path)
+    assert "lower rate" in str(error.value.remedy)
+
+
+def test_a_run_that_diverges_ends_at_its_best_state(tmp_path: Path) -> None:
+    class Breaking(Nothing):
+        def after(self, step: int, optimiser: Optimiser) -> None:
+            if step == 11:
+                next(iter(optimiser.parameters.values())).data.fill_(float("nan"))
+
+    model = llama()
+    course = Course(steps=80, validate_every=5, save_seconds=0.0)
+    result = train(model, optimiser(model), material(), course, tmp_path, Breaking())
+    assert "not finite at step 13" in result.stopped and result.best in (5, 10)
+    best = dict(result.validation)[result.best]
+    some = material().validation
+    found = float(plain_loss(model, list(some)).detach()) / sum(e.targets for e in some)
+    assert found == pytest.approx(best, rel=1e-4)
 
 
 def test_only_the_parameters_of_the_groups_are_trained_and_flags_are_given_back(tmp_path: Path) -> None:

@@ -76,17 +76,21 @@ class Bases(nn.Module):
         self.register_buffer("left", start.left)
         self.register_buffer("right", start.right)
         self._set_units()
-        first = self.unit.reciprocal() if roots else torch.zeros(count, device=device)
+        first = self.right.norm(dim=1).sqrt() if roots else torch.zeros(count, device=device)
         self.weight = nn.Parameter(first)
         drawn = torch.randn(extra, n, generator=generator) / max(1, extra) ** 0.5
         self.new_left = nn.Parameter(torch.zeros(m, extra, device=device))
         self.new_right = nn.Parameter(drawn.to(device))
 
     def _set_units(self) -> None:
-        """(1 + d)^2 = (offset + unit p)^2, or w^2 / sigma0: offset 0 and unit 1 / sqrt(sigma0)."""
+        """(1 + d)^2 = (offset + unit p)^2, or w^2 / sigma0: offset 0 and unit 1 / sqrt(sigma0).
+
+        A basis of nothing, as of a matrix of zeros, stays nothing whatever its weight.
+        """
         norms = self.right.norm(dim=1)
+        units = torch.where(norms > 0, norms.rsqrt(), 1.0) if self.roots else torch.ones_like(norms)
         self.register_buffer("offset", torch.full_like(norms, 0.0 if self.roots else 1.0))
-        self.register_buffer("unit", norms.rsqrt() if self.roots else torch.ones_like(norms))
+        self.register_buffer("unit", units)
 
     @property
     def root(self) -> Tensor:
@@ -115,7 +119,8 @@ class Bases(nn.Module):
 
         dL/dd_i = 2 (1 + d_i) sigma0_i dL/dsigma_i, hence sigma_i dL/dsigma_i = (1 + d_i) / 2 dL/dd_i.
         """
-        assert self.weight.grad is not None
+        if self.weight.grad is None:  # the matrix took no part in the step
+            return torch.zeros_like(self.weight)
         return self.root.detach() / (2 * self.unit) * self.weight.grad
 
     def hold(self, kept: Decomposed) -> None:

@@ -15,6 +15,7 @@ from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import Task
 from kanna.tasks.scorers.classifier import classifies, labels_of, match
 from kanna.tasks.tokens.encode import Encoder
+from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 from kanna.training.examples import Example, Examples, answered, labelled, text_windows
 
@@ -58,20 +59,23 @@ def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Dat
         path.expanduser() for path in (config.data, config.validation, config.replay) if path is not None
     ]
     rows = read_rows(files[0])
+    held_rows = [] if config.validation is None else read_rows(config.validation.expanduser())
+    text = [] if config.replay is None else read_rows(config.replay.expanduser())
     if len(rows) < FEWEST_ROWS:
         raise InputError(
             f"{config.data} has {len(rows)} rows; at least {FEWEST_ROWS} are needed", "give more rows"
         )
     if not config.allow_overlap:
-        _refuse_overlap(config.data, rows, asked)
+        for path, some in ((config.data, rows), (config.validation, held_rows), (config.replay, text)):
+            if path is not None:
+                _refuse_overlap(path, some, asked)
+    train, validation = rows, held_rows
     if config.validation is None:
-        held, learnt = split_rows(rows, _SPLIT_OFF, config.seed)
+        held, learnt = split_rows(rows, _SPLIT_OFF, config.seed % 2**63)
         train, validation = [rows[i] for i in learnt], [rows[i] for i in held]
-    else:
-        train, validation = rows, read_rows(config.validation.expanduser())
     made = _maker(source, config)
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
-    return Data(made.examples(train), made.examples(validation), made.text(config.replay), digest.hexdigest())
+    return Data(made.examples(train), made.examples(validation), made.text(text), digest.hexdigest())
 
 
 def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> None:
@@ -101,26 +105,34 @@ class _Maker:
         length: Most tokens.
         labels: Of a classification head; None for a language model.
         chat: Put prompts into the template.
+        vocabulary: How many tokens the model has embeddings of.
     """
 
     tokenizer: Any
     length: int
     labels: tuple[str, ...] | None
     chat: bool
+    vocabulary: int | None
 
     def examples(self, rows: Sequence[Row]) -> Examples:
         if self.labels is None:
-            return answered(rows, Encoder(self.tokenizer, self.length, self.chat))
+            return answered(rows, Encoder(self.tokenizer, self.length, self.chat, vocabulary=self.vocabulary))
+        without = next((number for number, row in enumerate(rows, 1) if not row.choices), None)
+        if without is not None:
+            raise InputError(
+                f"row {without} has no choices, and a classification head learns the label of a choice",
+                'give rows such as {"prompt": "...", "choices": [...], "label": 0}',
+            )
         places = match(self.labels, [row.choices for row in rows])
         right = [places[i][row.label] for i, row in enumerate(rows) if row.label is not None]
-        return labelled(rows, self.tokenizer, right, self.length)
+        return labelled(rows, self.tokenizer, right, self.length, self.vocabulary)
 
-    def text(self, path: Path | None) -> tuple[Example, ...]:
-        if path is None:
+    def text(self, rows: Sequence[Row]) -> tuple[Example, ...]:
+        if not rows:
             return ()
         if self.labels is not None:
             raise InputError("a classification head does not learn text", "leave out --replay")
-        return text_windows(read_rows(path.expanduser()), self.tokenizer, self.length).all
+        return text_windows(rows, self.tokenizer, self.length, self.vocabulary).all
 
 
 def _maker(source: Source, config: BaselConfig) -> _Maker:
@@ -135,4 +147,5 @@ def _maker(source: Source, config: BaselConfig) -> _Maker:
     tokenizer = load_tokenizer(source.directory)
     if config.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{source.name} has no chat template", "leave out --chat")
-    return _Maker(tokenizer, context_length(loaded, tokenizer, config.context), labels, config.chat)
+    length = context_length(loaded, tokenizer, config.context)
+    return _Maker(tokenizer, length, labels, config.chat, vocabulary_of(source.skeleton))

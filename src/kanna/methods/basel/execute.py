@@ -10,22 +10,27 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from kanna.calibration.calls import body_call
+from kanna.calibration.windows import Windows
 from kanna.checkpoint.loader import load_weights
 from kanna.forms import Dense, Form, FormModule, Rows, install
 from kanna.methods.basel.bases import Bases, BasesLayer, Decomposed, Held, decomposed
 from kanna.methods.basel.events import Events, Schedule
 from kanna.methods.basel.importance import Averages
-from kanna.methods.basel.plan import Plan
+from kanna.methods.basel.plan import Plan, beside
 from kanna.models.matrix import Matrix, View
 from kanna.models.views import row_index, write
 from kanna.runs.assemble import Factors, Piece, assemble, bias_of, build, matrix_weight
+from kanna.runs.probe import block_outputs
 from kanna.runs.source import Source
-from kanna.runs.step import Job
+from kanna.runs.step import Job, Recorded
 from kanna.training.batches import mixed
 from kanna.training.loop import Course, Material, Trained, train
 from kanna.training.optimiser import Group, Optimiser
 
 _SEED_OF_NEW_BASES = 1
+# Rows on which what was written is compared with what was trained.
+_PROBED = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Outcome:
     """What is to be written.
 
     Args:
+        recorded: What the trained model computes on some rows, with its numbers as they are stored.
         forms: Module path -> form, of the modules that are factors now.
         tensors: Full parameter name -> tensor as it is stored.
         ranks: Matrix -> bases that stayed and new ones together; None where it is stored dense.
@@ -41,6 +47,7 @@ class Outcome:
         part_2: How the factors were; None where they were not.
     """
 
+    recorded: Recorded
     forms: Mapping[str, Form]
     tensors: Mapping[str, Tensor]
     ranks: Mapping[str, int | None]
@@ -74,12 +81,13 @@ def _from_bases(job: Job, plan: Plan) -> Outcome:
     part_2 = _train_factors(model, held, job, plan) if plan.factor_steps else None
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
+    recorded = _recorded(model, held, plan)
     sizes = plan.sizes
     ranks = {
         name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
         for name, kept in events.kept.items()
     }
-    return Outcome(forms, tensors, ranks, events.history, part_1, part_2)
+    return Outcome(recorded, forms, tensors, ranks, events.history, part_1, part_2)
 
 
 def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
@@ -89,8 +97,9 @@ def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
     part_2 = _train_factors(model, held, job, plan)
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
+    recorded = _recorded(model, held, plan)
     ranks = {matrix.name: getattr(start.form(matrix), "rank", None) for matrix in plan.selected}
-    return Outcome(forms, tensors, ranks, part_2=part_2)
+    return Outcome(recorded, forms, tensors, ranks, part_2=part_2)
 
 
 def _loaded(source: Source, device: torch.device) -> nn.Module:
@@ -225,21 +234,32 @@ def _learn_weights(
 
 
 def _beside(model: nn.Module, plan: Plan) -> dict[str, nn.Parameter]:
-    """Parameters outside the selected modules that are trained too, by their names in the model."""
-    if not plan.config.beside:
-        return {}
-    modules = tuple(f"{path}." for path, _ in _modules(plan))
-    return {name: p for name, p in model.named_parameters() if not name.startswith(modules)}
+    """Parameters outside the selected modules, where they are trained too."""
+    return beside(model, plan.selected) if plan.config.beside else {}
 
 
 def _beside_stored(model: nn.Module, source: Source, plan: Plan) -> dict[str, Tensor]:
-    """The same as they are stored."""
-    found = {}
-    for name, parameter in _beside(model, plan).items():
-        stored = source.file_name(name)
+    """The same as they are stored, under every name that the files have; the model is rounded alike."""
+    found: dict[str, Tensor] = {}
+    trained = {id(parameter) for parameter in _beside(model, plan).values()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        stored = source.file_name(name) if id(parameter) in trained else None
         if stored is not None:
             found[name] = parameter.detach().cpu().to(source.checkpoint.dtype(stored)).contiguous()
+            parameter.data.copy_(found[name])
     return found
+
+
+def _recorded(model: nn.Module, held: Mapping[str, Form], plan: Plan) -> Recorded:
+    """Outputs of blocks on a few rows, for the check of what was written."""
+    some = [example.ids for example in plan.data.train.all[:_PROBED]]
+    width = max(map(len, some))
+    ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in some])
+    windows = Windows(ids, torch.ones_like(ids, dtype=torch.bool))
+    device = next(model.parameters()).device
+    with torch.no_grad(), block_outputs(model, plan.inventory) as seen:
+        body_call(model, ids.to(device))
+    return Recorded(windows, {visit: states.cpu() for visit, states in enumerate(seen)})
 
 
 def _factored(source: Source, plan: Plan, events: Events) -> dict[str, Piece]:
@@ -294,10 +314,16 @@ def _stored(
         module, dtype = model.get_submodule(path), source.dtype(path)
         if _is_dense(form):
             tensors |= _dense_parameters(source, parts[path], module, path)
+            for parameter in module.parameters():
+                parameter.data.copy_(parameter.data.to(dtype))
             continue
         forms[path] = form
-        for name, value in module.state_dict().items():
-            tensors[f"{path}.{name}"] = value.detach().cpu().to(form.dtype_of(name, dtype)).contiguous()
+        stored = {
+            name: value.detach().cpu().to(form.dtype_of(name, dtype)).contiguous()
+            for name, value in module.state_dict().items()
+        }
+        tensors |= {f"{path}.{name}": value for name, value in stored.items()}
+        module.load_state_dict(stored)  # the model computes with what is stored
     return forms, tensors
 
 

@@ -1,10 +1,14 @@
 """What Basel is going to do, known before a weight is read."""
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from kanna.errors import InputError
 from kanna.methods.basel.budget import Size, least
@@ -46,7 +50,13 @@ class Plan(step.Plan):
 
     @property
     def data_hash(self) -> str:
-        return self.data.digest
+        if self.start is None:
+            return self.data.digest
+        return hashlib.sha256(f"{self.data.digest} {self.start.hash}".encode()).hexdigest()
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        return () if self.start is None else (self.start.directory,)
 
     @property
     def changes_nothing(self) -> bool:
@@ -105,20 +115,26 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         InputError: Whatever is wrong with the rows, the selection, the budget or the start.
     """
     inventory = source.inventory
-    selected = select(inventory.matrices, config.select)
-    for matrix in selected:
-        source.tensor_of(matrix)
+    selected, notes = _trainable(source, select(inventory.matrices, config.select))
+    if config.recompute and not getattr(source.skeleton, "supports_gradient_checkpointing", False):
+        raise InputError(
+            f"{inventory.architecture} cannot compute activations again", "leave out --recompute"
+        )
+    made = [name for name in beside(source.skeleton, selected) if source.file_name(name) is None]
+    if config.beside and made:
+        raise InputError(
+            f"{made[0]} is not stored as it is computed with, so it cannot be trained", "leave out --beside"
+        )
     sizes = {matrix.name: _size(matrix, config) for matrix in selected}
     parameters = sum(size.dense for size in sizes.values())
     if config.keep is not None:
         _check_budget(config.keep, sizes, parameters)
-    start = None if config.start is None else open_start(source, config.start)
+    start = None if config.start is None else open_start(source, config.start, selected)
     data = read_data(source, config, inputs.tasks)
     per_epoch = -(-len(data.train) // _task_rows(config))
     schedule = None
     if config.start is None:
         schedule = _schedule(config, sizes, per_epoch, round((config.keep or 1.0) * parameters))
-    notes = []
     if data.train.cut:
         notes.append(f"{data.train.cut:,} prompts lose their beginning to fit the context")
     if inventory.refused:
@@ -137,6 +153,33 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     )
 
 
+def _trainable(source: Source, selected: Sequence[Matrix]) -> tuple[tuple[Matrix, ...], list[str]]:
+    """The matrices that can be trained, and a note on the others.
+
+    Raises:
+        InputError: There is none.
+    """
+    trial = source.trial
+    left = [m for m in selected if m.module in trial.read | trial.uncalled]
+    kept = tuple(matrix for matrix in selected if matrix not in left)
+    if not kept:
+        raise InputError(
+            f"{left[0].name} cannot be replaced: the model reads its weight itself, or never calls it",
+            "select other matrices",
+        )
+    for matrix in kept:
+        source.tensor_of(matrix)
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    why = "the model's own code reads its weight, or does not call it on text"
+    return kept, [f"{left[0].name}{more} left dense: {why}"] if left else []
+
+
+def beside(model: nn.Module, selected: Sequence[Matrix]) -> dict[str, nn.Parameter]:
+    """Parameters outside the modules of the selected matrices, by their names in the model."""
+    modules = tuple(f"{matrix.module}." for matrix in selected)
+    return {name: p for name, p in model.named_parameters() if not name.startswith(modules)}
+
+
 def _check_budget(keep: float, sizes: Mapping[str, Size], parameters: int) -> None:
     if keep * parameters >= least(sizes):
         return
@@ -148,11 +191,11 @@ def _check_budget(keep: float, sizes: Mapping[str, Size], parameters: int) -> No
     )
 
 
-def open_start(source: Source, directory: Path) -> Source:
+def open_start(source: Source, directory: Path, selected: Sequence[Matrix]) -> Source:
     """The low-rank directory whose factors are trained.
 
     Raises:
-        InputError: It is none, or of another model.
+        InputError: It is none, of another model, or differs from the source in more than these matrices.
     """
     start = Source.open(directory.expanduser())
     recorded = start.lineage
@@ -172,7 +215,26 @@ def open_start(source: Source, directory: Path) -> Source:
             f"{directory} was changed by {', '.join(other)}, too", "start from kanna lowrank alone"
         )
     start.check_forms(("low_rank", "rows", "dense"), "basel --start", "make it with --storage pair")
+    modules = {matrix.module for matrix in selected}
+    outside = next((path for path in start.forms if path not in modules), None)
+    if outside is not None:
+        raise InputError(f"{directory} has factors in {outside}, which is not selected", "select it, too")
+    _check_rest(source, start, directory)
     return start
+
+
+def _check_rest(source: Source, start: Source, directory: Path) -> None:
+    """Raise InputError where a tensor outside the factors is not the source's: it would be lost."""
+    factors = {name for path in start.forms for name in start.tensors_of(path)}
+    for name in start.checkpoint.tensors:
+        if name in factors:
+            continue
+        known = name in source.checkpoint.tensors
+        if not known or not torch.equal(start.checkpoint.tensor(name), source.checkpoint.tensor(name)):
+            raise InputError(
+                f"{name} of {directory} is not that of {source.name}",
+                "make it without --refine",
+            )
 
 
 def _size(matrix: Matrix, config: BaselConfig) -> Size:
@@ -209,6 +271,9 @@ def _memory(inventory: Inventory, sizes: Mapping[str, Size], data: Data, config:
     tokens = min(8192, config.rows * data.longest)
     layers = 2 if config.recompute else len(inventory.blocks)
     activations = 4 * tokens * (12 * width * layers + 4 * data.longest * layers)
-    part_1 = 4 * (inventory.parameters + bases) + activations
-    part_2 = 4 * (inventory.parameters + 4 * kept) + activations
+    dense = sum(size.dense for size in sizes.values())
+    held = inventory.parameters * (2 if config.loss == "kl" else 1)
+    held += 3 * (inventory.parameters - dense) if config.beside else 0
+    part_1 = 4 * (held + bases) + activations
+    part_2 = 4 * (held + 4 * kept) + activations
     return 500_000_000 + max(part_1, part_2)

@@ -44,6 +44,7 @@ class BaselStep(Step[Plan]):
             shapes=shapes,
             tensors=lambda: iter(outcome.tensors.items()),
             finish=lambda directory: write_json(directory / RESULT, _result(plan, outcome, job).to_dict()),
+            recorded=outcome.recorded,
             outcome=outcome,
         )
 
