@@ -127,6 +127,15 @@ def check_units(plan: Prepared, criteria: Criteria) -> None:
             _check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
 
 
+def check_harness(criteria: Criteria, include: Path | None) -> None:
+    """Raise InputError for a task of lm_eval of which no verdict can be made; reads their data."""
+    judged = [rule.task for rule in criteria.rules if rule.tolerance and rule.task.startswith(HARNESS)]
+    if judged:
+        from kanna.tasks.scorers.harness import check_judged
+
+        check_judged([task.removeprefix(HARNESS) for task in judged], include)
+
+
 def _guard(text: str) -> Line:
     task, equals, drop = text.rpartition("=")
     if not equals:

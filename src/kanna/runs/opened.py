@@ -14,7 +14,7 @@ from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.side_files import MODULES, module_folders
 from kanna.models.device import device_of, dtype_of
-from kanna.runs.criteria import Criteria, check_units
+from kanna.runs.criteria import Criteria, check_harness, check_units
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, prepare
 from kanna.tasks.options import EvalOptions
@@ -120,9 +120,15 @@ class Opened:
     def prepared_for(
         self, criteria: Criteria, options: EvalOptions, read: Sequence[Task] | None = None
     ) -> Prepared:
-        """`prepared` for the tasks of criteria; raises InputError for a tolerance that allows everything."""
+        """`prepared` for the tasks of criteria; raises InputError for a tolerance that allows everything.
+
+        Args:
+            read: The files of the tasks, if they have been read; what lm_eval judges by was checked then.
+        """
         plan = self.prepared(criteria.files, options, read=read)
         check_units(plan, criteria)
+        if read is None:
+            check_harness(criteria, options.include)
         return plan
 
     def loaded(self, options: EvalOptions) -> nn.Module:

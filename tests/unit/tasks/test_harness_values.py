@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from tiny_model import WORDS, save_model
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
 from kanna.tasks.records import TaskScore
-from kanna.tasks.scorers.harness import run_harness
-from kanna.tasks.scorers.harness_values import note_on, scale_of
+from kanna.tasks.scorers.harness import check_judged, run_harness
+from kanna.tasks.scorers.harness_values import note_on, refuse_unjudged, scale_of
 from kanna.tasks.verdict.paired import values_of
 from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 
@@ -166,6 +167,29 @@ def test_what_no_verdict_can_be_made_of_is_refused_by_name(
     with pytest.raises(InputError, match="no mean of its rows"):  # though the base's rows were all there
         whole = [replace_values(record, "perplexity", 1.0) for record in base.records]
         decide(base.model_copy(update={"records": tuple(whole)}), new, tolerance=parse_tolerance("5%"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"metric": "perplexity", "aggregation": "median", "higher_is_better": False}, "no mean of its rows"),
+        ({"metric": "perplexity"}, None),
+        ({"metric": "acc"}, None),
+    ],
+)
+def test_it_is_refused_before_any_work(given: dict[str, Any], said: str | None, folder: Path) -> None:
+    path = task(folder, "early", **LAST, metric_list=[given])
+    with pytest.raises(InputError, match=f"lm_eval:early: .*{said}") if said else nullcontext():
+        check_judged([path])
+
+
+def test_a_direction_that_nobody_gives_is_refused_before_any_work() -> None:
+    aggregations = {"mine": metrics.mean, "f1": metrics.f1_score, "perplexity": metrics.perplexity}
+    refuse_unjudged("t", "perplexity", aggregations, {})
+    refuse_unjudged("t", "mine", aggregations, {"mine": False})
+    for metric, said in (("mine", "whether more of mine"), ("f1", "no mean of its rows")):
+        with pytest.raises(InputError, match=said):
+            refuse_unjudged("t", metric, aggregations, {"f1": True})
 
 
 def replace_values(record: Any, metric: str, value: float) -> Any:

@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
-from kanna.checked import read_yaml
 from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
-from kanna.tasks.scorers.harness_values import Scale, note_on, scale_of
+from kanna.tasks.scorers.harness_files import is_file, name_in
+from kanna.tasks.scorers.harness_values import Scale, note_on, refuse_unjudged, scale_of
 from kanna.tasks.scorers.likelihood import Likelihood
 from kanna.tasks.scorers.planning import likelihoods
 from kanna.tasks.scorers.written import plan_writing, write
@@ -91,8 +90,24 @@ def check_names(names: Sequence[str], include: Path | None = None) -> None:
         _check_names(wanted, _manager(library, names, include))
 
 
+def check_judged(names: Sequence[str], include: Path | None = None) -> None:
+    """Raise InputError for a task of whose score no verdict can be made, before anything is computed."""
+    library = _library()
+    with _quiet(), _offline(), _seeds_kept():
+        wanted = _wanted_names(names)
+        manager = _manager(library, names, include)
+        try:
+            tasks = manager.load(wanted)["tasks"]
+        except Exception as error:
+            raise _not_run(names, error) from error
+        for name, task in tasks.items():
+            refuse_unjudged(
+                name, headline_of(task.aggregation()), task.aggregation(), task.higher_is_better()
+            )
+
+
 def _wanted_names(names: Sequence[str]) -> list[str]:
-    return [_name_in(Path(name)) if _is_file(name) else name for name in names]
+    return [name_in(Path(name)) if is_file(name) else name for name in names]
 
 
 def _manager(library: Any, names: Sequence[str], include: Path | None) -> Any:
@@ -101,9 +116,7 @@ def _manager(library: Any, names: Sequence[str], include: Path | None) -> Any:
     A group may name tasks that lie elsewhere.
     """
     folders = [
-        str(folder)
-        for folder in (include, *(Path(name).parent for name in names if _is_file(name)))
-        if folder
+        str(folder) for folder in (include, *(Path(name).parent for name in names if is_file(name))) if folder
     ]
     if folders:
         own = library.tasks.TaskManager(include_path=folders, include_defaults=False)
@@ -135,13 +148,23 @@ def _evaluated(
     except InputError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(
-            f"lm_eval could not run {', '.join(names)}: {reason}",
-            "kanna fetches nothing: its data must be in the local cache of datasets (run lm_eval once with a "
-            "network), or give your own task file whose dataset_path is json",
-        ) from error
+        raise _not_run(names, error) from error
     return results
+
+
+def _not_run(names: Sequence[str], error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return InputError(
+        f"lm_eval could not run {', '.join(names)}: {reason}",
+        "kanna fetches nothing: its data must be in the local cache of datasets (run lm_eval once with a "
+        "network), or give your own task file whose dataset_path is json",
+    )
+
+
+def headline_of(metrics: Iterable[str]) -> str:
+    """The metric that a task is judged by: the first of these that it has, else its own first."""
+    names = list(metrics)
+    return next((headline for headline in _HEADLINES if headline in names), names[0])
 
 
 def _score(name: str, results: dict[str, Any], settings: dict[str, Any], notes: tuple[str, ...]) -> TaskScore:
@@ -154,7 +177,7 @@ def _score(name: str, results: dict[str, Any], settings: dict[str, Any], notes: 
     own = _metrics(results["results"][name], kept)
     if not own:
         raise InputError(f"lm_eval found no metric that is a number for {name}", "give another task")
-    metric = next((headline for headline in _HEADLINES if headline in own), next(iter(own)))
+    metric = headline_of(own)
     scale = scale_of(metric, own[metric], [sample.get(metric) for sample in samples], higher.get(metric))
     records = [_record(i, sample, chooses, rolling) for i, sample in enumerate(samples)]
     records = _scaled(records, metric, scale)
@@ -395,35 +418,6 @@ def _library() -> Any:
         for name in [name for name in os.environ if name.startswith("HF_") and name not in before]:
             del os.environ[name]
     return lm_eval
-
-
-class _TaskFile(yaml.SafeLoader):
-    """Reads what stands under tags such as !function, which only lm_eval knows, as if they were not there."""
-
-
-def _untagged(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return node.value
-
-
-_TaskFile.add_multi_constructor("!", _untagged)
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
-
-
-def _name_in(path: Path) -> str:
-    """The `task:` of a task file, or the `group:` of a file that names several."""
-    task = read_yaml(path, "{task: my_task, dataset_path: json, ...}", _TaskFile)
-    names = [task.get(key) for key in ("group", "task")] if isinstance(task, dict) else []
-    name = next((name for name in names if isinstance(name, str)), None)
-    if name is None:
-        raise InputError(f"{path} names no task", "an lm_eval task file has a line such as task: my_task")
-    return name
 
 
 def _check_names(names: Sequence[str], manager: Any) -> None:

@@ -6,13 +6,18 @@ it again. Where it is not found, rows say nothing about the score, and no verdic
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from kanna.errors import InputError
 
 Values = list[dict[str, float]]
 # Of a score and the same computed again in another order of sums.
 _ROUNDING = 1e-6
+# Aggregations of lm_eval by the names of their functions.
+_OF_LIKELIHOODS = ("perplexity", "weighted_perplexity", "bits_per_byte")
+_OF_ALL_ROWS = ("f1_score", "matthews_corrcoef", "bleu", "chrf", "chrfpp", "ter", "median", "bypass_agg")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,31 @@ def note_on(metric: str, scale: Scale) -> str | None:
     if scale.higher_is_better is None:
         return f"the task does not say whether more of {metric} is better (higher_is_better)"
     return None
+
+
+def refuse_unjudged(
+    task: str,
+    metric: str,
+    aggregations: Mapping[str, Callable[..., Any]],
+    higher_is_better: Mapping[str, bool | None],
+) -> None:
+    """Raise InputError for a headline metric of whose score `scale_of` will find no values, as far as known.
+
+    Args:
+        aggregations: Metric -> what makes the score of all rows; a function of the user's may be anything.
+        higher_is_better: Metric -> whether more is better, None where nobody says.
+    """
+    made_by = getattr(aggregations[metric], "__name__", "")
+    if made_by in _OF_ALL_ROWS:
+        why = f"lm_eval's {metric} is no mean of its rows ({made_by})"
+    elif made_by not in _OF_LIKELIHOODS and higher_is_better.get(metric) is None:
+        why = f"the task does not say whether more of {metric} is better (higher_is_better)"
+    else:
+        return
+    raise InputError(
+        f"lm_eval:{task}: {why}, so nothing can be said of chance",
+        "choose another metric, or give no tolerance",
+    )
 
 
 def _plain(metric: str, kept: Sequence[Any]) -> Values | None:
