@@ -14,6 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from kanna.calibration.windows import Windows
 from kanna.errors import InputError
+from kanna.methods.laser.config import LaserConfig
+from kanna.methods.laser.run import laser_apply
 from kanna.models.views import read
 
 Base = Callable[[str], Path]
@@ -129,3 +131,12 @@ def test_a_model_that_runs_itself_is_gone_on_with(
         tiny.compress(bases("deberta_v2"), out, text, cache, progress=stop, **settings)
     tiny.compress(bases("deberta_v2"), out, text, cache, resume=True, **settings)
     assert tiny.hashes(tmp_path / "a/out") == tiny.hashes(out)
+
+
+def test_edits_in_factors_leave_them_dense_too(bases: Base, tmp_path: Path) -> None:
+    config = LaserConfig(edits=("dt_proj@0:k=2", "x_proj@0:k=2"), factored=True)
+    result = laser_apply(bases("mamba"), tmp_path / "out", config)
+    assert result.passed, result.verdict
+    factored = [one.matrix.role for one in result.plan.reductions if one.factored]
+    assert factored == ["x_proj"]
+    assert any("dt_proj stays dense" in note for note in result.plan.notes)
