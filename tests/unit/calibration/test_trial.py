@@ -80,7 +80,7 @@ def test_a_model_that_reads_no_text_is_refused() -> None:
         patch_size=4,
     )  # fmt: skip
     settings.architectures = ["ViTForImageClassification"]
-    with pytest.raises(InputError, match="cannot be run on (text|tokens) alone"):
+    with pytest.raises(InputError, match="cannot be run on"):
         tried(settings)
 
 
