@@ -33,6 +33,7 @@ SKIPPED = {
 # A verb -> options that make it short. They come last, so they win.
 SHORT = {
     "lowrank": "--select down@-1 --tokens 256 --limit 20",
+    "basel": "--select down --epochs 0,1,1 --limit 20",
     "laser search": "--roles mlp_out --layers -1 --rho 0.5 --fast 8 --text-tokens 256",
     "laser analyze": "--limit 20 --samples 1",
     "eval": "--limit 20",
@@ -81,6 +82,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "model": _model,
     "app.jsonl": _jsonl(_questions),
     "facts.jsonl": _jsonl(_questions),
+    "lessons.jsonl": _jsonl(lambda: _rows("questions.jsonl")[1::2]),
     "text.jsonl": _jsonl(lambda: _rows("calibration.jsonl")),
     "train.jsonl": _jsonl(lambda: _rows("calibration.jsonl")),
     "general.txt": _text,
