@@ -84,7 +84,12 @@ def about_to_name(directory: Path, model: Path) -> None:
 
 
 def clear(directory: Path) -> None:
-    """Remove unfinished work that is no longer needed; the lock, which is held, goes last."""
+    """Remove unfinished work that is no longer needed; the lock, which is held, goes last.
+
+    A kill in between leaves a run that `--resume` ends, or none: the note of the output outlives the record.
+    """
+    _clean(directory, (_LOCK, RUN, _WRITTEN))
+    (directory / RUN).unlink(missing_ok=True)
     _clean(directory, (_LOCK,))
 
 

@@ -282,3 +282,56 @@ def test_work_for_an_output_that_came_meanwhile_is_kept(kanna, base, tmp_path, m
     assert hashes(out) == hashes(base)
     out.rename(tmp_path / "theirs")
     assert kanna("lowrank", base, *PLAIN, "--out", out, "--resume", "-q").code == 0
+
+
+@pytest.mark.parametrize("removed", ["step-1", "run.json", "written", "lock"])
+def test_a_kill_while_work_is_removed_leaves_a_run_to_end_or_none(kanna, shared_base, tmp_path, removed):
+    """The output has its name; the folder of work is going."""
+    import kanna.runs.unfinished as module
+
+    out, words = tmp_path / "out", ("lowrank", shared_base, *PLAIN, "--out", tmp_path / "out", "-q")
+
+    def killed() -> int:
+        unlink, clean = Path.unlink, module._clean
+
+        def dying(path: Path, missing_ok: bool = False) -> None:
+            if out.exists() and path.name == removed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            unlink(path, missing_ok)
+
+        def dying_at_once(*given: object) -> None:
+            if out.exists() and removed == "step-1":
+                os.kill(os.getpid(), signal.SIGKILL)
+            clean(*given)
+
+        Path.unlink, module._clean = dying, dying_at_once  # type: ignore[method-assign]
+        return main([str(word) for word in words])
+
+    assert status_of(start(killed)) == -signal.SIGKILL
+    before, work = hashes(out), tmp_path / "out.kanna-work"
+    assert (work / "run.json").exists() is (removed in ("step-1", "run.json"))
+    if (work / "run.json").exists():
+        assert kanna(*words, "--resume").code == 0 and not work.exists()
+    else:
+        assert kanna(*words).code == 2
+    assert hashes(out) == before
+    assert kanna(*words, "--force").code == 0 and not work.exists()
+
+
+def test_one_directory_of_two_spellings(tmp_path, monkeypatch):
+    """As where case does not count, or a directory is mounted twice: told by the disk, not by names."""
+    from kanna.runs.in_the_way import refuse_input
+
+    (tmp_path / "base").mkdir()
+    (tmp_path / "other").mkdir()
+
+    def samefile(one: Path, other: Path) -> bool:
+        return str(one).lower() == str(other).lower()
+
+    monkeypatch.setattr(Path, "samefile", samefile)
+    for out in ("BASE", "Base/new"):
+        with pytest.raises(Exception, match="never touched"):
+            refuse_input(tmp_path / out, tmp_path / "base")
+    with pytest.raises(Exception, match="never touched"):
+        refuse_input(tmp_path / "BASE", tmp_path / "base" / "deep")
+    refuse_input(tmp_path / "other", tmp_path / "base")
