@@ -8,14 +8,17 @@ from typing import Any
 import family_configs
 import pytest
 import torch
+import transformers
 from disturbed import DISTURBED, VOCAB, disturbed
 from torch import Tensor, nn
 
 from kanna.tasks.scorers.layout import Layout, layout_of, seen
+from kanna.tasks.scorers.likelihood import most_logits
 from kanna.tasks.scorers.perplexity import perplexity
 from kanna.tasks.scorers.planning import PACK_TOKENS, likelihoods, plan_batches
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.lots import Bounds, bounds_of, lots
+from kanna.tasks.tokens.padded import pad_token, vocabulary_of
 
 
 def questions(seed: int = 0, count: int = 24) -> list[Piece]:
@@ -107,7 +110,7 @@ class Coupled(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
         rows, width = input_ids.shape
-        off = rows if self.by == "rows" else width
+        off = {"rows": rows, "width": width}.get(self.by, 0)
         given = {**given, "attention_mask": attention_mask} if self.masks else {}
         return SimpleNamespace(logits=self.inner(input_ids, **given).logits * (1 + 0.1 * off))
 
@@ -133,11 +136,93 @@ def test_windows_of_text_beside_others() -> None:
     assert "notes" not in perplexity(family_configs.model("llama"), ids, context=12, stride=6).to_dict()
 
 
+class Counting(Coupled):
+    """Counts the rows that it reads, and fails beyond some tokens in a pass or where a mask comes."""
+
+    def __init__(self, by: str = "nothing", most: int = 10**6, masks: bool = False) -> None:
+        super().__init__(by, masks)
+        self.most, self.rows, self.masked = most, 0, 0
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
+        if input_ids.numel() > self.most:
+            raise RuntimeError("CUDA error: out of memory")
+        self.rows += len(input_ids)
+        self.masked += attention_mask is not None
+        return super().forward(input_ids, attention_mask, **given)
+
+
+@pytest.mark.parametrize(("by", "computed"), [("width", 12), ("rows", 15)])
+def test_windows_that_were_tried_are_not_computed_again(by: str, computed: int) -> None:
+    ids = torch.randint(3, VOCAB, (122,), generator=torch.Generator().manual_seed(1))
+    model = Counting(by)
+    found = perplexity(model, ids, context=12, stride=12, batch=4)
+    assert len(found.windows) == 11 and model.rows == computed
+    single = perplexity(Coupled(by), ids, context=12, stride=12, batch=1)
+    assert found.log_likelihood == pytest.approx(single.log_likelihood, rel=1e-6)
+
+
+def test_what_is_tried_needs_no_more_room_than_what_is_computed() -> None:
+    draw = random.Random(3)
+    contexts = [(first, *(draw.randrange(3, VOCAB) for _ in range(39))) for first in range(3, 18)]
+    asked = [Piece(context, (5,), 1) for context in (*contexts, contexts[0] + contexts[1])]
+    found = likelihoods(Counting(most=90), asked, batch_tokens=90, share=False)
+    assert not found.notes
+    assert [one.sum for one in found.found] == pytest.approx(alone(Counting(), asked), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), RuntimeError("CUDA error: device-side assert")]
+)
+def test_a_device_that_fails_says_nothing_about_the_model(error: RuntimeError) -> None:
+    def failing(*_: Any) -> Any:
+        raise error
+
+    whole = seen(torch.zeros(1, 3))
+    with pytest.raises(RuntimeError):
+        layout_of(nn.Linear(1, 1), [3, 3], failing, lambda row: {row: whole})
+
+
+def test_equal_rows_are_tried_as_they_are_computed() -> None:
+    asked: list[tuple[Layout, list[int]]] = []
+
+    def computed(rows: Any, layout: Layout) -> dict[Any, Any]:
+        asked.append((layout, list(rows)))
+        return {row: seen(torch.tensor([[1.0, float(layout is Layout.PADDED)]])) for row in rows}
+
+    found = layout_of(
+        nn.Linear(1, 1),
+        [3, 5, 5, 9],
+        computed,
+        lambda row: computed([row], Layout.SINGLE),
+        lambda rows: 3 not in rows,
+    )
+    assert found == Layout.EQUAL
+    assert [one for one in asked if one[0] is not Layout.SINGLE] == [
+        (Layout.PADDED, [0, 2]),
+        (Layout.EQUAL, [1, 2]),
+    ]
+
+
+def test_the_vocabulary_of_a_model_with_several_parts() -> None:
+    model = nn.Module()
+    model.config = transformers.Gemma3Config(text_config={"vocab_size": 262_208})  # type: ignore[assignment]
+    assert vocabulary_of(model) == 262_208
+    assert most_logits(model) == 2**28 // (4 * 262_208)
+    assert vocabulary_of(nn.Linear(1, 1)) is None and most_logits(nn.Linear(1, 1)) == 2**11
+
+
+def test_a_model_that_reads_letters_has_no_vocabulary() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    with torch.device("meta"):
+        model = transformers.CanineForSequenceClassification(transformers.CanineConfig(**sizes))
+    assert vocabulary_of(model) is None and pad_token(model) == 0
+
+
 @pytest.mark.parametrize("wrong", [None, "width", "rows"])
 def test_rows_of_encoders(wrong: str | None) -> None:
     sizes = [3, 5, 5, 8]
 
-    def computed(rows: Any) -> dict[Any, Any]:
+    def computed(rows: Any, _: Layout = Layout.PADDED) -> dict[Any, Any]:
         off = {None: 0, "width": max(sizes[row] for row in rows), "rows": len(rows)}[wrong]
         return {row: seen(torch.tensor([[float(sizes[row]), float(off)]])) for row in rows}
 
@@ -150,7 +235,7 @@ def test_numbers_that_are_none_prove_nothing() -> None:
     nothing = seen(torch.full((2, 3), float("nan")))
     model = nn.Linear(1, 1)
     assert (
-        layout_of(model, [2, 3, 3], lambda rows: dict.fromkeys(rows, nothing), lambda row: {row: nothing})
+        layout_of(model, [2, 3, 3], lambda rows, _: dict.fromkeys(rows, nothing), lambda row: {row: nothing})
         == "single"
     )
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from kanna.errors import InputError
 from kanna.progress import Progress, told
 from kanna.tasks.data.units import plain
-from kanna.tasks.scorers.layout import ENCODER_NOTES, Layout, encoder_layout
+from kanna.tasks.scorers.layout import ENCODER_NOTES, Fits, Layout, encoder_layout
 from kanna.tasks.scorers.likelihood import Likelihood, check_finite
 from kanna.tasks.scorers.scorer import Scorer, by_row
-from kanna.tasks.tokens.padded import Wrapped, batches, inputs, pad_token, vocabulary_of, wrapped
+from kanna.tasks.tokens.padded import Wrapped, batches, fit, inputs, pad_token, vocabulary_of, wrapped
 from kanna.tasks.tokens.special import check_known
 
 _UNNAMED = re.compile(r"label_\d+")
@@ -157,7 +157,7 @@ class ClassifierScorer(Scorer):
         # Heads on decoders look for the last token that is no padding; without one they take single rows.
         layout = Layout.SINGLE
         if pad_token(self.model) is not None:
-            layout = encoder_layout(self.model, texts, partial(self._tried, texts))
+            layout = encoder_layout(self.model, texts, partial(self._tried, texts), self._fits(texts))
             self.work.layouts += ENCODER_NOTES.get(layout, ())
         most = 1 if layout is Layout.SINGLE else self.batch_tokens
         equal = layout is Layout.EQUAL
@@ -170,6 +170,12 @@ class ClassifierScorer(Scorer):
             logits_of |= dict(zip(rows, logits.double().cpu(), strict=True))
             self.work.forward_tokens += len(rows) * max(map(len, rows))
         return logits_of
+
+    def _fits(self, texts: Sequence[tuple[int, ...]]) -> Fits:
+        sizes, wanted = list(map(len, texts)), [1] * len(texts)
+        return partial(
+            fit, sizes=sizes, wanted=wanted, batch_tokens=self.batch_tokens, most_wanted=len(texts)
+        )
 
     def _tried(self, texts: Sequence[tuple[int, ...]], rows: Sequence[int]) -> list[Tensor]:
         """Of some texts in one forward pass, the logits (labels,)."""

@@ -8,6 +8,7 @@ computed both ways before all are, and what differs by more than rounding is not
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, Key
 _ROUNDING = {torch.float64: (1e-8, 64), torch.float32: (4e-5, 64)}
 _ROUNDING_HALF = (0.05, 4)
 _TRIED_EQUAL = 4
+# How else devices say that they have no memory, or no longer work.
+_BROKEN = ("out of memory", "can't allocate memory", "CUDA error", "device-side assert")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Seen:
 
 
 Found = Mapping[Hashable, Seen]
+Fits = Callable[[Sequence[int]], bool]
 
 
 def seen(logits: Tensor) -> Seen:
@@ -84,27 +88,33 @@ def agree(alone: Found, together: Found, model: nn.Module) -> bool:
 def layout_of(
     model: nn.Module,
     sizes: Sequence[int],
-    together: Callable[[Sequence[int]], Found],
+    together: Callable[[Sequence[int], Layout], Found],
     alone: Callable[[int], Found],
+    fits: Fits = lambda _: True,
     first: Layout = Layout.PADDED,
 ) -> Layout:
     """The first layout of rows, from `first` on, in which some of them are computed as they are alone.
 
     Args:
         sizes: Tokens of each row.
-        together: What some rows in one forward pass, padded where their sizes differ, give.
+        together: What some rows in one forward pass of a layout, padded where their sizes differ, give.
         alone: What a row by itself gives, under the same keys.
+        fits: Whether rows may share a forward pass at all.
     """
-    for layout, rows in ((Layout.PADDED, of_many_sizes(sizes)), (Layout.EQUAL, of_one_size(sizes))):
+    for layout, some in ((Layout.PADDED, of_many_sizes), (Layout.EQUAL, of_one_size)):
         if layout is Layout.PADDED and first is not Layout.PADDED:
             continue
-        if len(rows) < 2 or _hold(model, rows, together, alone):
+        rows = some(sizes, fits)
+        if len(rows) < 2 or _hold(model, rows, partial(together, rows, layout), alone):
             return layout
     return Layout.SINGLE
 
 
 def encoder_layout(
-    model: nn.Module, texts: Sequence[Sequence[int]], logits: Callable[[Sequence[int]], Sequence[Tensor]]
+    model: nn.Module,
+    texts: Sequence[Sequence[int]],
+    logits: Callable[[Sequence[int]], Sequence[Tensor]],
+    fits: Fits,
 ) -> Layout:
     """How a model reads texts (token ids) that see both ways.
 
@@ -112,45 +122,53 @@ def encoder_layout(
 
     Args:
         logits: Of some of the texts in one forward pass, what is scored of each, classes last.
+        fits: Whether texts may share a forward pass at all.
     """
 
-    def found(rows: Sequence[int]) -> Found:
+    def found(rows: Sequence[int], _: Layout = Layout.PADDED) -> Found:
         return {row: seen(one) for row, one in zip(rows, logits(rows), strict=True)}
 
     first = Layout.PADDED if takes_mask(model) else Layout.EQUAL
-    return layout_of(model, list(map(len, texts)), found, lambda row: found([row]), first)
+    return layout_of(model, list(map(len, texts)), found, lambda row: found([row]), fits, first)
 
 
-def of_many_sizes(sizes: Sequence[int]) -> list[int]:
-    """The shortest row and the longest: what is padded most, and by what."""
+def of_many_sizes(sizes: Sequence[int], fits: Fits = lambda _: True) -> list[int]:
+    """The shortest row and the longest that fits beside it: what is padded most, and by what."""
     order = sorted(range(len(sizes)), key=lambda row: sizes[row])
-    return sorted({order[0], order[-1]}) if order else []
+    long = next((row for row in reversed(order[1:]) if fits([order[0], row])), None)
+    return [] if long is None else sorted([order[0], long])
 
 
-def of_one_size(sizes: Sequence[int]) -> list[int]:
-    """Some rows of the size that most have, the larger where two are as common."""
+def of_one_size(sizes: Sequence[int], fits: Fits = lambda _: True) -> list[int]:
+    """Some rows of the size that most have that fit together, the larger where two are as common."""
     by_size: dict[int, list[int]] = {}
     for row, size in enumerate(sizes):
-        by_size.setdefault(size, []).append(row)
-    commonest = max(by_size, key=lambda size: (min(len(by_size[size]), _TRIED_EQUAL), size), default=0)
-    return by_size.get(commonest, [])[:_TRIED_EQUAL]
+        some = by_size.setdefault(size, [])
+        if len(some) < _TRIED_EQUAL and fits([*some, row]):
+            some.append(row)
+    return max(by_size.items(), key=lambda found: (len(found[1]), found[0]), default=(0, []))[1]
 
 
 def _hold(
     model: nn.Module,
     rows: Sequence[int],
-    together: Callable[[Sequence[int]], Found],
+    together: Callable[[], Found],
     alone: Callable[[int], Found],
 ) -> bool:
     wanted: dict[Any, Seen] = {}
     for row in rows:
         wanted |= alone(row)
-    return agree(wanted, accepted(lambda: together(rows)), model)
+    return agree(wanted, accepted(together), model)
 
 
 def accepted(compute: Callable[[], Found]) -> Found:
-    """What is computed, or nothing where the model does not take what it is given."""
+    """What is computed, or nothing where the model does not take what it is given.
+
+    A device without memory, or one that no longer works, says nothing about the model.
+    """
     try:
         return compute()
-    except REFUSALS:
+    except REFUSALS as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _BROKEN):
+            raise
         return {}

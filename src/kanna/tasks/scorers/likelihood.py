@@ -23,6 +23,7 @@ from kanna.progress import Progress, told
 from kanna.tasks.scorers.layout import Layout
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.forest import Pack
+from kanna.tasks.tokens.padded import vocabulary_of
 
 # Float32 logits in memory at a time.
 _LOGIT_BYTES = 2**28
@@ -110,8 +111,7 @@ class Passes:
 
 def most_logits(model: nn.Module) -> int:
     """How many places may have logits at a time."""
-    vocabulary = int(getattr(getattr(model, "config", None), "vocab_size", 2**15) or 2**15)
-    return max(1, _LOGIT_BYTES // (4 * vocabulary))
+    return max(1, _LOGIT_BYTES // (4 * (vocabulary_of(model) or 2**15)))
 
 
 def build(group: Group, pieces: Sequence[Piece], model: nn.Module) -> Batch:

@@ -14,7 +14,7 @@ from kanna.tasks.scorers.layout import ENCODER_NOTES, Layout, encoder_layout
 from kanna.tasks.scorers.likelihood import Batch, Passes, most_logits, only_at
 from kanna.tasks.scorers.scorer import TokenScorer, by_row
 from kanna.tasks.tokens.cloze import Cloze, Masked
-from kanna.tasks.tokens.padded import batches, inputs, vocabulary_of
+from kanna.tasks.tokens.padded import batches, fit, inputs, vocabulary_of
 from kanna.tasks.tokens.special import check_known
 
 
@@ -84,11 +84,15 @@ class MaskedScorer(TokenScorer):
         if not texts:
             return
         sizes, wanted = [len(text.ids) for text in texts], [len(text.places) for text in texts]
-        layout = encoder_layout(self.model, [text.ids for text in texts], partial(self._tried, texts))
+        most_places = most_logits(self.model)
+        fits = partial(
+            fit, sizes=sizes, wanted=wanted, batch_tokens=self.batch_tokens, most_wanted=most_places
+        )
+        layout = encoder_layout(self.model, [text.ids for text in texts], partial(self._tried, texts), fits)
         self.work.layouts += ENCODER_NOTES.get(layout, ())
         most = 1 if layout is Layout.SINGLE else self.batch_tokens
         equal = layout is Layout.EQUAL
-        for some in batches(sizes, wanted, most, most_logits(self.model), equal):
+        for some in batches(sizes, wanted, most, most_places, equal):
             yield [texts[i] for i in some]
 
     def _tried(self, texts: Sequence[Masked], rows: Sequence[int]) -> list[Tensor]:

@@ -177,17 +177,19 @@ def _scored(
     few = max(1, min(batch, most_logits(model) // stride))
     lengths = [end - start for start, end, _ in spans]
     groups = list(batches(lengths, [1] * len(spans), few * context, few, equal=True))
-    apart = not _hold(model, ids, [[spans[i] for i in group] for group in groups])
-    if apart:
+    hold, known = _tried(model, ids, spans, groups)
+    if not hold:
         groups = [[place] for group in groups for place in group]
     sums = [0.0] * len(spans)
     for group in told(progress, "perplexity", groups):
-        for place, losses in zip(group, _losses(model, ids, [spans[i] for i in group]), strict=True):
+        missing = not known.keys() >= set(group)
+        found = _losses(model, ids, [spans[i] for i in group]) if missing else [known[i] for i in group]
+        for place, losses in zip(group, found, strict=True):
             sums[place] = -float(losses.double().sum())
     if not math.isfinite(sum(sums)):
         raise InputError("the model's logits are not finite", "check the checkpoint, or compute in float32")
     made = (Window(start, first, end, total) for (start, end, first), total in zip(spans, sums, strict=True))
-    return tuple(made), (_APART,) if apart else ()
+    return tuple(made), () if hold else (_APART,)
 
 
 def windows(tokens: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -208,13 +210,21 @@ def windows(tokens: int, context: int, stride: int) -> Iterator[tuple[int, int, 
             return
 
 
-def _hold(model: nn.Module, ids: Tensor, groups: Sequence[Sequence[tuple[int, int, int]]]) -> bool:
-    """Whether windows in one forward pass are scored as each is alone, seen on the last of the first such."""
+def _tried(
+    model: nn.Module, ids: Tensor, spans: Sequence[tuple[int, int, int]], groups: Sequence[Sequence[int]]
+) -> tuple[bool, dict[int, Tensor]]:
+    """Whether windows in one forward pass are scored as each is alone, seen on the last of the first such.
+
+    And the losses of windows that were computed for that in the way that all will be.
+    """
     group = next((group for group in groups if len(group) > 1), None)
     if group is None:
-        return True
-    together, (alone,) = _losses(model, ids, group)[-1], _losses(model, ids, group[-1:])
-    return alike(Seen(alone, float(alone.max())), Seen(together, float(alone.max())), model)
+        return True, {}
+    together = _losses(model, ids, [spans[i] for i in group])
+    (alone,) = _losses(model, ids, [spans[group[-1]]])
+    if alike(Seen(alone, float(alone.max())), Seen(together[-1], float(alone.max())), model):
+        return True, dict(zip(group, together, strict=True))
+    return False, {group[-1]: alone}
 
 
 def _losses(model: nn.Module, ids: Tensor, group: Sequence[tuple[int, int, int]]) -> list[Tensor]:

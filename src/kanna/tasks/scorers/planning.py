@@ -19,7 +19,7 @@ from kanna.tasks.scorers.likelihood import Batch, Group, Likelihood, Passes, bui
 from kanna.tasks.tokens.encode import Piece
 from kanna.tasks.tokens.forest import Pack, packs, singles
 from kanna.tasks.tokens.lots import Lot, bounds_of, lots
-from kanna.tasks.tokens.padded import batches
+from kanna.tasks.tokens.padded import batches, fit
 
 # Long enough for efficient products, short enough that attention among strangers stays cheap.
 PACK_TOKENS = 256
@@ -155,7 +155,7 @@ class _Trial:
         alone = cache(partial(self._alone))
         if share and not self.lot.windowed and self._packs_hold(alone):
             return Layout.PACKED
-        return layout_of(self.model, list(map(len, self.rows)), self._together, alone)
+        return layout_of(self.model, list(map(len, self.rows)), self._together, alone, self._fits)
 
     def _packs_hold(self, alone: Callable[[int], Found]) -> bool:
         row_of = {number: row for row, single in enumerate(self.rows) for number in single.paths}
@@ -176,15 +176,24 @@ class _Trial:
         pair = together[-1][-2:]
         return [pair, *(some for some in tried if some[0] not in pair)]
 
+    def _fits(self, rows: Sequence[int]) -> bool:
+        some = [self.rows[row] for row in rows]
+        wanted = self._wanted(some)
+        return fit(range(len(some)), list(map(len, some)), wanted, self.batch_tokens, most_logits(self.model))
+
+    def _wanted(self, some: Sequence[Pack]) -> list[int]:
+        """Places of each pack that need logits."""
+        return [sum(len(self.pieces[number].target) for number in pack.paths) for pack in some]
+
     def _passes(self, some: Sequence[Pack], layout: Layout) -> Iterator[tuple[Pack, ...]]:
-        targets = [sum(len(self.pieces[number].target) for number in pack.paths) for pack in some]
+        targets = self._wanted(some)
         most = 1 if layout is Layout.SINGLE else self.batch_tokens
         equal = layout is Layout.EQUAL
         for group in batches(list(map(len, some)), targets, most, most_logits(self.model), equal):
             yield tuple(some[i] for i in group)
 
-    def _together(self, rows: Sequence[int]) -> Found:
-        return self._seen([self.rows[row] for row in rows], Layout.PADDED)
+    def _together(self, rows: Sequence[int], layout: Layout) -> Found:
+        return self._seen([self.rows[row] for row in rows], layout)
 
     def _alone(self, row: int) -> Found:
         return self._seen([self.rows[row]], Layout.SINGLE)

@@ -9,9 +9,9 @@ from torch import nn
 
 from kanna.progress import Progress, told
 from kanna.tasks.scorers.decoding import Prompt, decode
-from kanna.tasks.scorers.layout import Found, Layout, Seen, layout_of, seen
+from kanna.tasks.scorers.layout import Fits, Found, Layout, Seen, layout_of, seen
 from kanna.tasks.tokens.lots import bounds_of
-from kanna.tasks.tokens.padded import batches
+from kanna.tasks.tokens.padded import batches, fit
 
 # New tokens of prompts that are continued on trial.
 _TRIED = 3
@@ -65,10 +65,11 @@ def plan_writing(
     made: list[tuple[Prompt, ...]] = []
     notes: dict[str, None] = {}
     for first, lot in _lots(order, max_new_tokens, bounds_of(model).turns):
-        layout = _layout(model, tokenizer, lot, min(max_new_tokens, _TRIED), first)
+        sizes = [len(prompt) + max_new_tokens for prompt in lot]
+        fits = partial(fit, sizes=sizes, wanted=[0] * len(sizes), batch_tokens=batch_tokens, most_wanted=0)
+        layout = _layout(model, tokenizer, lot, min(max_new_tokens, _TRIED), fits, first)
         if layout is not first:
             notes[_NOTES[layout]] = None
-        sizes = [len(prompt) + max_new_tokens for prompt in lot]
         most, equal = 1 if layout is Layout.SINGLE else batch_tokens, layout is Layout.EQUAL
         for some in batches(sizes, [0] * len(sizes), most, 0, equal):
             made.append(tuple(lot[i] for i in some))
@@ -123,11 +124,13 @@ def _lots(
         yield Layout.EQUAL if 1 in sides else Layout.PADDED, lot
 
 
-def _layout(model: nn.Module, tokenizer: Any, lot: Sequence[Prompt], new: int, first: Layout) -> Layout:
-    def found(rows: Sequence[int]) -> Found:
+def _layout(
+    model: nn.Module, tokenizer: Any, lot: Sequence[Prompt], new: int, fits: Fits, first: Layout
+) -> Layout:
+    def found(rows: Sequence[int], _: Layout = Layout.PADDED) -> Found:
         return _tried(model, tokenizer, lot, new, rows)
 
-    return layout_of(model, list(map(len, lot)), found, lambda row: found([row]), first)
+    return layout_of(model, list(map(len, lot)), found, lambda row: found([row]), fits, first)
 
 
 def _tried(model: nn.Module, tokenizer: Any, lot: Sequence[Prompt], new: int, rows: Sequence[int]) -> Found:

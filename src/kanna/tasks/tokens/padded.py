@@ -67,6 +67,14 @@ def batches(
         yield batch
 
 
+def fit(
+    rows: Sequence[int], sizes: Sequence[int], wanted: Sequence[int], batch_tokens: int, most_wanted: int
+) -> bool:
+    """Whether `batches` would put these rows into one forward pass, were there no others."""
+    tokens = len(rows) * max(sizes[row] for row in rows)
+    return tokens <= batch_tokens and sum(wanted[row] for row in rows) <= most_wanted
+
+
 def takes_mask(model: nn.Module) -> bool:
     """Whether the model can be told what is padding; FNet cannot."""
     forward: Any = model.forward
@@ -93,15 +101,26 @@ def inputs(model: nn.Module, rows: Sequence[Sequence[int]], width: int = 0) -> d
 
 
 def vocabulary_of(model: nn.Module) -> int | None:
-    """How many tokens a model has embeddings of; None where that is not known."""
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    size = getattr(embeddings, "num_embeddings", None)
-    return size if isinstance(size, int) else getattr(getattr(model, "config", None), "vocab_size", None)
+    """How many tokens a model has embeddings of; None where that is not known or it reads letters."""
+    try:
+        size = getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
+    except (NotImplementedError, AttributeError):
+        size = None
+    return size if isinstance(size, int) else _said(getattr(model, "config", None))
+
+
+def _said(config: Any) -> int | None:
+    """The vocabulary of a configuration, or of its part about text where it has several."""
+    if config is None or getattr(config, "vocab_size", None) is not None:
+        return getattr(config, "vocab_size", None)
+    return (
+        getattr(config.get_text_config(), "vocab_size", None) if hasattr(config, "get_text_config") else None
+    )
 
 
 def pad_token(model: nn.Module) -> int | None:
     """The model's own padding token, not the tokenizer's, which may lie outside the vocabulary."""
     config: Any = getattr(model, "config", None)
     token = getattr(config, "pad_token_id", None)
-    size = getattr(config, "vocab_size", None)
+    size = vocabulary_of(model)
     return None if token is None or token < 0 or (size and token >= size) else int(token)
