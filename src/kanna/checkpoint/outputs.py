@@ -1,8 +1,10 @@
 """Which directory may give way to a new one: what kanna wrote, and a model with nothing else beside it."""
 
+import functools
+import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -56,8 +58,9 @@ _FILES = (
     ".DS_Store",
     ".cache/huggingface/*",
 )
-# What kanna may have put beside it, which its lineage does not name.
+# What kanna may have put there, which its lineage does not name.
 _OURS = (
+    "README.md",
     "kanna.json",
     "recipe.yaml",
     "eval-*.json",
@@ -65,6 +68,9 @@ _OURS = (
     "bench-*.json",
     "laser-analysis-*.json",
 )
+# What programs and systems put into any directory that they look into.
+_LEFT_BEHIND = ("*__pycache__/*.pyc", ".gitattributes", ".DS_Store", ".cache/huggingface/*")
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".pt", ".pth", ".h5", ".msgpack")
 # Templates, code of the model, modules of sentence-transformers, formats for other programs.
 _FOLDERS = re.compile(r"additional_chat_templates|custom_generate|\d+_\w+|onnx|openvino|__pycache__")
 _CACHE = re.compile(r"\.cache(/huggingface(/.*)?)?")
@@ -99,8 +105,9 @@ def identity(path: Path) -> tuple[int, int] | None:
 def refuse_replacing(out: Path) -> None:
     """Raise InTheWay unless what is there is a directory that kanna wrote, or one of a model alone.
 
-    What kanna wrote is known by the names that its lineage records, what belongs to a model by the names that
-    models have. One file or folder beside these, and nothing is replaced: it may be all that somebody has.
+    What kanna wrote is known by what its lineage records, what belongs to a model by the names that models
+    have. One file or folder beside these, or weights that changed since, and nothing is replaced: it may be
+    all that somebody has. Recorded weights are read, for their digests.
     """
     if out.is_symlink() or not out.is_dir():
         what = "a link" if out.is_symlink() else "a file"
@@ -110,17 +117,18 @@ def refuse_replacing(out: Path) -> None:
         raise InTheWay(
             f"{out} exists and is not the directory of a model, so --force does not replace it", _MOVE
         )
-    foreign = next(_foreign(out, recorded or frozenset()), None)
+    foreign = next(_foreign(out) if recorded is None else _not_written(out, recorded), None)
     if foreign is not None:
+        what = "is not of a model and not from kanna"
+        if recorded is not None and foreign.as_posix() in recorded:
+            what = "has changed since kanna wrote it"
         raise InTheWay(
-            f"{out} holds {foreign.as_posix()}, which is not of a model and not from kanna, so --force does "
-            "not replace it",
-            _MOVE,
+            f"{out} holds {foreign.as_posix()}, which {what}, so --force does not replace it", _MOVE
         )
 
 
-def _recorded(directory: Path) -> frozenset[str] | None:
-    """The paths that a lineage records; None where kanna wrote none."""
+def _recorded(directory: Path) -> Mapping[str, object] | None:
+    """The paths that a lineage records, with their sha256; None where kanna wrote none."""
     try:
         data = read_json(directory / _LINEAGE)
     except InputError:
@@ -128,7 +136,7 @@ def _recorded(directory: Path) -> frozenset[str] | None:
     files = data.get("files")
     if "format_version" not in data or "base" not in data or not isinstance(files, dict):
         return None
-    return frozenset(files)
+    return files
 
 
 def _is_model(directory: Path) -> bool:
@@ -139,19 +147,45 @@ def _is_model(directory: Path) -> bool:
     return "model_type" in config or "architectures" in config
 
 
-def _foreign(directory: Path, recorded: frozenset[str]) -> Iterator[Path]:
-    """Files and folders, relative, that are neither recorded nor known by their names."""
+def _foreign(directory: Path) -> Iterator[Path]:
+    """Files and folders, relative, that are not known by their names as those of a model."""
+    for path in _inside(directory):
+        known = _is_folder_of_model(path) if (directory / path).is_dir() else _is_file_of_model(path)
+        if not known:
+            yield path
+
+
+def _not_written(directory: Path, recorded: Mapping[str, object]) -> Iterator[Path]:
+    """Files and folders, relative, that a lineage does not record, and weights that changed since."""
     folders = {parent.as_posix() for name in recorded for parent in Path(name).parents}
-    for place, inside, names in os.walk(directory):
+    for path in _inside(directory):
+        name = path.as_posix()
+        if (directory / path).is_dir():
+            if not (name in folders or path.name == "__pycache__" or _CACHE.fullmatch(name)):
+                yield path
+        elif name not in recorded:
+            if not _matches(path, (*_OURS, *_LEFT_BEHIND)):
+                yield path
+        elif path.suffix.lower() in _WEIGHTS and _sha256(directory / path) != recorded[name]:
+            yield path
+
+
+def _inside(directory: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(directory):
         here = Path(place).relative_to(directory)
-        for name in sorted(inside):
-            path = here / name
-            if not (path.as_posix() in folders or _is_folder_of_model(path)):
-                yield path
-        for name in sorted(names):
-            path = here / name
-            if not (_is_file_of_model(path) or path.as_posix() in recorded):
-                yield path
+        yield from (here / name for name in (*sorted(folders), *sorted(files)))
+
+
+def _sha256(path: Path) -> str:
+    found = path.stat()
+    return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(path: Path, *version: int) -> str:
+    """Of one version of a file: an output is looked at several times in a run."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_folder_of_model(path: Path) -> bool:
@@ -160,5 +194,9 @@ def _is_folder_of_model(path: Path) -> bool:
 
 
 def _is_file_of_model(path: Path) -> bool:
-    names = path.name, path.as_posix()
-    return any(fnmatchcase(name, pattern) for name in names for pattern in (*_FILES, *_OURS))
+    return _matches(path, (*_FILES, *_OURS))
+
+
+def _matches(path: Path, patterns: Collection[str]) -> bool:
+    """By name or by relative path."""
+    return any(fnmatchcase(name, pattern) for name in (path.name, path.as_posix()) for pattern in patterns)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import INDEX
+from kanna.errors import InputError
 
 MODULES = "modules.json"
 BESIDE, WRITTEN, LEFT_OUT = "beside the weights", "written anew", "left out"
@@ -163,6 +164,24 @@ def module_folders(source: Path) -> tuple[str, ...]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ()
     return tuple(f"{path}/" for path in paths if path and ".." not in path.split("/"))
+
+
+def refuse_lost_modules(source: Path) -> None:
+    """Raise InputError for a module of a sentence-embedding model whose weights would not be copied.
+
+    An output without them is no such model any more: sentence-transformers cannot load it.
+    """
+    for folder in module_folders(source):
+        files = sorted(path.name for path in (source / folder).glob("*") if path.is_file())
+        weights = [name for name in files if _matches(name, (*_PICKLES, *_OTHER_WEIGHTS))]
+        lost = [name for name in weights if not _matches(name, _TRAINING)]
+        if lost and not any(_matches(name, _SAFETENSORS) for name in files):
+            raise InputError(
+                f"{source / folder / lost[0]} holds weights of the model that would be missing in the output:"
+                " kanna copies safetensors only, and reads no pickles",
+                f"convert it to {folder}model.safetensors: load the model with sentence-transformers and "
+                "save it again",
+            )
 
 
 def _named_after_steps(source: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve, walk
 from kanna.checkpoint.loader import lacks
 from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_eight_bits, refuse_quantized
+from kanna.checkpoint.side_files import refuse_lost_modules
 from kanna.checkpoint.ties import own_values, untie
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, Rows
@@ -162,7 +163,8 @@ class Source:
                 )
 
     def check_whole(self) -> None:
-        """Raise InputError where the files lack a weight that the class named in config.json needs."""
+        """Raise InputError for a weight that the files lack, or that an output of this model would lack."""
+        refuse_lost_modules(self.directory)
         held = tuple(f"{path}." for path in self.declared)
         if missing := [name for name in self.names.missing if not name.startswith(held)]:
             raise lacks(self.directory, missing, self.inventory.architecture)

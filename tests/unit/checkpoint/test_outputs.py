@@ -1,5 +1,6 @@
 """What `--force` may replace, and that either the old or the new directory has the name at every moment."""
 
+import hashlib
 import json
 import os
 import signal
@@ -44,10 +45,9 @@ def filled(directory: Path, files: dict[str, str]) -> Path:
     return directory
 
 
-def lineage(*names: str) -> str:
-    return json.dumps(
-        {"format_version": 1, "base": {"name": "b", "hash": "h"}, "files": dict.fromkeys(names, "0")}
-    )
+def lineage(files: dict[str, str]) -> str:
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+    return json.dumps({"format_version": 1, "base": {"name": "b", "hash": "h"}, "files": digests})
 
 
 def test_a_model_alone_may_be_replaced(tmp_path: Path) -> None:
@@ -55,8 +55,38 @@ def test_a_model_alone_may_be_replaced(tmp_path: Path) -> None:
 
 
 def test_what_a_lineage_records_may_be_replaced_whatever_its_name(tmp_path: Path) -> None:
-    files = {"kanna.json": lineage("notes/x.dat", "odd"), "notes/x.dat": "", "odd": "", "recipe.yaml": ""}
-    refuse_replacing(filled(tmp_path / "made", files))
+    files = {"notes/x.dat": "", "odd": "", "model.safetensors": "weights"}
+    beside = {
+        "kanna.json": lineage(files),
+        "recipe.yaml": "",
+        "README.md": "edited",
+        "eval-1.json": "{}",
+        ".DS_Store": "",
+        "__pycache__/own.pyc": "",
+    }
+    refuse_replacing(filled(tmp_path / "made", {**files, **beside}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.Q4.gguf", "onnx/model.onnx", "adapter_model.safetensors", "pytorch_model.bin", "vocab.json"],
+)
+def test_what_somebody_made_of_an_output_of_kanna_is_not_replaced(tmp_path: Path, name: str) -> None:
+    """Such names belong to a model that was fetched; here the lineage says what belongs to it."""
+    files = {"config.json": MODEL["config.json"], "model.safetensors": "weights"}
+    out = filled(tmp_path / "out", {**files, "kanna.json": lineage(files), name: "hours of work"})
+    with pytest.raises(InTheWay, match=f"holds {name.partition('/')[0]}.*not from kanna"):
+        refuse_replacing(out)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "2_Dense/model.safetensors"])
+def test_a_model_that_was_trained_in_place_is_not_replaced(tmp_path: Path, name: str) -> None:
+    files = {"config.json": MODEL["config.json"], name: "weights"}
+    out = filled(tmp_path / "out", {**files, "kanna.json": lineage(files)})
+    refuse_replacing(out)
+    (out / name).write_text("weights, trained")
+    with pytest.raises(InTheWay, match=f"holds {name}, which has changed since kanna wrote it"):
+        refuse_replacing(out)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +108,7 @@ def test_what_a_lineage_records_may_be_replaced_whatever_its_name(tmp_path: Path
 )
 @pytest.mark.parametrize("made_by_kanna", [False, True])
 def test_one_foreign_thing_and_nothing_is_replaced(tmp_path: Path, foreign: str, made_by_kanna: bool) -> None:
-    files = MODEL | ({"kanna.json": lineage(*MODEL)} if made_by_kanna else {})
+    files = MODEL | ({"kanna.json": lineage(MODEL)} if made_by_kanna else {})
     out = filled(tmp_path / "out", {**files, foreign: "years of work"})
     with pytest.raises(InTheWay, match="holds "), output_directory(out, force=True):
         pytest.fail("entered")

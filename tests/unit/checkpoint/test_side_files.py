@@ -10,6 +10,7 @@ from toy import save_base
 import kanna
 from kanna.checkpoint import lineage
 from kanna.checkpoint.side_files import copy_side_files, files_of_model, side_files
+from kanna.errors import InputError
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.restore import restore
 from kanna.methods.laser.run import laser_apply
@@ -192,6 +193,29 @@ def test_every_verb_copies_alike(tmp_path: Path) -> None:
     recorded = lineage.verify(low)
     assert recorded is not None and extras.keys() <= recorded.files.keys()
     assert recorded.steps[0].scores["left_out"] == ["pytorch_model.bin"]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.PT", "tf_model.h5"])
+def test_every_verb_refuses_a_module_that_would_be_lost(tmp_path: Path, name: str) -> None:
+    """At once; the model without its last layer is another one, which nothing can load."""
+    base = save_base("llama", tmp_path / "base")
+    laser_apply(base, tmp_path / "edited", LaserConfig(edits=("up:1:0.5",)))
+    (base / "modules.json").write_text(MODULES)
+    put(base, "1_Pooling/config.json", "2_Dense/config.json", f"2_Dense/{name}")
+    before, out = held(tmp_path), tmp_path / "out"
+    for call in (
+        lambda: lowrank(base, out, LowRankConfig(method="plain", keep=0.9)),
+        lambda: lowrank(base, None, LowRankConfig(method="plain", keep=0.9), dry_run=True),
+        lambda: laser_apply(base, out, LaserConfig(edits=("up:1:0.5",))),
+        lambda: kanna.laser_search(base, tmp_path / "task.jsonl", out),
+        lambda: dense(base, out),
+        lambda: restore(tmp_path / "edited", out, base=base),
+    ):
+        with pytest.raises(InputError, match=f"2_Dense/{name}(.|\n)*convert it"):
+            call()
+        assert held(tmp_path) == before
+    put(base, "2_Dense/model.safetensors")
+    assert lowrank(base, out, LowRankConfig(method="plain", keep=0.9)).passed
 
 
 def test_copied_code_is_not_run(tmp_path: Path) -> None:

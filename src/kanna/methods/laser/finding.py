@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import locate
+from kanna.checkpoint.side_files import refuse_lost_modules
 from kanna.methods.laser.arena import Arena
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.results import Composition, Search
@@ -89,10 +90,11 @@ class Job:
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        """Raise InputError where an output is in the way, before anything is read."""
+        """Raise InputError where an output is in the way or would lack something, before any work."""
         if self.target is not None:
             refuse_existing(self.target, self.replacing)
             refuse_input(self.target, locate(self.model), *self.read)
+            refuse_lost_modules(locate(self.model))
 
     @property
     def target(self) -> Path | None:

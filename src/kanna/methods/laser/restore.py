@@ -9,7 +9,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
 from kanna.checkpoint.safetensors_format import TensorSpec
-from kanna.checkpoint.side_files import copy_side_files, files_of_model
+from kanna.checkpoint.side_files import copy_side_files, files_of_model, refuse_lost_modules
 from kanna.checkpoint.writer import output_directory, write_json, write_tensors
 from kanna.errors import InputError
 from kanna.methods.laser.step import MANIFEST, ORIGINALS
@@ -49,6 +49,7 @@ def restore(
             return _restore_from_originals(checkpoint, manifest, target, force)
     source = find_base(checkpoint, manifest, base)
     refuse_input(target, source.directory)
+    refuse_lost_modules(source.directory)
     with sole_writer(target, force):
         _copy(source, target, force, progress)
     return target
