@@ -11,6 +11,7 @@ import pytest
 
 import kanna
 from kanna.errors import InputError
+from kanna.methods.basel.step import STEP as BASEL
 from kanna.methods.export.step import STEP as EXPORT
 from kanna.methods.laser.arena import SearchOptions, open_arena
 from kanna.methods.laser.step import STEP as LASER
@@ -18,7 +19,13 @@ from kanna.methods.lowrank.step import STEP as LOWRANK
 
 Base = Callable[[str], Path]
 PAGE = Path(__file__).parents[3] / "docs" / "architecture.md"
-STEPS = {"lowrank": LOWRANK, "laser apply": LASER, "laser search": LASER, "export": EXPORT}
+STEPS = {
+    "lowrank": LOWRANK,
+    "laser apply": LASER,
+    "laser search": LASER,
+    "basel": BASEL,
+    "export": EXPORT,
+}
 
 
 def table() -> dict[tuple[str, str], str]:
@@ -77,6 +84,7 @@ def ask(step: str, model: Path, task: Path) -> None:
     settings = {
         "lowrank": {"keep": 0.7, "method": "plain", "align": 1},
         "laser": {"edits": ["q:0:k=2"]},
+        "basel": {"data": str(task), "keep": 0.7},
         "export": {"format": "dense"},
     }
     name = step.split()[0]
@@ -84,7 +92,7 @@ def ask(step: str, model: Path, task: Path) -> None:
 
 
 def test_the_table_is_read() -> None:
-    assert {step for _, step in CELLS} == STEPS.keys() and len(CELLS) == 20
+    assert {step for _, step in CELLS} == STEPS.keys() and len(CELLS) == 25
 
 
 @pytest.mark.parametrize(("held", "step"), CELLS)
