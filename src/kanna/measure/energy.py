@@ -12,6 +12,9 @@ from typing import Any, Protocol, Self
 POWERCAP = Path("/sys/class/powercap")
 # Counters of a busy package wrap around after some minutes; so often is often enough.
 _SAMPLE_SECONDS = 5.0
+# Counters that are never further apart than this share of what one counted in a run are one: a reading may be
+# stale by a millisecond, while two of their own go apart, or were apart long before.
+_APART = 0.05
 _DIE = re.compile(r"-die-\d+$")
 
 
@@ -73,8 +76,8 @@ class RaplMeter:
     """Counters of Linux (powercap): processor packages, and the memory beside them where it is counted.
 
     A package's counter holds those of its cores and graphics. Processors of several dies may show the counter
-    of the package once for each: which of them do is seen, for such a one never lies outside two readings of
-    the other.
+    of the package once for each: which of them do is seen over the whole run, for such a one never lies far
+    outside two readings of the other.
 
     Args:
         zones: Counters that are added.
@@ -89,13 +92,12 @@ class RaplMeter:
         self._groups = [[zone for zone in zones if zone.part == part] for part in {z.part: 0 for z in zones}]
         self._last: dict[Zone, int] = {}
         self._counted: dict[Zone, int] = {}
-        self._own: set[Zone] = set()
+        self._apart: dict[Zone, int] = {}
         self._lock, self._done = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._last, self._counted = {}, {}
-        self._own = {group[0] for group in self._groups}
+        self._last, self._counted, self._apart = {}, {}, {}
         self._add()
         self._done.clear()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -110,7 +112,13 @@ class RaplMeter:
 
     @property
     def _joules(self) -> float:
-        return sum(self._counted.get(zone, 0) for zone in self._own) / 1e6
+        own = [
+            zone for group in self._groups for zone in group if zone is group[0] or self._is_own(zone, group)
+        ]
+        return sum(self._counted.get(zone, 0) for zone in own) / 1e6
+
+    def _is_own(self, zone: Zone, group: Sequence[Zone]) -> bool:
+        return self._apart.get(zone, 0) > _APART * self._counted.get(group[0], 0)
 
     def _watch(self) -> None:
         while not self._done.wait(self._every):
@@ -131,8 +139,15 @@ class RaplMeter:
                     step = zone.since(self._last.get(zone, now), now)
                     self._counted[zone] = self._counted.get(zone, 0) + step
                     self._last[zone] = now
-                    if first.since(began, now) > first.since(began, again):
-                        self._own.add(zone)
+                    outside = _outside(first, now, began, again)
+                    self._apart[zone] = max(self._apart.get(zone, 0), outside)
+
+
+def _outside(zone: Zone, now: int, began: int, again: int) -> int:
+    """Microjoules from a reading to the nearer of two of a zone; 0 for one that lies between them."""
+    if zone.since(began, now) <= zone.since(began, again):
+        return 0
+    return min(zone.since(now, began), zone.since(again, now))
 
 
 def rapl_meter(root: Path = POWERCAP, sample_seconds: float = _SAMPLE_SECONDS) -> Meter:

@@ -1,4 +1,4 @@
-"""Standard output that goes away, is full, or knows few letters: a program does its work all the same."""
+"""Standard streams that go away, are full, or know few letters: a program does its work all the same."""
 
 from __future__ import annotations
 
@@ -81,18 +81,19 @@ class Output:
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[Output]:
-    """Standard output, and standard error if there is one, for what is written in the block."""
+    """Both, for what is written in the block; what is said on standard error may be lost as well."""
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as opened:
         # Takes the free descriptor, so that no file that is opened later is taken for a standard stream.
         nowhere = [opened.enter_context(open(os.devnull, "w")) for stream in before if stream is None]  # noqa: PTH123
         output: Any = Output(before[0])
-        sys.stdout = output
-        sys.stderr = before[1] if before[1] is not None else nowhere[-1]
+        said: Any = Output(before[1] if before[1] is not None else nowhere[-1])
+        sys.stdout, sys.stderr = output, said
         try:
             yield output
         finally:
             output.flush()
+            said.flush()
             sys.stdout, sys.stderr = before
 
 
@@ -102,6 +103,7 @@ def ended(output: Output, code: int) -> int:
     Nobody to read the result is one code, whenever that shows; a result that nothing can take is another.
     """
     if output.failure is not None:
-        print(f"kanna: error: standard output cannot be written: {output.failure.strerror}", file=sys.stderr)
+        why = f"kanna: error: standard output cannot be written: {output.failure.strerror}"
+        print(why, file=Output(sys.stderr), flush=True)
         return code or 1
     return UNREAD if output.unread and code == 0 else code

@@ -1,4 +1,4 @@
-"""Standard output that nobody reads, that is closed, full, or knows ASCII only."""
+"""Standard streams that nobody reads, that are closed, full, or know ASCII only."""
 
 import io
 import json
@@ -52,6 +52,33 @@ def test_standard_error_is_closed(shared_base):
     words = [*PROGRAM, "inspect", str(shared_base), "--spectra", "--json"]
     done = subprocess.run(words, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2), check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["blocks"] == 2
+
+
+def quick(model: Path, out: Path) -> list[str]:
+    return [*PROGRAM, "lowrank", str(model), "--keep", "0.8", "--method", "plain", "--out", str(out)]
+
+
+def test_nobody_reads_what_is_said_either(shared_base, tmp_path):
+    """As `kanna lowrank ... 2>&1 | head -1`: the work is done all the same."""
+    pipe = unread()
+    done = subprocess.run(quick(shared_base, tmp_path / "out"), stdout=pipe, stderr=pipe, check=False)
+    assert done.returncode == 141
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.run.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_standard_error_is_full(shared_base, tmp_path):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            quick(shared_base, tmp_path / "out"), stdout=subprocess.PIPE, stderr=full, check=False
+        )
+    assert done.returncode == 0 and b"out" in done.stdout and (tmp_path / "out").is_dir()
+
+
+def test_a_refusal_that_nobody_reads_keeps_its_code(tmp_path):
+    words = [*PROGRAM, "inspect", str(tmp_path / "nowhere")]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=unread(), check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")

@@ -66,7 +66,7 @@ def test_memory_is_beside_its_package_and_counts_once(tmp_path: Path, linked: bo
     [
         ((5_000, 5_000), (400_000, 400_000), 0.4),  # one counter, shown twice
         ((5_000, 5_000), (400_000, 300_000), 0.7),  # two that began alike
-        ((5_000, 6_000), (400_000, 400_000), 0.8),  # two that went alike
+        ((5_000, 90_000), (400_000, 400_000), 0.8),  # two that went alike
         ((RANGE - 1_000, RANGE - 1_000), (400_000, 400_000), 0.4),  # one that began again
         ((5_000, 5_000, 5_000, 5_000), (400_000,) * 4, 0.4),
     ],
@@ -82,6 +82,21 @@ def test_dies_that_show_the_counter_of_their_package_count_once(
             die.write_text(str((began + step) % RANGE))
 
     assert joules(meter, work) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stale", [-1_500, 1_500])
+@pytest.mark.parametrize("look", [0, 1])
+def test_one_stale_reading_makes_no_second_die(tmp_path: Path, stale: int, look: int) -> None:
+    """Whether it is the first reading or the last, and behind the other die's or ahead of it."""
+    first, mirror = (zone(tmp_path, f"intel-rapl:{i}", 5_000, f"package-0-die-{i}") for i in range(2))
+    mirror.write_text(str(5_000 + (stale if look == 0 else 0)))
+    meter = rapl_meter(tmp_path, 60)
+
+    def work() -> None:
+        first.write_text("405000")
+        mirror.write_text(str(405_000 + (stale if look == 1 else 0)))
+
+    assert joules(meter, work) == pytest.approx(0.4)
 
 
 def test_packages_that_go_alike_are_two(tmp_path: Path) -> None:

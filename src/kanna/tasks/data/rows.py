@@ -317,4 +317,4 @@ def _kind(row: Row) -> str:
 def joined(prompt: str, answer: str) -> str:
     """Prompt and answer as one text, with a space between them unless one is there or none belongs there."""
     there = prompt[-1:].isspace() or answer[:1].isspace()
-    return prompt + answer if there or goes_on_without_space(prompt) else f"{prompt} {answer}"
+    return prompt + answer if there or goes_on_without_space(prompt, answer) else f"{prompt} {answer}"

@@ -11,11 +11,13 @@ _SPACELESS = re.compile(
 )
 
 
-def goes_on_without_space(text: str) -> bool:
-    """Whether what follows a text comes right behind it, as its last letter or wide sign says."""
-    for sign in reversed(text):
-        if _SPACELESS.match(sign):
-            return True
-        if sign.isalnum():
-            return False
-    return False
+def goes_on_without_space(before: str, after: str) -> bool:
+    """Whether a text comes right behind another.
+
+    It does behind a letter or wide sign of such a script. Where signs of other scripts stand between, as in
+    an arrow or a colon, it does only if it begins in such a script itself.
+    """
+    if _SPACELESS.match(before[-1:]):
+        return True
+    last = next((sign for sign in reversed(before) if _SPACELESS.match(sign) or sign.isalnum()), "")
+    return bool(_SPACELESS.match(last) and _SPACELESS.match(after[:1]))
