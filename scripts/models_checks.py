@@ -90,6 +90,15 @@ class Family:
     def text(self) -> Path:
         return self.write("text.jsonl", [{"text": sentence} for sentence in sentences(200, 7)])
 
+    @cached_property
+    def calibration(self) -> Path:
+        """Text, or for an encoder-decoder prompts and answers."""
+        if not self.config.get("is_encoder_decoder"):
+            return self.text
+        parts = [sentence.rsplit(" ", 2) for sentence in sentences(200, 7)]
+        rows = [{"prompt": start, "answer": " ".join(end)} for start, *end in parts]
+        return self.write("calibration.jsonl", rows)
+
 
 def sentences(count: int, seed: int) -> list[str]:
     draw = random.Random(seed)
@@ -114,7 +123,7 @@ def lowrank(family: Family, name: str, **settings: Any) -> str:
     """Factors load, the model computes with them, and with `plain` each is the best of its rank."""
     out = family.room / name
     given = {"keep": KEEP, "align": 1, "context": 32, **settings}
-    text = None if given.get("method") == "plain" else family.text
+    text = None if given.get("method") == "plain" else family.calibration
     result = kanna.lowrank(family.directory, out, kanna.LowRankConfig(**given), calibration=text)
     demand(result.verdict is None or result.verdict.passed, "kanna says fail")
     replaced = effective(family.model, family.load(out))
@@ -133,7 +142,7 @@ def whitened(family: Family) -> str:
     given = {"keep": KEEP, "align": 1, "context": 32, "ridge": 1e-9, "tokens": 1024, **settings}
     config = kanna.LowRankConfig(**given)
     seen: list[Any] = []
-    kanna.lowrank(family.directory, out, config, calibration=family.text, announce=seen.append)
+    kanna.lowrank(family.directory, out, config, calibration=family.calibration, announce=seen.append)
     replaced = effective(family.model, family.load(out))
     grams = inputs_of(family.model, seen[0].windows, list(replaced))
     worst = 1.0
@@ -234,16 +243,13 @@ def near_optimum(weight: Tensor, new: Tensor, gram: Tensor) -> float:
 
 
 def inputs_of(model: nn.Module, windows: Any, paths: Sequence[str]) -> dict[str, Tensor]:
-    """Path -> (in, in) float64 second moments of all that the module reads while the whole model runs."""
+    """Path -> (in, in) float64 second moments of all that the module reads; no row is padded."""
     grams: dict[str, Tensor] = {}
-    mask = windows.mask
 
     def hook(path: str) -> Callable[..., None]:
         def add(_: nn.Module, given: tuple[Any, ...]) -> None:
             read = given[0].detach().double()
             rows = read.reshape(-1, read.shape[-1])
-            if read.shape[:2] == mask.shape:
-                rows = read[mask]
             grams[path] = grams.get(path, 0) + rows.T @ rows
 
         return add
@@ -251,7 +257,11 @@ def inputs_of(model: nn.Module, windows: Any, paths: Sequence[str]) -> dict[str,
     handles = [model.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
     try:
         with torch.no_grad():
-            model(input_ids=windows.ids, attention_mask=mask.long())
+            for prompt, decoded in getattr(windows, "read", ()):
+                model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([decoded]))
+            if not hasattr(windows, "read"):  # what is shared by a batch is read once a batch
+                for ids, _ in windows.unpadded(8):
+                    model(ids)
     finally:
         for handle in handles:
             handle.remove()
@@ -330,12 +340,12 @@ class Naive:
             return self.filled(prompt, answer)
         whole, before = self.ids(f"{prompt} {answer}"), self.ids(prompt)
         if kind == "seq2seq":
-            target = torch.tensor([self.bare(self.family.tokenizer(text_target=answer)["input_ids"])])
-            start = torch.tensor([[self.family.config["decoder_start_token_id"]]])
+            head, target = self.begun(answer)
+            given = torch.tensor([[*head, *target[:-1]]])
             with torch.no_grad():
-                given = torch.cat([start, target[:, :-1]], 1)
                 logits = model(input_ids=torch.tensor([before]), decoder_input_ids=given).logits[0]
-            return float(-functional.cross_entropy(logits.double(), target[0], reduction="sum"))
+            scored = logits[len(head) - 1 :].double()
+            return float(-functional.cross_entropy(scored, torch.tensor(target), reduction="sum"))
         start_of_answer = next(
             (i for i, (a, b) in enumerate(zip(whole, before, strict=False)) if a != b), len(before)
         )
@@ -343,6 +353,13 @@ class Naive:
             logits = model(torch.tensor([whole[:-1]])).logits[0].double()
         wanted = torch.tensor(whole[start_of_answer:])
         return float(-functional.cross_entropy(logits[start_of_answer - 1 :], wanted, reduction="sum"))
+
+    def begun(self, answer: str) -> tuple[list[int], list[int]]:
+        """What the decoder of an encoder-decoder begins with, and the tokens of an answer behind that."""
+        ids = self.bare(self.family.tokenizer(text_target=answer)["input_ids"])
+        special = set(self.family.tokenizer.all_special_ids)
+        count = next((place for place, token in enumerate(ids) if token not in special), len(ids))
+        return [self.family.config["decoder_start_token_id"], *ids[:count]], ids[count:]
 
     def filled(self, prompt: str, answer: str) -> float:
         tokenizer = self.family.tokenizer
@@ -366,7 +383,7 @@ class Naive:
         for _ in range(NEW_TOKENS):
             with torch.no_grad():
                 if seq2seq:
-                    given = torch.tensor([[self.family.config["decoder_start_token_id"], *new]])
+                    given = torch.tensor([[*self.begun("a")[0], *new]])
                     logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=given).logits
                 else:
                     logits = model(torch.tensor([ids + new])).logits

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -94,3 +95,14 @@ def body(model: nn.Module) -> nn.Module:
     """The model without its head."""
     base: nn.Module = getattr(model, "base_model", model)
     return base
+
+
+def ended(config: Any, ids: Tensor) -> Tensor:
+    """Ids with one end of the text, at their end: heads on decoders look for it."""
+    end = getattr(config, "eos_token_id", None)
+    if not isinstance(end, int):
+        return ids
+    other = next(token for token in range(config.vocab_size) if token not in (end, config.pad_token_id))
+    found = torch.where(ids == end, other, ids)
+    found[:, -1] = end
+    return found

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from kanna.calibration.calls import body_call, leaves
+from kanna.calibration.calls import body_call, ended, leaves
 from kanna.errors import InputError
 from kanna.forms import install
 from kanna.models.inventory import Inventory, is_linear
@@ -72,10 +72,10 @@ def try_out(config: PretrainedConfig, inventory: Inventory) -> Trial:
     _initialise(model, inventory.blocks)
     _fill(model)
     notes = _Notes()
-    ids = _ids(config)
+    ids = ended(config, _ids(config)) if inventory.has_decoder_apart else _ids(config)
     try:
         with _observed(model, inventory.blocks, notes):
-            output = body_call(model, ids)
+            output = body_call(model, ids, written=ids if inventory.has_decoder_apart else None)
     except InputError:
         raise
     except Exception as error:

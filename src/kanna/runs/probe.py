@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.calls import body_call, states_of
+from kanna.calibration.calls import body_call, ended, states_of
 from kanna.calibration.windows import random_windows
 from kanna.checkpoint.loader import load
 from kanna.models.inventory import Inventory
@@ -63,7 +63,7 @@ def verify_output(
     model, _ = load(directory, dtype=torch.float32, verify=False)
     states = {} if recorded is None else recorded.states
     windows = _random(model) if recorded is None else recorded.windows
-    ids = _ended(model, windows.ids) if inventory.has_decoder_apart else windows.ids
+    ids = ended(model.config, windows.ids) if inventory.has_decoder_apart else windows.ids
     written = ids if inventory.has_decoder_apart else None
     with torch.no_grad(), block_outputs(model, inventory) as seen:
         result = body_call(model, ids, windows.mask if windows.padded else None, written)
@@ -74,18 +74,6 @@ def verify_output(
     if finite and worst is not None and not worst <= TOLERANCE:
         reason = f"block outputs differ by {worst:.1e}, more than {TOLERANCE:.0e}"
     return Verdict(not reason, finite, worst, reason), model
-
-
-def _ended(model: nn.Module, ids: Tensor) -> Tensor:
-    """Ids with one end of the text, at their end: heads on decoders look for it."""
-    config: Any = model.config
-    end = config.eos_token_id
-    if not isinstance(end, int):
-        return ids
-    other = next(token for token in range(config.vocab_size) if token not in (end, config.pad_token_id))
-    ended = torch.where(ids == end, other, ids)
-    ended[:, -1] = end
-    return ended
 
 
 def _random(model: nn.Module) -> Any:

@@ -26,6 +26,7 @@ from kanna.runs.assemble import Factors, Piece, assemble
 from kanna.runs.source import Source
 from kanna.runs.step import Job
 from kanna.tasks.data.rows import read_rows
+from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.tokens.targets import decoder_start
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
 
@@ -57,6 +58,11 @@ def settings_for(source: Source, config: LowRankConfig) -> LowRankConfig:
 
 def pairs_of(source: Source, config: LowRankConfig, calibration: Path) -> Pairs:
     """Prompts and answers from a file of rows."""
+    if classifies(source.checkpoint.config):
+        raise InputError(
+            f"{source.name} is an encoder-decoder with a classification head, which is fitted to no text",
+            "choose --method plain, and leave out --calibration",
+        )
     settings: Any = source.skeleton.config
     tokenizer = load_tokenizer(source.directory)
     length = context_length(source.checkpoint.config, tokenizer, config.context)
