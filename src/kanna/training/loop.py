@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from kanna.errors import InputError
 from kanna.progress import Progress
+from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.training.batches import Mixed
 from kanna.training.examples import Example
-from kanna.training.loss import reads_in_parts, summed_loss, vocabulary_size
+from kanna.training.loss import reads_in_parts, summed_loss
 from kanna.training.optimiser import Optimiser
 from kanna.training.schedule import warm_cosine
 from kanna.training.state import StateFile
@@ -246,7 +247,7 @@ class _Run:
         """Whether a language model has been worse than one that knows nothing for some steps."""
         if self.material.task[0].label is not None or len(self.at.losses) < _LOST_STEPS:
             return False
-        nothing = math.log(vocabulary_size(self.model))
+        nothing = math.log(vocabulary_of(self.model) or math.inf)
         recent = [*self.at.losses[-_LOST_STEPS + 1 :], loss]
         return fmean(recent) > _LOST * max(nothing, self.at.losses[0])
 

@@ -15,12 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from kanna.tasks.scorers.likelihood import most_logits
 from kanna.tasks.tokens.padded import inputs
 from kanna.training.examples import Example
-
-# Float32 logits in memory at a time.
-LOGIT_BYTES = 2**27
-
 
 Head = Callable[[Tensor], Tensor]
 
@@ -72,7 +69,7 @@ def summed_loss(
     if examples[0].label is not None:
         other = None if teacher is None else _without_gradients(teacher, batch.inputs)
         return _place_loss(model(**batch.inputs).logits.float(), other, batch.targets)
-    if in_parts and len(batch.places) > _places_at_a_time(model):
+    if in_parts and len(batch.places) > most_logits(model):
         return _in_parts(model, batch, teacher)
     other = None if teacher is None else logits_of(teacher, batch, gradients=False)
     return _place_loss(logits_of(model, batch), other, batch.targets)
@@ -84,16 +81,6 @@ def reads_in_parts(model: nn.Module, example: Example) -> bool:
         return False
     with torch.no_grad():
         return _before_head(model, read(model, [example])) is not None
-
-
-def _places_at_a_time(model: nn.Module) -> int:
-    return max(1, LOGIT_BYTES // (4 * vocabulary_size(model)))
-
-
-def vocabulary_size(model: nn.Module) -> int:
-    """Tokens that a language model knows, that of the text where it reads pictures too."""
-    config: Any = model.config
-    return int(config.get_text_config().vocab_size)
 
 
 def _place_loss(logits: Tensor, teacher: Tensor | None, targets: Tensor) -> Tensor:
@@ -131,7 +118,7 @@ def _in_parts(model: nn.Module, batch: Read, teacher: nn.Module | None) -> Tenso
             expected = None if other is None or known is None else other[1](known)
         return _place_loss(head(states), expected, targets)
 
-    total, some = hidden.new_zeros((), dtype=torch.float32), _places_at_a_time(model)
+    total, some = hidden.new_zeros((), dtype=torch.float32), most_logits(model)
     for start in range(0, len(hidden), some):
         here = slice(start, start + some)
         given = hidden[here], None if other is None else other[0][here], batch.targets[here]
