@@ -1,16 +1,13 @@
 """What a run of training is told by: one file, whole or not at all, that holds only what is trained."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kanna.errors import InputError
+from kanna.checkpoint.tensor_file import note_of, opened, save_whole, tensors_of
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,7 @@ class StateFile:
 
     def save(self, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
         """Write it beside the old one, which it then replaces."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(contiguous, partial, metadata={"format": "pt", "note": json.dumps(note, sort_keys=True)})
-        partial.replace(self.path)
+        save_whole(self.path, tensors, note)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and note.
@@ -40,14 +33,5 @@ class StateFile:
         Raises:
             InputError: The file was cut short, as a power failure leaves it.
         """
-        try:
-            opened = safe_open(self.path, framework="pt")
-        except SafetensorError as error:
-            raise InputError(f"{self.path} is damaged: {error}", "start over with --force") from error
-        with opened as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            note: dict[str, Any] = json.loads(file.metadata()["note"])
-            return tensors, note
-
-    def drop(self) -> None:
-        self.path.unlink(missing_ok=True)
+        with opened(self.path, "start over with --force") as file:
+            return tensors_of(file), note_of(file)
