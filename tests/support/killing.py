@@ -8,20 +8,29 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 _FINAL = ("replace", "rename")
 
 
-def in_child(action: Callable[[], object]) -> int:
-    """Exit status of `action` in a process of its own; negative where a signal ended it."""
-    return status_of(start(action))
+def in_child(action: Callable[[], object], threads: int | None = 1) -> int:
+    """Exit status of `action` in a process of its own; negative where a signal ended it; see `start`."""
+    return status_of(start(action, threads))
 
 
-def start(action: Callable[[], object]) -> int:
-    """Number of a new process that carries `action` out; what it returns, if a number, is its exit status."""
+def start(action: Callable[[], object], threads: int | None = 1) -> int:
+    """Number of a new process that carries `action` out; what it returns, if a number, is its exit status.
+
+    Args:
+        threads: To compute with. OpenMP's other threads do not live on in a child, and whoever waits for them
+            waits for ever: only a program that has computed nothing yet may leave it as it is (None).
+    """
     child = os.fork()
     if child == 0:
         status = 1
         try:
+            if threads is not None:
+                torch.set_num_threads(threads)
             done = action()
             status = done if isinstance(done, int) else 0
         except BaseException:
@@ -86,19 +95,22 @@ def die_at(point: int, late: bool) -> None:
         wrap(name)
 
 
-def killed_and_resumed(run: Callable[[bool], object], point: int, late: bool) -> tuple[int, int]:
+def killed_and_resumed(
+    run: Callable[[bool], object], point: int, late: bool, threads: int | None = 1
+) -> tuple[int, int]:
     """Exit status of a run killed at a point, and of the one that resumes it.
 
     Args:
         run: Given whether it resumes.
+        threads: As in `start`.
     """
 
     def killed() -> None:
         die_at(point, late)
         run(False)
 
-    status = in_child(killed)
-    return status, in_child(lambda: run(True))
+    status = in_child(killed, threads)
+    return status, in_child(lambda: run(True), threads)
 
 
 def hashes(directory: Path) -> dict[str, str]:

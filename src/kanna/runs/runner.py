@@ -27,7 +27,8 @@ from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.progress import Progress
-from kanna.runs.compare import comparison_rows, judge
+from kanna.runs.account import card_of, record, sizes, with_left_out
+from kanna.runs.compare import judge
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory, usable_cache
@@ -384,26 +385,17 @@ def _write(
         verdict, loaded = verify_output(partial, job.source.inventory, changes.recorded, layout.parameters)
         job.progress("verify", 1, 1)
         description = step.describe(plan, changes)
-        description = _with_left_out(description, beside.left_out)
-        figures = {**_sizes(job.source, layout.bytes), **description.figures}
+        description = with_left_out(description, beside.left_out)
+        figures = {**sizes(job.source, layout.bytes), **description.figures}
         compared = _judge(ready, partial, loaded, job.progress) if last else None
         del loaded
-        card.write(partial, _card(job, target, description, figures, compared, bool(layout.forms)))
+        card.write(partial, card_of(job, target, description, figures, compared, bool(layout.forms)))
         if last:
             (partial / RECIPE).write_text(recipe_text(request), encoding="utf-8", newline="\n")
-        _record(partial, call, plan, job, figures, verdict, compared)
+        record(partial, call, plan, job, figures, verdict, compared)
         if last:
             about_to_name(job.workspace.directory.parent, partial)
     return StepResult(call.name, plan, figures, verdict, description), compared
-
-
-def _with_left_out(description: Description, left_out: tuple[str, ...]) -> Description:
-    """What of the source's directory is not in the output, in the lineage and for people."""
-    if not left_out:
-        return description
-    line = f"Left out of the copy (weights in other files, training): {', '.join(left_out)}"
-    figures = {**description.figures, "left_out": list(left_out)}
-    return replace(description, figures=figures, lines=(*description.lines, line))
 
 
 def _shares_base(ready: _Ready, job: Job) -> bool:
@@ -427,84 +419,4 @@ def _judge(ready: _Ready, partial: Path, loaded: nn.Module | None, progress: Pro
         loaded=loaded,
         cache=request.cache,
         progress=progress,
-    )
-
-
-def _sizes(source: Source, after: int) -> dict[str, Any]:
-    """Bytes against those of the source, and of the model that the first step ever read."""
-    before = source.checkpoint.bytes
-    sizes = {
-        "model_bytes_before": before,
-        "model_bytes_after": after,
-        "keep_model_bytes": after / before,
-    }
-    recorded = source.lineage
-    if recorded is not None and recorded.steps:
-        original = recorded.steps[0].scores.get("model_bytes_before")
-        if isinstance(original, int):
-            sizes["keep_original_bytes"] = after / original
-    return sizes
-
-
-def _record(
-    partial: Path,
-    call: Call,
-    plan: Plan,
-    job: Job,
-    figures: Mapping[str, Any],
-    verdict: Verdict,
-    compared: Comparison | None,
-) -> None:
-    """Append this step to the lineage of its source."""
-    config: Any = plan.config
-    judged = {} if compared is None else {"comparison": compared.summary()}
-    checked = {"verdict": verdict.to_dict(), "evaluated": compared is not None}
-    step = lineage.Step(
-        method=call.name,
-        config=config.model_dump(mode="json"),
-        versions=lineage.versions(),
-        seed=getattr(config, "seed", None),
-        threads=torch.get_num_threads(),
-        data_hash=call.origin.data_hash or plan.data_hash,
-        scores={**figures, **call.origin.facts, **judged, **checked},
-    )
-    known = job.source.lineage
-    base = lineage.Base(name=job.source.name, hash=job.source.hash) if known is None else known.base
-    steps = () if known is None else known.steps
-    lineage.write(partial, base, (*steps, step))
-
-
-def _card(
-    job: Job,
-    target: Path,
-    description: Description,
-    figures: Mapping[str, Any],
-    compared: Comparison | None,
-    needs_kanna: bool,
-) -> card.Card:
-    known = job.source.lineage
-    judged = "Not evaluated on a task." if compared is None else f"Verdict: {compared.status}."
-    rows = [
-        *description.rows,
-        ("bytes of the whole model kept", f"{figures['keep_model_bytes']:.4f}"),
-        ("bytes before", f"{figures['model_bytes_before']:,}"),
-        ("bytes after", f"{figures['model_bytes_after']:,}"),
-    ]
-    if "keep_original_bytes" in figures:
-        rows.append(("bytes kept of the original base", f"{figures['keep_original_bytes']:.4f}"))
-    tables = [
-        card.Table(table.title, [column.lstrip("<>") for column in table.columns], table.rows)
-        for table in description.tables
-    ]
-    tables.append(card.Table("Size", ("what", "value"), rows))
-    if compared is not None:
-        tables.append(card.Table("On its tasks", *comparison_rows(compared)))
-    return card.Card(
-        title=target.name,
-        base_model=job.source.name if known is None else known.base.name,
-        summary=f"{description.summary.replace('{base}', job.source.name)} {judged}",
-        tables=tables,
-        tags=description.tags,
-        needs_kanna=needs_kanna,
-        source=job.source.directory,
     )

@@ -292,7 +292,8 @@ def test_a_kill_while_work_is_removed_leaves_a_run_to_end_or_none(kanna, shared_
     """The output has its name; the folder of work is going."""
     import kanna.runs.unfinished as module
 
-    out, words = tmp_path / "out", ("lowrank", shared_base, *PLAIN, "--out", tmp_path / "out", "-q")
+    out = tmp_path / "out"
+    words = ("lowrank", shared_base, *PLAIN, "--out", out, "--threads", "1", "-q")  # as its children have
 
     def killed() -> int:
         unlink, clean = Path.unlink, module._clean

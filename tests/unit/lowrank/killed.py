@@ -27,7 +27,7 @@ def trial(
     def run(resume: bool) -> None:
         tiny.compress(base, out, text, cache, resume=resume, **settings)
 
-    status, resumed = killed_and_resumed(run, point, late)
+    status, resumed = killed_and_resumed(run, point, late, threads=None)
     found = {"status": status, "resumed": resumed, "hashes": tiny.hashes(out)}
     shutil.rmtree(root)
     return found
