@@ -76,6 +76,17 @@ class Family:
     def model(self) -> Any:
         return self.load(self.directory)
 
+    def runs_alone(self) -> bool:
+        """Whether plain transformers runs single rows of any length; if not, nothing can be compared."""
+        ids = self.tokenizer(" ".join(sentences(8, 3)))["input_ids"]
+        try:
+            with torch.no_grad():
+                for length in (5, 8, 11, 24):
+                    self.model(torch.tensor([ids[:length]]))
+        except Exception:  # whatever it is, it is not kanna's
+            return False
+        return True
+
     def load(self, directory: Path) -> Any:
         """As a user of plain transformers loads it."""
         architecture = getattr(transformers, self.config["architectures"][0])
@@ -157,7 +168,8 @@ def laser(family: Family, name: str, factored: bool) -> str:
     matrices = [m for m in kanna.inspect(family.directory).inventory.matrices if not m.refused]
     last = max(matrix.layer for matrix in matrices)
     roles = sorted({matrix.role for matrix in matrices if matrix.layer == last})
-    role = next((r for r in ("down", "fc_out", "o", "v") if r in roles), roles[0])
+    named = [role for role in roles if not role.isdigit()]  # a number would be read as a layer
+    role = next((r for r in ("down", "fc_out", "o", "v") if r in roles), named[0])
     out, rank = family.room / name, 3
     edits = (f"{role}@{last}:k={rank}",)
     kanna.laser_apply(family.directory, out, kanna.LaserConfig(edits=edits, factored=factored))
@@ -378,7 +390,7 @@ class Naive:
         return logits.double().log_softmax(-1)
 
     def written(self, prompt: str) -> str:
-        """Greedy decoding, the whole row computed anew for each token."""
+        """The first line with text of greedy decoding, the whole row computed anew for each token."""
         model, tokenizer, ids, new = self.family.model, self.family.tokenizer, self.ids(prompt), []
         seq2seq = self.family.kind == "seq2seq"
         for _ in range(NEW_TOKENS):
@@ -391,7 +403,8 @@ class Naive:
             new.append(int(logits[0, -1].argmax()))
             if new[-1] == tokenizer.eos_token_id:
                 break
-        return str(tokenizer.decode(new, skip_special_tokens=True)).split("\n", 1)[0]
+        lines = str(tokenizer.decode(new, skip_special_tokens=True)).split("\n")
+        return next((line for line in lines if line.strip()), "")
 
 
 def _questions(count: int) -> list[str]:
