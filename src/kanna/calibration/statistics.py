@@ -133,6 +133,21 @@ def captured(block: nn.Module, block_path: str, wanted: Iterable[str]) -> Iterat
         yield seen
 
 
+@contextmanager
+def gathered(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, InputStatistics]]:
+    """While active, sums over all that modules of a model read, by path; nothing that runs may be padding."""
+    found: dict[str, InputStatistics] = {}
+    with ExitStack() as hooks:
+        for path in paths:
+
+            def note(_: nn.Module, args: tuple[Tensor, ...], path: str = path) -> None:
+                rows = rows_of(args[0], None).float()
+                found.setdefault(path, InputStatistics.empty(rows.shape[1], rows.device)).add(rows)
+
+            hooks.enter_context(model.get_submodule(path).register_forward_pre_hook(note))
+        yield found
+
+
 def inputs_of(block: nn.Module, block_path: str, module: str, call: Call, most: int) -> list[Tensor]:
     """What one module reads in a run of a block that ends with the `most`-th of its inputs."""
     seen: list[Tensor] = []

@@ -1,7 +1,6 @@
 """The rows that Basel learns from, split, checked, and as examples."""
 
 import hashlib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from kanna.runs.source import Source
 from kanna.tasks.data.rows import Row, read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import Task
+from kanna.tasks.data.units import plain
 from kanna.tasks.scorers.classifier import classifies, labels_of, match
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.padded import vocabulary_of
@@ -93,7 +93,7 @@ def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> N
 
 def _key(row: Row) -> str:
     """What is asked, however it was typed."""
-    return " ".join(unicodedata.normalize("NFC", row.prompt or row.text).split())
+    return " ".join(plain(row.prompt or row.text).split())
 
 
 @dataclass(frozen=True)

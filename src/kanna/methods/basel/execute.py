@@ -1,16 +1,16 @@
 """Both parts of Basel, on the model in memory; each goes on where a killed run left it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kanna.calibration.calls import body_call
+from kanna.calibration.statistics import gathered
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.loader import load_weights
 from kanna.forms import Dense, Form, FormModule, Rows, install
@@ -24,7 +24,6 @@ from kanna.runs.assemble import Factors, Piece, assemble, bias_of, build, matrix
 from kanna.runs.probe import block_outputs
 from kanna.runs.source import Source
 from kanna.runs.step import Job, Recorded
-from kanna.training.batches import mixed
 from kanna.training.loop import Course, Material, Trained, train
 from kanna.training.optimiser import Group, Optimiser
 
@@ -81,7 +80,7 @@ def _from_bases(job: Job, plan: Plan) -> Outcome:
     part_2 = _train_factors(model, held, job, plan) if plan.factor_steps else None
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
-    recorded = _recorded(model, held, plan)
+    recorded = _recorded(model, plan)
     sizes = plan.sizes
     ranks = {
         name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
@@ -97,7 +96,7 @@ def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
     part_2 = _train_factors(model, held, job, plan)
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
-    recorded = _recorded(model, held, plan)
+    recorded = _recorded(model, plan)
     ranks = {matrix.name: getattr(start.form(matrix), "rank", None) for matrix in plan.selected}
     return Outcome(recorded, forms, tensors, ranks, part_2=part_2)
 
@@ -139,26 +138,10 @@ def _grams(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """Second moments of the inputs of the selected modules over the rows that are learnt."""
     if plan.config.basis == "plain":
         return {}
-    grams: dict[str, Tensor] = {}
-
-    def hook(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def add(_: nn.Module, given: tuple[Any, ...]) -> None:
-            hidden = given[0].detach().double().reshape(-1, given[0].shape[-1])
-            grams[path] = grams[path] + hidden.T @ hidden if path in grams else hidden.T @ hidden
-
-        return add
-
-    paths = dict.fromkeys(matrix.module for matrix in plan.selected)
-    handles = [model.get_submodule(path).register_forward_pre_hook(hook(path)) for path in paths]
-    try:
-        with torch.no_grad():
-            for example in plan.data.train.all:  # one row at a time: padding must not count
-                ids = torch.tensor([example.ids], device=next(model.parameters()).device)
-                model(input_ids=ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return grams
+    with torch.no_grad(), gathered(model, dict.fromkeys(m.module for m in plan.selected)) as found:
+        for example in plan.data.train.all:  # one row at a time: padding must not count
+            model(input_ids=torch.tensor([example.ids], device=next(model.parameters()).device))
+    return {path: sums.gram for path, sums in found.items()}
 
 
 def _put_bases(model: nn.Module, start: _Start, plan: Plan) -> dict[str, Bases]:
@@ -194,11 +177,9 @@ def _directory(job: Job, plan: Plan, part: str) -> Path:
 
 
 def _material(job: Job, plan: Plan) -> Material:
-    data, config = plan.data, plan.config
-    sizes, again = [len(e) for e in data.train.all], [len(e) for e in data.replay]
-    batches = mixed(sizes, again, config.rows, config.replay_share, config.seed)
-    teacher = job.source.whole(job.inputs.device)() if config.loss == "kl" else None
-    return Material(data.train.all, batches, data.replay, data.validation.all, teacher)
+    data = plan.data
+    teacher = job.source.whole(job.inputs.device)() if plan.config.loss == "kl" else None
+    return Material(data.train.all, plan.batches, data.replay, data.validation.all, teacher)
 
 
 def _learn_weights(
@@ -250,7 +231,7 @@ def _beside_stored(model: nn.Module, source: Source, plan: Plan) -> dict[str, Te
     return found
 
 
-def _recorded(model: nn.Module, held: Mapping[str, Form], plan: Plan) -> Recorded:
+def _recorded(model: nn.Module, plan: Plan) -> Recorded:
     """Outputs of blocks on a few rows, for the check of what was written."""
     some = [example.ids for example in plan.data.train.all[:_PROBED]]
     width = max(map(len, some))

@@ -21,6 +21,7 @@ from kanna.models.selection import select
 from kanna.runs import step
 from kanna.runs.source import Source
 from kanna.runs.step import Inputs
+from kanna.training.batches import Mixed, mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Plan(step.Plan):
         selected: Matrices that become bases.
         sizes: By name.
         data: What is learnt.
+        batches: Which rows go into which step.
         schedule: Of part 1; None where factors are there already.
         factor_steps: Of part 2.
         start: The model whose factors are trained; None where they come from bases.
@@ -42,6 +44,7 @@ class Plan(step.Plan):
     selected: tuple[Matrix, ...]
     sizes: Mapping[str, Size]
     data: Data
+    batches: Mixed
     schedule: Schedule | None
     factor_steps: int
     start: Source | None
@@ -131,7 +134,9 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         _check_budget(config.keep, sizes, parameters)
     start = None if config.start is None else open_start(source, config.start, selected)
     data = read_data(source, config, inputs.tasks)
-    per_epoch = -(-len(data.train) // _task_rows(config))
+    sizes_of = [len(example) for example in data.train.all], [len(example) for example in data.replay]
+    batches = mixed(*sizes_of, config.rows, config.replay_share, config.seed)
+    per_epoch = batches.task.per_epoch
     schedule = None
     if config.start is None:
         schedule = _schedule(config, sizes, per_epoch, round((config.keep or 1.0) * parameters))
@@ -143,10 +148,12 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         config=config,
         notes=tuple(notes),
         memory=_memory(inventory, sizes, data, config),
+        work_bytes=_state_bytes(inventory, parameters, config),
         inventory=inventory,
         selected=selected,
         sizes=sizes,
         data=data,
+        batches=batches,
         schedule=schedule,
         factor_steps=(config.epochs[2] if schedule else sum(config.epochs)) * per_epoch,
         start=start,
@@ -243,13 +250,6 @@ def _size(matrix: Matrix, config: BaselConfig) -> Size:
     return Size(m, n, min(extra, min(m, n)))
 
 
-def _task_rows(config: BaselConfig) -> int:
-    """Rows of the task in a step."""
-    if config.replay is None:
-        return config.rows
-    return max(1, config.rows - max(1, round(config.replay_share * config.rows)))
-
-
 def _schedule(config: BaselConfig, sizes: Mapping[str, Size], per_epoch: int, stored: int) -> Schedule:
     keeping, dropping, _ = config.epochs
     steps = (keeping + dropping) * per_epoch
@@ -261,6 +261,13 @@ def _schedule(config: BaselConfig, sizes: Mapping[str, Size], per_epoch: int, st
         )
     trained = sum(int(size.as_bases(min(size.m, size.n))) for size in sizes.values())
     return Schedule(first, steps, events, trained, stored, config.keep_sigma)
+
+
+def _state_bytes(inventory: Inventory, parameters: int, config: BaselConfig) -> int:
+    """Two states of part 2, one being replaced, and the best: what is trained and its two averages."""
+    trained = round((config.keep or config.keep_sigma or 0.5) * parameters)
+    trained += inventory.parameters - parameters if config.beside else 0
+    return 3 * 12 * trained
 
 
 def _memory(inventory: Inventory, sizes: Mapping[str, Size], data: Data, config: BaselConfig) -> int:

@@ -4,17 +4,16 @@ Two stacks are not run block by block, since every block of the decoder reads wh
 model is in memory, and each matrix is replaced for itself; nothing is fitted to what others lose.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanna.calibration.pairs import Pairs, paired
-from kanna.calibration.statistics import InputStatistics
+from kanna.calibration.statistics import InputStatistics, gathered
 from kanna.errors import InputError
 from kanna.linalg.whitening import basis, factors
 from kanna.methods.lowrank.config import LowRankConfig
@@ -99,28 +98,13 @@ def _statistics(job: Job, plan: Plan) -> dict[str, InputStatistics]:
     assert isinstance(windows, Pairs)
     model = job.source.whole(job.inputs.device)()
     batches = list(windows.together(plan.config.batch))
-    with torch.no_grad(), _gathered(model, dict.fromkeys(m.module for m in plan.selected)) as found:
+    with torch.no_grad(), gathered(model, dict.fromkeys(m.module for m in plan.selected)) as found:
         for done, (prompts, decoded) in enumerate(batches):
             job.progress("survey", done, len(batches))
             device = job.inputs.device
             model(input_ids=prompts.to(device), decoder_input_ids=decoded.to(device), use_cache=False)
     job.progress("survey", len(batches), len(batches))
     return found
-
-
-@contextmanager
-def _gathered(model: nn.Module, paths: Mapping[str, None]) -> Iterator[dict[str, InputStatistics]]:
-    """While active, sums over all that modules read."""
-    found: dict[str, InputStatistics] = {}
-    with ExitStack() as hooks:
-        for path in paths:
-
-            def note(_: nn.Module, args: tuple[Tensor, ...], path: str = path) -> None:
-                rows = args[0].detach().reshape(-1, args[0].shape[-1]).float()
-                found.setdefault(path, InputStatistics.empty(rows.shape[1], rows.device)).add(rows)
-
-            hooks.enter_context(model.get_submodule(path).register_forward_pre_hook(note))
-        yield found
 
 
 def _pieces(
