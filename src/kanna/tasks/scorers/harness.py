@@ -24,22 +24,11 @@ from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.tasks.records import ANSWER, CHOICE, TEXT, Record, TaskScore
 from kanna.tasks.scorers.harness_files import is_file, name_in
+from kanna.tasks.scorers.harness_model import asked_by_lm_eval
 from kanna.tasks.scorers.harness_values import Scale, note_on, refuse_unjudged, scale_of
-from kanna.tasks.scorers.likelihood import Likelihood
-from kanna.tasks.scorers.planning import likelihoods
-from kanna.tasks.scorers.written import plan_writing, write
-from kanna.tasks.tokens.encode import Piece
-from kanna.tasks.tokens.padded import vocabulary_of
-from kanna.tasks.tokens.special import check_known, end_note, end_of, without
 
 _INSTALL = "pip install 'kanna[eval]'"
 _HEADLINES = ("acc", "exact_match", "em", "f1", "perplexity", "word_perplexity", "byte_perplexity")
-_NEW_TOKENS = 256
-# What lm_eval takes for the most new tokens, the first first; all that greedy decoding heeds or can ignore;
-# and values that ask for nothing.
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-_GENERATION = {*_LENGTHS, "until", "do_sample", "temperature", "top_p", "top_k", "min_p", "use_cache"}
-_IDLE = (None, False, 1)
 _MUTUAL = "acc_mutual_info"
 _OFFLINE = "HF_HUB_OFFLINE"
 
@@ -75,7 +64,9 @@ def run_harness(
     with _quiet(), _offline(), _seeds_kept():
         manager = _manager(library, names, include)
         _check_names(wanted, manager)
-        asked = _model(model, tokenizer, context, batch_tokens, share, progress)
+        asked = asked_by_lm_eval(
+            model, tokenizer, context=context, batch_tokens=batch_tokens, share=share, progress=progress
+        )
         results = _evaluated(library, asked, wanted, manager, limit, shots)
     settings = {"context": context, "limit": limit, "shots": shots, "lm_eval": version("lm_eval")}
     notes = tuple(dict.fromkeys(asked.notes))
@@ -281,128 +272,6 @@ def _choice(
         chosen=chosen,
         confidence=1 / total,
     )
-
-
-def _model(
-    model: Any, tokenizer: Any, context: int, batch_tokens: int, share: bool, progress: Progress
-) -> Any:
-    """An LM of lm_eval that asks kanna; requests are split into tokens as lm_eval does for causal models."""
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.models.utils import has_bos_prefix
-    from lm_eval.utils import get_rolling_token_windows
-
-    vocabulary, end = vocabulary_of(model), end_of(tokenizer)
-
-    class Kanna(TemplateLM):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tokenizer = tokenizer
-            self.notes: list[str] = [end_note(tokenizer, end)] if end else []
-            self._device = next(model.parameters()).device
-
-        @property
-        def eot_token_id(self) -> int:
-            return int(tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0)
-
-        @property
-        def prefix_token_id(self) -> int:
-            return self.eot_token_id if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
-
-        @property
-        def tokenizer_name(self) -> str:
-            return str(tokenizer.name_or_path).replace("/", "__")
-
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return str(
-                tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )
-
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-            if add_special_tokens is None and has_bos_prefix(string, tokenizer.decode(self.prefix_token_id)):
-                special = {"add_special_tokens": False}
-            ids = tokenizer(string, verbose=False, **special)["input_ids"]
-            check_known(ids, vocabulary, tokenizer)
-            return without(ids, end)
-
-        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            pieces = [_fitting(before, target, context) for _, before, target in requests]
-            return [(piece.sum, piece.greedy) for piece in self._likelihoods(pieces)]
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            rows = [self._windows(str(request.args[0])) for request in requests]
-            pieces = [piece for row in rows for piece in row]
-            sums = iter([piece.sum for piece in self._likelihoods(pieces)])
-            return [float(sum(next(sums) for _ in row)) for row in rows]
-
-        def _likelihoods(self, pieces: Sequence[Piece]) -> tuple[Likelihood, ...]:
-            scored = likelihoods(model, pieces, batch_tokens=batch_tokens, share=share, progress=progress)
-            self.notes += scored.notes
-            return scored.found
-
-        def _windows(self, text: str) -> list[Piece]:
-            """Windows that do not overlap but for one token, which the next one begins with."""
-            windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, context, 1)
-            return [
-                Piece(tuple(inputs[: len(inputs) - len(targets) + 1]), tuple(targets), len(text))
-                for inputs, targets in windows
-            ]
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-            asked = [_wanted(*request.args) for request in requests]
-            texts_of: dict[tuple[str, int, tuple[str, ...]], str] = {}
-            for new, stop in dict.fromkeys((new, stop) for _, new, stop in asked):
-                room = context - new
-                if room < 1:
-                    raise InputError(
-                        f"this task asks for {new} new tokens, which leave no room for a prompt in a context "
-                        f"of {context}",
-                        "set max_gen_toks in a task file of your own, or use a model with a longer context",
-                    )
-                prompts = [prompt for prompt, *rest in asked if rest == [new, stop]]
-                ids = [self.tok_encode(prompt)[-room:] or [self.prefix_token_id] for prompt in prompts]
-                plan = plan_writing(model, tokenizer, ids, new, batch_tokens)
-                self.notes += plan.notes
-                texts = write(model, tokenizer, ids, new, stop=stop, plan=plan, progress=progress)
-                keys = [(prompt, new, stop) for prompt in prompts]
-                texts_of |= dict(zip(keys, (text.text for text in texts), strict=True))
-            return [texts_of[key] for key in asked]
-
-    return Kanna()
-
-
-def _wanted(prompt: str, how: dict[str, Any]) -> tuple[str, int, tuple[str, ...]]:
-    """Prompt, most new tokens, stop texts of a request to generate."""
-    sampled = how.get("do_sample")
-    if sampled or (sampled is None and float(how.get("temperature") or 0) > 0):
-        raise InputError("this task samples its answers", "kanna generates greedily; use lm_eval itself")
-    other = sorted(key for key in how.keys() - _GENERATION if how[key] not in _IDLE)
-    if other:
-        raise InputError(
-            f"this task asks for {', '.join(other)} when it generates",
-            "kanna generates greedily; use lm_eval itself",
-        )
-    until = how.get("until") or []
-    stop = (until,) if isinstance(until, str) else tuple(until)
-    new = next((int(how[key]) for key in _LENGTHS if how.get(key) is not None), _NEW_TOKENS)
-    return prompt, new, tuple(text for text in stop if text)
-
-
-def _fitting(before: Sequence[int], target: Sequence[int], context: int) -> Piece:
-    """Cut from the left as lm_eval does: context + 1 tokens, of which the last is never read."""
-    if not 1 <= len(target) <= context:
-        raise InputError(
-            f"a continuation has {len(target)} tokens; from 1 to the context of {context} can be scored",
-            "mend the task's choices, or use a model with a longer context",
-        )
-    whole = [*before, *target][-(context + 1) :]
-    start = max(1, len(whole) - len(target))
-    return Piece(tuple(whole[:start]), tuple(whole[start:]), 1, len(before) + len(target) - len(whole))
 
 
 def _library() -> Any:
