@@ -19,7 +19,7 @@ from kanna.runs.opened import Opened
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.records import TEXT, Record, TaskScore
+from kanna.tasks.records import TEXT, Evaluation, Record, TaskScore
 from kanna.tasks.scorers.divergence import divergence
 from kanna.tasks.tokens.special import end_of, without
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
@@ -92,6 +92,22 @@ def compare(
         if identical
         else evaluate_opened(sides.new, plans[1], fresh=fresh, cache=cache, progress=progress)
     )
+    found = _decided(first, second, criteria, identical, examples)
+    if identical:
+        return replace(found, notes=(*found.notes, "the weights are bit-identical"))
+    if apart is not None:
+        reason = f"next-token distributions were not compared: {apart}"
+        found = replace(found, notes=(*found.notes, reason))
+    if not together:
+        return found
+    measured = sequences[0] if distribution and apart is None else None
+    return _with_both(found, sides, plans, measured, blame, progress)
+
+
+def _decided(
+    first: Evaluation, second: Evaluation, criteria: Criteria, identical: bool, examples: int
+) -> Comparison:
+    """Task by task, and all tasks together."""
     tasks = tuple(
         _task(one, two, criteria, identical, examples)
         for one, two in zip(first.scores, second.scores, strict=True)
@@ -100,16 +116,7 @@ def compare(
     joint = decide_jointly(decided) if decided else None
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
     notes = tuple(note for one in tasks for note in (*_unlike(one), *_repeats(one)))
-    found = Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
-    if identical:
-        return replace(found, notes=(*notes, "the weights are bit-identical"))
-    if apart is not None:
-        notes = (*notes, f"next-token distributions were not compared: {apart}")
-    found = replace(found, notes=notes)
-    if not together:
-        return found
-    measured = sequences[0] if distribution and apart is None else None
-    return _with_both(found, sides, plans, measured, blame, progress)
+    return Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
 
 
 def judge(

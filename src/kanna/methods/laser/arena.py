@@ -153,17 +153,7 @@ def open_arena(
     device_of(evaluation.device)
     source = Source.open(model)
     source.check_forms(STEP.accepts, "laser", STEP.instead)
-    checkpoint = source.checkpoint
-    if classifies(checkpoint.config):
-        raise InputError(
-            f"{checkpoint.name} has a classification head, whose edits are not searched",
-            "give a causal or a masked language model; kanna laser apply takes any",
-        )
-    if source.inventory.has_decoder_apart:
-        raise InputError(
-            f"{checkpoint.name} is an encoder-decoder, whose edits are not searched",
-            "give a causal or a masked language model; kanna laser apply takes any",
-        )
+    _check_kind(source)
     plan = source.opened.prepared(_files(task, options), evaluation)
     if criteria is not None:
         source.opened.prepared_for(criteria, evaluation)
@@ -175,9 +165,7 @@ def open_arena(
     _check_test(first, test, options)
     groups = by_groups(first.rows, choosing, options.seed)
     parts = parts_of(groups, options.budget.part_sizes())
-    loaded = source.opened.loaded(evaluation)
-    # Edits are tried on dense weights, whatever form they are stored in.
-    densify(loaded, [path for path, layer in source.declared.items() if layer.geometry.transposed])
+    loaded = _dense_model(source, evaluation)
     listed = inventory(loaded)
     matrices = select(listed.matrices, options.selection)
     arena = Arena(
@@ -195,6 +183,27 @@ def open_arena(
     )
     arena.candidates()  # raises where a rho is out of range
     return arena
+
+
+def _check_kind(source: Source) -> None:
+    """Raise InputError for a model whose edits are not searched."""
+    kind = None
+    if classifies(source.checkpoint.config):
+        kind = "has a classification head"
+    elif source.inventory.has_decoder_apart:
+        kind = "is an encoder-decoder"
+    if kind is not None:
+        raise InputError(
+            f"{source.checkpoint.name} {kind}, whose edits are not searched",
+            "give a causal or a masked language model; kanna laser apply takes any",
+        )
+
+
+def _dense_model(source: Source, evaluation: EvalOptions) -> nn.Module:
+    """The model in memory; edits are tried on dense weights, whatever form they are stored in."""
+    loaded = source.opened.loaded(evaluation)
+    densify(loaded, [path for path, layer in source.declared.items() if layer.geometry.transposed])
+    return loaded
 
 
 def _files(task: str | Path, options: SearchOptions) -> list[str | Path]:
