@@ -338,12 +338,12 @@ def test_no_space_in_the_middle(kanna, base, tmp_path, monkeypatch):
     ],
 )
 def test_no_space_for_unfinished_work(refused, base, tmp_path, monkeypatch, error):
-    import kanna.runs.workspace as workspace
+    from kanna.checkpoint import tensor_file
 
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(workspace, "save_file", full)
+    monkeypatch.setattr(tensor_file, "save_file", full)
     refused("lowrank", base, *PLAIN, "--out", tmp_path / "new" / "out", named="space")
 
 

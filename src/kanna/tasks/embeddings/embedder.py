@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanna.calibration.calls import body
 from kanna.errors import InputError
 from kanna.progress import Progress, told
 from kanna.tasks.embeddings.modules import Sentences
@@ -108,15 +109,15 @@ class Embedder:
 
     def _pass(self, group: Sequence[Tokens]) -> Tensor:
         """(rows, pooled width) in float64 of rows of equal length."""
-        body: Any = getattr(self.model, "base_model", self.model)
+        reader = body(self.model)
         device = next(self.model.parameters()).device
         ids = torch.tensor([one.ids for one in group], device=device)
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         if all(one.types for one in group):
             given["token_type_ids"] = torch.tensor([one.types for one in group], device=device)
-        taken = inspect.signature(body.forward).parameters
+        taken = inspect.signature(reader.forward).parameters
         with torch.no_grad():
-            states = body(**{name: value for name, value in given.items() if name in taken})[0]
+            states = reader(**{name: value for name, value in given.items() if name in taken})[0]
         wide = states.cpu().double()
         return torch.stack(
             [pooled(row, self.sentences.poolings, one.prompt) for row, one in zip(wide, group, strict=True)]

@@ -100,7 +100,7 @@ class Seq2SeqScorer(TokenScorer):
         begun = self._begun(answer)
         if not target:
             raise InputError(f"the answer {answer!r} has no tokens", "give another")
-        check_known(target, vocabulary_of(self.model), self.tokenizer)
+        check_known((*begun, *target), vocabulary_of(self.model), self.tokenizer)
         if len(begun) + len(target) - 1 > self.limit:
             raise InputError(
                 f"an answer has {len(target)} tokens, and the model reads {self.limit}", "shorten it"
