@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -63,6 +63,14 @@ class Course:
 class Between(Protocol):
     """What a method does while its parameters are trained."""
 
+    def begin(self, gradients: Callable[[int], object]) -> None:
+        """Before the first step.
+
+        Args:
+            gradients: Given a step, lays the gradients of its batch alone into the parameters as they are
+                then, without autocast and with the dropout of that step.
+        """
+
     def gradients(self, step: int) -> None:
         """Look at the gradients of a step, before they are clipped and used."""
 
@@ -78,6 +86,9 @@ class Between(Protocol):
 
 class Nothing:
     """A method that only trains."""
+
+    def begin(self, gradients: Callable[[int], object]) -> None:
+        pass
 
     def gradients(self, step: int) -> None:
         pass
@@ -202,6 +213,7 @@ class _Run:
     def carry_out(self) -> Trained:
         with _training(self.model, self.optimiser, self.course):
             self._restore()
+            self.between.begin(lambda step: self._gradients(step, "float32"))
             while not self.at.finished:
                 self._step()
             if self.best.exists() and (self.at.best < self.at.step or self.at.stopped):
@@ -212,7 +224,7 @@ class _Run:
 
     def _step(self) -> None:
         step = self.at.step
-        loss = self._gradients(step)
+        loss = self._gradients(step, self.course.precision)
         if not math.isfinite(loss) or self._lost(loss):
             self._give_up(loss)
             return
@@ -225,22 +237,23 @@ class _Run:
         self._look()
         self._save()
 
-    def _gradients(self, step: int) -> float:
-        """Mean loss of a step; its gradients lie in the parameters."""
+    def _gradients(self, step: int, precision: str) -> float:
+        """Mean loss of a step; its gradients lie in the parameters, and no others."""
+        self.optimiser.drop_gradients()
         examples = self.material.at(step)
         targets = sum(example.targets for example in examples)
         total = 0.0
         with torch.random.fork_rng(_devices(self.model)):
             torch.manual_seed(((self.course.seed << 24) + step) % 2**64)
             for some in _in_passes(examples, self.course.tokens):
-                loss = self._loss(some) / targets
+                loss = self._loss(some, precision) / targets
                 loss.backward()
                 total += float(loss.detach())
         return total
 
-    def _loss(self, examples: Sequence[Example]) -> Tensor:
+    def _loss(self, examples: Sequence[Example], precision: str) -> Tensor:
         device = next(self.model.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.course.precision == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             return summed_loss(self.model, examples, self.material.teacher, self.in_parts)
 
     def _lost(self, loss: float) -> bool:

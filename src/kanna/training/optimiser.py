@@ -52,6 +52,9 @@ class Optimiser:
         for given, group in zip(self._adam.param_groups, self.groups, strict=True):
             given["lr"] = group.rate * share
         self._adam.step()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
         self._adam.zero_grad(set_to_none=True)
 
     def cut(self, name: str, kept: Tensor, dim: int = 0) -> None:

@@ -72,10 +72,14 @@ def test_weights_are_learnt_and_factors_after_them(bases: Base, rows: Path, tmp_
     assert recorded[0]["scores"]["training_loss"] == pytest.approx(last, abs=1e-3)
 
 
-@pytest.mark.parametrize("importance", ["fisher", "taylor", "sigma"])
+@pytest.mark.parametrize("importance", ["fisher", "taylor", "sigma", "bsi"])
 def test_every_importance_meets_the_budget(importance: str, bases: Base, rows: Path, tmp_path: Path) -> None:
     result = basel(bases("llama"), tmp_path / "out", rows, importance=importance, epochs=(1, 1, 0), keep=0.4)
     assert result.passed and result.figures["keep_selected"] == pytest.approx(0.4, rel=0.06)
+    told = json.loads((tmp_path / "out" / "kanna-basel.json").read_text())["notes"]
+    assert len(told) == (importance == "bsi") and ("negative_curvatures" in result.figures) == bool(told)
+    if told:
+        assert told[0] in "\n".join(result.last.description.lines) and told[0].startswith("curvature: ")
 
 
 def test_the_papers_preset_trains_what_its_code_does(bases: Base, rows: Path, tmp_path: Path) -> None:

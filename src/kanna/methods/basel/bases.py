@@ -158,10 +158,15 @@ class BasesLayer(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out = hidden.new_zeros(*hidden.shape[:-1], self.size)
-        for rows, part in zip(self.rows, self.parts, strict=True):
-            out = part(hidden) if rows is None else out.index_copy(-1, rows, part(hidden))
-        return out if self.bias is None else out + self.bias
+        out = self._in_place([part(hidden) for part in self.parts])
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def _in_place(self, outputs: Sequence[Tensor]) -> Tensor:
+        """(..., m), in the dtype that autocast computes the parts in."""
+        out = outputs[0].new_zeros(*outputs[0].shape[:-1], self.size)
+        for rows, part in zip(self.rows, outputs, strict=True):
+            out = part if rows is None else out.index_copy(-1, rows, part)
+        return out
 
 
 class Held(nn.Module):

@@ -9,11 +9,14 @@ from pydantic.config import JsonDict
 
 from kanna.configuration import SEEDS, Configuration, Numbers, setting
 
-Importance = Literal["fisher", "taylor", "sigma"]
+Importance = Literal["fisher", "taylor", "sigma", "bsi"]
 
 # Events of part 1 where the user leaves them to us: at most so many, and no more than one in so many steps.
 MOST_EVENTS = 100
 STEPS_PER_EVENT = 8
+# The same of bsi, whose events cost as many gradients again as there are probes, twice.
+MOST_EVENTS_OF_BSI = 10
+PROBES = 8
 # Extra bases of a matrix: one for so many of its smaller side.
 PER_EXTRA_BASIS = 128
 
@@ -70,14 +73,20 @@ class BaselConfig(Configuration):
     )
     importance: Importance = setting(
         "fisher",
-        "What a basis is worth: fisher (default) or taylor, expected loss; sigma, its weight, as the paper.",
+        "What a basis is worth: fisher (default), taylor or bsi, expected loss; sigma, its weight.",
         _NAME,
     )
     basis: Literal["plain", "whitened"] = setting(
         "plain", "Singular vectors (plain), or directions of the outputs on the task (whitened).", _NAME
     )
     prune_events: int | None = setting(
-        None, "In how many steps bases are dropped; by default part 1's steps / 8, at most 100.", _HOW, ge=1
+        None,
+        "In how many steps bases are dropped; by default part 1's steps / 8, at most 100 (of bsi 10).",
+        _HOW,
+        ge=1,
+    )
+    l1: float = setting(
+        0.0, "Make weights of bases smaller: times their sum against what it was, in the loss.", _HOW, ge=0.0
     )
     extra_rank: int | None = setting(
         None, "New bases of each matrix; by default one for every 128 of its smaller side.", _HOW, ge=0
@@ -111,6 +120,11 @@ class BaselConfig(Configuration):
     allow_overlap: bool = setting(False, "Learn rows that are asked in --task, too.", _DATA)
     chat: bool = setting(False, "Put prompts into the chat template.", _DATA)
     context: int | None = setting(None, "Most tokens of a row, and read on --task.", _DATA, ge=8)
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "Of products in training (bfloat16 where the machine has it); what is trained stays float32.",
+        {**_TRAIN, "metavar": "NAME"},
+    )
     recompute: bool = setting(False, "Less memory: activations are computed twice.", _TRAIN)
     seed: int = setting(0, "Of all that is drawn.", {"group": "Running"}, **SEEDS)
 
@@ -136,6 +150,8 @@ class BaselConfig(Configuration):
             raise ValueError("give one of keep, keep_sigma and start")
         if self.keep_sigma is not None and self.importance != "sigma":
             raise ValueError("keep_sigma goes with importance sigma")
+        if self.l1 and self.start is not None:
+            raise ValueError("l1 is for weights of bases, and what start gives has none")
         return self
 
     @model_validator(mode="after")

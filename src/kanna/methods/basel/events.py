@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kanna.methods.basel.bases import Bases, Decomposed
 from kanna.methods.basel.budget import Sizes, kept_by_share, kept_by_sigma, kept_by_worth, target_at
-from kanna.methods.basel.importance import Averages
+from kanna.methods.basel.importance import Averages, curvatures
+from kanna.methods.basel.penalty import add_penalty, sums_of
 from kanna.training.optimiser import Optimiser
 
 
@@ -56,9 +57,12 @@ class Events:
         schedule: When.
         averages: What bases are worth.
         again: Gives all bases of a matrix once more, for a state that had more of them.
+        seed: Of what is drawn at an event.
+        l1: Of the penalty on weights.
         kept: Matrix -> places of its bases among all it had.
         history: (steps done, bases by matrix) after each event.
         held: Matrix -> share of its sum of weights that events have kept, for `Schedule.sigma`.
+        curved: Bases whose curvature events measured, and of how many of them it was below 0.
     """
 
     matrices: Mapping[str, Bases]
@@ -66,16 +70,26 @@ class Events:
     schedule: Schedule
     averages: Averages
     again: Callable[[str], Decomposed]
+    seed: int = 0
+    l1: float = 0.0
     kept: dict[str, Tensor] = field(init=False)
     history: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     held: dict[str, float] = field(init=False)
+    curved: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self.kept = {name: torch.arange(len(bases.weight)) for name, bases in self.matrices.items()}
         self.held = dict.fromkeys(self.matrices, 1.0)
+        self._first = sums_of(self.matrices)
+        self._probe: Callable[[int], object] = lambda _: None
+
+    def begin(self, gradients: Callable[[int], object]) -> None:
+        self._probe = gradients
 
     def gradients(self, step: int) -> None:
         self.averages.add(self.matrices)
+        if self.l1:
+            add_penalty(self.matrices, self.l1, self._first)
 
     def after(self, step: int, optimiser: Optimiser) -> None:
         event = self.schedule.event_after(step)
@@ -94,7 +108,7 @@ class Events:
 
     def _chosen(self, event: int) -> dict[str, Tensor]:
         """Matrix -> places, among the bases it has, of those that stay."""
-        plan, scores = self.schedule, self.averages.scores(self.matrices)
+        plan, scores = self.schedule, self.averages.scores(self.matrices, self._curvatures(event))
         if plan.sigma is not None:
             share = plan.sigma ** (event / plan.events)
             chosen, self.held = kept_by_sigma(scores, self.held, share)
@@ -103,13 +117,25 @@ class Events:
         choose = kept_by_share if self.averages.importance == "sigma" else kept_by_worth
         return choose(scores, self.sizes, wanted, plan.stored, event == plan.events)
 
+    def _curvatures(self, event: int) -> dict[str, Tensor] | None:
+        """Of all weights on the batch of the first step, which is the same at every event; of bsi alone."""
+        if self.averages.importance != "bsi":
+            return None
+        generator = torch.Generator().manual_seed((self.seed + event) % 2**64)
+        found = curvatures(self.matrices, lambda: self._probe(0), generator)
+        looked, below = self.curved
+        looked += sum(len(values) for values in found.values())
+        self.curved = looked, below + sum(int((values < 0).sum()) for values in found.values())
+        return found
+
     def tensors(self) -> Mapping[str, Tensor]:
         found = {f"kept:{name}": places for name, places in self.kept.items()}
         found |= {f"sum:{name}": value for name, value in self.averages.sums.items()}
         counts = [[done, *ranks.values()] for done, ranks in self.history]
         past = torch.tensor(counts, dtype=torch.int64).reshape(len(counts), len(self.matrices) + 1)
         held = torch.tensor([self.held[name] for name in self.matrices], dtype=torch.float64)
-        return {**found, "steps": torch.tensor(self.averages.steps), "history": past, "held": held}
+        counted = {"steps": torch.tensor(self.averages.steps), "curved": torch.tensor(self.curved)}
+        return {**found, **counted, "history": past, "held": held}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         for name, bases in self.matrices.items():
@@ -124,6 +150,8 @@ class Events:
             if name.startswith("sum:")
         }
         self.averages.steps = int(tensors["steps"])
+        looked, below = tensors["curved"].tolist()
+        self.curved = looked, below
         self.held = dict(zip(self.matrices, tensors["held"].tolist(), strict=True))
         self.history = [
             (row[0], dict(zip(self.matrices, row[1:], strict=True))) for row in tensors["history"].tolist()

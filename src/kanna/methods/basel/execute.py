@@ -28,6 +28,7 @@ from kanna.training.loop import Course, Material, Trained, train
 from kanna.training.optimiser import Group, Optimiser
 
 _SEED_OF_NEW_BASES = 1
+_SEED_OF_PROBES = 2
 # Rows on which what was written is compared with what was trained.
 _PROBED = 4
 
@@ -44,6 +45,7 @@ class Outcome:
         history: (steps done, matrix -> bases) after each event.
         part_1: How the weights were learnt; None where factors were there already.
         part_2: How the factors were; None where they were not.
+        curved: Bases whose curvature was measured, and of how many of them it was below 0.
     """
 
     recorded: Recorded
@@ -53,6 +55,7 @@ class Outcome:
     history: Sequence[tuple[int, Mapping[str, int]]] = ()
     part_1: Trained | None = None
     part_2: Trained | None = None
+    curved: tuple[int, int] = (0, 0)
 
     @property
     def last(self) -> Trained:
@@ -86,7 +89,7 @@ def _from_bases(job: Job, plan: Plan) -> Outcome:
         name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
         for name, kept in events.kept.items()
     }
-    return Outcome(recorded, forms, tensors, ranks, events.history, part_1, part_2)
+    return Outcome(recorded, forms, tensors, ranks, events.history, part_1, part_2, events.curved)
 
 
 def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
@@ -192,7 +195,8 @@ def _learn_weights(
     def again(name: str) -> Decomposed:
         return start.bases(matrices[name], bases[name].left.device)
 
-    events = Events(bases, plan.sizes, schedule, Averages(config.importance), again)
+    averages, seed = Averages(config.importance), config.seed + _SEED_OF_PROBES
+    events = Events(bases, plan.sizes, schedule, averages, again, seed, config.l1)
     weights = {f"{name}:weight": each.weight for name, each in bases.items()}
     new = {f"{name}:left": each.new_left for name, each in bases.items()}
     new |= {f"{name}:right": each.new_right for name, each in bases.items()}
@@ -207,6 +211,7 @@ def _learn_weights(
         validate_every=max(1, schedule.steps // 8),
         best_from=schedule.last_step if not plan.factor_steps else schedule.steps,
         seed=config.seed,
+        precision=config.precision,
         recompute=config.recompute,
     )
     directory = _directory(job, plan, "weights")
@@ -276,6 +281,7 @@ def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: P
         steps=plan.factor_steps,
         validate_every=max(1, plan.factor_steps // 8),
         seed=config.seed + 1,
+        precision=config.precision,
         recompute=config.recompute,
     )
     rate = config.part_2_factor * config.factor_rate

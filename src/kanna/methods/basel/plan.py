@@ -12,7 +12,14 @@ from torch import nn
 
 from kanna.errors import InputError
 from kanna.methods.basel.budget import Size, least
-from kanna.methods.basel.config import MOST_EVENTS, PER_EXTRA_BASIS, STEPS_PER_EVENT, BaselConfig
+from kanna.methods.basel.config import (
+    MOST_EVENTS,
+    MOST_EVENTS_OF_BSI,
+    PER_EXTRA_BASIS,
+    PROBES,
+    STEPS_PER_EVENT,
+    BaselConfig,
+)
 from kanna.methods.basel.data import Data, read_data
 from kanna.methods.basel.events import Schedule
 from kanna.models.inventory import Inventory
@@ -71,6 +78,14 @@ class Plan(step.Plan):
         return sum(size.dense for size in self.sizes.values())
 
     @property
+    def passes(self) -> int:
+        """Times that gradients of a step's rows are computed, in both parts."""
+        if self.schedule is None:
+            return self.factor_steps
+        probes = 2 * PROBES * self.schedule.events if self.config.importance == "bsi" else 0
+        return self.schedule.steps + probes + self.factor_steps
+
+    @property
     def stored(self) -> int:
         """Parameters of the selected matrices at the end."""
         if self.schedule is not None:
@@ -85,12 +100,14 @@ class Plan(step.Plan):
         known = self.config.keep_sigma is None  # whose ranks are seen when the weights are learnt
         kept, whole = (f"; {self.stored:,} are kept", f"{share:.1%} stays; ") if known else ("", "")
         parts = "" if schedule is None else f"{schedule.steps} steps with {schedule.events} events, then "
+        probes = [] if self.config.importance != "bsi" else [f"{2 * PROBES} gradients more at each event"]
         return [
             f"{len(self.selected)} matrices of {self.parameters:,} parameters{kept}",
             f"of the whole model {whole}{rest:.1%} is not in these matrices",
             f"{len(train):,} rows, {train.tokens:,} tokens, {train.targets:,} of them learnt; "
             f"{len(self.data.validation):,} rows for validation",
             f"{parts}{self.factor_steps} steps of the factors",
+            *probes,
             f"memory about {self.memory / 1e9:.2f} GB",
         ]
 
@@ -105,6 +122,7 @@ class Plan(step.Plan):
             "parameters_at_end": self.stored,
             "least_keep": least(self.sizes) / self.parameters,
             "factor_steps": self.factor_steps,
+            "gradient_passes": self.passes,
             "rows": len(train),
             "tokens": train.tokens,
             "rows_cut": train.cut,
@@ -123,6 +141,8 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         raise InputError(
             f"{inventory.architecture} cannot compute activations again", "leave out --recompute"
         )
+    if config.precision == "bfloat16" and inputs.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError(f"{inputs.device} does not compute in bfloat16", "leave out --precision")
     made = [name for name in beside(source.skeleton, selected) if source.file_name(name) is None]
     if config.beside and made:
         raise InputError(
@@ -253,7 +273,8 @@ def _size(matrix: Matrix, config: BaselConfig) -> Size:
 def _schedule(config: BaselConfig, sizes: Mapping[str, Size], per_epoch: int, stored: int) -> Schedule:
     keeping, dropping, _ = config.epochs
     steps = (keeping + dropping) * per_epoch
-    events = config.prune_events or max(1, min(MOST_EVENTS, steps // STEPS_PER_EVENT))
+    most = MOST_EVENTS_OF_BSI if config.importance == "bsi" else MOST_EVENTS
+    events = config.prune_events or max(1, min(most, steps // STEPS_PER_EVENT))
     first = max(1, keeping * per_epoch)
     if events > steps - first:
         raise InputError(

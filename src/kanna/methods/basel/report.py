@@ -24,6 +24,7 @@ def _section(at: At, title: str) -> Section:
     blocks: list[Block] = [Paragraph(_told(at)), _by_role(at)]
     if at.data["events"]:
         blocks.append(_bases(at))
+    blocks += [Paragraph([note]) for note in at.data.get("notes", [])]
     blocks.append(_map(at))
     for part, what in (("weights", "Loss while weights are learnt"), ("factors", "Loss of the factors")):
         if at.data[part] is not None:

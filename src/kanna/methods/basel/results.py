@@ -61,6 +61,7 @@ class Basel(Result):
         events: In their order.
         weights: Part 1; None where factors were there already.
         factors: Part 2; None where there was none.
+        notes: What the reader must know of how it was measured.
     """
 
     schema_version: int = 1
@@ -74,3 +75,4 @@ class Basel(Result):
     events: Several[Event]
     weights: Part | None
     factors: Part | None
+    notes: Several[str] = ()

@@ -55,7 +55,7 @@ class BaselStep(Step[Plan]):
             return Description("All bases of {base} kept: nothing is changed.", {"keep_selected": 1.0})
         figures = _figures(plan, outcome)
         parts = (("weights of bases", outcome.part_1), ("factors", outcome.part_2))
-        lines = [_told(what, trained) for what, trained in parts if trained is not None]
+        lines = [_told(what, trained) for what, trained in parts if trained is not None] + _notes(outcome)
         rows = (
             ("parameters of the selected matrices kept", f"{figures['keep_selected']:.4f}"),
             ("rows learnt", f"{len(plan.data.train):,}"),
@@ -81,6 +81,8 @@ def _figures(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "steps": sum(len(part.losses) for part in (outcome.part_1, outcome.part_2) if part is not None),
         "training_loss": outcome.last.losses[-1],
     }
+    if outcome.curved[0]:
+        figures["negative_curvatures"] = outcome.curved[1] / outcome.curved[0]
     if validation := outcome.last.validation:
         figures["validation_loss"] = min(loss for _, loss in validation)
     return figures
@@ -119,7 +121,16 @@ def _result(plan: Plan, outcome: Outcome, job: Job) -> Basel:
         events=tuple(Event(step=step, bases=tuple(kept.values())) for step, kept in outcome.history),
         weights=_part(outcome.part_1),
         factors=_part(outcome.part_2),
+        notes=tuple(_notes(outcome)),
     )
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    """What the reader must know of the measuring."""
+    looked, below = outcome.curved
+    if not looked:
+        return []
+    return [f"curvature: {below:,} of {looked:,} measured at the events were below 0 and count as 0"]
 
 
 def _part(trained: Trained | None) -> Part | None:
