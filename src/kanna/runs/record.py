@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kanna.measure.memory import peak_resident
-from kanna.progress import Progress
+from kanna.progress import Progress, parted
 
 
 class Stages:
@@ -23,7 +23,7 @@ class Stages:
         now = time.perf_counter()
         if self._stage:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
-        self._stage, self._since = stage, now
+        self._stage, self._since = parted(stage)[0], now
         self._progress(stage, done, total)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-Progress = Callable[[str, int, int], None]
+from kanna.progress import Progress, parted
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -35,15 +36,16 @@ class Lines:
         self._printed: float | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        now = self._clock()
-        if stage != self._stage:
-            self._stage, self._began, self._first = stage, now, done
+        now, (name, how) = self._clock(), parted(stage)
+        if name != self._stage:
+            self._stage, self._began, self._first = name, now, done
         if self._printed is not None and now - self._printed < SECONDS_BETWEEN_LINES:
             return
         self._printed = now
         left = remaining(now - self._began, done - self._first, total - done)
         tail = "" if left is None else f", about {duration(left)} left in this stage"
-        print(f"{stage} {done}/{total}{tail}", file=self._stream, flush=True)
+        told = f", {how}" if how else ""
+        print(f"{name} {done}/{total}{told}{tail}", file=self._stream, flush=True)
 
 
 def remaining(elapsed: float, done: int, left: int) -> float | None:
@@ -73,13 +75,15 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[how]}"),
     )
     with progress.Progress(*columns, console=Console(file=stream)) as bars:
         tasks: dict[str, int] = {}
 
         def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+            name, how = parted(stage)
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total, how="")
+            bars.update(tasks[name], completed=done, total=total, how=how)  # type: ignore[arg-type]
 
         yield report

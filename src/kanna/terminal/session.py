@@ -19,8 +19,9 @@ import typer
 import wrapt
 
 from kanna.errors import InputError, KannaError
+from kanna.progress import Progress
 from kanna.terminal.ending import exit_code, terminable
-from kanna.terminal.progress import Progress, progress_on
+from kanna.terminal.progress import progress_on
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.errors import InputError
-from kanna.progress import Progress
+from kanna.progress import Progress, going
 from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.training.batches import Mixed
 from kanna.training.examples import Example
@@ -233,7 +233,8 @@ class _Run:
         self.optimiser.step(warm_cosine(step, course.steps, course.warm_up, course.last), course.clip)
         self.between.after(step, self.optimiser)
         self.at.losses.append(loss)
-        self.progress(f"train (loss {loss:.3f})", self.at.step, course.steps)
+        held = f"held out {self.at.validation[-1][1]:.3f}" if self.at.validation else ""
+        self.progress(going("train", f"loss {loss:.3f}", held), self.at.step, course.steps)
         self._look()
         self._save()
 

@@ -15,6 +15,8 @@ import pytest
 import kanna as package
 from kanna.cli.main import main
 from kanna.errors import KannaError
+from kanna.progress import going
+from kanna.runs.record import Stages
 from kanna.terminal.progress import Lines, duration, progress_on, remaining
 
 VERBS = (
@@ -225,6 +227,24 @@ def test_progress_is_at_most_one_line_every_few_seconds():
     assert len(said) == 21
 
 
+def test_how_a_stage_goes_makes_no_other_stage_of_it():
+    now, stream = [0.0], io.StringIO()
+    lines = Lines(stream, clock=lambda: now[0])
+    for done in range(11):
+        lines(going("train", f"loss {20 - done}", ""), done, 10)
+        now[0] += 1.0
+    assert stream.getvalue().splitlines() == [
+        "train 0/10, loss 20",
+        "train 5/10, loss 15, about 5 s left in this stage",
+        "train 10/10, loss 10",
+    ]
+    stages = Stages(lambda *_: None)
+    for loss in (3, 2, 1):
+        stages.report(going("train", f"loss {loss}"), 1, 1)
+    stages.report("verify", 0, 1)
+    assert list(stages.seconds) == ["train"]
+
+
 def test_progress_bars_on_a_terminal():
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -234,7 +254,11 @@ def test_progress_bars_on_a_terminal():
     with progress_on(stream) as report:
         report("survey", 0, 2)
         report("survey", 2, 2)
+        report(going("train", "loss 2.5"), 1, 2)
+        report(going("train", "loss 1.5"), 2, 2)
     assert "survey" in stream.getvalue() and "2/2" in stream.getvalue()
+    drawn = stream.getvalue().rpartition("survey")[2]  # the last time that all bars were drawn
+    assert drawn.count("train") == 1 and "loss 1.5" in drawn and "loss 2.5" not in drawn
 
 
 @pytest.mark.parametrize(

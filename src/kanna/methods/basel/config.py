@@ -114,6 +114,12 @@ class BaselConfig(Configuration):
     replay_share: float = setting(
         0.25, "Share of a step's rows that is replayed text.", _DATA, gt=0.0, lt=1.0
     )
+    text: Path | None = setting(
+        None,
+        "Text that is not learnt: its loss before and after says what is forgotten. By default a tenth of "
+        "--replay.",
+        _FILE,
+    )
     validation: Path | None = setting(
         None, "Rows to choose the best state on; by default a tenth of the data is split off.", _FILE
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.methods.basel.config import BaselConfig
+from kanna.methods.basel.forgotten import held_out
 from kanna.runs.source import Source
 from kanna.tasks.data.rows import Row, read_rows
 from kanna.tasks.data.split import split_rows
@@ -32,18 +33,22 @@ class Data:
         train: Of the rows.
         validation: Of rows that are not learnt.
         replay: Of text.
+        text: Of text that is not learnt, on which it is seen what is forgotten.
         digest: sha256 of all files.
     """
 
     train: Examples
     validation: Examples
     replay: tuple[Example, ...]
+    text: tuple[Example, ...]
     digest: str
 
     @property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        return max(len(example) for example in (*self.train.all, *self.validation.all, *self.replay))
+        return max(
+            len(example) for example in (*self.train.all, *self.validation.all, *self.replay, *self.text)
+        )
 
 
 def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Data:
@@ -55,9 +60,8 @@ def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Dat
     Raises:
         InputError: Whatever is wrong with the files, or rows that are asked, too.
     """
-    files = [
-        path.expanduser() for path in (config.data, config.validation, config.replay) if path is not None
-    ]
+    given = (config.data, config.validation, config.replay, config.text)
+    files = [path.expanduser() for path in given if path is not None]
     rows = read_rows(files[0])
     held_rows = [] if config.validation is None else read_rows(config.validation.expanduser())
     text = [] if config.replay is None else read_rows(config.replay.expanduser())
@@ -71,11 +75,21 @@ def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Dat
                 _refuse_overlap(path, some, asked)
     train, validation = rows, held_rows
     if config.validation is None:
-        held, learnt = split_rows(rows, _SPLIT_OFF, config.seed % 2**63)
-        train, validation = [rows[i] for i in learnt], [rows[i] for i in held]
+        apart, kept = split_rows(rows, _SPLIT_OFF, config.seed % 2**63)
+        train, validation = [rows[i] for i in kept], [rows[i] for i in apart]
     made = _maker(source, config)
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
-    return Data(made.examples(train), made.examples(validation), made.text(text), digest.hexdigest())
+    learnt, held = _texts(made, text, config)
+    return Data(made.examples(train), made.examples(validation), learnt, held, digest.hexdigest())
+
+
+def _texts(
+    made: "_Maker", replay: Sequence[Row], config: BaselConfig
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Windows that are learnt beside the rows, and windows that are not."""
+    if config.text is None:
+        return held_out(made.text(replay, "--replay"))
+    return made.text(replay, "--replay"), made.text(read_rows(config.text.expanduser()), "--text")
 
 
 def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> None:
@@ -127,11 +141,11 @@ class _Maker:
         right = [places[i][row.label] for i, row in enumerate(rows) if row.label is not None]
         return labelled(rows, self.tokenizer, right, self.length, self.vocabulary)
 
-    def text(self, rows: Sequence[Row]) -> tuple[Example, ...]:
+    def text(self, rows: Sequence[Row], option: str) -> tuple[Example, ...]:
         if not rows:
             return ()
         if self.labels is not None:
-            raise InputError("a classification head does not learn text", "leave out --replay")
+            raise InputError("a classification head does not predict text", f"leave out {option}")
         return text_windows(rows, self.tokenizer, self.length, self.vocabulary).all
 
 

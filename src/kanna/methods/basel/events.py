@@ -128,6 +128,16 @@ class Events:
         self.curved = looked, below + sum(int((values < 0).sum()) for values in found.values())
         return found
 
+    @property
+    def share(self) -> float:
+        """Of the matrices' parameters, what would be stored now."""
+        stored = sum(self.sizes[name].stored(len(places)) for name, places in self.kept.items())
+        return stored / sum(self.sizes[name].dense for name in self.kept)
+
+    def told(self) -> str:
+        """How far it is."""
+        return f"event {len(self.history)}/{self.schedule.events}, {self.share:.1%} kept"
+
     def tensors(self) -> Mapping[str, Tensor]:
         found = {f"kept:{name}": places for name, places in self.kept.items()}
         found |= {f"sum:{name}": value for name, value in self.averages.sums.items()}

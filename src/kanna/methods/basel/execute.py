@@ -1,12 +1,13 @@
 """Both parts of Basel, on the model in memory; each goes on where a killed run left it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from kanna.calibration.calls import body_call
@@ -16,10 +17,14 @@ from kanna.checkpoint.loader import load_weights
 from kanna.forms import Dense, Form, FormModule, Rows, install
 from kanna.methods.basel.bases import Bases, BasesLayer, Decomposed, Held, decomposed
 from kanna.methods.basel.events import Events, Schedule
+from kanna.methods.basel.excited import Reader, Shown, excited
+from kanna.methods.basel.forgotten import Forgotten, forgotten, text_loss
 from kanna.methods.basel.importance import Averages
+from kanna.methods.basel.moved import Weights, extremes, first_weights, weights_of
 from kanna.methods.basel.plan import Plan, beside
 from kanna.models.matrix import Matrix, View
 from kanna.models.views import row_index, write
+from kanna.progress import Progress, going, parted
 from kanna.runs.assemble import Factors, Piece, assemble, bias_of, build, matrix_weight
 from kanna.runs.probe import block_outputs
 from kanna.runs.source import Source
@@ -46,6 +51,10 @@ class Outcome:
         part_1: How the weights were learnt; None where factors were there already.
         part_2: How the factors were; None where they were not.
         curved: Bases whose curvature was measured, and of how many of them it was below 0.
+        forgotten: Loss on text that was not learnt; None where there is none.
+        weights: Matrix -> how its weights moved.
+        gained: Bases that gained most.
+        lost: Bases that lost most.
     """
 
     recorded: Recorded
@@ -56,6 +65,10 @@ class Outcome:
     part_1: Trained | None = None
     part_2: Trained | None = None
     curved: tuple[int, int] = (0, 0)
+    forgotten: Forgotten | None = None
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+    gained: Sequence[Shown] = ()
+    lost: Sequence[Shown] = ()
 
     @property
     def last(self) -> Trained:
@@ -66,21 +79,42 @@ class Outcome:
 
 def execute(job: Job, plan: Plan) -> Outcome:
     """Do what `plan` says."""
-    return _from_bases(job, plan) if plan.start is None else _from_factors(job, plan, plan.start)
+    if plan.start is not None:
+        return _from_factors(job, plan, plan.start)
+    outcome, start = _from_bases(job, plan)
+    gained, lost = (_shown(job, start, extremes(outcome.weights, more)) for more in (True, False))
+    return replace(outcome, gained=gained, lost=lost)
 
 
-def _from_bases(job: Job, plan: Plan) -> Outcome:
+def _shown(job: Job, start: "_Start", chosen: Sequence[tuple[str, int]]) -> list[Shown]:
+    """Bases with the tokens that excite them in the model as it was."""
+    plan = start.plan
+    matrices = {matrix.name: matrix for matrix in plan.selected}
+    found = {name: start.bases(matrices[name], torch.device("cpu")).right for name, _ in chosen}
+    readers = [
+        Reader(matrices[name].module, functional.normalize(found[name][place], dim=0))
+        for name, place in chosen
+    ]
+    model = _loaded(job.source, job.inputs.device)
+    tokens = excited(model, job.source.opened.tokenizer, readers, plan.data.train.all)
+    return [Shown(name, place, of) for (name, place), of in zip(chosen, tokens, strict=True)]
+
+
+def _from_bases(job: Job, plan: Plan) -> "tuple[Outcome, _Start]":
     """Both parts."""
     assert plan.schedule is not None
     model = _loaded(job.source, job.inputs.device)
+    before = text_loss(model, plan.data.text)
     start = _Start(job.source, plan, _grams(model, plan))
     bases = _put_bases(model, start, plan)
+    first = first_weights(bases)
     part_1, events = _learn_weights(model, bases, start, job, plan.schedule)
+    weights = weights_of(first, bases, events.kept)
     pieces = _factored(job.source, plan, events)
     for path, piece in pieces.items():
         install(model, path, build(piece, torch.float32, job.inputs.device))
     held = {path: piece.form for path, piece in pieces.items()}
-    part_2 = _train_factors(model, held, job, plan) if plan.factor_steps else None
+    part_2 = _train_factors(model, held, job, plan, events.share) if plan.factor_steps else None
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
     recorded = _recorded(model, plan)
@@ -89,19 +123,27 @@ def _from_bases(job: Job, plan: Plan) -> Outcome:
         name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
         for name, kept in events.kept.items()
     }
-    return Outcome(recorded, forms, tensors, ranks, events.history, part_1, part_2, events.curved)
+    lost = forgotten(before, model, plan.data.text)
+    outcome = Outcome(
+        recorded, forms, tensors, ranks, events.history, part_1, part_2, events.curved, lost, weights
+    )
+    return outcome, start
 
 
 def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
     """Part 2 alone, on factors that were made without training."""
+    before = None
+    if plan.data.text:
+        before = text_loss(_loaded(job.source, job.inputs.device), plan.data.text)
     model = _loaded(start, job.inputs.device)
     held = {path: start.forms.get(path, Dense()) for path, _ in _modules(plan)}
-    part_2 = _train_factors(model, held, job, plan)
+    part_2 = _train_factors(model, held, job, plan, plan.stored / plan.parameters)
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
     recorded = _recorded(model, plan)
     ranks = {matrix.name: getattr(start.form(matrix), "rank", None) for matrix in plan.selected}
-    return Outcome(recorded, forms, tensors, ranks, part_2=part_2)
+    lost = forgotten(before, model, plan.data.text)
+    return Outcome(recorded, forms, tensors, ranks, part_2=part_2, forgotten=lost)
 
 
 def _loaded(source: Source, device: torch.device) -> nn.Module:
@@ -215,7 +257,8 @@ def _learn_weights(
         recompute=config.recompute,
     )
     directory = _directory(job, plan, "weights")
-    trained = train(model, Optimiser(groups), _material(job, plan), course, directory, events, job.progress)
+    progress = _named(job.progress, "part 1, weights of bases", events.told)
+    trained = train(model, Optimiser(groups), _material(job, plan), course, directory, events, progress)
     return trained, events
 
 
@@ -264,11 +307,12 @@ def _factored(source: Source, plan: Plan, events: Events) -> dict[str, Piece]:
     return pieces
 
 
-def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: Plan) -> Trained:
+def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: Plan, kept: float) -> Trained:
     """Part 2.
 
     Args:
         held: Module path -> form of what is trained.
+        kept: Share of the matrices' parameters that is left.
     """
     config = plan.config
     factors = {
@@ -287,7 +331,17 @@ def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: P
     rate = config.part_2_factor * config.factor_rate
     optimiser = Optimiser([Group({**factors, **_beside(model, plan)}, rate)])
     directory = _directory(job, plan, "factors")
-    return train(model, optimiser, _material(job, plan), course, directory, None, job.progress)
+    progress = _named(job.progress, "part 2, factors", lambda: f"{kept:.1%} kept")
+    return train(model, optimiser, _material(job, plan), course, directory, None, progress)
+
+
+def _named(progress: Progress, part: str, told: Callable[[], str]) -> Progress:
+    """Progress of training under the name of a part, with what the method has to tell."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        progress(going(part, parted(stage)[1], told()), done, total)
+
+    return report
 
 
 def _stored(

@@ -86,6 +86,11 @@ class Plan(step.Plan):
         return self.schedule.steps + probes + self.factor_steps
 
     @property
+    def rest(self) -> float:
+        """Share of the model's parameters that is not in these matrices: less cannot be reached."""
+        return 1 - self.parameters / self.inventory.parameters
+
+    @property
     def stored(self) -> int:
         """Parameters of the selected matrices at the end."""
         if self.schedule is not None:
@@ -95,7 +100,7 @@ class Plan(step.Plan):
 
     def lines(self) -> list[str]:
         train, schedule = self.data.train, self.schedule
-        rest = 1 - self.parameters / self.inventory.parameters
+        rest = self.rest
         share = rest + self.stored / self.inventory.parameters
         known = self.config.keep_sigma is None  # whose ranks are seen when the weights are learnt
         kept, whole = (f"; {self.stored:,} are kept", f"{share:.1%} stays; ") if known else ("", "")
