@@ -82,6 +82,29 @@ def test_every_importance_meets_the_budget(importance: str, bases: Base, rows: P
         assert told[0] in "\n".join(result.last.description.lines) and told[0].startswith("curvature: ")
 
 
+@pytest.mark.parametrize(
+    ("keep", "first", "second"),
+    [
+        (0.5, 1.130, 1.414),
+        (0.3, 1.248, 1.826),
+        (0.2, 1.357, 2.236),
+        (0.1, 1.585, 3.162),
+        (0.05, 1.879, 4.472),
+    ],
+)
+def test_rates_of_the_papers_preset_rise_with_what_goes(
+    keep: float, first: float, second: float, rows: Path
+) -> None:
+    """The mean of sqrt(1 / kept) over one epoch of all bases and two of decay, and its end; of none else."""
+    paper = BaselConfig(data=rows, keep_sigma=keep, preset="paper")
+    assert (round(paper.part_1_factor, 3), round(paper.part_2_factor, 3)) == (first, second)
+    decay = [keep ** (i / 100_000) for i in range(100_000)]
+    mean = (1 + 2 * sum(share**-0.5 for share in decay) / len(decay)) / 3
+    assert paper.part_1_factor == pytest.approx(mean, rel=1e-4)
+    ours = BaselConfig(data=rows, keep=keep)
+    assert (ours.part_1_factor, ours.part_2_factor) == (1.0, 1.0)
+
+
 def test_the_papers_preset_trains_what_its_code_does(bases: Base, rows: Path, tmp_path: Path) -> None:
     config = BaselConfig(data=rows, keep_sigma=0.5, preset="paper")
     assert (config.importance, config.learn, config.beside, config.prune_events) == (
@@ -90,8 +113,6 @@ def test_the_papers_preset_trains_what_its_code_does(bases: Base, rows: Path, tm
         True,
         100,
     )
-    factors = (round(config.part_1_factor, 3), round(config.part_2_factor, 3))
-    assert factors == (1.130, 1.414)
     base, out = bases("llama"), tmp_path / "out"
     given = {"preset": "paper", "prune_events": 3, "extra_rank": 1, "rate": 1e-3, "factor_rate": 1e-3}
     result = basel(base, out, rows, keep=None, keep_sigma=0.5, **given)
@@ -114,7 +135,9 @@ def test_other_ways_end_in_a_sound_directory(
 
 def test_all_kept_is_nothing_changed(bases: Base, rows: Path, tmp_path: Path) -> None:
     base, out = bases("llama"), tmp_path / "out"
-    basel(base, out, rows, keep=1.0)
+    result = basel(base, out, rows, keep=1.0)
+    assert result.last.description.summary == "All bases of {base} kept: nothing is changed."
+    assert result.figures == {"keep_selected": 1.0}
     before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -5,9 +5,9 @@ with a few new bases beside the old ones, and drops in events the bases that tur
 trains the factors that are left.
 
 Reading order: `config` (what can be said), `bases` (a matrix as its bases: the heart), `importance` (what a
-basis is worth), `budget` (which bases an event keeps), `events` (when, and what is cut), `data` (the rows),
-`plan`, `execute` (both parts), `step` (how the runner calls them), `results` and `report` (what is told),
-`run` (from Python).
+basis is worth), `budget` (which bases an event keeps), `events` (when, and what is cut), `penalty` (L1),
+`data` (the rows), `plan`, `execute` (both parts), `step` (how the runner calls them), `results` and `report`
+(what is told), `run` (from Python).
 """
 
 from kanna.runs.method import Method

@@ -73,8 +73,8 @@ class Bases(nn.Module):
         (m, count), n = start.left.shape, start.right.shape[1]
         device = start.left.device
         self.roots = roots
-        self.register_buffer("left", start.left)
-        self.register_buffer("right", start.right)
+        self.register_buffer("left", start.left.contiguous())
+        self.register_buffer("right", start.right.contiguous())
         self._set_units()
         first = self.right.norm(dim=1).sqrt() if roots else torch.zeros(count, device=device)
         self.weight = nn.Parameter(first)
@@ -153,7 +153,8 @@ class BasesLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleList(part for _, part in parts)
-        self.rows = [rows for rows, _ in parts]
+        for number, (rows, _) in enumerate(parts):
+            self.register_buffer(f"rows_{number}", rows, persistent=False)  # so that they go where it goes
         self.size = size
         self.register_buffer("bias", bias)
 
@@ -164,7 +165,8 @@ class BasesLayer(nn.Module):
     def _in_place(self, outputs: Sequence[Tensor]) -> Tensor:
         """(..., m), in the dtype that autocast computes the parts in."""
         out = outputs[0].new_zeros(*outputs[0].shape[:-1], self.size)
-        for rows, part in zip(self.rows, outputs, strict=True):
+        for number, part in enumerate(outputs):
+            rows = getattr(self, f"rows_{number}")
             out = part if rows is None else out.index_copy(-1, rows, part)
         return out
 
@@ -180,7 +182,7 @@ class Held(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", weight.contiguous())
 
     def forward(self, hidden: Tensor) -> Tensor:
         return functional.linear(hidden, self.weight)

@@ -1,0 +1,94 @@
+"""Every architecture: fused, transposed, grouped, biased and tied matrices end at the size that was said."""
+
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+import family_configs
+import pytest
+import torch
+from safetensors import safe_open
+
+import kanna
+from kanna.methods.basel.config import BaselConfig
+from kanna.runs.source import Source
+
+Base = Callable[[str], Path]
+_MASKED = ("bert_mlm", "roberta_mlm", "modernbert", "distilbert")
+FAMILIES = [name for name in {**family_configs.FAMILIES, **family_configs.OTHERS} if name not in _MASKED]
+
+
+def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.fixture(scope="session")
+def labelled(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows with choices, for heads of three labels."""
+    path = tmp_path_factory.mktemp("labelled") / "train.jsonl"
+    choices = '"choices": ["LABEL_0", "LABEL_1", "LABEL_2"], "label": '
+    lines = rows.read_text().splitlines()
+    path.write_text(
+        "".join(line.split(', "answer"')[0] + f", {choices}{i % 3}}}\n" for i, line in enumerate(lines))
+    )
+    return path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_as_many_as_the_formula_says(
+    family: str, bases: Base, rows: Path, labelled: Path, tmp_path: Path
+) -> None:
+    """In the files, too: (kept + extra) (m + n) of a matrix, or m n where that would be no less."""
+    base, out, extra = bases(family), tmp_path / "out", 2
+    data = labelled if "classifier" in family else rows
+    given = {"data": data, "keep": 0.5, "rows": 36, "epochs": (1, 1, 0), "extra_rank": extra}
+    result = kanna.basel(base, out, BaselConfig(**given, prune_events=1))
+    assert result.passed
+    selected = result.plan.selected
+    ranks = result.figures["ranks"]
+    assert selected and ranks and all(rank > extra for rank in ranks.values())
+    expected = 0
+    for matrix in selected:
+        m, n = matrix.shape
+        rank = ranks.get(matrix.name)
+        assert rank is None or rank * (m + n) < m * n
+        expected += m * n if rank is None else rank * (m + n)
+    before, after = shapes(base), shapes(out)
+    # Where factors are, one number has the dense name, so that nobody takes the file for a dense model.
+    left = {name for name, shape in after.items() if shape == (1,) and before.get(name) != (1,)}
+    assert bool(left) == bool(ranks)
+    change = sum(prod(shape) for name, shape in after.items() if name not in left)
+    change -= sum(map(prod, before.values()))
+    dense = sum(prod(matrix.shape) for matrix in selected)
+    assert change == expected - dense
+    dearest = max(sum(matrix.shape) for matrix in selected)
+    assert abs(expected - 0.5 * dense) <= dearest
+    assert not any("embed" in path or "wte" in path or "head" in path for path in Source.open(out).forms)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_stacked_experts_are_refused_by_name(family: str, bases: Base, rows: Path) -> None:
+    """The rest is trained, and the plan says what is left out; alone they are an error."""
+    plan = kanna.basel(bases(family), None, BaselConfig(data=rows, keep=0.5, rows=4), dry_run=True).plan
+    refused = [matrix for matrix in plan.inventory.matrices if matrix.refused]
+    assert refused and not {matrix.name for matrix in refused} & set(plan.sizes)
+    told = [note for note in plan.notes if "left out" in note]
+    assert len(told) == 1 and f"{len(refused)} matrices" in told[0] and "expert" in told[0]
+    role = refused[0].role
+    with pytest.raises(
+        kanna.InputError, match=f"matches only what cannot be compressed: .*{refused[0].name}"
+    ):
+        kanna.basel(bases(family), None, BaselConfig(data=rows, keep=0.5, select=role), dry_run=True)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_embeddings_that_the_head_shares_are_never_factors(
+    family: str, bases: Base, rows: Path, tmp_path: Path
+) -> None:
+    base, out = bases(family), tmp_path / "out"
+    kanna.basel(base, out, BaselConfig(data=rows, keep=0.4, rows=36, epochs=(1, 1, 0), prune_events=1))
+    model, _ = kanna.load(out)
+    old, _ = kanna.load(base)
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert head is embedding and torch.equal(embedding, old.get_input_embeddings().weight)
