@@ -35,36 +35,51 @@ def curves(lines: Sequence[Curve], across: str, up: str, marks: Sequence[float] 
     every = [point for curve in lines for point in curve.points]
     x = Scale.around([point[0] for point in every], _LEFT, WIDTH - _RIGHT)
     y = Scale.around([point[1] for point in every], _HEIGHT - _BOTTOM, _TOP)
-    parts = [line("zero", x(mark), _TOP, x(mark), _HEIGHT - _BOTTOM) for mark in marks]
+    parts = [line("event", x(mark), _TOP, x(mark), _HEIGHT - _BOTTOM) for mark in marks]
     for value in ticks(y.low, y.high):
         parts.append(line("grid", _LEFT, y(value), WIDTH - _RIGHT, y(value)))
         parts.append(text("end", _LEFT - 5, y(value) + 4, f"{value:.6g}"))
     for value in ticks(x.low, x.high):
         parts.append(text("middle", x(value), _HEIGHT - _BOTTOM + 14, f"{value:.6g}"))
     parts.append(text("middle", (_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 6, across, "axis"))
-    ends = _apart([y(curve.points[-1][1]) for curve in lines])
+    ends = apart([y(curve.points[-1][1]) for curve in lines], _LABEL_HEIGHT, _TOP + 6, _HEIGHT - _BOTTOM)
     for number, (curve, end) in enumerate(zip(lines, ends, strict=True)):
         parts.append(_curve(curve, number, x, y, end))
     return svg(_HEIGHT, f"{up} over {across}", parts)
 
 
 def _curve(curve: Curve, number: int, x: Scale, y: Scale, end: float) -> str:
-    """The line, and its name where it ends."""
+    """The line, and its name near to where it ends; a single point is a dot."""
     some = curve.points[:: max(1, len(curve.points) // _MOST_POINTS)]
-    points = [*some, curve.points[-1]]
-    way = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+    points = [(x(a), y(b)) for a, b in (*some, curve.points[-1])]
+    last = points[-1]
+    way = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     inner = [
         f'<polyline class="curve curve-{number % 8}" points="{way}"/>',
+        *([f'<circle cx="{last[0]:.1f}" cy="{last[1]:.1f}" r="3.5"/>'] if len(curve.points) == 1 else []),
+        line("event", last[0] + 2, last[1], WIDTH - _RIGHT + 3, end),
         text("start", WIDTH - _RIGHT + 6, end + 4, cut(curve.label, _LETTERS), "label"),
     ]
     return marked("", curve.tip, inner)
 
 
-def _apart(places: Sequence[float]) -> list[float]:
-    """The same places, moved down as far as names of one height need."""
+def apart(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
+    """The same places, moved as little as a distance between any two needs, within low..high.
+
+    With the i-th place less i distances the task is to find the nearest series that does not fall: neighbours
+    that fall are pooled at their mean.
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    pools: list[tuple[float, int]] = []
+    for rank, index in enumerate(order):
+        mean, count = places[index] - rank * distance, 1
+        while pools and pools[-1][0] > mean:
+            other, size = pools.pop()
+            mean, count = (other * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    level = [mean for mean, count in pools for _ in range(count)]
+    top = max(low, high - (len(places) - 1) * distance)
     moved = [0.0] * len(places)
-    last = -1e9
-    for index in sorted(range(len(places)), key=lambda i: places[i]):
-        last = moved[index] = max(places[index], last + _LABEL_HEIGHT)
-    over = max(0.0, max(moved, default=0.0) - (_HEIGHT - 4))
-    return [place - over for place in moved]
+    for rank, index in enumerate(order):
+        moved[index] = min(max(level[rank], low), top) + rank * distance
+    return moved

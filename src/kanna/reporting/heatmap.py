@@ -1,4 +1,4 @@
-"""A map of changes over rows and columns: blue is better, orange worse, paler is less.
+"""A map over rows and columns: of changes (blue is better, orange worse, paler is less), or of shares (blue).
 
 Blue against orange is told apart by people with any of the common colour blindnesses, and tiles also carry
 their number. Colours mix with the page's own background by opacity, so they suit light and dark alike.
@@ -47,13 +47,22 @@ class Axis:
     names: Sequence[str]
 
 
-def heatmap(name: str, rows: Axis, columns: Axis, tiles: Sequence[Tile], most: float, unit: str) -> str:
+def heatmap(
+    name: str,
+    rows: Axis,
+    columns: Axis,
+    tiles: Sequence[Tile],
+    most: float,
+    unit: str,
+    signed: bool = True,
+) -> str:
     """Tiles where there are some; every other place is an empty outline.
 
     Args:
         most: The change of the deepest colour, above 0; the depth goes with the square root, so that small
             gains can be seen beside great losses.
         unit: Of the changes, for the scale below.
+        signed: Whether they are changes; if not, they are numbers from 0 to `most`, whose depth is linear.
     """
     wide = (WIDTH - _LEFT - _RIGHT) / len(columns.names)
     high = 18.0 if len(rows.names) <= 16 else 14.0 if len(rows.names) <= 40 else 10.0
@@ -79,8 +88,29 @@ def heatmap(name: str, rows: Axis, columns: Axis, tiles: Sequence[Tile], most: f
     ]
     ordered = sorted(tiles, key=lambda tile: (tile.row, tile.column))
     stop = next((index for index, tile in enumerate(ordered) if tile.framed), 0)
-    parts += [_tile(tile, wide, high, most, index == stop) for index, tile in enumerate(ordered)]
-    return svg(bottom + 42, name, [*parts, *_legend(bottom + 10, most, unit)])
+    measure = _Measure(most, signed)
+    parts += [_tile(tile, wide, high, measure, index == stop) for index, tile in enumerate(ordered)]
+    return svg(bottom + 42, name, [*parts, *_legend(bottom + 10, measure, unit)])
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """How a number is shown; see `heatmap`."""
+
+    most: float
+    signed: bool
+
+    def words(self, value: float) -> str:
+        return brief(value) if self.signed else f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
+
+    def opacity(self, value: float) -> float:
+        return depth(value, self.most) if self.signed else min(1.0, value / self.most)
+
+    def steps(self) -> list[float]:
+        """Values of the scale, an equal difference of depth apart."""
+        if not self.signed:
+            return [self.most * step / (2 * _STEPS) for step in range(2 * _STEPS + 1)]
+        return [math.copysign(self.most * (step / _STEPS) ** 2, step) for step in range(-_STEPS, _STEPS + 1)]
 
 
 def depth(change: float, most: float) -> float:
@@ -99,16 +129,16 @@ def _named(axis: Axis, tiles_wide: float) -> list[tuple[int, str]]:
     return list(enumerate(axis.names))[:: math.ceil(tiles_wide)]
 
 
-def _tile(tile: Tile, wide: float, high: float, most: float, stop: bool) -> str:
+def _tile(tile: Tile, wide: float, high: float, measure: _Measure, stop: bool) -> str:
     across, down = _LEFT + wide * (tile.column + 0.5), _TOP + high * (tile.row + 0.5)
     inner = [_box("ground", tile.row, tile.column, wide, high)]
     if tile.change is None or not math.isfinite(tile.change):
         inner.append(f'<circle class="ring" cx="{across:.1f}" cy="{down:.1f}" r="3"/>')
     else:
         kind = "gain" if tile.change > 0 else "loss"
-        inner.append(_box(kind, tile.row, tile.column, wide, high, depth(tile.change, most)))
+        inner.append(_box(kind, tile.row, tile.column, wide, high, measure.opacity(tile.change)))
         if wide >= _NUMBER_WIDE and high >= _NUMBER_HIGH:
-            inner.append(text("middle", across, down + 3.5, brief(tile.change), "heat ink"))
+            inner.append(text("middle", across, down + 3.5, measure.words(tile.change), "heat ink"))
     inner.append(_box("frame chosen" if tile.framed else "frame", tile.row, tile.column, wide, high))
     return marked("tile", tile.tip, inner, (tile.row, tile.column), stop)
 
@@ -124,15 +154,14 @@ def _rectangle(kind: str, x: float, y: float, wide: float, high: float, opacity:
     return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" {size} rx="1.5"{seen}/>'
 
 
-def _legend(top: float, most: float, unit: str) -> list[str]:
-    """The scale: as many steps to either side."""
-    wide = (WIDTH - _LEFT - _RIGHT) / (2 * _STEPS + 1)
+def _legend(top: float, measure: _Measure, unit: str) -> list[str]:
+    """The scale: as many steps to either side, or up from 0."""
+    steps = measure.steps()
+    wide = (WIDTH - _LEFT - _RIGHT) / len(steps)
     parts = []
-    for index, step in enumerate(range(-_STEPS, _STEPS + 1)):
-        x, share = _LEFT + wide * index, abs(step) / _STEPS
-        kind = "gain" if step > 0 else "loss"
+    for index, value in enumerate(steps):
+        x, kind = _LEFT + wide * index, "gain" if value > 0 else "loss"
         parts.append(_rectangle("ground", x, top, wide, 8))
-        parts.append(_rectangle(kind, x, top, wide, 8, share))
-        value = math.copysign(most * share**2, step)
-        parts.append(text("middle", x + wide / 2, top + 19, brief(value), "heat"))
+        parts.append(_rectangle(kind, x, top, wide, 8, measure.opacity(value)))
+        parts.append(text("middle", x + wide / 2, top + 19, measure.words(value), "heat"))
     return [*parts, text("middle", (_LEFT + WIDTH - _RIGHT) / 2, top + 31, unit, "heat")]

@@ -118,7 +118,7 @@ def _of(place: Path, views: Sequence[View], examples: bool) -> list[Source]:
     if not place.is_dir():
         raise InputError(f"{place} is no directory and no file", _REMEDY)
     if (place / _LINEAGE).is_file():
-        return [_model(place, views)]
+        return [_model(place, views, examples)]
     return _results(sorted(place.glob("*.json")), views, examples)
 
 
@@ -139,7 +139,7 @@ def _results(paths: Sequence[Path], views: Sequence[View], examples: bool) -> li
     return sources
 
 
-def _model(directory: Path, views: Sequence[View]) -> Source:
+def _model(directory: Path, views: Sequence[View], examples: bool) -> Source:
     lineage = _read(directory / _LINEAGE)
     _check(directory / _LINEAGE, lineage, "format_version")
     run = directory.with_name(f"{directory.name}.run.json")
@@ -150,6 +150,7 @@ def _model(directory: Path, views: Sequence[View]) -> Source:
             data[view.key] = _read(path)
             _check(path, data[view.key], "schema_version")
             validated(view.schema, data[view.key], path, _AGAIN)
+            data[view.key] = data[view.key] if examples else view.lean(data[view.key])
     return Source(directory.name, "model", data)
 
 

@@ -290,6 +290,6 @@ def test_a_report_shows_what_was_learnt(bases: Base, rows: Path, tmp_path: Path)
     )
     kanna.report([tmp_path / "out"], tmp_path / "report.html")
     page, words = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
-    for title in ("Bases by role", "Share of each matrix that went", "Loss while weights are learnt"):
+    for title in ("Bases by role", "Share of each matrix that is kept", "Loss while weights are learnt"):
         assert title in page and title in words
     assert page.count("<polyline") == 7 + 2 + 2  # roles, and learnt and held out of both parts

@@ -67,6 +67,8 @@ def test_a_view_that_is_passed_in_is_read_checked_and_drawn(tmp_path):
     assert result.trials is not None and result.trials.read_text() == "number\n8\n7\n"
     lean = report([folder], tmp_path / "lean.html", views=[VIEW], examples=False)
     assert "PRIVATE" in text and "PRIVATE" not in lean.html.read_text(encoding="utf-8")
+    inside = report([model], tmp_path / "lean-model.html", views=[VIEW], examples=False)
+    assert "PRIVATE" not in inside.html.read_text(encoding="utf-8")
     (model / "guess.json").write_text(json.dumps(guess(8) | {"number": "eight"}))
     with pytest.raises(InputError, match=r"guess\.json: number"):
         report([model], tmp_path / "q.html", views=[VIEW])
