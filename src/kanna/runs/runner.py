@@ -171,7 +171,8 @@ def carry_out(
     ready = _prepare(request)
     if request.dry_run:
         planned = zip(request.calls, ready.plans, strict=True)
-        return RunResult(None, tuple(StepResult(call.name, plan) for call, plan in planned))
+        told = [(call.name, plan, {} if plan is None else plan.foretold()) for call, plan in planned]
+        return RunResult(None, tuple(StepResult(*each) for each in told))
     replace = replaces(request.target, request.force, request.resume)
     _check_ready(ready, replace)
     stages = Stages(progress)

@@ -91,6 +91,10 @@ class Plan:
         """The same matrix by matrix."""
         return []
 
+    def foretold(self) -> dict[str, Any]:
+        """What a dry run adds to `to_dict`; weights may be read and things be tried out for it."""
+        return {}
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "config": self.config.model_dump(mode="json"),

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from kanna.errors import InputError
+from kanna.methods.basel import forecast
 from kanna.methods.basel.budget import Size, least
 from kanna.methods.basel.config import (
     MOST_EVENTS,
@@ -22,9 +24,11 @@ from kanna.methods.basel.config import (
 )
 from kanna.methods.basel.data import Data, read_data
 from kanna.methods.basel.events import Schedule
+from kanna.methods.basel.forecast import Forecast
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select
+from kanna.reporting.blocks import Table
 from kanna.runs import step
 from kanna.runs.source import Source
 from kanna.runs.step import Inputs
@@ -44,6 +48,8 @@ class Plan(step.Plan):
         schedule: Of part 1; None where factors are there already.
         factor_steps: Of part 2.
         start: The model whose factors are trained; None where they come from bases.
+        source: The model.
+        device: Where it is trained.
     """
 
     config: BaselConfig
@@ -55,6 +61,8 @@ class Plan(step.Plan):
     schedule: Schedule | None
     factor_steps: int
     start: Source | None
+    source: Source
+    device: torch.device
 
     less_memory = "lower --rows or --context, add --recompute, or select fewer matrices"
 
@@ -116,6 +124,16 @@ class Plan(step.Plan):
             f"memory about {self.memory / 1e9:.2f} GB",
         ]
 
+    @cached_property
+    def _forecast(self) -> Forecast:
+        return forecast.forecast(self)
+
+    def tables(self) -> list[Table]:
+        return [] if self.changes_nothing else forecast.tables(self, self._forecast)
+
+    def foretold(self) -> dict[str, Any]:
+        return {} if self.changes_nothing else forecast.to_dict(self, self._forecast)
+
     def to_dict(self) -> dict[str, Any]:
         train, schedule = self.data.train, self.schedule
         learnt = {} if schedule is None else {"steps": schedule.steps, "events": schedule.events}
@@ -124,7 +142,7 @@ class Plan(step.Plan):
             **learnt,
             "matrices": len(self.selected),
             "parameters": self.parameters,
-            "parameters_at_end": self.stored,
+            "parameters_at_end": None if self.config.keep_sigma is not None else self.stored,
             "least_keep": least(self.sizes) / self.parameters,
             "factor_steps": self.factor_steps,
             "gradient_passes": self.passes,
@@ -182,6 +200,8 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         schedule=schedule,
         factor_steps=(config.epochs[2] if schedule else sum(config.epochs)) * per_epoch,
         start=start,
+        source=source,
+        device=inputs.device,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kanna.methods.basel.execute import Outcome
+from kanna.methods.basel.forecast import span
 from kanna.methods.basel.plan import Plan
 from kanna.methods.basel.record import held_out_loss, notes, stored
 from kanna.models.matrix import role_key
@@ -90,11 +91,3 @@ def table(plan: Plan, outcome: Outcome) -> Table:
         rows.append((role, str(len(names)), span(full), span(ranks), dense, percent(share)))
     columns = ("role", ">matrices", ">bases before", ">rank after", ">stay dense", ">kept")
     return Table("Bases by role", columns, rows, MEASURED)
-
-
-def span(numbers: Sequence[int]) -> str:
-    """The least to the greatest; "-" of none."""
-    if not numbers:
-        return "-"
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
