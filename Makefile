@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint unit integration clean
+.PHONY: demo test lint unit integration minutes clean
 
 demo: $(STAMP)
 	$(BIN)/kanna demo --out demo-out --force
@@ -20,7 +20,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest tests/unit -n 2
+	$(BIN)/pytest tests/unit -n 2 -m "not minutes"
+
+minutes: $(STAMP)
+	$(BIN)/pytest tests/unit -m minutes
 
 integration: $(STAMP)
 	@if [ -d ../shared/zoo ]; then $(BIN)/pytest tests/integration; \

@@ -62,13 +62,19 @@ class Examples:
         return sum(example.targets for example in self.all)
 
 
-def answered(rows: Sequence[Row], encoder: Encoder) -> Examples:
+def answered(rows: Sequence[Row], encoder: Encoder, numbers: Sequence[int] = ()) -> Examples:
     """Examples of rows with a prompt and an answer; of rows with choices, the right one is the answer.
+
+    Args:
+        numbers: Of the rows in their file, for messages; from 1 where none are given.
 
     Raises:
         InputError: A row without an answer, one too long for the context, or every prompt cut.
     """
-    made = [_answered(number, row, encoder) for number, row in enumerate(rows, 1)]
+    made = [
+        _answered(number, row, encoder)
+        for number, row in zip(numbers or range(1, len(rows) + 1), rows, strict=True)
+    ]
     cut = sum(was_cut for _, was_cut in made)
     if made and cut == len(made):
         raise InputError(

@@ -73,10 +73,10 @@ def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Dat
         for path, some in ((config.data, rows), (config.validation, held_rows), (config.replay, text)):
             if path is not None:
                 _refuse_overlap(path, some, asked)
-    train, validation = rows, held_rows
+    train, validation = list(enumerate(rows, 1)), list(enumerate(held_rows, 1))
     if config.validation is None:
         apart, kept = split_rows(rows, _SPLIT_OFF, config.seed % 2**63)
-        train, validation = [rows[i] for i in kept], [rows[i] for i in apart]
+        train, validation = [train[i] for i in kept], [train[i] for i in apart]
     made = _maker(source, config)
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
     learnt, held = _texts(made, text, config)
@@ -128,10 +128,13 @@ class _Maker:
     chat: bool
     vocabulary: int | None
 
-    def examples(self, rows: Sequence[Row]) -> Examples:
+    def examples(self, numbered: Sequence[tuple[int, Row]]) -> Examples:
+        """Of rows with their numbers in the file."""
+        numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
         if self.labels is None:
-            return answered(rows, Encoder(self.tokenizer, self.length, self.chat, vocabulary=self.vocabulary))
-        without = next((number for number, row in enumerate(rows, 1) if not row.choices), None)
+            encoder = Encoder(self.tokenizer, self.length, self.chat, vocabulary=self.vocabulary)
+            return answered(rows, encoder, numbers)
+        without = next((number for number, row in numbered if not row.choices), None)
         if without is not None:
             raise InputError(
                 f"row {without} has no choices, and a classification head learns the label of a choice",
