@@ -25,7 +25,11 @@ def new(
     session: Session,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="New .jsonl or .csv file.")],
     kind: Annotated[
-        str, typer.Option(metavar="KIND", help="choice, answer, paraphrases, text, similarity or retrieval.")
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="choice, answer, paraphrases, instruction, messages, text, similarity or retrieval.",
+        ),
     ] = "choice",
     force: Force = False,
 ) -> None:

@@ -45,6 +45,7 @@ from kanna.tasks.scorers.masked import MaskedScorer, fills_masks
 from kanna.tasks.scorers.perplexity import Perplexity, score_text
 from kanna.tasks.scorers.scorer import CausalScorer, Scorer
 from kanna.tasks.scorers.seq2seq import Seq2SeqScorer
+from kanna.tasks.tokens.chat import as_asked
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.padded import vocabulary_of
@@ -107,7 +108,7 @@ class Prepared:
                 elif task.kind in EMBEDDED:
                     scores.append(_embedded(self, model, task, progress))
                 else:
-                    scores.append(score_questions(self, make_scorer(self, model), task, progress))
+                    scores.append(score_questions(self, make_scorer(self, model, task), task, progress))
             except InputError as error:
                 raise InputError(f"{task.name}: {error.problem}", error.remedy) from error
             keep(task, scores[-1])
@@ -166,8 +167,9 @@ def prepare(
     config = dict(checkpoint.config)
     context_length(config, tokenizer, options.context)
     sentences = read_sentences(checkpoint.directory) if any(embeds) else None
+    asked = tuple(as_asked(task, tokenizer, options.chat) for task in files)
     return Prepared(
-        checkpoint.name, checkpoint.bytes, config, tokenizer, tuple(files), tuple(names), options, sentences
+        checkpoint.name, checkpoint.bytes, config, tokenizer, asked, tuple(names), options, sentences
     )
 
 
@@ -272,7 +274,7 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
         "data_sha256": task.digest,
         "context": plan.context,
         "dtype": options.dtype,
-        "chat": options.chat,
+        "chat": options.chat or task.templated,
     }
     if writing is not None:
         settings |= {"new_tokens": writing.new_tokens, "stop": list(writing.stop), "legacy": writing.legacy}
@@ -299,12 +301,18 @@ def _writing(
     return Writing(new, stop, options.legacy_contains, own is None)
 
 
-def make_scorer(plan: Prepared, model: nn.Module) -> Scorer:
-    """The way to ask a model of this architecture, which `prepare` has found to be one that can be asked."""
+def make_scorer(plan: Prepared, model: nn.Module, task: Task) -> Scorer:
+    """The way to ask a model of this architecture, which `prepare` has found to be one that can be asked.
+
+    Args:
+        task: One of the plan's, or some of its rows.
+    """
     options = plan.options
     if predicts_next_token(plan.config):
         known = vocabulary_of(model)
-        encoder = Encoder(plan.tokenizer, plan.context, options.chat, options.refuse_long, known)
+        encoder = Encoder(
+            plan.tokenizer, plan.context, options.chat, options.refuse_long, known, task.templated
+        )
         return CausalScorer(model, encoder, options.batch_tokens, options.share)
     if fills_masks(plan.config):
         cloze = Cloze(plan.tokenizer, plan.context, options.refuse_long)

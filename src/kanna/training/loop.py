@@ -331,7 +331,8 @@ class _Run:
             self.at = _Course(**{**note, "validation": [(int(a), float(b)) for a, b in note["validation"]]})
 
     def _notes(self) -> tuple[str, ...]:
-        if self.in_parts or self.material.task[0].label is not None:
+        first = self.material.task[0]
+        if self.in_parts or first.label is not None or first.filled is not None:
             return ()
         return ("logits of all scored tokens are in memory at once: the model changes them in its own way",)
 

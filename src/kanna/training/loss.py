@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from kanna.tasks.scorers.likelihood import most_logits
+from kanna.tasks.scorers.masked import logits_at_masks
 from kanna.tasks.tokens.padded import inputs
 from kanna.training.examples import Example
 
@@ -30,11 +31,13 @@ class Read:
         inputs: Keyword arguments of the model, padded on the right.
         places: (t,) places of the flattened batch that predict a scored token.
         targets: (t,) these tokens; for a classification head, the right outputs.
+        masks: Whether the tokens stand at masks.
     """
 
     inputs: dict[str, Tensor]
     places: Tensor
     targets: Tensor
+    masks: bool = False
 
 
 def read(model: nn.Module, examples: Sequence[Example]) -> Read:
@@ -43,6 +46,8 @@ def read(model: nn.Module, examples: Sequence[Example]) -> Read:
         given = inputs(model, [example.ids for example in examples])
         labels = torch.tensor([example.label for example in examples])
         return Read(given, torch.arange(len(examples)), labels.to(given["input_ids"].device))
+    if examples[0].filled is not None:
+        return _read_masks(model, examples)
     given = inputs(model, [example.ids[:-1] for example in examples])  # nothing is predicted from the last
     device, width = given["input_ids"].device, given["input_ids"].shape[1]
     scored = [
@@ -53,6 +58,20 @@ def read(model: nn.Module, examples: Sequence[Example]) -> Read:
     ]
     places, targets = torch.tensor(scored, device=device).unbind(1)
     return Read(given, places, targets)
+
+
+def _read_masks(model: nn.Module, examples: Sequence[Example]) -> Read:
+    """Of texts with masks: each is predicted where it stands."""
+    given = inputs(model, [example.ids for example in examples])
+    device, width = given["input_ids"].device, given["input_ids"].shape[1]
+    places = [
+        row * width + place
+        for row, example in enumerate(examples)
+        for place, wanted in enumerate(example.scored)
+        if wanted
+    ]
+    targets = [token for example in examples for token in example.filled or ()]
+    return Read(given, torch.tensor(places, device=device), torch.tensor(targets, device=device), True)
 
 
 def summed_loss(
@@ -77,7 +96,7 @@ def summed_loss(
 
 def reads_in_parts(model: nn.Module, example: Example) -> bool:
     """Whether it is known what the model does to logits behind its output layer."""
-    if example.label is not None:
+    if example.label is not None or example.filled is not None:
         return False
     with torch.no_grad():
         return _before_head(model, read(model, [example])) is not None
@@ -99,6 +118,8 @@ def _without_gradients(model: nn.Module, given: dict[str, Tensor]) -> Tensor:
 
 def logits_of(model: nn.Module, batch: Read, gradients: bool = True) -> Tensor:
     """(places, vocabulary) float32 logits at the scored places."""
+    if batch.masks:
+        return logits_at_masks(model, batch.inputs, batch.places, gradients)
     with torch.set_grad_enabled(gradients), _head_reads(model, lambda h: _at(h, batch.places)):
         logits: Tensor = model(**batch.inputs, use_cache=False).logits
     return logits[0].float()

@@ -336,7 +336,9 @@ def test_templates_are_sound_and_explain_themselves(kind: str, suffix: str, tmp_
     path = new_task(tmp_path / "new" / f"a{suffix}", kind)
     result = check_task(path)
     assert result.passed and not [one for one in result.findings if one.level != "note"]
-    assert result.kind == {"paraphrases": "answer"}.get(kind, kind)
+    assert result.kind == {"paraphrases": "answer", "instruction": "answer", "messages": "answer"}.get(
+        kind, kind
+    )
     assert all(row["note"] for row in TEMPLATES[kind])
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
 

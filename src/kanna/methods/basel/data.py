@@ -10,15 +10,17 @@ from kanna.errors import InputError
 from kanna.methods.basel.config import BaselConfig
 from kanna.methods.basel.forgotten import held_out
 from kanna.runs.source import Source
+from kanna.tasks.data.overlap import shared
 from kanna.tasks.data.rows import Row, read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import Task
-from kanna.tasks.data.units import plain
 from kanna.tasks.scorers.classifier import classifies, labels_of, match
+from kanna.tasks.scorers.masked import fills_masks
+from kanna.tasks.tokens.cloze import Cloze, mask_token
 from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
-from kanna.training.examples import Example, Examples, answered, labelled, text_windows
+from kanna.training.examples import Example, Examples, answered, labelled, masked, text_windows
 
 FEWEST_ROWS = 16
 _SPLIT_OFF = 0.1
@@ -93,21 +95,15 @@ def _texts(
 
 
 def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> None:
-    known = {_key(row): number for number, row in reversed(list(enumerate(rows, 1)))}
     for task in asked:
-        both = [(known[_key(row)], row) for row in task.rows if _key(row) in known]
+        both = shared(rows, task.rows)
         if both:
             number, row = both[0]
             raise InputError(
                 f"{len(both):,} of the {len(task.rows):,} rows of {task.name} are in {data} too, the "
-                f"first in row {number}: {row.prompt[:_SHOWN]!r}",
+                f"first in row {number}: {(row.prompt or row.text)[:_SHOWN]!r}",
                 "judge on rows that were not learnt, or add --allow-overlap",
             )
-
-
-def _key(row: Row) -> str:
-    """What is asked, however it was typed."""
-    return " ".join(plain(row.prompt or row.text).split())
 
 
 @dataclass(frozen=True)
@@ -119,6 +115,7 @@ class _Maker:
         length: Most tokens.
         labels: Of a classification head; None for a language model.
         chat: Put prompts into the template.
+        masks: The model fills masks.
         vocabulary: How many tokens the model has embeddings of.
     """
 
@@ -126,11 +123,14 @@ class _Maker:
     length: int
     labels: tuple[str, ...] | None
     chat: bool
+    masks: bool
     vocabulary: int | None
 
     def examples(self, numbered: Sequence[tuple[int, Row]]) -> Examples:
         """Of rows with their numbers in the file."""
         numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
+        if self.masks:
+            return masked(rows, Cloze(self.tokenizer, self.length), self.vocabulary, numbers)
         if self.labels is None:
             encoder = Encoder(self.tokenizer, self.length, self.chat, vocabulary=self.vocabulary)
             return answered(rows, encoder, numbers)
@@ -147,22 +147,28 @@ class _Maker:
     def text(self, rows: Sequence[Row], option: str) -> tuple[Example, ...]:
         if not rows:
             return ()
-        if self.labels is not None:
-            raise InputError("a classification head does not predict text", f"leave out {option}")
+        if self.labels is not None or self.masks:
+            what = "masked language model" if self.masks else "classification head"
+            raise InputError(f"a {what} does not predict text", f"leave out {option}")
         return text_windows(rows, self.tokenizer, self.length, self.vocabulary).all
 
 
 def _maker(source: Source, config: BaselConfig) -> _Maker:
     loaded = source.checkpoint.config
     labels = labels_of(loaded) if classifies(loaded) else None
-    if labels is None and not predicts_next_token(loaded):
+    masks = fills_masks(loaded)
+    if labels is None and not masks and not predicts_next_token(loaded):
         raise InputError(
-            f"{source.name} is {loaded.get('architectures')}: only causal language models and classification "
-            "heads are trained",
+            f"{source.name} is {loaded.get('architectures')}: only causal and masked language models and "
+            "classification heads are trained",
             "give such a model, or compress this one with kanna lowrank",
         )
     tokenizer = load_tokenizer(source.directory)
+    if masks:
+        mask_token(tokenizer)
+    if config.chat and masks:
+        raise InputError(f"{source.name} is a masked language model, which knows no chat", "leave out --chat")
     if config.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{source.name} has no chat template", "leave out --chat")
     length = context_length(loaded, tokenizer, config.context)
-    return _Maker(tokenizer, length, labels, config.chat, vocabulary_of(source.skeleton))
+    return _Maker(tokenizer, length, labels, config.chat, masks, vocabulary_of(source.skeleton))

@@ -150,8 +150,8 @@ def _answers(
     if not places:
         return []
     progress("answers", 0, 1)
-    scorer = make_scorer(arena.plan, arena.model)
-    prompts = [arena.task.rows[place].prompt for place in places]
+    scorer = make_scorer(arena.plan, arena.model, arena.task)
+    prompts = [arena.task.rows[place].asked for place in places]
     texts: dict[str, list[str]] = {}
     for name in ("base", "top", "bottom"):
         edits = [] if name == "base" else arena.weights.edits(candidates, name)
@@ -171,8 +171,8 @@ def _answers(
 
 def _samples(arena: Arena, candidates: Sequence[Candidate], count: int) -> results.Continued:
     """Free continuations of the task's first distinct prompts."""
-    prompts = list(dict.fromkeys(row.prompt for row in arena.task.rows))[:count]
-    scorer = make_scorer(arena.plan, arena.model)
+    prompts = list(dict.fromkeys(row.asked for row in arena.task.rows))[:count]
+    scorer = make_scorer(arena.plan, arena.model, arena.task)
     room = context_length(arena.plan.config, arena.plan.tokenizer, arena.plan.options.context) // 2
     written: dict[str, results.Written] = {}
     for name, edits in (("base", []), ("edited", arena.weights.edits(candidates))):

@@ -15,7 +15,9 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 # Spreadsheets are told the separator so; it is no row of the table.
 _DECLARED = re.compile(r'"?sep=([^\w\s"]|\t)"?(?:[ ]|\1)*(?:\n|$)', re.IGNORECASE)
 _LOOKED_AT = 20
-_ASKED = ("prompt", "text")
+_ASKED = ("prompt", "text", "instruction")
+_CHOSEN = {"choices", "choice_0", "choice_a", "label"}
+_EXPECTED = {"answer", "answers", *_CHOSEN, "pair", "score", "group", "output"}
 
 
 def declared_separator(text: str) -> str | None:
@@ -114,5 +116,4 @@ def _is_header(line: str) -> bool:
         names = [name.strip().lower() for name in next(csv.reader([line], delimiter=separator_of(line)))]
     except csv.Error:
         return False
-    beside = {"answer", "answers", "choices", "choice_0", "choice_a", "label", "pair", "score", "group"}
-    return any(name in names for name in _ASKED) and bool(beside & set(names))
+    return any(name in names for name in _ASKED) and bool(_EXPECTED & set(names))

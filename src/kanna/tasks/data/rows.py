@@ -9,8 +9,17 @@ from typing import Any
 from kanna.errors import InputError
 from kanna.tasks.data import headers, tables
 from kanna.tasks.data.scripts import goes_on_without_space
-from kanna.tasks.data.tables import EMBEDDED_KEYS, EMBEDDED_SHAPES, KEYS, SHAPES, Placed
+from kanna.tasks.data.spoken import Message, as_text, conversation, instruction, instructs, speaks
+from kanna.tasks.data.tables import (
+    EMBEDDED_KEYS,
+    EMBEDDED_SHAPES,
+    INSTRUCTION_KEYS,
+    KEYS,
+    SHAPES,
+    Placed,
+)
 from kanna.tasks.data.units import plain
+from kanna.tasks.data.values import cost_of, filled, group_of, string
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,9 @@ class Row:
         pair: Two texts that are more or less alike; empty for other rows.
         score: How much, by people; None for other rows.
         negatives: What a query must not find before its answer; empty for other rows.
+        said: What a user would say in a chat, where `prompt` is laid out for models that know none.
+        messages: A conversation, whose last message is the answer; empty for other rows.
+        asked_as: What a certain model reads in place of `prompt`; empty where it reads that.
     """
 
     text: str
@@ -44,6 +56,14 @@ class Row:
     pair: tuple[str, ...] = ()
     score: float | None = None
     negatives: tuple[str, ...] = ()
+    said: str = ""
+    messages: tuple[Message, ...] = ()
+    asked_as: str = ""
+
+    @property
+    def asked(self) -> str:
+        """What the model reads before it answers."""
+        return self.asked_as or self.prompt
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -156,20 +176,24 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
         InputError: It is none; `where` and what was expected are named.
     """
     fields = {key: value for key, value in fields.items() if value is not None}
-    group, cost = _group(fields.get("group", "")), _cost(where, fields)
+    group, cost = group_of(fields.get("group", "")), cost_of(where, fields)
+    if speaks(fields):
+        return _conversation(where, fields, group, cost)
+    if instructs(fields):
+        return _instruction(where, fields, group, cost)
     if "pair" in fields or "query" in fields:
         return _embedded(where, fields, group, cost)
     if "text" in fields:  # it may be empty; what a model would be asked beside it would go unseen
         other = sorted({"prompt", "answer", "answers", "choices"} & fields.keys())
         if other:
             raise InputError(f"{where}: a row of text, and {', '.join(other)} too", f"use one of {SHAPES}")
-        beside = {key: value for key, value in fields.items() if key not in ("text", "group", "cost")}
-        return Row(_string(where, "text", fields["text"]), group=group, cost=cost, extra=beside)
+        beside = _beside(fields, ("text",))
+        return Row(string(where, "text", fields["text"]), group=group, cost=cost, extra=beside)
     extra = {key: value for key, value in fields.items() if key not in KEYS}
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not ({"answer", "answers", "choices"} & fields.keys()):
         raise InputError(f"{where}: expected {SHAPES}, found the keys {sorted(fields)}", "mend that line")
-    _filled(where, "prompt", prompt)
+    filled(where, "prompt", prompt)
     if "choices" in fields:
         choices, label = _choices(where, fields)
         right = choices[label]
@@ -177,6 +201,26 @@ def read_row(where: str, fields: Mapping[str, Any]) -> Row:
     answers = _answers(where, fields)
     several = answers if len(answers) > 1 else ()
     return Row(joined(prompt, answers[0]), prompt, answers[0], group, (), None, several, cost, extra)
+
+
+def _beside(fields: Mapping[str, Any], own: Sequence[str]) -> dict[str, Any]:
+    """Keys of a row that kanna has no use for."""
+    return {key: value for key, value in fields.items() if key not in (*own, "group", "cost")}
+
+
+def _instruction(where: str, fields: Mapping[str, Any], group: str, cost: float) -> Row:
+    """An instruction with its output."""
+    said, prompt, answer = instruction(where, fields)
+    extra = _beside(fields, INSTRUCTION_KEYS)
+    return Row(joined(prompt, answer), prompt, answer, group, cost=cost, extra=extra, said=said)
+
+
+def _conversation(where: str, fields: Mapping[str, Any], group: str, cost: float) -> Row:
+    """A row of messages: the last one is the answer to all before it."""
+    messages = conversation(where, fields)
+    before, (_, answer) = messages[:-1], messages[-1]
+    extra = _beside(fields, ("messages",))
+    return Row(as_text(messages), as_text(before), answer, group, cost=cost, extra=extra, messages=messages)
 
 
 def _embedded(where: str, fields: Mapping[str, Any], group: str, cost: float) -> Row:
@@ -187,14 +231,14 @@ def _embedded(where: str, fields: Mapping[str, Any], group: str, cost: float) ->
         raise InputError(
             f"{where}: expected {EMBEDDED_SHAPES}, found the keys {sorted(fields)}", "mend that line"
         )
-    extra = {key: value for key, value in fields.items() if key not in (*wanted, "group", "cost")}
+    extra = _beside(fields, wanted)
     if "pair" in fields:
-        first, second = (_filled(where, key, fields[key]) for key in ("text", "pair"))
+        first, second = (filled(where, key, fields[key]) for key in ("text", "pair"))
         score = _score(where, fields["score"])
         return Row(
             f"{first}\n{second}", group=group, cost=cost, pair=(first, second), score=score, extra=extra
         )
-    query, positive = (_filled(where, key, fields[key]) for key in ("query", "positive"))
+    query, positive = (filled(where, key, fields[key]) for key in ("query", "positive"))
     negatives = _negatives(where, fields["negatives"], positive)
     return Row(joined(query, positive), query, positive, group, cost=cost, negatives=negatives, extra=extra)
 
@@ -211,46 +255,10 @@ def _negatives(where: str, given: object, positive: str) -> tuple[str, ...]:
         raise InputError(
             f"{where}: negatives must be a list of texts, found {given!r}", f"use {EMBEDDED_SHAPES}"
         )
-    negatives = tuple(_filled(where, "a negative", text) for text in given)
+    negatives = tuple(filled(where, "a negative", text) for text in given)
     if plain(positive.strip()) in [plain(text.strip()) for text in negatives]:
         raise InputError(f"{where}: the positive is one of the negatives", "remove it")
     return negatives
-
-
-_MOST_COST = 1e300
-
-
-def _string(where: str, key: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {key} must be a text, found {value!r}", f"use {SHAPES}")
-    if any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise InputError(f"{where}: {key} holds half a character (a lone surrogate)", "write it again")
-    return value
-
-
-def _group(value: object) -> str:
-    """The name of a group; a missing one is written as NaN by some libraries, and as blanks by others."""
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    name = plain(str(value))
-    return name if name.strip() else ""
-
-
-def _filled(where: str, key: str, value: object) -> str:
-    text = _string(where, key, value)
-    if not text.strip():
-        raise InputError(f"{where}: {key} is empty", "fill it in, or remove the row")
-    return text
-
-
-def _cost(where: str, fields: Mapping[str, Any]) -> float:
-    cost = fields.get("cost", 1.0)
-    number = isinstance(cost, int | float) and not isinstance(cost, bool)
-    if not number or not 0 <= cost <= _MOST_COST:  # not a number compares as false
-        raise InputError(
-            f"{where}: cost {cost!r} is no number of at least 0", "write it as 2.5, or leave it out"
-        )
-    return float(cost)
 
 
 def _answers(where: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
@@ -259,7 +267,7 @@ def _answers(where: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(given, list):
         raise InputError(f"{where}: answers must be a list, found {given!r}", "write one answer as answer")
     first = [fields["answer"]] if "answer" in fields else []
-    accepted = [_filled(where, "an answer", answer) for answer in (*first, *given)]
+    accepted = [filled(where, "an answer", answer) for answer in (*first, *given)]
     if not accepted:
         raise InputError(f"{where}: there is no answer", f"use {SHAPES}")
     return tuple(dict.fromkeys(accepted))
@@ -270,7 +278,7 @@ def _choices(where: str, fields: Mapping[str, Any]) -> tuple[tuple[str, ...], in
     choices, label = fields["choices"], fields.get("label")
     if not isinstance(choices, list) or len(choices) < 2:
         raise InputError(f"{where}: choices must be a list of at least 2, found {choices!r}", f"use {SHAPES}")
-    texts = tuple(_filled(where, "a choice", choice) for choice in choices)
+    texts = tuple(filled(where, "a choice", choice) for choice in choices)
     stripped = [plain(text.strip()) for text in texts]
     if len(set(stripped)) < len(texts):
         raise InputError(f"{where}: the choices {choices!r} hold one twice", "remove it")
@@ -299,10 +307,11 @@ def task_kind(rows: Sequence[Row]) -> str:
     if not rows:
         raise InputError("the task has no rows", f"give lines such as {SHAPES}")
     kinds = [_kind(row) for row in rows]
-    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
+    read = ["messages" if row.messages else kind for row, kind in zip(rows, kinds, strict=True)]
+    other = next((i for i, kind in enumerate(read) if kind != read[0]), None)
     if other is not None:
         raise InputError(
-            f"row 1 of the task is of kind {kinds[0]} and row {other + 1} of kind {kinds[other]}",
+            f"row 1 of the task is of kind {read[0]} and row {other + 1} of kind {read[other]}",
             "make a task of each kind",
         )
     return kinds[0]

@@ -16,11 +16,17 @@ from kanna.errors import InputError
 from kanna.tasks.data import headers
 
 Placed = tuple[str, dict[str, Any] | InputError]
-SHAPES = '{"text": ...}, {"prompt": ..., "answer": ...} or {"prompt": ..., "choices": [...], "label": N}'
+INSTRUCTION_SHAPE = '{"instruction": ..., "input": ..., "output": ...}'
+MESSAGES_SHAPE = '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+SHAPES = (
+    '{"text": ...}, {"prompt": ..., "answer": ...}, {"prompt": ..., "choices": [...], "label": N}, '
+    '{"instruction": ..., "output": ...} or {"messages": [...]}'
+)
 EMBEDDED_SHAPES = (
     '{"text": ..., "pair": ..., "score": N} or {"query": ..., "positive": ..., "negatives": [...]}'
 )
 KEYS = ("text", "prompt", "answer", "answers", "choices", "label", "group", "cost")
+INSTRUCTION_KEYS = ("instruction", "input", "output")
 EMBEDDED_KEYS = ("pair", "score", "query", "positive", "negatives")
 _CHOICE = "choice_"
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
@@ -100,7 +106,7 @@ def csv_rows(path: Path, text: str) -> Iterator[Placed]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     line = 1 + len(text) - len(text.lstrip("\n")) + (declared is not None)
     try:
-        names = [_column(name) for name in [next(reader, []) for _ in range(line)][-1]]
+        names = _columns([next(reader, []) for _ in range(line)][-1])
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: {error}", "mend the quotes of the header") from error
     headers.check_names(path, names)
@@ -147,11 +153,15 @@ def _object(where: str, fields: Any) -> dict[str, Any] | InputError:
     return InputError(f"{where}: expected an object, found {type(fields).__name__}", f"use {SHAPES}")
 
 
-def _column(name: str) -> str:
+def _columns(names: Sequence[str]) -> list[str]:
     """Headers of spreadsheets are often written with a capital."""
-    plain = name.strip()
-    known = plain.lower() in (*KEYS, *EMBEDDED_KEYS) or plain.lower().startswith(_CHOICE)
-    return plain.lower() if known else plain
+    plain = [name.strip() for name in names]
+    known = {*KEYS, *EMBEDDED_KEYS, "messages"}
+    if {"instruction", "output"} <= {name.lower() for name in plain}:
+        known |= set(INSTRUCTION_KEYS)  # elsewhere a column that is called Input is the user's own
+    return [
+        name.lower() if name.lower() in known or name.lower().startswith(_CHOICE) else name for name in plain
+    ]
 
 
 def _check_choices(path: Path, names: Sequence[str]) -> None:
@@ -177,9 +187,10 @@ def _fields(
             name: cell for name, cell in zip(names, cells, strict=True) if name and cell.strip()
         }
         _join_choices(where, names, fields)
-        for name in ("choices", "answers", "negatives"):
-            if isinstance(fields.get(name), str):
-                fields[name] = _listed(where, name, fields[name])
+        for name in ("choices", "answers", "negatives", "messages"):
+            cell = fields.get(name)
+            if isinstance(cell, str) and (name != "messages" or cell.lstrip().startswith("[")):
+                fields[name] = _listed(where, name, cell)
         for name in ("cost", "score"):
             if name in fields:
                 fields[name] = _number(fields[name])
@@ -205,12 +216,13 @@ def _join_choices(where: str, names: Sequence[str], fields: dict[str, Any]) -> N
 
 
 def _listed(where: str, name: str, cell: str) -> Any:
+    example = '[{"role": ..., "content": ...}]' if name == "messages" else '["a", "b"]'
     columns = f", or columns {_CHOICE}0, {_CHOICE}1, ..." if name == "choices" else ""
     try:
         return json.loads(cell)
     except (ValueError, RecursionError):
         raise InputError(
-            f"{where}: {name} must be a JSON list, found {cell!r}", f'write ["a", "b"]{columns}'
+            f"{where}: {name} must be a JSON list, found {cell!r}", f"write {example}{columns}"
         ) from None
 
 

@@ -21,12 +21,14 @@ class Task:
         kind: choice, answer or text.
         rows: In the file's order.
         digest: sha256 of the file.
+        templated: Whether what its rows ask is written by the model's chat template.
     """
 
     name: str
     kind: str
     rows: tuple[Row, ...]
     digest: str
+    templated: bool = False
 
 
 def load_tasks(

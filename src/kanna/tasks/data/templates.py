@@ -14,7 +14,16 @@ from kanna.errors import InputError
 _EXAMPLES = files("kanna.tasks.data") / "examples"
 TEMPLATES: dict[str, list[dict[str, Any]]] = {
     kind: [json.loads(line) for line in (_EXAMPLES / f"{kind}.jsonl").read_text("utf-8").splitlines()]
-    for kind in ("choice", "answer", "paraphrases", "text", "similarity", "retrieval")
+    for kind in (
+        "choice",
+        "answer",
+        "paraphrases",
+        "instruction",
+        "messages",
+        "text",
+        "similarity",
+        "retrieval",
+    )
 }
 
 

@@ -59,7 +59,7 @@ def score_answers(
             `predicted`.
         writing: How to generate; None where `metric` needs no text.
     """
-    prompts = [row.prompt for row in rows]
+    prompts = [row.asked for row in rows]
     scored = scorer.likelihoods(prompts, [row.accepted for row in rows], True, progress)
     values = [_from_likelihoods(row) for row in scored]
     texts = [""] * len(rows)
@@ -97,7 +97,7 @@ def score_choices(
         by_length: Choices are text that was scored token by token; without it there is neither `acc_norm` nor
             `log_loss_per_token`.
     """
-    scored = scorer.likelihoods([row.prompt for row in rows], [row.choices for row in rows], False, progress)
+    scored = scorer.likelihoods([row.asked for row in rows], [row.choices for row in rows], False, progress)
     return [
         _record(number, row, likelihoods, metric, by_length)
         for number, (row, likelihoods) in enumerate(zip(rows, scored, strict=True))

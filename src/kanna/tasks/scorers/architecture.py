@@ -71,6 +71,12 @@ def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) ->
         return
     if predicts_next_token(config):
         return
+    if any(row.messages for row in task.rows):
+        classes = config.get("architectures")
+        raise InputError(
+            f"{name} is no causal language model: {classes}, and the rows of {task.name} are conversations",
+            'give rows such as {"prompt": ..., "answer": ...}',
+        )
     if task.kind == TEXT:
         classes = config.get("architectures")
         raise InputError(f"{name} is no causal language model: {classes}", "perplexity of text needs one")

@@ -39,7 +39,7 @@ class EditedTask:
         directory: Path | None = None,
     ) -> None:
         self._plan, self._task, self._model = plan, task, model
-        scorer = make_scorer(plan, model)
+        scorer = make_scorer(plan, model, task)
         if not isinstance(scorer, TokenScorer):
             raise InputError(
                 f"{plan.name} has a classification head, whose edits are not searched",
@@ -47,7 +47,7 @@ class EditedTask:
             )
         self._scorer = scorer
         continuations = [row.choices or row.accepted for row in task.rows]
-        passes = scorer.passes([row.prompt for row in task.rows], continuations)
+        passes = scorer.passes([row.asked for row in task.rows], continuations)
         ranks = task.rows[0].label is None
         self.resumed = Resumed(model, found, passes, ranks, States(memory, directory))
         self.base_rows: Rows = []

@@ -45,6 +45,7 @@ class Encoder:
         tokenizer: Of the model.
         limit: Most tokens the model may read.
         chat: Put prompts into the tokenizer's chat template as a user's message.
+        templated: Prompts are what that template wrote.
         refuse_long: Raise instead of cutting prompts from the left.
         vocabulary: How many tokens the model has embeddings of; None where that is not known.
     """
@@ -54,20 +55,26 @@ class Encoder:
     chat: bool = False
     refuse_long: bool = False
     vocabulary: int | None = None
+    templated: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether texts hold their special tokens, since a template wrote them."""
+        return self.chat or self.templated
 
     @cached_property
     def end(self) -> tuple[int, ...]:
         """Special tokens that the tokenizer puts behind a text, which are left out: it goes on there."""
-        return () if self.chat else end_of(self.tokenizer)
+        return () if self.complete else end_of(self.tokenizer)
 
     @cached_property
     def _head(self) -> tuple[int, ...]:
         """Special tokens that the tokenizer puts before a text."""
-        return () if self.chat else start_of(self.tokenizer)
+        return () if self.complete else start_of(self.tokenizer)
 
     def prompt(self, prompt: str) -> str:
         """What the model reads, as text."""
-        if not self.chat:
+        if self.templated or not self.chat:
             return prompt
         messages = [{"role": "user", "content": prompt}]
         return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
@@ -78,17 +85,19 @@ class Encoder:
         Raises:
             InputError: One that the model does not have.
         """
-        # A template writes its special tokens itself.
-        ids = self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=not self.complete, verbose=False)["input_ids"]
         check_known(ids, self.vocabulary, self.tokenizer)
         return without(ids, self.end)
 
+    def begun(self, ids: Sequence[int]) -> int:
+        """How many of the ids are special ones that texts begin with."""
+        if self._head and tuple(ids[: len(self._head)]) == self._head:
+            return len(self._head)
+        return int(bool(ids) and ids[0] == getattr(self.tokenizer, "bos_token_id", None))
+
     def shortened(self, ids: Sequence[int], room: int) -> list[int]:
         """At most `room` ids, cut from the left but for the token that texts begin with."""
-        first = len(self._head) if self._head and tuple(ids[: len(self._head)]) == self._head else 0
-        if not first and ids and ids[0] == getattr(self.tokenizer, "bos_token_id", None):
-            first = 1
-        return cut_left(ids, room, first)
+        return cut_left(ids, room, self.begun(ids))
 
     def start_of(self, prompt: str) -> list[int]:
         """Ids of a prompt that is to be continued, its trailing spaces left out."""
@@ -102,7 +111,7 @@ class Encoder:
         """
         text = self.prompt(prompt)
         whole = [
-            joined(text, answer) if not self.chat else text + answer.lstrip() for answer in continuations
+            text + answer.lstrip() if self.complete else joined(text, answer) for answer in continuations
         ]
         context = text.rstrip(" ")
         before = self.ids(context) if context else self._start()
