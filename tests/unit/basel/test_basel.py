@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import encoder_decoders
 import tiny
 import torch
 from killing import hashes, in_child, killed_and_resumed, names_taken
@@ -231,9 +232,15 @@ def test_a_compressed_model_is_refused_with_what_to_do(bases: Base, rows: Path, 
     assert "start from the model before" in str(error.value.remedy)
 
 
-def test_a_masked_model_is_refused_by_name(bases: Base, rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="only causal language models and classification heads"):
-        basel(bases("bert_mlm"), tmp_path / "out", rows)
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_decoder_is_refused_by_name_and_nothing_is_written(
+    name: str, rows: Path, tmp_path: Path
+) -> None:
+    base = encoder_decoders.save(name, tmp_path / "base")
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match="an encoder with a decoder, which is not trained"):
+            basel(base, None if dry_run else tmp_path / "out", rows, dry_run=dry_run)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
