@@ -19,6 +19,7 @@ from kanna.training.batches import Mixed
 from kanna.training.examples import Example
 from kanna.training.loss import reads_in_parts, summed_loss
 from kanna.training.optimiser import Optimiser
+from kanna.training.passes import in_passes, reads_padding
 from kanna.training.schedule import warm_cosine
 from kanna.training.state import StateFile
 
@@ -208,6 +209,7 @@ class _Run:
         )
         self.at = _Course()
         self.in_parts = reads_in_parts(model, material.task[0])
+        self.equal = reads_padding(model, material.task)
         self.saved = time.monotonic()
 
     def carry_out(self) -> Trained:
@@ -246,7 +248,7 @@ class _Run:
         total = 0.0
         with torch.random.fork_rng(_devices(self.model)):
             torch.manual_seed(((self.course.seed << 24) + step) % 2**64)
-            for some in _in_passes(examples, self.course.tokens):
+            for some in in_passes(examples, self.course.tokens, self.equal):
                 loss = self._loss(some, precision) / targets
                 loss.backward()
                 total += float(loss.detach())
@@ -298,7 +300,8 @@ class _Run:
         self.at.finished = last
 
     def _validate(self) -> None:
-        loss = validation_loss(self.model, self.material.validation, self.course.tokens, self.in_parts)
+        held = self.material.validation
+        loss = validation_loss(self.model, held, self.course.tokens, self.in_parts, self.equal)
         if not math.isfinite(loss):
             self._give_up(loss)
             return
@@ -338,30 +341,26 @@ class _Run:
 
 
 def validation_loss(
-    model: nn.Module, examples: Sequence[Example], tokens: int, in_parts: bool = True
+    model: nn.Module,
+    examples: Sequence[Example],
+    tokens: int,
+    in_parts: bool = True,
+    equal: bool = False,
 ) -> float:
-    """Mean loss of scored tokens, nats, the model as it is used (no dropout)."""
+    """Mean loss of scored tokens, nats, the model as it is used (no dropout).
+
+    Args:
+        equal: Only examples of one length are read together.
+    """
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            order = sorted(examples, key=len)
-            sums = [float(summed_loss(model, some, None, in_parts)) for some in _in_passes(order, tokens)]
+            passes = in_passes(examples, tokens, equal)
+            sums = [float(summed_loss(model, some, None, in_parts)) for some in passes]
     finally:
         model.train(training)
     return sum(sums) / sum(example.targets for example in examples)
-
-
-def _in_passes(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
-    """Parts of the examples of at most so many tokens, padding included; a longer one goes alone."""
-    some: list[Example] = []
-    for example in sorted(examples, key=len):
-        if some and len(example) * (len(some) + 1) > tokens:
-            yield some
-            some = []
-        some.append(example)
-    if some:
-        yield some
 
 
 def _devices(model: nn.Module) -> list[Any]:

@@ -157,9 +157,9 @@ def _maker(source: Source, config: BaselConfig) -> _Maker:
     loaded = source.checkpoint.config
     labels = labels_of(loaded) if classifies(loaded) else None
     masks = fills_masks(loaded)
-    if loaded.get("is_encoder_decoder"):
+    if labels is None and loaded.get("is_encoder_decoder"):
         raise InputError(
-            f"{source.name} is {loaded.get('architectures')}, an encoder with a decoder, which is not trained",
+            f"{source.name} is {loaded.get('architectures')}: an encoder with a decoder is not trained",
             "compress it with kanna lowrank, or give a model of one stack",
         )
     if labels is None and not masks and not predicts_next_token(loaded):
