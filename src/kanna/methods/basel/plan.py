@@ -25,6 +25,7 @@ from kanna.methods.basel.config import (
 from kanna.methods.basel.data import Data, read_data
 from kanna.methods.basel.events import Schedule
 from kanna.methods.basel.forecast import Forecast
+from kanna.models.head import with_head
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select
@@ -158,7 +159,7 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     Raises:
         InputError: Whatever is wrong with the rows, the selection, the budget or the start.
     """
-    inventory = source.inventory
+    inventory = with_head(source.inventory, source.skeleton, config.select)
     selected, notes = _trainable(source, select(inventory.matrices, config.select))
     if config.recompute and not getattr(source.skeleton, "supports_gradient_checkpointing", False):
         raise InputError(
