@@ -87,6 +87,16 @@ def test_loss_of_the_state_that_was_taken_is_told(run: Run) -> None:
     assert run.data["factors"]["held_out"] == best == run.result.figures["validation_loss"]
 
 
+def test_runs_that_held_out_the_same_rows_say_so(
+    bases: Base, rows: Path, text: Path, tmp_path: Path, run: Run
+) -> None:
+    config = {"data": rows, "keep": 0.9, "rows": 8, "prune_events": 1, "epochs": (0, 1, 0)}
+    for name, more in (("same", {"replay": text}), ("other", {"seed": 1})):
+        kanna.basel(bases("llama"), tmp_path / name, BaselConfig(**config, **more))
+        told = json.loads((tmp_path / name / "kanna-basel.json").read_text())
+        assert (told["held_out_hash"] == run.data["held_out_hash"]) is (name == "same")
+
+
 def losses(model: Path, text: Path) -> float:
     """Mean over all tokens of a text, its rows joined and cut at the context."""
     loaded, tokenizer = kanna.load(model, dtype=torch.float32)

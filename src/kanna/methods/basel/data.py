@@ -1,6 +1,7 @@
 """The rows that Basel learns from, split, checked, and as examples."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,12 @@ class Data:
     replay: tuple[Example, ...]
     text: tuple[Example, ...]
     digest: str
+
+    @property
+    def held_out_digest(self) -> str:
+        """sha256 of the examples on which states are chosen: losses of runs that share it can be compared."""
+        held = [[example.ids, example.scored, example.label] for example in self.validation.all]
+        return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
     @property
     def longest(self) -> int:

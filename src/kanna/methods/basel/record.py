@@ -35,6 +35,7 @@ def result(plan: Plan, outcome: Outcome, model: str) -> results.Basel:
         keep_model=plan.rest + left / parameters,
         least_keep_model=plan.rest,
         rows=len(plan.data.train),
+        held_out_hash=plan.data.held_out_digest,
         matrices=tuple(_matrix(m, outcome.ranks[m.name], counts[m.name]) for m in plan.selected),
         events=tuple(results.Event(step=step, bases=tuple(kept.values())) for step, kept in outcome.history),
         weights=_part(outcome.part_1),

@@ -119,6 +119,7 @@ class Basel(Result):
         weights: Part 1; None where factors were there already.
         factors: Part 2; None where there was none.
         notes: What the reader must know of how it was measured.
+        held_out_hash: sha256 of the rows that are not learnt, as tokens: runs with the same can be compared.
         moved: Of each role the matrix whose weights moved most, the most moved of all first.
         gained: Bases that gained most, by the norm of their matrix.
         lost: Bases that lost most.
@@ -139,6 +140,7 @@ class Basel(Result):
     notes: Several[str] = ()
     keep_model: float | None = None
     least_keep_model: float | None = None
+    held_out_hash: str = ""
     moved: Several[Weights] = ()
     gained: Several[Basis] = ()
     lost: Several[Basis] = ()
