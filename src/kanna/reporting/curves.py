@@ -42,7 +42,7 @@ def curves(lines: Sequence[Curve], across: str, up: str, marks: Sequence[float] 
     for value in ticks(x.low, x.high):
         parts.append(text("middle", x(value), _HEIGHT - _BOTTOM + 14, f"{value:.6g}"))
     parts.append(text("middle", (_LEFT + WIDTH - _RIGHT) / 2, _HEIGHT - 6, across, "axis"))
-    ends = apart([y(curve.points[-1][1]) for curve in lines], _LABEL_HEIGHT, _TOP + 6, _HEIGHT - _BOTTOM)
+    ends = apart([y(curve.points[-1][1]) for curve in lines], _LABEL_HEIGHT, _TOP + 6, _HEIGHT - _BOTTOM - 4)
     for number, (curve, end) in enumerate(zip(lines, ends, strict=True)):
         parts.append(_curve(curve, number, x, y, end))
     return svg(_HEIGHT, f"{up} over {across}", parts)

@@ -198,7 +198,7 @@ def _by_role(plan: "Plan", found: Forecast) -> Table:
             role,
             str(len(names)),
             span([min(each.m, each.n) for each in sizes]),
-            span([each.extra for each in sizes]),
+            span([each.extra for each in sizes]) if plan.start is None else "",
         ]
         end = [span([rank for rank in ranks if rank is not None]), str(dense), percent(left / now)]
         rows.append([*cells, f"{now:,}", *(end if ranks else ["", "", ""])])
@@ -225,7 +225,7 @@ def _together(plan: "Plan", found: Forecast) -> Table:
         ("tokens", f"{data.train.tokens:,} in {len(data.train):,} rows; {tokens_read(plan):,} read in all"),
         ("rows cut", f"{data.train.cut:,}"),
         ("memory", size(plan.memory)),
-        ("time", f"about {seconds(found.seconds)}, from {found.measured}"),
+        ("time of training", f"about {seconds(found.seconds)}, from {found.measured}"),
     ]
     return Table("What it takes", ("", "<"), rows, ESTIMATED)
 
