@@ -5,8 +5,11 @@ import random
 import pytest
 import torch
 
+from kanna.methods.basel.bases import Bases, decomposed
 from kanna.methods.basel.budget import Size, kept_by_share, kept_by_sigma, kept_by_worth, least, target_at
-from kanna.methods.basel.events import Schedule
+from kanna.methods.basel.events import Events, Schedule
+from kanna.methods.basel.importance import Averages
+from kanna.training.optimiser import Group, Optimiser
 
 SIZES = {"a": Size(12, 12, 1), "b": Size(6, 20, 2), "c": Size(20, 6, 0), "d": Size(16, 12, 1)}
 
@@ -116,6 +119,24 @@ def test_without_training_the_papers_events_end_at_its_share(size: int, share: f
     wanted = int((sigma.cumsum(0) < share * sigma.sum()).sum()) + 1
     assert abs(len(kept) - wanted) <= 1
     assert kept.tolist() == list(range(len(kept)))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_without_training_what_is_left_is_the_truncated_decomposition(share: float) -> None:
+    """The paper's events over weights that nothing changed: off by sqrt(sum of the dropped sigma^2)."""
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made = Bases(decomposed(weight, torch.float64), 0, torch.Generator()).double()
+    size, adam = {"a": Size(48, 64, 0)}, Optimiser([Group({"a:weight": made.weight}, 0.1)])
+    schedule = Schedule(1, 21, 20, 48 * 112, 0, share)
+    events = Events({"a": made}, size, schedule, Averages("sigma"), lambda name: pytest.fail(name))
+    for step in range(21):
+        events.after(step, adam)
+    expand, reduce = made.factors()
+    sigma = torch.linalg.svdvals(weight)
+    rank = len(made.weight)
+    assert abs(rank - int((sigma.cumsum(0) < share * sigma.sum()).sum()) - 1) <= 1
+    error = float((weight - expand @ reduce).norm())
+    assert error == pytest.approx(float(sigma[rank:].square().sum().sqrt()), rel=1e-5)
 
 
 def test_a_share_of_one_keeps_all_and_a_tiny_one_keeps_one() -> None:

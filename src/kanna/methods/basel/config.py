@@ -69,7 +69,7 @@ class BaselConfig(Configuration):
         {**_BUDGET, "metavar": "DIR"},
     )
     select: str = setting(
-        "all", "Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'.", {**_BUDGET, "metavar": "EXPR"}
+        "all", "Which matrices: 'mlp', 'q,k,v@4-', 'all,lm_head', 're:REGEX'.", {**_BUDGET, "metavar": "EXPR"}
     )
     importance: Importance = setting(
         "fisher",
