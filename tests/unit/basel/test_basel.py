@@ -138,7 +138,7 @@ def test_all_kept_is_nothing_changed(bases: Base, rows: Path, tmp_path: Path) ->
     base, out = bases("llama"), tmp_path / "out"
     result = basel(base, out, rows, keep=1.0)
     assert result.last.description.summary == "All bases of {base} kept: nothing is changed."
-    assert result.figures == {"keep_selected": 1.0}
+    assert result.figures["keep_selected"] == 1.0
     before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
