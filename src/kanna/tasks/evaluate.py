@@ -296,7 +296,8 @@ def _writing(
 ) -> Writing | None:
     if own is None and not needs_writing(metric):
         return None
-    stop = options.stop if options.stop is not None else (() if options.chat else _STOP)
+    talk = options.chat or task.templated
+    stop = options.stop if options.stop is not None else (() if talk else _STOP)
     new = options.new_tokens or default_new_tokens(scorer, task.rows)
     return Writing(new, stop, options.legacy_contains, own is None)
 
