@@ -22,6 +22,12 @@ ASKED = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of these models that were kept before are no scores of this code."""
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+
+
 def as_file(path: Path, rows: list[dict[str, object]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

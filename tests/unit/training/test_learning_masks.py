@@ -170,7 +170,8 @@ def test_rows_are_not_padded_where_padding_would_be_read(tmp_path: Path) -> None
     assert result.validation[0][1] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_basel_from_rows_to_verdict(tmp_path: Path) -> None:
+def test_basel_from_rows_to_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
     base, out = save_encoder(tmp_path / "base", "Bert"), tmp_path / "out"
     data, task = tmp_path / "data.jsonl", tmp_path / "task.jsonl"
     lines = [json.dumps({"prompt": one.prompt, "answer": one.answer}) for one in rows(120)]
