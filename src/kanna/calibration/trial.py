@@ -60,8 +60,11 @@ class Trial:
         return frozenset(block for block in self.visits if self.visits.count(block) > 1)
 
 
-def try_out(config: PretrainedConfig, inventory: Inventory) -> Trial:
+def try_out(config: PretrainedConfig, inventory: Inventory, training: bool = False) -> Trial:
     """Run the model of a configuration once on stand-ins.
+
+    Args:
+        training: As it is run when it learns: some models then read weights that they else only call.
 
     Raises:
         InputError: It cannot be run on tokens alone.
@@ -71,6 +74,7 @@ def try_out(config: PretrainedConfig, inventory: Inventory) -> Trial:
     stand_ins = _stand_in(model, listed)
     _initialise(model, inventory.blocks)
     _fill(model)
+    model.train(training)
     notes = _Notes()
     ids = ended(config, _ids(config)) if inventory.has_decoder_apart else _ids(config)
     try:

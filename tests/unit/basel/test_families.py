@@ -132,3 +132,9 @@ def test_embeddings_that_the_head_shares_are_never_factors(
     old, _ = kanna.load(base)
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert head is embedding and torch.equal(embedding, old.get_input_embeddings().weight)
+
+
+def test_a_model_that_asks_for_weights_when_it_learns(bases: Base, rows: Path, tmp_path: Path) -> None:
+    """Mamba hands them to a kernel that is not there, and then calls its layers."""
+    config = BaselConfig(data=rows, keep=0.5, rows=36, epochs=(1, 1, 1), prune_events=1)
+    assert kanna.basel(bases("mamba"), tmp_path / "out", config).passed

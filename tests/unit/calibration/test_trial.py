@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from transformers.models.mamba import modeling_mamba
 from unusual_configs import unusual
 
 from kanna.calibration.trial import Trial, try_out
@@ -93,3 +94,15 @@ def test_windows_without_padding_are_all_there_once() -> None:
     rows = sorted(row.tolist() for batch, none in batches for row in batch if none is None)
     assert rows == sorted(ids[i, :n].tolist() for i, n in enumerate(lengths.tolist()))
     assert batches[0][0].equal(ids[:1])
+
+
+def test_weights_that_are_read_only_in_training_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that multiplies with the weight itself, as Mamba's does where it is installed."""
+    monkeypatch.setattr(modeling_mamba, "mamba_inner_fn", lambda *given, **_: given[3].sum() and None)
+    config = unusual("mamba")
+    found = inventory(skeleton(config))
+    layers = [
+        {path.rpartition(".")[2] for path in try_out(config, found, training=training).read}
+        for training in (False, True)
+    ]
+    assert layers == [{"dt_proj"}, {"dt_proj", "x_proj"}]

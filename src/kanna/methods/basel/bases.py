@@ -157,6 +157,8 @@ class BasesLayer(nn.Module):
             self.register_buffer(f"rows_{number}", rows, persistent=False)  # so that they go where it goes
         self.size = size
         self.register_buffer("bias", bias)
+        # As a form has one: some models ask for a layer's weight though they do not compute with it.
+        self.register_buffer("weight", torch.zeros(1), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         out = self._in_place([part(hidden) for part in self.parts])

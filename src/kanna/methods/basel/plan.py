@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kanna.calibration.trial import try_out
 from kanna.errors import InputError
 from kanna.methods.basel import forecast
 from kanna.methods.basel.budget import Size, least
@@ -29,6 +30,7 @@ from kanna.models.head import with_head
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select
+from kanna.models.skeleton import read_config
 from kanna.reporting.blocks import Table
 from kanna.runs import step
 from kanna.runs.source import Source
@@ -212,8 +214,8 @@ def _trainable(source: Source, selected: Sequence[Matrix]) -> tuple[tuple[Matrix
     Raises:
         InputError: There is none.
     """
-    trial = source.trial
-    left = [m for m in selected if m.module in trial.read | trial.uncalled]
+    trial, learning = source.trial, try_out(read_config(source.directory), source.inventory, training=True)
+    left = [m for m in selected if m.module in trial.read | trial.uncalled | learning.read]
     kept = tuple(matrix for matrix in selected if matrix not in left)
     if not kept:
         raise InputError(
