@@ -61,8 +61,7 @@ class Optimiser:
         """Keep these places of a parameter along a dimension, and the same of what was averaged of it."""
         parameter = self.parameters[name]
         places = kept.to(parameter.device)
-        parameter.grad = None
-        parameter.data = parameter.data.index_select(dim, places).contiguous()
+        _put(parameter, parameter.data.index_select(dim, places).contiguous())
         state = self._adam.state.get(parameter, {})
         for moment in _MOMENTS:
             if moment in state:
@@ -80,8 +79,7 @@ class Optimiser:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `tensors` gave, in whatever shapes it was."""
         for name, parameter in self.parameters.items():
-            parameter.grad = None
-            parameter.data = tensors[name].to(parameter.device, parameter.dtype)
+            _put(parameter, tensors[name].to(parameter.device, parameter.dtype))
             moments = {
                 moment: tensors[f"{name}:{moment}"].to(parameter.device if moment != "step" else "cpu")
                 for moment in (*_MOMENTS, "step")
@@ -91,3 +89,15 @@ class Optimiser:
                 self._adam.state[parameter] = moments
             else:
                 self._adam.state.pop(parameter, None)
+
+
+def _put(parameter: nn.Parameter, value: Tensor) -> None:
+    """Give a parameter a value of any shape.
+
+    A model that keeps a state of its last call keeps the graph of that, and with it the shape that gradients
+    of the parameter had; PyTorch forgets it where the type changes.
+    """
+    dtype = parameter.dtype
+    parameter.grad = None
+    parameter.data = parameter.data.to(torch.float64 if dtype != torch.float64 else torch.float32)
+    parameter.data = value.to(dtype)

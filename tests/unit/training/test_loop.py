@@ -341,3 +341,16 @@ def test_a_classification_head_learns_its_label(tmp_path: Path) -> None:
     adam = Optimiser([Group(dict(model.named_parameters()), 0.01)])
     result = train(model, adam, given, Course(steps=30), tmp_path)
     assert result.losses[-1] < 0.8 * result.losses[0]
+
+
+def test_a_parameter_is_cut_though_a_graph_of_before_lives() -> None:
+    """As a model has it that keeps a state of its last call."""
+    vector = nn.Parameter(torch.arange(1.0, 6.0))
+    adam = Optimiser([Group({"vector": vector}, 0.1)])
+    kept = vector * torch.ones(5)
+    kept.sum().backward()
+    adam.step(1.0, None)
+    adam.cut("vector", torch.tensor([0, 3]))
+    (vector.square() * torch.tensor([1.0, 2.0])).sum().backward()
+    assert vector.grad is not None and kept.shape == (5,)
+    torch.testing.assert_close(vector.grad, torch.tensor([2.0, 4.0]) * vector.detach())
