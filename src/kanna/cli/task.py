@@ -120,7 +120,7 @@ def _render(console: "Console", result: "CheckResult", tolerance: str | None) ->
             f"(if {100 * ASSUMED_RIGHT:g} % of its answers are right):"
         )
         console.print(table(("answers that change", ">rows"), rows))
-    console.print("sound" if result.passed else "not sound: mend the errors")
+    console.print(result.conclusion)
 
 
 def _places(finding: "Finding") -> str:

@@ -19,7 +19,7 @@ from kanna.reporting.blocks import (
     Table,
 )
 from kanna.reporting.verdicts import guarded
-from kanna.reporting.wording import change, difference, interval, moved, percent, shown
+from kanna.reporting.wording import change, counted, difference, filled, interval, moved, percent, shown
 from kanna.tasks.records import TEXT
 
 # A longer list says no more: harm is concentrated, or it is everywhere.
@@ -51,13 +51,13 @@ def _tasks(at: At) -> Table:
     columns = ("task", ">rows", "metric", f">{at.data['base']['model']}", f">{at.data['model']['model']}",
                ">change", ">interval", ">allowed", "verdict", ">lost, gained",
                ">constant answer", ">answer in prompt")  # fmt: skip
-    return Table("Scores", columns, [_task(task) for task in at["tasks"].items()], MEASURED)
+    return Table("Scores", *filled(columns, [_task(task) for task in at["tasks"].items()]), MEASURED)
 
 
 def _task(at: At) -> list[Cell]:
     metric = at.data["metric"]
     scores = [at.cell(key, partial(shown, metric)) for key in ("base", "new")]
-    rows = at.cell("rows")
+    rows = counted(at)
     return [guarded(at.data), rows, named(at.data), *scores, *_decided(at, metric), *floors(at)]
 
 
@@ -144,14 +144,22 @@ def _distribution(at: At) -> list[Block]:
 
 
 def _blame(at: At) -> list[Block]:
-    if not at.data.get("blame"):
-        return []
+    blamed = at.data.get("blame")
+    if not blamed:
+        return [] if blamed is None else [Paragraph(["No answer flipped, so no matrix was put back."])]
+    if any(task["lost"] for task in at.data["tasks"]) and not any(one["repaired"] for one in blamed):
+        none = (
+            f"Of {len(blamed):,} changed matrices, no single one repairs anything when it is put back alone."
+        )
+        return [Paragraph([none])]
     rows: list[list[Cell]] = [
         [matrix.data["matrix"], *(matrix.cell(key, "d") for key in ("repaired", "undone"))]
         for matrix in at["blame"].items()[:_MOST_BLAMED]
     ]
     columns = ("matrix put back alone", ">flips repaired", ">gains undone")
-    return [Table("Which matrix does the harm", columns, rows, MEASURED)]
+    harm = Table("Which matrix does the harm", columns, rows, MEASURED)
+    more = len(blamed) - len(rows)
+    return [harm, Paragraph([f"and {more:,} more matrices, which repair no more"])] if more else [harm]
 
 
 def _examples(at: At, task: At) -> list[Block]:
@@ -161,19 +169,24 @@ def _examples(at: At, task: At) -> list[Block]:
     answers = ("expected", "base", "new")
     examples = [
         Example(
-            f"row {flip['row']}", flip["direction"], flip["prompt"], *(flip[key].strip() for key in answers)
+            f"row {flip['row'] + 1}",
+            flip["direction"],
+            flip["prompt"],
+            *(flip[key].strip() for key in answers),
         )
         for flip in flips
     ]
     title = f"{task.data['task']}: what flipped, the worst first"
-    return [Examples(title, at.data["base"]["model"], at.data["model"]["model"], examples)]
+    blocks: list[Block] = [Examples(title, at.data["base"]["model"], at.data["model"]["model"], examples)]
+    more = task.data["lost"] + task.data["gained"] - len(examples)
+    return [*blocks, Paragraph([f"and {more:,} more that flipped"])] if more > 0 else blocks
 
 
 def evaluation(at: At) -> Section:
     """The headline metric of each task, then all other metrics, and what the reader must know."""
     tasks = at["tasks"].items()
     columns = ("task", ">rows", "metric", ">value", ">constant answer", ">answer in prompt")
-    blocks: list[Block] = [Table("Scores", columns, [_score(task) for task in tasks], MEASURED)]
+    blocks: list[Block] = [Table("Scores", *filled(columns, [_score(task) for task in tasks]), MEASURED)]
     rest = [row for task in tasks for row in _other_metrics(task)]
     if rest:
         blocks.append(Table("Everything else that was scored", ("task", "metric", ">value"), rest, MEASURED))
@@ -184,7 +197,7 @@ def evaluation(at: At) -> Section:
 
 def _score(at: At) -> list[Cell]:
     value = at.cell("value", partial(shown, at.data["metric"]))
-    return [at.data["task"], at.cell("rows"), named(at.data), value, *floors(at)]
+    return [at.data["task"], counted(at), named(at.data), value, *floors(at)]
 
 
 def _other_metrics(at: At) -> list[list[Cell]]:

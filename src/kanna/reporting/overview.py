@@ -8,7 +8,7 @@ from typing import Any
 
 from kanna.reporting import charts
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Section, Table
-from kanna.reporting.wording import is_share, percent, seconds, shown, size
+from kanna.reporting.wording import is_share, percent, seconds, shown, size, units
 
 # Batch and context of a bench.
 Setting = tuple[int, int]
@@ -26,6 +26,12 @@ class Asked:
     metric: str
     rows: int
     higher_is_better: bool
+    kind: str
+
+    @property
+    def counted(self) -> str:
+        """How many rows, or windows of text."""
+        return f"{self.rows:,} {units(self.kind)}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def _scored(at: At) -> list[Scored]:
     base, new = at["base"], at["model"]
     for task in at["tasks"].items():
         data, decision = task.data, task.data["decision"]
-        asked = Asked(data["task"], data["metric"], data["rows"], data["higher_is_better"])
+        asked = Asked(data["task"], data["metric"], data["rows"], data["higher_is_better"], data["kind"])
         before, ends = data["base"], _ends(data)
         status = decision["status"] if decision else ""
         models += [
@@ -124,7 +130,7 @@ def _table(models: Sequence[Scored], latency: Mapping[Key, At], setting: Setting
 
 def _heading(asked: Asked) -> str:
     direction = "" if asked.higher_is_better else ", lower is better"
-    return f"{asked.task} ({asked.metric}{direction}; {asked.rows:,} rows)"
+    return f"{asked.task} ({asked.metric}{direction}; {asked.counted})"
 
 
 def _row(
@@ -153,8 +159,7 @@ def _charts(
     if len(unique) < 2:
         return []
     better = "Up and to the left is better." if asked.higher_is_better else "Down and to the left is better."
-    rows = f"{asked.rows:,} rows."
-    caption = f"{rows} {better} Whiskers: the base's score plus the interval of the change."
+    caption = f"{asked.counted}. {better} Whiskers: the base's score plus the interval of the change."
     name, share = f"{asked.task}: {asked.metric}", is_share(asked.metric)
     dots = [_dot(model, model.bytes.data / 1e6, latency) for model in unique]
     drawn: list[Block] = [_chart(f"{name} against size", dots, "weights on disk (MB)", name, share, caption)]

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import At, Cell, Evidence, Figure, Verdict
-from kanna.reporting.wording import change, difference, interval, shown, size, told_apart
+from kanna.reporting.wording import change, difference, interval, shown, size, told_apart, units
 
 NOT_JUDGED = "not judged"
 _NOTHING = Verdict(
@@ -60,7 +60,7 @@ def verdict(at: At, title: str) -> Verdict:
 def _evidence(task: At) -> Evidence:
     metric, decision = task.data["metric"], task.get("decision")
     base, new = (task.cell(key, partial(shown, metric)) for key in ("base", "new"))
-    sentence = [f"{metric} ", base, " → ", new, " on ", task.cell("rows"), " rows"]
+    sentence = [f"{metric} ", base, " → ", new, " on ", task.cell("rows"), f" {units(task.data['kind'])}"]
     if decision is not None:
         sentence += ["; change ", difference(decision, metric), " (interval ", *interval(decision, metric)]
         sentence += ["), allowed ", decision.cell("allowed", partial(change, metric))]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from kanna.reporting.blocks import At, Cell, Figure
+from kanna.tasks.records import TEXT
 
 C = TypeVar("C", bound=Cell)
 
@@ -83,6 +84,16 @@ def interval(decision: At, metric: str) -> list[str | Figure]:
     """Of that difference, its two ends."""
     low, high = decision["interval"].items()
     return [low.figure(change(metric, low.data)), " to ", high.figure(change(metric, high.data))]
+
+
+def units(kind: str) -> str:
+    """What the rows of a score are: of text they are windows of it."""
+    return "windows" if kind == TEXT else "rows"
+
+
+def counted(at: At) -> str | Figure:
+    """How many rows a score is of, in a column of rows."""
+    return at.cell("rows", lambda count: f"{count:,} windows" if at.data["kind"] == TEXT else f"{count:,}")
 
 
 def filled(columns: Sequence[str], rows: Sequence[Sequence[C]]) -> tuple[list[str], list[list[C]]]:

@@ -113,7 +113,9 @@ def _decided(
         for one, two in zip(first.scores, second.scores, strict=True)
     )
     decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
-    joint = decide_jointly(decided) if decided else None
+    guards = {task.task for task in tasks if task.guard}
+    texts = {task.task for task in tasks if task.kind == TEXT}
+    joint = decide_jointly(decided, guards, texts) if decided else None
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
     notes = tuple(note for one in tasks for note in (*_unlike(one), *_repeats(one)))
     return Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
@@ -160,7 +162,8 @@ def comparison_rows(compared: Comparison) -> tuple[tuple[str, ...], list[tuple[o
             low, high = decision.interval
             judged = (f"{low:+.4f} to {high:+.4f}", f"{decision.allowed:+.4f}", decision.status)
         values = (f"{task.base_value:.4f}", f"{task.new_value:.4f}")
-        rows.append((task.task, task.rows, task.metric, *values, *judged))
+        count = f"{task.rows} windows" if task.kind == TEXT else task.rows
+        rows.append((task.task, count, task.metric, *values, *judged))
     return _COLUMNS, rows
 
 
@@ -290,6 +293,7 @@ def _with_both(
     if blame:
         try:
             blamed = _blamed(compared, plans[1], first, second, progress)
+            notes += _not_asked_again(compared)
         except InputError as error:
             notes.append(f"nothing was put back: {error.problem}")
     return replace(compared, distribution=apart, blame=blamed, notes=tuple(notes))
@@ -327,6 +331,16 @@ def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:
             sequences += [ids] if ids else []
             room -= len(ids)
     return sequences
+
+
+def _not_asked_again(compared: Comparison) -> list[str]:
+    """A note for each task of which too many answers flipped."""
+    counts = {task.task: task.lost + task.gained for task in compared.tasks}
+    return [
+        f"{name}: with matrices put back, {_MOST_BLAMED} of the {count:,} flipped answers were asked again"
+        for name, count in counts.items()
+        if count > _MOST_BLAMED
+    ]
 
 
 def _blamed(

@@ -18,7 +18,7 @@ from kanna.tasks.evaluate import Prepared, headline
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import CONFIDENCE, Line, Tolerances
 from kanna.tasks.records import TEXT
-from kanna.tasks.verdict.tolerance import Tolerance, parse_tolerance
+from kanna.tasks.verdict.tolerance import Tolerance, check_below_1, parse_tolerance
 
 # A bootstrap would need millions of draws for more.
 _HIGHEST_CONFIDENCE = 0.9999
@@ -121,10 +121,10 @@ def check_units(plan: Prepared, criteria: Criteria) -> None:
         if task.kind == TEXT or parse_user_metric(metric) is not None:
             continue
         if metric_info(metric, task.kind).higher_is_better:
-            _check_below_1(task.name, criteria.rule(task.name).tolerance, metric)
+            check_below_1(task.name, criteria.rule(task.name).tolerance, metric)
     for rule in criteria.rules:
         if rule.task.startswith(HARNESS):
-            _check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
+            check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
 
 
 def check_harness(criteria: Criteria, include: Path | None) -> None:
@@ -141,12 +141,3 @@ def _guard(text: str) -> Line:
     if not equals:
         raise InputError(f"guard {text!r} has no tolerance", "write --guard FILE=3%")
     return Line(task=task, max_drop=drop)
-
-
-def _check_below_1(name: str, tolerance: Tolerance | None, metric: str) -> None:
-    """A bare 5 would be five units of something that has only one."""
-    if tolerance is not None and not tolerance.relative and tolerance.amount >= 1:
-        raise InputError(
-            f"{name}: a drop of {tolerance.text} allows everything, since {metric} lies between 0 and 1",
-            "write 5% (of the base's score) or 5pt (points)",
-        )

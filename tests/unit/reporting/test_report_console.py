@@ -59,7 +59,8 @@ def test_a_comparison_and_its_verdict():
     for said in (
         "q 1,234 acc 99.28 % 80.64 % -18.64 pt -23.90 pt to -14.19 pt",
         "-14.19 pt -1.00 pt (1pt) BEYOND 3, 1 56.05 % 3.12 %",
-        "lost row 7 ...",
+        "lost row 8 ...",
+        "and 3 more that flipped",
         "verdict: FAIL: small against base: 18.4 % smaller (2.1 MB → 1.7 MB of weights)",
         "of weights) Why: because it is fail.",
     ):
@@ -70,8 +71,46 @@ def test_rows_of_text_are_neither_lost_nor_gained():
     asked = [task("t", 20.0, 21.0, kind="text", metric="perplexity"), task("q", 0.5, 0.5)]
     told = drawn(comparison_section(At("small", comparison("small", "not judged", asked)), ""))
     rows = {line.split()[0]: words(line) for line in told.splitlines() if "not judged" in line}
-    assert rows["t"].startswith("t 1,234 perplexity 20 21 +1 not judged 56.05 %")
+    assert rows["t"].startswith("t 1,234 windows perplexity 20 21 +1 not judged 56.05 %")
     assert rows["q"] == "q 1,234 acc 50.00 % 50.00 % +0.00 pt not judged 3, 1 56.05 % 3.12 %"
+
+
+def blamed(*repaired: int) -> list[dict[str, object]]:
+    return [{"matrix": f"m{i}", "repaired": count, "undone": 0} for i, count in enumerate(repaired)]
+
+
+def told_of(**more: object) -> str:
+    data = comparison("small", "not judged", [task("q", 0.9, 0.8, lost=2, gained=1)], **more)
+    return words(drawn(comparison_section(At("small", data), "")))
+
+
+def test_lists_say_how_much_they_leave_out():
+    told = told_of(blame=blamed(*range(14, 0, -1)))
+    assert "m9 5 0" in told and "m10" not in told and "and 4 more matrices" in told
+    assert "more matrices" not in told_of(blame=blamed(*range(10, 0, -1)))
+    flips = [flip("why", "lost"), flip("who", "lost"), flip("how", "gained")]
+    for shown in (1, 2, 3):
+        asked = [task("q", 0.9, 0.8, lost=2, gained=1, flips=flips[:shown])]
+        told = words(drawn(comparison_section(At("s", comparison("small", "not judged", asked)), "")))
+        assert (f"and {3 - shown} more that flipped" in told) is (shown < 3) and "and 0 more" not in told
+
+
+def test_blame_that_repairs_nothing_says_so():
+    told = told_of(blame=blamed(0, 0))
+    assert "2 changed matrices, no single one repairs anything" in told and "m0" not in told
+    assert "no matrix was put back" in told_of(blame=[])
+    assert "put back" not in told_of()
+    assert "m0 0 0" in words(
+        drawn(
+            comparison_section(
+                At(
+                    "s",
+                    comparison("s", "not judged", [task("q", 0.9, 0.9, lost=0, gained=1)], blame=blamed(0)),
+                ),
+                "",
+            )
+        )
+    )
 
 
 def test_an_evaluation_and_a_bench():

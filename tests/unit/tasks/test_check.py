@@ -287,6 +287,30 @@ def test_no_number_of_rows_shows_that_nothing_was_lost(tmp_path: Path) -> None:
         check_task(path, confidence=2)
 
 
+@pytest.mark.parametrize("drop", ["1", "2", "1.5", "100pt", "250pts"])
+def test_a_drop_that_allows_everything_is_refused(drop: str, tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", [choice("a", 0), choice("b", 1)])
+    with pytest.raises(InputError, match=f"a.jsonl: a drop of {drop} allows everything"):
+        check_task(path, tolerance=parse_tolerance(drop))
+    texts = lines(tmp_path / "b.jsonl", [{"text": "much to read"}])
+    assert check_task(texts, tolerance=parse_tolerance(drop)).passed
+
+
+def test_the_last_word_forgets_no_warning(tmp_path: Path) -> None:
+    two = lines(tmp_path / "a.jsonl", [choice("a", 0), choice("b", 1)])
+    assert check_task(two).conclusion == "sound"
+    few = check_task(two, tolerance=parse_tolerance("1pt"))
+    assert few.passed and few.conclusion == "sound rows, but too few for this tolerance"
+    none = check_task(two, tolerance=parse_tolerance("0"))
+    assert none.conclusion == "sound rows, but no number of them is enough for this tolerance"
+    enough = lines(tmp_path / "b.jsonl", [choice(prompt, i % 2) for i, prompt in enumerate(different(300))])
+    assert check_task(enough, tolerance=parse_tolerance("20pt")).conclusion == "sound"
+    labels = lines(tmp_path / "c.jsonl", [{"text": "good film", "label": 1}])
+    assert check_task(labels, tolerance=parse_tolerance("1%")).conclusion == "sound, with 1 warning"
+    (tmp_path / "d.jsonl").write_text("{")
+    assert check_task(tmp_path / "d.jsonl").conclusion == "not sound: mend the errors"
+
+
 def test_every_bad_line_is_found(tmp_path: Path) -> None:
     good = json.dumps(choice("a", 0))
     bad = ["{", "[1]", '{"prompt": "b", "answer": ""}', "nonsense"]

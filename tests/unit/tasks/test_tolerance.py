@@ -304,6 +304,7 @@ def test_rows_needed_at_its_ends():
     assert rows_needed(parse_tolerance("1pt"), power=0.95) > rows_needed(parse_tolerance("1pt"))
     few = rows_needed(parse_tolerance("50pt"), 0.8, 0.04)
     assert few is not None and few < 30
+    assert rows_needed(parse_tolerance("99.99999999999999%")) == 1
 
 
 PASSING, FAILING, OPEN = (800, 5, 5, 190), (300, 90, 0, 10), (90, 3, 2, 5)
@@ -319,6 +320,55 @@ def test_joint_decisions():
     assert f"{undecided.more_rows:,}" in both.explanation
     failed = decide_jointly({"a": undecided, "b": failing, "c": passing})
     assert failed.status == "fail" and failed.explanation.startswith("b changed by")
+
+
+def test_guards_are_no_tasks():
+    passing = of_counts(PASSING, "3pt")
+    for names, guards, said in (
+        ("ab", "b", "1 task and 1 guard within"),
+        ("abcd", "cd", "2 tasks and 2 guards within"),
+        ("a", "a", "1 guard within"),
+        ("a", "", "the task within"),
+    ):
+        explanation = decide_jointly(dict.fromkeys(names, passing), set(guards)).explanation
+        assert explanation.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("counts", "drop", "towards"),
+    [
+        ((160, 6, 4, 30), "3pt", "pass"),
+        ((160, 6, 4, 30), "4%", "pass"),
+        ((75, 9, 1, 15), "10pt", "pass"),
+        ((160, 12, 4, 24), "3pt", "fail"),
+        ((160, 12, 4, 24), "3%", "fail"),
+        ((90, 0, 0, 10), "1pt", "pass"),
+    ],
+)
+def test_more_rows_are_promised_with_the_verdict_they_bring(counts, drop, towards):
+    """What a thousand times the same rows give."""
+    found = of_counts(counts, drop)
+    assert found.status == "undecided" and of_counts([1000 * one for one in counts], drop).status == towards
+    explanation = decide_jointly({"t": found}).explanation
+    assert f"more examples would decide, as a {towards} if" in explanation
+    assert "more windows of text would" in decide_jointly({"t": found}, texts={"t"}).explanation
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize(("shift", "towards"), [(0.05, "pass"), (0.15, "fail")])
+def test_more_rows_of_other_values_bring_that_verdict(higher, shift, towards):
+    generator = np.random.default_rng(3)
+    sign = 1 if higher else -1
+    base = 1 + 0.2 * generator.normal(size=20)
+    noise = 0.4 * generator.normal(size=20)
+    new = base - sign * (shift + noise - noise.mean())
+
+    def of(times):
+        some = [score_of(np.tile(one, times), "own", higher=higher) for one in (base, new)]
+        return decided(*some, "0.1")
+
+    assert of(1).status == "undecided" and of(100).status == towards
+    assert f"as a {towards}" in decide_jointly({"t": of(1)}).explanation
 
 
 def test_a_narrow_failure_among_many_tasks_is_not_sure():

@@ -271,7 +271,7 @@ class Compared(Part):
 
 
 class Answer(Part):
-    """What the three models say to a row that was set right ("gained") or wrong ("lost")."""
+    """What the three models say to a row that was set right ("gained") or wrong ("lost"); `row` is from 0."""
 
     row: int
     change: str

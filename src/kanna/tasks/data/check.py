@@ -14,13 +14,14 @@ from kanna.tasks.data.tables import SHAPES
 from kanna.tasks.data.units import plain, same, together
 from kanna.tasks.metrics.summaries import constant_answer, holds_answer
 from kanna.tasks.records import ANSWER, CHOICE, EMBEDDED, SIMILARITY, TEXT
-from kanna.tasks.verdict.tolerance import Tolerance, rows_needed
+from kanna.tasks.verdict.tolerance import Tolerance, check_below_1, rows_needed
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 _SHOWN = 20
 _LOPSIDED = 0.9
 _FLIPS = (0.02, 0.04, 0.1)
 ASSUMED_RIGHT = 0.8
+_TOO_FEW, _TOLERANCE = "too few rows", "tolerance"
 _MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "nil", "-")
 
 
@@ -70,6 +71,19 @@ class CheckResult:
     def passed(self) -> bool:
         return all(finding.level != ERROR for finding in self.findings)
 
+    @property
+    def conclusion(self) -> str:
+        """The last word on the task: no warning is forgotten in it."""
+        if not self.passed:
+            return "not sound: mend the errors"
+        warnings = [finding.code for finding in self.findings if finding.level == WARNING]
+        if _TOO_FEW in warnings:
+            return "sound rows, but too few for this tolerance"
+        if _TOLERANCE in warnings:
+            return "sound rows, but no number of them is enough for this tolerance"
+        count = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+        return f"sound, with {count}" if warnings else "sound"
+
     def to_dict(self) -> dict[str, Any]:
         fields = asdict(self) | {"kind": "task-check", "task_kind": self.kind}
         return {"schema_version": 1, **fields, "passed": self.passed}
@@ -90,7 +104,8 @@ def check_task(
         tokenizer: With `context`: compare lengths with what the model reads.
 
     Raises:
-        InputError: The file cannot be read at all, or no such confidence. Rows that are none are findings.
+        InputError: The file cannot be read at all, no such confidence, or a tolerance that allows everything.
+            Rows that are none are findings.
     """
     if not 0.5 < confidence < 1:
         raise InputError(f"a confidence of {confidence} makes no sense", "give one such as 0.95")
@@ -107,11 +122,13 @@ def check_task(
     if tokenizer is not None and context is not None:
         findings += _lengths(rows, tokenizer, context, kind)
     groups = _groups(rows)
+    if kind != TEXT:
+        check_below_1(path.name, tolerance, "a score of such rows")
     needed: dict[str, int | None] = {}
     if tolerance is not None and kind in (TEXT, SIMILARITY):
         what = "how much text" if kind == TEXT else "how many pairs"
         message = f"{what} it needs cannot be told beforehand; kanna compare says whether it was enough"
-        findings.append(Finding(NOTE, "tolerance", message))
+        findings.append(Finding(NOTE, _TOLERANCE, message))
     elif tolerance is not None:
         needed = {
             f"{100 * flips:g} %": rows_needed(tolerance, ASSUMED_RIGHT, flips, confidence) for flips in _FLIPS
@@ -320,11 +337,11 @@ def _longest(row: Row) -> str:
 def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> Iterator[Finding]:
     counts = [count for count in needed.values() if count is not None]
     if not counts:
-        yield Finding(WARNING, "tolerance", "no number of rows shows that nothing at all was lost")
+        yield Finding(WARNING, _TOLERANCE, "no number of rows shows that nothing at all was lost")
     elif units < min(counts):
         yield Finding(
             WARNING,
-            "too few rows",
+            _TOO_FEW,
             f"{units:,} rows (rows of a group, and equal ones, count as one) are fewer than the "
             f"{min(counts):,} that {tolerance.text} needs at best",
         )

@@ -14,7 +14,11 @@ LOST, GAINED = "lost", "gained"
 
 
 class Flip(Result):
-    """An example on which one model is right and the other wrong, or that got worse."""
+    """An example on which one model is right and the other wrong, or that got worse.
+
+    Args:
+        row: Its place in the task, from 0; people are shown it counted from 1, as the lines of a file are.
+    """
 
     row: int
     prompt: str

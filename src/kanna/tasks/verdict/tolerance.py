@@ -6,7 +6,7 @@ large if they show as surely that it does not; else nothing is decided, and the 
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -60,6 +60,15 @@ def parse_tolerance(text: str) -> Tolerance:
     if unit == "%" and number >= 100:
         raise InputError(f"tolerance {text!r} allows everything", "give less than 100%")
     return Tolerance(number if unit == "" else number / 100, unit == "%", text.strip())
+
+
+def check_below_1(name: str, tolerance: Tolerance | None, metric: str) -> None:
+    """Raise InputError for a drop that no share exceeds: a bare 5 would be five units of what has one."""
+    if tolerance is not None and not tolerance.relative and tolerance.amount >= 1:
+        raise InputError(
+            f"{name}: a drop of {tolerance.text} allows everything, since {metric} lies between 0 and 1",
+            "write 5% (of the base's score) or 5pt (points)",
+        )
 
 
 class Decision(Result):
@@ -185,12 +194,18 @@ class JointDecision:
     explanation: str
 
 
-def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
+def decide_jointly(
+    decisions: Mapping[str, Decision], guards: Collection[str] = (), texts: Collection[str] = ()
+) -> JointDecision:
     """All tasks must pass.
 
     Each is tested at the full level: a false pass needs a false pass of the very task that is too bad, so the
     joint error stays below one task's (intersection-union test, Berger 1982). That some task fails is said
     with Bonferroni's correction, since one of many fails by chance more often than one alone.
+
+    Args:
+        guards: Names of those that only guard against side effects.
+        texts: Names of those whose rows are windows of text.
     """
     alpha = 1 - min(decision.confidence for decision in decisions.values())
     failed = [
@@ -203,15 +218,27 @@ def decide_jointly(decisions: Mapping[str, Decision]) -> JointDecision:
         return JointDecision(FAIL, "; ".join(failed))
     open_ = [name for name, decision in decisions.items() if decision.status != PASS]
     if open_:
-        return JointDecision(UNDECIDED, "; ".join(f"{name}: {_needed(decisions[name])}" for name in open_))
-    tested = "the task" if len(decisions) == 1 else f"all {len(decisions)} tasks"
+        return JointDecision(
+            UNDECIDED, "; ".join(f"{name}: {_needed(decisions[name], name in texts)}" for name in open_)
+        )
     sure = f"{100 * (1 - alpha):.4g} %"
     if all(decision.method == paired.IDENTICAL for decision in decisions.values()):
         return JointDecision(PASS, "the weights are bit-identical")
-    return JointDecision(PASS, f"{tested} within the tolerance, at {sure} confidence")
+    return JointDecision(PASS, f"{_tested(decisions, guards)} within the tolerance, at {sure} confidence")
 
 
-def _needed(decision: Decision) -> str:
+def _tested(decisions: Mapping[str, Decision], guards: Collection[str]) -> str:
+    """The tasks, and how many of them are guards."""
+    guarding = sum(name in guards for name in decisions)
+    tasks = len(decisions) - guarding
+    if not guarding:
+        return "the task" if tasks == 1 else f"all {tasks} tasks"
+    counts = [f"{count} {word if count == 1 else word + 's'}" for word, count in
+              (("task", tasks), ("guard", guarding)) if count]  # fmt: skip
+    return " and ".join(counts)
+
+
+def _needed(decision: Decision, text: bool) -> str:
     if decision.status == FAIL:
         return "beyond its tolerance, but not surely so among several tasks; give more rows"
     if decision.method == paired.TOO_FEW:
@@ -219,7 +246,18 @@ def _needed(decision: Decision) -> str:
         return f"{decision.groups} examples, groups or windows say too little; give {least} at least"
     if decision.more_rows is None:
         return "not enough data, and the change seen is just the one allowed: more rows alone may not decide"
-    return f"not enough data: about {decision.more_rows:,} more examples would decide"
+    what = "windows of text" if text else "examples"
+    return (
+        f"not enough data: about {decision.more_rows:,} more {what} would decide, "
+        f"as a {_expected(decision)} if the change stays as it is"
+    )
+
+
+def _expected(decision: Decision) -> Status:
+    """What more rows of the same kind would show: whether the change seen is smaller than the one allowed."""
+    higher = decision.bound == decision.interval[0]  # the worse end
+    within = decision.difference > decision.allowed if higher else decision.difference < decision.allowed
+    return PASS if within else FAIL
 
 
 def rows_needed(
@@ -252,6 +290,8 @@ def rows_needed(
             score = statistics.ratio_score(pairs, 1 - tolerance.amount)
         else:
             score = statistics.difference_score(pairs, -tolerance.amount)
+        if math.isinf(score):  # nothing moves at this tolerance, so that nothing is left to chance
+            return score > 0
         assumed = tolerance.amount * of_base * rows / max(1e-12, score)
         return score >= z + beta * math.sqrt(max(1e-12, 2 * moved)) / assumed
 
