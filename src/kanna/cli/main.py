@@ -20,9 +20,9 @@ _HELP = """Shave a pretrained language model down to what one application needs,
 
 Start with: kanna demo, or kanna inspect MODEL.
 
-Exit codes: 0 done and passed, 1 our fault, 2 the input or the request is wrong, 3 done but the verdict is
-fail, 130 interrupted, 141 nobody reads the result, 143 terminated. The result goes to stdout, progress and
-messages to stderr.
+Exit codes: 0 done, 1 our fault, 2 the input or the request is wrong, 3 done, but the verdict is fail or
+undecided, 130 interrupted, 141 nobody reads the result, 143 terminated. The result goes to stdout, progress
+and messages to stderr.
 """
 
 app = typer.Typer(

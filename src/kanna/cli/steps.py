@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from kanna.errors import InputError
 from kanna.runs.method import Method, load
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model, Out
@@ -51,6 +52,7 @@ def step_verb(method: Method) -> Callable[..., None]:
         from kanna.runs.request import Call, Request
         from kanna.runs.runner import carry_out
 
+        _check_required(method, config)
         request = Request(
             model,
             out,
@@ -69,6 +71,13 @@ def step_verb(method: Method) -> Callable[..., None]:
     run.__doc__ = f"{method.summary}\n\n{method.example}"
     run.__annotations__["config"] = method.load_config()
     return verb(run, without=() if method.calibration else ("calibration",))
+
+
+def _check_required(method: Method, config: BaseModel) -> None:
+    """Raise InputError for a step that would change nothing, since nothing was asked of it."""
+    for name in method.required:
+        if not getattr(config, name):
+            raise InputError(f"no {name} given", f"see kanna {' '.join(method.words)} --help")
 
 
 def announce(session: Session, plan: Any, out: str | Path | None) -> None:

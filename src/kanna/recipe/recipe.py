@@ -119,4 +119,8 @@ def _call(step: Mapping[str, Any], where: str) -> Call:
     if settings is not None and not isinstance(settings, Mapping):
         raise InputError(f"{where}: {name} must hold settings, found {settings!r}", f"write {name}: {{...}}")
     config = parse(chosen.load_config(), settings or {}, "see kanna run --schema", f"{where}: {name}: ")
+    for key in chosen.required:
+        if key not in config.model_fields_set:
+            remedy = f"write {name}: {{{key}: [...]}}, or {key}: [] for a step that changes nothing"
+            raise InputError(f"{where}: {name}: no {key} given", remedy)
     return Call(chosen, config)

@@ -47,6 +47,8 @@ def json_schema() -> dict[str, Any]:
     for name, method in methods().items():
         settings = method.load_config().model_json_schema()
         definitions |= settings.pop("$defs", {})
+        if method.required:
+            settings["required"] = sorted({*settings.get("required", ()), *method.required})
         choices.append(
             {
                 "type": "object",

@@ -85,7 +85,7 @@ def _draw_table(console: Console, block: Table) -> None:
     """Without columns that are empty in every row; on a console that is much too narrow as a list."""
     cells = [[_cell(cell) for cell in row] for row in block.rows]
     headings, rows = filled(block.columns, cells)
-    console.print(_text(f"{block.title} ({block.nature})" if block.nature else block.title))
+    console.print(_text(f"{block.title} ({block.nature})" if block.title and block.nature else block.title))
     drawn = table(headings, rows)
     unlimited = console.options.update(max_width=_UNLIMITED)
     if Measurement.get(console, unlimited, drawn).maximum * _LEAST_WIDTH <= console.width:

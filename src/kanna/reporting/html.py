@@ -19,7 +19,7 @@ _STATUS = {
     "pass": ("✓", "Pass", "still right, within the allowed drop"),
     "fail": ("✕", "Fail", "beyond the allowed drop"),
     "undecided": ("?", "Undecided", "not enough data to tell"),
-    "not judged": ("~", "Not judged", "not held against a tolerance"),
+    "not judged": ("~", "Not judged", "not held against a tolerance, or nothing to lose"),
     "better": ("+", "Better", "the whole interval of the difference lies above 0"),
     "worse": ("\N{MINUS SIGN}", "Worse", "the whole interval of the difference lies below 0"),
     "no clear difference": ("?", "No clear difference", "the interval holds 0"),

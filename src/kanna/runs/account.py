@@ -15,7 +15,8 @@ from kanna.runs.probe import Verdict
 from kanna.runs.request import Call
 from kanna.runs.source import Source
 from kanna.runs.step import Description, Job, Plan
-from kanna.tasks.verdict.comparison import Comparison
+from kanna.tasks.verdict.comparison import NOT_JUDGED, Comparison
+from kanna.tasks.verdict.tolerance import FAIL
 
 
 def with_left_out(description: Description, left_out: tuple[str, ...]) -> Description:
@@ -55,7 +56,13 @@ def record(
     """Append this step to the lineage of its source."""
     config: Any = plan.config
     judged = {} if compared is None else {"comparison": compared.summary()}
-    checked = {"verdict": verdict.to_dict(), "evaluated": compared is not None}
+    status = NOT_JUDGED if compared is None else compared.status
+    # "verdict" is that of reading back; "status" is what tasks say.
+    checked = {
+        "verdict": verdict.to_dict(),
+        "evaluated": compared is not None,
+        "status": status if verdict.passed else FAIL,
+    }
     step = lineage.Step(
         method=call.name,
         config=config.model_dump(mode="json"),
@@ -80,7 +87,9 @@ def card_of(
     needs_kanna: bool,
 ) -> card.Card:
     known = job.source.lineage
-    judged = "Not evaluated on a task." if compared is None else f"Verdict: {compared.status}."
+    judged = (
+        "Written and read back; not judged on a task." if compared is None else f"Verdict: {compared.status}."
+    )
     rows = [
         *description.rows,
         ("bytes of the whole model kept", f"{figures['keep_model_bytes']:.4f}"),

@@ -32,9 +32,10 @@ from kanna.tasks.verdict.comparison import (
     Flip,
     TaskComparison,
 )
+from kanna.tasks.verdict.floor import nothing_to_lose
 from kanna.tasks.verdict.paired import IDENTICAL
 from kanna.tasks.verdict.repeats import repeated
-from kanna.tasks.verdict.tolerance import decide, decide_jointly
+from kanna.tasks.verdict.tolerance import PASS, decide, decide_jointly
 
 _DIVERGENCE_TOKENS = 4096
 # Per token; text beyond is not looked at.
@@ -117,6 +118,8 @@ def _decided(
     texts = {task.task for task in tasks if task.kind == TEXT}
     joint = decide_jointly(decided, guards, texts) if decided else None
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
+    if status == PASS and (why := nothing_to_lose(tasks)):
+        status, explanation = NOT_JUDGED, why
     notes = tuple(note for one in tasks for note in (*_unlike(one), *_repeats(one)))
     return Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
 

@@ -29,6 +29,8 @@ class Method:
         views: "module:VIEWS" of what a report can show of its results.
         calibration: Whether the step can read calibration text.
         hidden: Whether the command line leaves the step to verbs of its own.
+        required: Settings without which a step changes nothing: whoever asks for one gives them. Where a
+            search chose nothing, that is recorded.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Method:
     views: str = ""
     calibration: bool = False
     hidden: bool = False
+    required: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -103,10 +103,15 @@ def recipe_text(request: Request) -> str:
         if options := request.options.model_dump(mode="json", exclude_defaults=True, exclude={"device"}):
             recipe["evaluation"] = options
     recipe["steps"] = [
-        {call.method.name: call.config.model_dump(mode="json", exclude_defaults=True)}
+        {call.method.name: call.config.model_dump(mode="json", exclude_defaults=True) | _required(call)}
         for call in request.calls
     ]
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+
+
+def _required(call: Call) -> dict[str, Any]:
+    """Settings that a recipe names even where they are none, as those of a search that chose nothing."""
+    return call.config.model_dump(mode="json", include=set(call.method.required))
 
 
 def _tolerance(criteria: Criteria) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -40,7 +40,8 @@ from kanna.runs.step import Description, Inputs, Job, Plan
 from kanna.runs.unfinished import FREE_SPACE, about_to_name, clear, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
-from kanna.tasks.verdict.comparison import Comparison
+from kanna.tasks.verdict.comparison import NOT_JUDGED, Comparison
+from kanna.tasks.verdict.tolerance import FAIL, Status
 
 Announce = Callable[[Plan], None]
 
@@ -54,7 +55,7 @@ class StepResult:
         plan: What was to be done; None for a step that an earlier, killed run had finished, or that cannot
             be planned before the steps ahead of it have run.
         figures: Sizes before and after, and the method's own.
-        verdict: Whether what was written is what was computed; None for a dry run.
+        verdict: Whether what was written is what was computed, which no task has judged; None for a dry run.
         description: None for a dry run and for steps of an earlier run.
     """
 
@@ -114,9 +115,21 @@ class RunResult:
         return {} if self.last.description is None else self.last.description.details
 
     @property
+    def sound(self) -> bool:
+        """Whether everything that was written, and read back, is what was computed."""
+        return all(step.verdict is None or step.verdict.passed for step in self.steps)
+
+    @property
+    def status(self) -> Status | Literal["not judged"]:
+        """What tasks say of the result: without any it is not judged."""
+        if not self.sound:
+            return FAIL
+        return NOT_JUDGED if self.comparison is None else self.comparison.status
+
+    @property
     def passed(self) -> bool:
-        sound = all(step.verdict is None or step.verdict.passed for step in self.steps)
-        return sound and (self.comparison is None or self.comparison.passed)
+        """Whether nothing is known to be wrong."""
+        return self.sound and (self.comparison is None or self.comparison.passed)
 
     def to_dict(self) -> dict[str, Any]:
         chain = {"steps": [step.to_dict() for step in self.steps]} if len(self.steps) > 1 else {}
@@ -124,6 +137,7 @@ class RunResult:
             "schema_version": 1,
             "kind": "run" if chain else self.last.method,
             "out": None if self.out is None else str(self.out),
+            "status": None if self.out is None else self.status,
             **chain,
             **{key: value for key, value in self.last.to_dict().items() if key != "method"},
             **self.details,

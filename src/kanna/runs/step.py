@@ -65,6 +65,9 @@ class Plan:
     # What to do where memory does not suffice.
     less_memory: ClassVar[str] = "close other programs, or use a machine with more memory"
 
+    # What is said of a plan that changes nothing.
+    unchanged: ClassVar[str] = "nothing changed"
+
     @property
     def data_hash(self) -> str | None:
         """sha256 of the data that the step learns from; None where there are none."""

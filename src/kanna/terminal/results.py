@@ -51,7 +51,7 @@ def render_end(console: Console, result: RunResult) -> None:
     if verdict is not None and not verdict.passed:
         console.print(f"verdict: FAIL: {verdict.reason}")
     elif result.comparison is None:
-        console.print(f"verdict: pass: {_read_back(verdict)}; not evaluated on a task")
+        console.print(f"written and read back; {_unjudged(result)}: {_read_back(verdict)}")
     else:
         console.print(f"written and read back: {_read_back(verdict)}")
     if result.comparison is not None:
@@ -75,6 +75,15 @@ def _render_step(console: Console, step: StepResult) -> None:
     console.print(line)
     for sentence in () if step.description is None else step.description.lines:
         console.print(sentence)
+
+
+def _unjudged(result: RunResult) -> str:
+    """That nobody asked tasks, or that there was nothing to ask."""
+    plans = [step.plan for step in result.steps]
+    last = plans[-1]
+    if last is not None and all(plan is not None and plan.changes_nothing for plan in plans):
+        return f"{last.unchanged}: nothing to judge"
+    return "not judged"
 
 
 def _read_back(verdict: Verdict | None) -> str:

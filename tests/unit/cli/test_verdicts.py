@@ -479,3 +479,33 @@ def test_the_function_says_what_the_verb_says(kanna, base, damaged, task):
     asked = ("--task", task, "--max-drop", "3pt", "--no-distribution", "--json", "-q")
     found = compare(base, damaged, criteria_of([str(task)], "3pt"), distribution=False)
     assert json.loads(json.dumps(found.to_dict())) == kanna("compare", base, damaged, *asked).json
+
+
+def lopsided(kanna: Callable[..., Any], base: Path, path: Path, share: float) -> Path:
+    """Questions with the choices x and y, of which a model gets at least `share` right; x is right mostly."""
+    asked = [{"prompt": words(7 * i, 5), "choices": [" w1", " w2"], "label": 0} for i in range(60)]
+    records = kanna("eval", base, "--task", write_rows(path, asked), "--json", "-q").json["tasks"][0][
+        "records"
+    ]
+    chosen = [record["chosen"] for record in records]
+    rights = round(share * len(asked))
+    for i, row in enumerate(asked):
+        row["label"] = chosen[i] if i < rights else 1 - chosen[i]
+    return write_rows(path, asked)
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_base_that_knows_nothing_has_nothing_to_lose(kanna, base, tmp_path, judged):
+    """Within a wide tolerance; what is said depends on the constant answer alone."""
+    same = changed(base, tmp_path / "same", ["model.layers.0.mlp.up_proj"], 1e-6)
+    task = lopsided(kanna, base, tmp_path / "own.jsonl", 1.0 if judged else 0.5)
+    asked = ("--task", task, "--max-drop", "30pt", "--no-distribution", "-q")
+    found = kanna("compare", base, same, *asked, "--json").json
+    one = found["tasks"][0]
+    assert one["decision"]["status"] == "pass"
+    above = one["base"] > one["floors"]["constant"]
+    assert above is judged
+    assert found["status"] == ("pass" if above else "not judged")
+    said = kanna("compare", base, same, *asked)
+    assert said.code == 0 and ("verdict: pass" in said.out) is above
+    assert ("is not above the constant" in found["explanation"]) is not above

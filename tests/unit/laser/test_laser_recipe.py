@@ -80,3 +80,23 @@ def test_nothing_to_resume(base, tmp_path, kanna):
     recipe = written(tmp_path / "recipe.yaml", base, tmp_path / "out", {"edits": ["up:0:0.5"]})
     code, _, said = kanna("run", recipe, "--resume")
     assert code == 2 and "no unfinished run" in said
+
+
+def test_a_search_that_chose_nothing_leaves_a_recipe_that_does_nothing(clean, task, tmp_path, kanna):
+    words = ("--task", task, "--roles", "mlp", "--layers", "2", "--rho", "0.5", "--out", tmp_path / "found")
+    code, said, _ = kanna("laser", "search", clean, *words)
+    assert code == 0 and "no edits: nothing to judge" in said and "verdict: pass" not in said
+    recorded = yaml.safe_load((tmp_path / "found" / "recipe.yaml").read_text())
+    assert recorded["steps"] == [{"laser": {"edits": []}}]
+    code, said, _ = kanna("run", tmp_path / "found" / "recipe.yaml", "--out", tmp_path / "again")
+    assert code == 0 and "no edits: nothing to judge" in said
+    again, found = files(tmp_path / "again"), files(tmp_path / "found")
+    assert (
+        again["model.safetensors"] == found["model.safetensors"]
+        and again["recipe.yaml"] == found["recipe.yaml"]
+    )
+
+
+def test_no_edit_on_the_command_line_is_refused(base, tmp_path, kanna):
+    code, _, said = kanna("laser", "apply", base, "--out", tmp_path / "out")
+    assert code == 2 and "no edits given" in said and not (tmp_path / "out").exists()

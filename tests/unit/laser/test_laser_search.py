@@ -174,6 +174,7 @@ def test_the_base_wins_where_nothing_beats_it(clean, task, tmp_path):
     old, new = Checkpoint.open(clean), Checkpoint.open(tmp_path / "out")
     assert all(old.raw(name) == new.raw(name) for name in old.tensors)
     assert old.tensors.keys() == new.tensors.keys()
+    assert found.applied.status == "not judged" and found.passed
     published = search(clean, task, rule="published", roles="mlp")
     assert not published.result["base_wins"] and published.result["chosen"]["edit"]
 

@@ -19,4 +19,5 @@ METHOD = Method(
     group="Rank reductions that make a model better (LASER).",
     commands="kanna.methods.laser.verbs:app",
     views="kanna.methods.laser.report:VIEWS",
+    required=("edits",),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, LowRank, Pivot
@@ -85,6 +85,12 @@ class Plan(AnyPlan):
     inventory: Inventory
     reductions: tuple[Reduction, ...]
     held: Mapping[str, Form]
+
+    unchanged: ClassVar[str] = "no edits"
+
+    @property
+    def changes_nothing(self) -> bool:
+        return not self.reductions
 
     def rewritten(self) -> dict[str, tuple[Matrix, ...]]:
         """Module path -> all its matrices, of modules that are or become something else than dense."""

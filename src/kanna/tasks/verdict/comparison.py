@@ -143,7 +143,8 @@ class Comparison(Result):
         base: The first.
         model: The second, which is judged.
         confidence: Of the one-sided bounds.
-        status: pass, fail, undecided, or "not judged" where no tolerance was given.
+        status: pass, fail, undecided, or "not judged" where no tolerance was given, or where the base itself
+            is not above the constant answer of a task.
         explanation: One sentence for people.
         tasks: In the order asked for.
         distribution: None where it was not measured; `notes` says why.
