@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from kanna.errors import InputError
+from kanna.wrong import what_is_wrong
 
 M = TypeVar("M", bound=BaseModel)
 _NO_MARK = "save it as UTF-8 without a byte order mark, which transformers does not read either"
@@ -66,6 +67,8 @@ def read_yaml(path: Path, example: str, loader: type[Any] = yaml.SafeLoader) -> 
         node = read.get_single_node()
         _refuse_twice(path, node)
         return None if node is None else read.construct_document(node)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", f"give a file of YAML such as {example}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         what = "it is not YAML: " if isinstance(error, yaml.YAMLError) else ""
         said = what + " ".join(str(error).split())
@@ -106,6 +109,4 @@ def validated(model: type[M], data: object, where: str | Path, remedy: str) -> M
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{where}: {field}: {first['msg']}", remedy) from error
+        raise InputError(f"{where}: {what_is_wrong(error, model)}", remedy) from error

@@ -29,5 +29,7 @@ class InputError(KannaError):
 def suggestion(word: str, known: Iterable[str]) -> str:
     """The known word that looks most like a mistyped one, or all of them, to go after a message."""
     words = list(known)
+    if not words:
+        return ""
     close = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(words)}"

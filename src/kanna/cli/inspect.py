@@ -13,8 +13,11 @@ from kanna.terminal.session import Session, verb
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kanna.models.inventory import Skipped
     from kanna.runs.inspect import Entry, InspectResult
 
+# Of modules that are left alone for one reason.
+_NAMED = 3
 _SPECTRUM = (">effective", ">90 %", ">99 %", ">above noise")
 Spectra = Annotated[
     bool, typer.Option("--spectra", help="Compute singular values: effective and energy ranks. Cached.")
@@ -65,10 +68,26 @@ def _render(console: "Console", result: "InspectResult", every: bool) -> None:
     refused = Counter(entry.matrix.refused for entry in result.entries if entry.matrix.refused)
     for reason, count in refused.items():
         console.print(f"cannot be compressed: {count} matrices: {reason}")
-    for module in inventory.skipped:
-        console.print(f"left alone: {module.name} ({module.parameters:,} parameters): {module.reason}")
+    for line in _left_alone(inventory.skipped):
+        console.print(line)
     if not every:
         console.print("-v lists every matrix, --json everything")
+
+
+def _left_alone(skipped: Sequence["Skipped"]) -> list[str]:
+    """One line for each reason: the modules are named where they are few, else the first of them."""
+    by_reason: dict[str, list[Skipped]] = defaultdict(list)
+    for module in skipped:
+        by_reason[module.reason].append(module)
+    return [
+        f"left alone: {_names(modules)} ({sum(one.parameters for one in modules):,} parameters): {reason}"
+        for reason, modules in by_reason.items()
+    ]
+
+
+def _names(modules: Sequence["Skipped"]) -> str:
+    more = len(modules) - _NAMED
+    return ", ".join(module.name for module in modules[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _table(entries: Sequence["Entry"], every: bool) -> Any:

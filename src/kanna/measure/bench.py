@@ -220,6 +220,10 @@ def _peaks(
     ]
 
 
+def _class_of(checkpoint: Checkpoint) -> str:
+    return " and ".join(checkpoint.config.get("architectures") or ["of no stated class"])
+
+
 def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
     """Before anything is loaded."""
     least = min(*options.batches, *options.contexts, options.repeats, options.concurrency, options.new_tokens)
@@ -231,9 +235,9 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
         raise InputError(f"{options.watts} watts are no power of a machine", "give what it draws, such as 65")
     for checkpoint in checkpoints:
         if not predicts_next_token(checkpoint.config):
-            classes = checkpoint.config.get("architectures")
             raise InputError(
-                f"{checkpoint.name} does not generate: {classes}", "bench measures causal language models"
+                f"bench measures causal language models, and {checkpoint.name} is {_class_of(checkpoint)}",
+                "give one that predicts the next token, such as LlamaForCausalLM",
             )
         longest = max(options.contexts)
         try:

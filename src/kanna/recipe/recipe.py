@@ -17,8 +17,9 @@ from kanna.result import replace
 from kanna.runs.criteria import Criteria, criteria_from, read_criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import Announce, RunResult, carry_out
-from kanna.runs.settings import message, parse
+from kanna.runs.settings import parse
 from kanna.tasks.options import EvalOptions
+from kanna.wrong import what_is_wrong
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -38,8 +39,9 @@ def recipe_of(data: object, where: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        problem = message(error, Recipe.model_fields)
-        what = problem if isinstance(data, Mapping) else f"the file holds no mapping: {problem}"
+        what = (
+            what_is_wrong(error, Recipe) if isinstance(data, Mapping) else "the file holds no keys and values"
+        )
         raise InputError(f"{where}: {what}", f"a recipe looks like {EXAMPLE}") from error
 
 
@@ -118,6 +120,10 @@ def _call(step: Mapping[str, Any], where: str) -> Call:
     chosen = method(name)
     if settings is not None and not isinstance(settings, Mapping):
         raise InputError(f"{where}: {name} must hold settings, found {settings!r}", f"write {name}: {{...}}")
+    known = chosen.load_config().model_fields
+    for key in settings or {}:
+        if key in Recipe.model_fields and key not in known:
+            raise InputError(f"{where}: {key} is no setting of {name}", "move it to the top, beside steps")
     config = parse(chosen.load_config(), settings or {}, "see kanna run --schema", f"{where}: {name}: ")
     for key in chosen.required:
         if key not in config.model_fields_set:

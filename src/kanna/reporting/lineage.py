@@ -1,11 +1,14 @@
 """The section of one model directory: what it was made from, how, and with what."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import yaml
 
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Details, Figure, Paragraph, Section, Table
-from kanna.reporting.wording import seconds, size
+from kanna.reporting.wording import filled, seconds, size
 
-_COLUMNS = (">step", "method", ">weights before", ">after", ">seed", "versions")
+_COLUMNS = (">step", "method", ">weights before", ">after", "data read", ">seed", "versions")
 
 
 def lineage(at: At) -> Section:
@@ -17,7 +20,7 @@ def lineage(at: At) -> Section:
     rows = [_step(number, step) for number, step in enumerate(made["steps"].items(), 1)]
     blocks: list[Block] = [
         Paragraph([f"{chain}. The weights of {base['name']} hash to {base['hash'][:16]}."]),
-        Table("Steps", _COLUMNS, rows, MEASURED),
+        Table("Steps", *filled(_COLUMNS, rows), MEASURED),
     ]
     if at.data["run"] is not None:
         blocks += _took(at["run"])
@@ -34,7 +37,14 @@ def _step(number: int, at: At) -> list[Cell]:
     keys = ("model_bytes_before", "model_bytes_after")
     weights = ["" if scores is None else scores.cell(key, size) for key in keys]
     versions = ", ".join(f"{name} {number}" for name, number in (at.data.get("versions") or {}).items())
-    return [str(number), at.data["method"], *weights, at.cell("seed", "d"), versions]
+    return [str(number), at.data["method"], *weights, _data(at.data), at.cell("seed", "d"), versions]
+
+
+def _data(step: Mapping[str, Any]) -> str:
+    """The calibration text by name, where it is known, and the beginning of the hash of what was read."""
+    name = (step.get("scores") or {}).get("calibration") or ""
+    digest = step.get("data_hash")
+    return f"{name} (sha256 {digest[:16]})".strip() if digest else str(name)
 
 
 def _took(at: At) -> list[Block]:

@@ -37,12 +37,14 @@ class _StepScores(Result):
     model_bytes_after: Bytes | None = None
     comparison: Comparison | None = None
     stage: int | None = None
+    calibration: str | None = None
 
 
 class _Step(Result):
     method: str
     config: dict[str, Any]
     seed: int | None = None
+    data_hash: str | None = None
     versions: dict[str, str] | None = None
     scores: _StepScores | None = None
 

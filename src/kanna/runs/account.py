@@ -70,12 +70,19 @@ def record(
         seed=getattr(config, "seed", None),
         threads=torch.get_num_threads(),
         data_hash=call.origin.data_hash or plan.data_hash,
-        scores={**figures, **call.origin.facts, **judged, **checked},
+        scores={**figures, **call.origin.facts, **_calibration(call, plan, job), **judged, **checked},
     )
     known = job.source.lineage
     base = lineage.Base(name=job.source.name, hash=job.source.hash) if known is None else known.base
     steps = () if known is None else known.steps
     lineage.write(partial, base, (*steps, step))
+
+
+def _calibration(call: Call, plan: Plan, job: Job) -> dict[str, Any]:
+    """The name of the text that was read; its hash is the step's `data_hash`."""
+    text = job.inputs.calibration
+    read = call.method.calibration and plan.data_hash is not None and not plan.changes_nothing
+    return {"calibration": text.name} if text is not None and read else {}
 
 
 def card_of(

@@ -26,7 +26,24 @@ def written(path: Path, **recipe: Any) -> Path:
     ("change", "message"),
     [
         ({"modle": "x"}, "modle is no setting here; did you mean model?"),
-        ({"steps": []}, "steps"),
+        ({"modell": "x", "model": None}, "modell is no setting here; did you mean model?"),
+        ({"model": 3}, "model: must be a text, found 3"),
+        ({"steps": []}, "steps is empty"),
+        ({"steps": {}}, "steps: must be a list"),
+        (
+            {"tolerance": {"tasks": [{"tsk": "x"}]}},
+            "tolerance.tasks.0.tsk is no setting here; did you mean task?",
+        ),
+        ({"tolerance": {"confidence": "much"}}, "tolerance.confidence: must be a number, found 'much'"),
+        ({"tolerance": {"tasks": [{"task": "t", "max_drop": []}]}}, "tolerance.tasks.0.max_drop: must be a"),
+        ({"evaluation": {"limit": 0}}, "evaluation.limit: must be at least 1, found 0"),
+        ({"steps": [{"lowrank": {"keep": "80%"}}]}, "keep: must be a number, found '80%': write 0.8"),
+        ({"steps": [{"lowrank": {"keep": 80}}]}, "keep: must be at most 1, found 80"),
+        ({"steps": [{"lowrank": {"rank": "a"}}]}, "rank: must be a whole number, found 'a'"),
+        (
+            {"steps": [{"lowrank": {**PLAIN, "calibration": "x"}}]},
+            "step 1: calibration is no setting of lowrank\n  help: move it to the top",
+        ),
         ({"steps": [{"lowrnk": {}}]}, "no step 'lowrnk'; did you mean lowrank?"),
         (
             {"steps": [{"lowrank": {"kep": 0.8}}]},
@@ -55,6 +72,17 @@ def test_recipes_refused(change: dict[str, Any], message: str, bases: Base, tmp_
         kanna.run(path)
     assert message in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "words\n", "3\n"])
+def test_a_file_without_keys_is_no_recipe(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert main(["run", str(path)]) == 2 and "the file holds no keys and values" in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "nofile.yaml")]) == 2
+    assert "nofile.yaml does not exist" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_dry_run_tells_every_step_as_far_as_it_is_known(

@@ -106,6 +106,29 @@ def test_lowrank_writes_a_smaller_model(kanna, base, text, tmp_path):
     assert "not judged on a task" in (out / "README.md").read_text()
 
 
+def test_modules_left_alone_for_one_reason_are_one_line(kanna, shared_base):
+    from kanna.cli.inspect import _left_alone
+    from kanna.models.inventory import Skipped
+
+    alone = [Skipped(f"m{i}", "reason one", 10) for i in range(5)] + [Skipped("n", "reason two", 3)]
+    assert _left_alone(alone) == [
+        "left alone: m0, m1, m2 and 2 more (50 parameters): reason one",
+        "left alone: n (3 parameters): reason two",
+    ]
+    assert _left_alone([]) == [] and "left alone" in kanna("inspect", shared_base).out
+
+
+def test_the_calibration_text_is_in_lineage_and_report(kanna, base, text, tmp_path):
+    out = tmp_path / "out"
+    words = ("--keep", "0.8", "--align", "1", "--calibration", text, "--out", out)
+    assert kanna("lowrank", base, *words).code == 0
+    step = json.loads((out / "kanna.json").read_text())["steps"][0]
+    assert step["scores"]["calibration"] == text.name and len(step["data_hash"]) == 64
+    assert kanna("report", out, "--out", tmp_path / "report.html").code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert f"{text.name} (sha256 {step['data_hash'][:16]})" in page and "data read" in page
+
+
 def test_lowrank_json_is_all_of_stdout(kanna, base, tmp_path):
     ran = kanna("lowrank", base, "--rank", 4, "--layers", "-1", "--matrices", "q,down", "--method", "plain",
                 "--align", 1, "--out", tmp_path / "out", "--json")  # fmt: skip

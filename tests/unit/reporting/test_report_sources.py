@@ -97,7 +97,7 @@ def broken(change):
     [
         (lambda data: data.pop("schema_version"), "has no schema_version"),
         (lambda data: data.update(schema_version=2), "upgrade kanna"),
-        (lambda data: data.pop("status"), "status: Field required"),
+        (lambda data: data.pop("status"), "status is missing"),
         (lambda data: data.update(status="<b>"), "status"),
         (lambda data: data["tasks"][0].update(base="0.9"), r"tasks\.0\.base: .*number"),
         (lambda data: data["tasks"][0]["decision"].update(interval=[0.1]), r"decision\.interval"),

@@ -143,11 +143,15 @@ def test_labels_without_names_are_taken_by_place() -> None:
     unnamed = ["LABEL_0", "LABEL_1"]
     assert match(unnamed, [["ham", "spam"]] * 3) == [(0, 1)] * 3
     for other in (["spam", "ham"], ["ham", "spam", "eggs"], ["ham", "Spam"], ["ham", "LABEL_1"]):
-        with pytest.raises(InputError, match=r"LABEL_0, LABEL_1.*row 2 has the choices .*ham") as caught:
+        with pytest.raises(InputError, match=r"LABEL_0, LABEL_1.*row 2 has .*choices .*ham") as caught:
             match(unnamed, [["ham", "spam"], other])
         assert "id2label" in str(caught.value)
     with pytest.raises(InputError, match="no names"):
         match(unnamed, [["a", "b", "c"]] * 2)
+    with pytest.raises(InputError) as caught:
+        match(["LABEL_0", "LABEL_1", "LABEL_2"], [["blue", "green"]] * 2)
+    said = "3 labels have no names (LABEL_0, LABEL_1, LABEL_2), and row 1 has 2 choices (blue, green)"
+    assert caught.value.problem == f"the model's {said}"
 
 
 @pytest.mark.parametrize(

@@ -82,15 +82,22 @@ def match(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple
 
 
 def _by_place(labels: Sequence[str], choices: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    unnamed = f"the model's {len(labels)} labels have no names ({_list(labels)})"
     for number, row in enumerate(choices, 1):
-        if len(row) != len(labels) or tuple(row) != tuple(choices[0]):
-            raise InputError(
-                f"the model's labels have no names ({_list(labels)}), and row {number} has the choices "
-                f"{_list(row)}, row 1 {_list(choices[0])}",
-                "give every row the same choices, one for each label in their order, or name the labels in "
-                "id2label of config.json",
-            )
+        if len(row) != len(labels):
+            raise _no_place(f"{unnamed}, and row {number} has {len(row)} choices ({_list(row)})")
+        if tuple(row) != tuple(choices[0]):
+            said = f"row {number} has the choices {_list(row)}, and row 1 {_list(choices[0])}"
+            raise _no_place(f"{unnamed}, and {said}")
     return [tuple(range(len(labels)))] * len(choices)
+
+
+def _no_place(problem: str) -> InputError:
+    return InputError(
+        problem,
+        "give every row the same choices, one for each label in their order, or name the labels in "
+        "id2label of config.json",
+    )
 
 
 def _key(text: str) -> str:
