@@ -210,11 +210,10 @@ class Walker:
     def _assign(self, module: nn.Module, name: str, value: Tensor) -> None:
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
-        # Indices stay the whole numbers that they are.
-        placed = value.to(self.device, self.dtype if value.is_floating_point() else None)
-        if leaf in owner._buffers:
-            owner._buffers[leaf] = placed
+        if (buffer := owner._buffers.get(leaf)) is not None:  # of a form, which says in what it holds them
+            owner._buffers[leaf] = value.to(self.device, buffer.dtype)
         else:
+            placed = value.to(self.device, self.dtype)
             setattr(owner, leaf, nn.Parameter(placed, requires_grad=False))
 
 

@@ -1,6 +1,7 @@
 """How a matrix is stored: small frozen dataclasses, and the modules they build."""
 
 from kanna.forms.base import Child, Dense, Form, FormModule, dense_weight, from_json, install
+from kanna.forms.integer import Int, IntLinear
 from kanna.forms.low_rank import LowRank, LowRankLinear
 from kanna.forms.pivot import Pivot, PivotLinear
 from kanna.forms.rows import Rows, RowsLinear
@@ -10,6 +11,8 @@ __all__ = [
     "Dense",
     "Form",
     "FormModule",
+    "Int",
+    "IntLinear",
     "LowRank",
     "LowRankLinear",
     "Pivot",

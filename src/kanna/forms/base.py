@@ -50,8 +50,6 @@ class Form(ABC):
     module: ClassVar[type[FormModule]]
     # The child whose bias is that of the whole; None where the bias lies beside the children.
     bias_child: ClassVar[str | None] = None
-    # Own tensors by name, and their dtype where that is not the dtype of the weights.
-    own_dtypes: ClassVar[Mapping[str, torch.dtype | None]] = {}
     has_sentinel: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -62,6 +60,11 @@ class Form(ABC):
     def nested(self) -> Mapping[str, Form]:
         """The forms directly inside this one, by name."""
         return {name: getattr(self, name) for name in _nested_fields(type(self))}
+
+    @property
+    def own_dtypes(self) -> Mapping[str, torch.dtype | None]:
+        """Own tensors by name, and their dtype where that is not the dtype of the weights."""
+        return {}
 
     def children(self, m: int, n: int) -> dict[str, Child]:
         """`nested` with the sizes that they have in a form of an (m, n) matrix.
@@ -76,7 +79,7 @@ class Form(ABC):
         return {}
 
     @abstractmethod
-    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
         """The dense (m, n) weight in `dtype`, in which all products are made.
 
         Args:
@@ -143,25 +146,29 @@ class Form(ABC):
         """
         return self.module(self, m, n, bias, dtype, device)
 
-    def merge(self, tensors: Tensors) -> torch.Tensor:
+    def merge(self, tensors: Tensors, m: int, n: int) -> torch.Tensor:
         """The dense (m, n) weight, in the dtype of the stored `weight` (products in float32 or better).
 
         Args:
             tensors: Suffix -> tensor, as in `tensors(m, n)`.
         """
         dtype = tensors[SENTINEL].dtype
-        return self.dense(tensors, torch.float64 if dtype == torch.float64 else torch.float32).to(dtype)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        return self.dense(tensors, m, n, wide).to(dtype)
 
-    def dense_children(self, tensors: Tensors, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def dense_children(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Name -> dense weight of each child in `dtype`; see `dense`."""
         weights = {}
-        for name, form in self.nested.items():
+        for name, child in self.children(m, n).items():
             inner = {s.removeprefix(f"{name}."): t for s, t in tensors.items() if s.startswith(f"{name}.")}
-            weights[name] = form.dense(inner, dtype)
+            weights[name] = child.form.dense(inner, child.m, child.n, dtype)
         return weights
 
     def pack(
-        self, parts: Mapping[str, Packable], bias: torch.Tensor | None = None
+        self,
+        parts: Mapping[str, Packable],
+        bias: torch.Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> dict[str, torch.Tensor]:
         """Suffix -> tensor to store, the sentinel included.
 
@@ -169,9 +176,11 @@ class Form(ABC):
             parts: The name of each child -> what `pack` of its form gave without a bias, or simply the weight
                 where that form is dense; and the name of each own tensor -> that tensor.
             bias: (m,) or None.
+            dtype: Of the sentinel, which is that of the model; None takes that of what is stored in it.
 
         Raises:
-            KannaError: A name is missing or unknown, here or in what a child's form gave.
+            KannaError: Nothing tells the dtype; a name is missing or unknown, here or in what a child's form
+                gave.
         """
         _check_names(self, {*self.nested, *self.own_dtypes}, parts)
         tensors: dict[str, torch.Tensor] = {}
@@ -183,11 +192,16 @@ class Form(ABC):
                 raise KannaError(f"{name!r} of a {self.key} form must be a tensor")
             tensors[name] = tensor if dtype is None else tensor.to(dtype)
         if self.has_sentinel:
-            first = next((tensor for tensor in tensors.values() if tensor.is_floating_point()), None)
-            if first is None:
-                raise KannaError(f"a {self.key} form is packed from floating tensors, and there is none")
-            tensors[SENTINEL] = torch.zeros(1, dtype=first.dtype, device=first.device)
+            like = next(iter(tensors.values()))
+            told = dtype or next((t.dtype for s, t in tensors.items() if self._follows(s)), None)
+            if told is None:
+                raise KannaError(f"nothing that a {self.key} form is packed from tells the model's dtype")
+            tensors[SENTINEL] = torch.zeros(1, dtype=told, device=like.device)
         return tensors | ({} if bias is None else {self.bias_suffix: bias})
+
+    def _follows(self, suffix: str) -> bool:
+        """Whether a tensor is stored in the dtype of the model, whatever that is."""
+        return self.dtype_of(suffix, torch.float64) == torch.float64
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; a nested form that is the default is left out."""
@@ -299,7 +313,8 @@ class FormModule(nn.Module):
 def dense_weight(module: nn.Module) -> torch.Tensor:
     """The dense (m, n) weight of a module of a form, or of an ordinary nn.Linear."""
     if isinstance(module, FormModule):
-        return module.form.merge(dict(module.state_dict(keep_vars=True)))
+        tensors = dict(module.state_dict(keep_vars=True))
+        return module.form.merge(tensors, module.out_features, module.in_features)
     if isinstance(module, nn.Linear):
         return module.weight
     raise TypeError(f"a module of a form or nn.Linear was expected, found {type(module).__name__}")
@@ -362,8 +377,11 @@ def _check_keys(cls: type[Form], fields: Mapping[str, Any]) -> None:
 class Dense(Form):
     """An ordinary nn.Linear; no sentinel, since its weight has the shape that the name promises."""
 
-    own_dtypes: ClassVar[Mapping[str, torch.dtype | None]] = {"weight": None}
     has_sentinel: ClassVar[bool] = False
+
+    @property
+    def own_dtypes(self) -> Mapping[str, torch.dtype | None]:
+        return {"weight": None}
 
     def own(self, m: int, n: int) -> dict[str, Shape]:
         return {"weight": (m, n)}
@@ -378,7 +396,7 @@ class Dense(Form):
     ) -> nn.Linear:
         return nn.Linear(n, m, bias=bias, dtype=dtype, device=device)
 
-    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
         return tensors["weight"].to(dtype)
 
 

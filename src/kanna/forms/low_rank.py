@@ -49,6 +49,6 @@ class LowRank(Form):
             raise InputError(f"rank {self.rank} is more than a matrix of {m} x {n} can have")
         return {"reduce": Child(self.reduce, self.rank, n), "expand": Child(self.expand, m, self.rank)}
 
-    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
-        factors = self.dense_children(tensors, dtype)
+    def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
+        factors = self.dense_children(tensors, m, n, dtype)
         return factors["expand"] @ factors["reduce"]

@@ -46,7 +46,6 @@ class Pivot(Form):
     basis: Form = DENSE
     mix: Form = DENSE
     module: ClassVar[type[FormModule]] = PivotLinear
-    own_dtypes: ClassVar[Mapping[str, torch.dtype | None]] = {"order": torch.int32}
 
     def __post_init__(self) -> None:
         positive("pivot", "rank", self.rank)
@@ -60,10 +59,14 @@ class Pivot(Form):
             )
         return {"basis": Child(self.basis, self.rank, n), "mix": Child(self.mix, m - self.rank, self.rank)}
 
+    @property
+    def own_dtypes(self) -> Mapping[str, torch.dtype | None]:
+        return {"order": torch.int32}
+
     def own(self, m: int, n: int) -> dict[str, Shape]:
         return {"order": (m,)}
 
-    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
-        factors = self.dense_children(tensors, dtype)
+    def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
+        factors = self.dense_children(tensors, m, n, dtype)
         rows = torch.cat([factors["basis"], factors["mix"] @ factors["basis"]])
         return rows.index_select(0, tensors["order"])

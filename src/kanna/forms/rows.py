@@ -76,8 +76,8 @@ class Rows(Form):
             name: Child(form, size, n) for size, (name, form) in zip(sizes, self.nested.items(), strict=True)
         }
 
-    def dense(self, tensors: Tensors, dtype: torch.dtype) -> torch.Tensor:
-        blocks = torch.cat(list(self.dense_children(tensors, dtype).values()))
+    def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
+        blocks = torch.cat(list(self.dense_children(tensors, m, n, dtype).values()))
         return blocks.index_select(0, _gather_order([where for where, _ in self.parts], blocks.device))
 
     def to_json(self) -> dict[str, Any]:

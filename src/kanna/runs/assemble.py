@@ -8,28 +8,33 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from kanna.errors import KannaError
-from kanna.forms import Dense, Form, FormModule, LowRank, Pivot, Rows, dense_weight, install
+from kanna.forms import Dense, Form, FormModule, Int, LowRank, Pivot, Rows, dense_weight, install
+from kanna.forms.base import Packable
 from kanna.linalg.pivot import pivot_factors
 from kanna.linalg.whitening import balanced
 from kanna.models.matrix import Matrix, View
 from kanna.models.views import read, row_index
+from kanna.quant.grid import Codes
 
 Slice = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Factors:
-    """W' = expand (m, k) @ reduce (k, n).
+    """W' = expand (m, k) @ reduce (k, n); each may be whole numbers.
 
     Args:
         bias_gain: What the bias gains (m,); None for nothing.
         storage: "pair", or "pivot".
     """
 
-    expand: Tensor
-    reduce: Tensor
+    expand: Tensor | Codes
+    reduce: Tensor | Codes
     bias_gain: Tensor | None = None
     storage: str = "pair"
+
+
+New = Factors | Codes | Tensor
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def form_with(held: Form | None, parts: Sequence[Matrix], new: Mapping[str, Form
 def assemble(
     module: nn.Module,
     parts: Sequence[Matrix],
-    new: Mapping[str, Factors | Tensor],
+    new: Mapping[str, New],
     dtype: torch.dtype,
 ) -> Piece | None:
     """The module that holds `parts` with those that are new replaced; None if none is.
@@ -99,7 +104,7 @@ def assemble(
     Args:
         module: As it is now, dense or in a form.
         parts: All matrices of that module, in the order of their rows.
-        new: By matrix name its factors, or a dense matrix (m, n); a part without stays as it is.
+        new: By matrix name its factors, its codes or a dense matrix (m, n); a part without stays as it is.
         dtype: Of what is stored.
     """
     if not any(part.name in new for part in parts):
@@ -112,14 +117,14 @@ def assemble(
     shape = whole_shape(parts)
     if not isinstance(form, Rows):
         _, tensors = packed[parts[0].name]
-        return Piece(parts[0].module, form, form.pack(tensors, bias), shape)
+        return Piece(parts[0].module, form, form.pack(tensors, bias, dtype), shape)
     inner = {}
     for number, ((_, part_form), part) in enumerate(zip(form.parts, parts, strict=True)):
         if part.name in packed:
-            inner[f"parts.{number}"] = part_form.pack(packed[part.name][1])
+            inner[f"parts.{number}"] = part_form.pack(packed[part.name][1], dtype=dtype)
         else:
             inner[f"parts.{number}"] = _staying(module, part, part_form, dtype)
-    return Piece(parts[0].module, form, form.pack(inner, bias), shape)
+    return Piece(parts[0].module, form, form.pack(inner, bias, dtype), shape)
 
 
 def build(piece: Piece, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -184,16 +189,33 @@ def bias_of(module: nn.Module) -> Tensor | None:
     return bias
 
 
-def _packed(factors: Factors | Tensor, dtype: torch.dtype) -> tuple[Form, dict[str, Tensor]]:
-    """The form of factors or of a dense matrix, and its children's weights by name."""
-    if isinstance(factors, Tensor):
-        return Dense(), {"weight": factors.to(dtype).contiguous()}
-    rank = factors.reduce.shape[0]
-    if factors.storage == "pivot":
-        order, basis, mix = pivot_factors(factors.expand, factors.reduce)
-        return Pivot(rank), {"order": order.int(), "basis": basis.to(dtype), "mix": mix.to(dtype)}
-    expand, reduce = balanced(factors.expand, factors.reduce)
-    return LowRank(rank), {"reduce": reduce.to(dtype), "expand": expand.to(dtype)}
+def _packed(new: New, dtype: torch.dtype) -> tuple[Form, Mapping[str, Packable]]:
+    """The form of what is new, and what it is packed from."""
+    if isinstance(new, Tensor):
+        return Dense(), {"weight": new.to(dtype).contiguous()}
+    if isinstance(new, Codes):
+        grid = new.grid
+        return Int(grid.bits, grid.group, grid.symmetric), new.packed()
+    return _packed_factors(new, dtype)
+
+
+def _packed_factors(factors: Factors, dtype: torch.dtype) -> tuple[Form, Mapping[str, Packable]]:
+    expand, reduce = factors.expand, factors.reduce
+    if isinstance(expand, Tensor) and isinstance(reduce, Tensor):
+        if factors.storage == "pivot":
+            order, basis, mix = pivot_factors(expand, reduce)
+            packed = {"order": order.int(), "basis": basis.to(dtype), "mix": mix.to(dtype)}
+            return Pivot(len(reduce)), packed
+        expand, reduce = balanced(expand, reduce)
+    forms, parts = {}, {}
+    for name, factor in (("reduce", reduce), ("expand", expand)):
+        forms[name], held = _packed(factor, dtype)
+        parts[name] = forms[name].pack(held, dtype=dtype)
+    return LowRank(_rank(reduce), **forms), parts
+
+
+def _rank(reduce: Tensor | Codes) -> int:
+    return len(reduce if isinstance(reduce, Tensor) else reduce.codes)
 
 
 def _slice(part: Matrix) -> Slice:
@@ -224,9 +246,7 @@ def _staying(module: nn.Module, part: Matrix, form: Form, dtype: torch.dtype) ->
     return {suffix: value.to(form.dtype_of(suffix, dtype)).contiguous() for suffix, value in held.items()}
 
 
-def _new_bias(
-    module: nn.Module, parts: Sequence[Matrix], new: Mapping[str, Factors | Tensor]
-) -> Tensor | None:
+def _new_bias(module: nn.Module, parts: Sequence[Matrix], new: Mapping[str, New]) -> Tensor | None:
     bias = bias_of(module)
     if bias is None:
         return None
