@@ -164,8 +164,8 @@ class Tucker(Form):
             shapes = {name: shape[::-1] for name, shape in shapes.items()}
         return {name: Child(form, *shapes[name]) for name, form in self.nested.items()}
 
-    def dense(self, tensors: Tensors, dtype: torch.dtype) -> Tensor:
-        held = self.dense_children(tensors, dtype)
+    def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> Tensor:
+        held = self.dense_children(tensors, m, n, dtype)
         if self.side == "in":
             held = {name: factor.T for name, factor in held.items()}
         weight = held["core"]

@@ -186,11 +186,11 @@ class Form(ABC):
         tensors: dict[str, torch.Tensor] = {}
         for name, form in self.nested.items():
             tensors |= _prefixed(name, _packed(form, name, parts[name]))
-        for name, dtype in self.own_dtypes.items():
+        for name, fixed in self.own_dtypes.items():
             tensor = parts[name]
             if not isinstance(tensor, torch.Tensor):
                 raise KannaError(f"{name!r} of a {self.key} form must be a tensor")
-            tensors[name] = tensor if dtype is None else tensor.to(dtype)
+            tensors[name] = tensor if fixed is None else tensor.to(fixed)
         if self.has_sentinel:
             like = next(iter(tensors.values()))
             told = dtype or next((t.dtype for s, t in tensors.items() if self._follows(s)), None)

@@ -16,6 +16,7 @@ TABLE: dict[str, str] = {
     "lowrank": "kanna.methods.lowrank:METHOD",
     "laser": "kanna.methods.laser:METHOD",
     "basel": "kanna.methods.basel:METHOD",
+    "quantize": "kanna.methods.quantize:METHOD",
     "export": "kanna.methods.export:METHOD",
 }
 

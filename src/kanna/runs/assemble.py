@@ -74,6 +74,16 @@ def matrix_weight(module: nn.Module, view: View) -> Tensor:
     return read(weight, view)
 
 
+def factors_of(module: nn.Module, matrix: Matrix) -> tuple[Tensor, Tensor]:
+    """Expand (m, k) and reduce (k, n) of a matrix whose module, or whose rows of it, is a pair of factors."""
+    rows, held = matrix.view.rows, module
+    if isinstance(module, FormModule) and isinstance(module.form, Rows) and rows is not None:
+        number = [where for where, _ in module.form.parts].index(_slice(matrix))
+        held = module.get_submodule(f"parts.{number}")
+    expand, reduce = (dense_weight(held.get_submodule(name)) for name in ("expand", "reduce"))
+    return expand, reduce
+
+
 def whole_shape(parts: Sequence[Matrix]) -> tuple[int, int]:
     """(m, n) of the module that holds `parts`, all its matrices."""
     return sum(part.out_features for part in parts), parts[0].in_features

@@ -109,7 +109,7 @@ def test_no_dense_loader_takes_the_sentinel() -> None:
 def test_merge_keeps_the_dtype_and_sums_in_float32() -> None:
     expand = torch.ones(4, 512, dtype=torch.bfloat16)
     reduce = torch.ones(512, 4, dtype=torch.bfloat16)
-    merged = LowRank(512).merge(LowRank(512).pack({"expand": expand, "reduce": reduce}))
+    merged = LowRank(512).merge(LowRank(512).pack({"expand": expand, "reduce": reduce}), 4, 4)
     assert merged.dtype == torch.bfloat16
     assert torch.equal(merged, torch.full((4, 4), 512, dtype=torch.bfloat16))
 

@@ -243,7 +243,7 @@ EXPAND, REDUCE = torch.ones(8, 4), torch.ones(4, 8)
             r"unknown: \['expand.bias'\]",
         ),
         (Dense(), {"weight": {"weight": EXPAND}}, "must be a tensor"),
-        (LowRank(4), {"expand": EXPAND.int(), "reduce": REDUCE.int()}, "floating"),
+        (LowRank(4), {"expand": EXPAND.int(), "reduce": REDUCE.int()}, "dtype"),
     ],
 )
 def test_wrong_parts_are_not_packed(form: Form, given: dict, text: str) -> None:
@@ -256,7 +256,7 @@ def test_no_rounding_between_the_levels_of_a_merge() -> None:
     form = LowRank(4, reduce=LowRank(3), expand=LowRank(2))
     state = filled(form, 8, 8, False, torch.bfloat16).state_dict()
     wide = {name: tensor.float() for name, tensor in state.items()}
-    assert torch.equal(form.merge(state), form.merge(wide).bfloat16())
+    assert torch.equal(form.merge(state, 8, 8), form.merge(wide, 8, 8).bfloat16())
 
 
 def test_gradients_copies_and_one_graph() -> None:

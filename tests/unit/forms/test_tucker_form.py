@@ -91,7 +91,7 @@ def test_with_heads_and_widths_of_full_rank_it_is_the_pair() -> None:
     weight = stack(0).flatten(0, 1)
     *_, outer = hooi(stack(0), (6, 12, 5))
     left, values, right = torch.linalg.svd(weight, full_matrices=False)
-    merged = form.merge(form.pack({"core": weight @ outer, "outer": outer.T.contiguous()}))
+    merged = form.merge(form.pack({"core": weight @ outer, "outer": outer.T.contiguous()}), 72, 30)
     torch.testing.assert_close(merged, (left[:, :5] * values[:5]) @ right[:5], atol=1e-8, rtol=0)
 
 

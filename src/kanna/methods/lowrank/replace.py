@@ -9,15 +9,14 @@ same input, in the order in which the block computes them, to the original outpu
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kanna.calibration.calls import states_of
-from kanna.calibration.passage import Passage
-from kanna.calibration.statistics import captured, centred, inputs_of, rows_of, together
+from kanna.calibration.side_by_side import PairStatistics, Sides, Walk, in_order, pair_statistics, run_block
+from kanna.calibration.statistics import centred
 from kanna.calibration.walker import Walker
 from kanna.forms import from_json
 from kanna.linalg.allocation import Ranks
@@ -66,40 +65,6 @@ class Replacement:
         return self.plan.inventory.matrices
 
 
-@dataclass
-class _Block:
-    """A block as it is and as it becomes.
-
-    Args:
-        layer: Which.
-        path: Of the block.
-        original: The block as it is.
-        compressed: A copy, of which matrices are replaced.
-        forms: Of the replaced modules, by path.
-        tensors: What is new, by full parameter name.
-    """
-
-    layer: int
-    path: str
-    original: nn.Module
-    compressed: nn.Module
-    forms: dict[str, object] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """All batches before a block, in the original and in the compressed model.
-
-    Args:
-        masks: (b, length) bool, batch by batch; None where nothing is padding.
-    """
-
-    original: Passage
-    compressed: Passage
-    masks: Sequence[Tensor | None]
-
-
 def replace_blocks(job: Replacement, progress: Progress) -> None:
     """Compute and save every block; blocks that are saved already are not redone."""
     count, visits = len(job.walker.inventory.blocks), job.walker.visits
@@ -110,9 +75,9 @@ def replace_blocks(job: Replacement, progress: Progress) -> None:
     windows = job.plan.windows if job.config.two_streams else job.plan.windows.first(1)
     batches = job.walker.batches(windows, job.config.batch)
     streams = [partial(_stream, job, which) for which in ("original", "compressed")]
-    blocks: dict[int, _Block] = {}
+    blocks: dict[int, Sides] = {}
     with job.walker.walk(batches, streams, start) as (original, compressed):
-        walk = _Walk(original, compressed, [mask for _, mask in batches])
+        walk = Walk(original, compressed, [mask for _, mask in batches])
         while compressed.visit < len(visits):
             layer = visits[compressed.visit]
             progress("replace", min(layer, count - 1), count)
@@ -150,10 +115,10 @@ def _stream(job: Replacement, which: str, layer: int) -> Stream:
     return Stream(job.workspace.directory / f"{which}-{layer:03d}.safetensors")
 
 
-def _begun(job: Replacement, walk: _Walk, layer: int) -> _Block:
+def _begun(job: Replacement, walk: Walk, layer: int) -> Sides:
     """A block with its matrices replaced: now, or by an earlier run that was killed."""
     original, path = job.walker.load(layer), job.walker.inventory.blocks[layer]
-    block = _Block(layer, path, original, copy.deepcopy(original))
+    block = Sides(layer, path, original, copy.deepcopy(original))
     if job.workspace.has(block_file(layer)):
         _restore(job, block)
         return block
@@ -168,17 +133,17 @@ def _begun(job: Replacement, walk: _Walk, layer: int) -> _Block:
     return block
 
 
-def _pass(job: Replacement, walk: _Walk, block: _Block) -> None:
+def _pass(job: Replacement, walk: Walk, block: Sides) -> None:
     """Run a block on all batches, write what is behind it; the next block is at hand then."""
     visit = walk.compressed.visit
-    targets = _run(block.original, walk.original) if job.config.two_streams else None
+    targets = run_block(block.original, walk.original) if job.config.two_streams else None
     done = job.workspace.has(block_file(block.layer))
     if job.config.refine and block.forms and targets is not None and not done:
         task = RefineTask(block.path, block.forms, walk.compressed, targets, walk.masks)
         dtypes = {name: value.dtype for name, value in block.tensors.items()}
         seed = job.config.seed + block.layer
         block.tensors |= refine_block(block.compressed, task, job.config.refine, seed, dtypes, job.dtype)
-    outputs = _run(block.compressed, walk.compressed, None if targets is not None else walk.original)
+    outputs = run_block(block.compressed, walk.compressed, None if targets is not None else walk.original)
     for passage in (walk.original, walk.compressed):
         passage.turn()
     # Where blocks are not run row by row, the first window is a batch of its own.
@@ -186,24 +151,7 @@ def _pass(job: Replacement, walk: _Walk, block: _Block) -> None:
     job.workspace.save(probe_file(visit), {"probe": first})
 
 
-def _run(block: nn.Module, passage: Passage, beside: Passage | None = None) -> list[Tensor]:
-    """The hidden states behind a block, batch by batch.
-
-    Args:
-        beside: Another passage that is to go on as this one does.
-    """
-    states = []
-    with torch.no_grad():
-        for index in range(passage.batches):
-            output = passage.call(index).run(block)
-            states.append(states_of(output).cpu())
-            for one in (passage, beside):
-                if one is not None:
-                    one.put(index, output)
-    return states
-
-
-def _restore(job: Replacement, block: _Block) -> None:
+def _restore(job: Replacement, block: Sides) -> None:
     """Put into a block what an earlier run wrote of it."""
     name = block_file(block.layer)
     block.forms, block.tensors = job.workspace.note(name)["forms"], job.workspace.load(name)
@@ -219,7 +167,7 @@ def _restore(job: Replacement, block: _Block) -> None:
         parameter.copy_(value)
 
 
-def _surveyed(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list[Piece]:
+def _surveyed(job: Replacement, block: Sides, chosen: Sequence[Matrix]) -> list[Piece]:
     """Factors from the survey: a prefix of the full ones."""
     full, means = job.survey.factors(block.layer), job.survey.means(block.layer)
     new = {}
@@ -234,37 +182,20 @@ def _surveyed(job: Replacement, block: _Block, chosen: Sequence[Matrix]) -> list
     return _install(job, block, chosen, new)
 
 
-def _anchored(job: Replacement, walk: _Walk, block: _Block, chosen: Sequence[Matrix]) -> list[Piece]:
+def _anchored(job: Replacement, walk: Walk, block: Sides, chosen: Sequence[Matrix]) -> list[Piece]:
     """Group by group in the order of computation, each fitted to what the replaced ones before it hand on."""
     pieces = []
-    for modules, calls in _order(walk, block, chosen):
+    for modules, calls in in_order(walk, block, [matrix.module for matrix in chosen]):
         group = [matrix for matrix in chosen if matrix.module in modules]
-        pair = _pair_statistics(job, walk, block, group[0], calls)
+        features = group[0].in_features
+        pair = pair_statistics(walk, block, group[0].module, features, calls, job.walker.device)
         weights = {matrix: weight_of(block.original, block.path, matrix) for matrix in group}
         new = {m.name: _anchored_factors(job, m, weight, pair) for m, weight in weights.items()}
         pieces += _install(job, block, group, new)
     return pieces
 
 
-@dataclass
-class _PairStatistics:
-    """Sums over tokens of original inputs x and compressed inputs h, float64: x h^T, h h^T, x, h, count."""
-
-    cross: Tensor
-    gram: Tensor
-    total: Tensor
-    total_hat: Tensor
-    count: int = 0
-
-    def add(self, x: Tensor, h: Tensor) -> None:
-        self.cross += (x.T @ h).double()
-        self.gram += (h.T @ h).double()
-        self.total += x.sum(0, dtype=torch.float64)
-        self.total_hat += h.sum(0, dtype=torch.float64)
-        self.count += len(h)
-
-
-def _anchored_factors(job: Replacement, matrix: Matrix, weight: Tensor, pair: _PairStatistics) -> Factors:
+def _anchored_factors(job: Replacement, matrix: Matrix, weight: Tensor, pair: PairStatistics) -> Factors:
     centre = corrects_bias(job.config, matrix)
     mean, mean_hat = pair.total / pair.count, pair.total_hat / pair.count
     gram = centred(pair.gram, pair.total_hat, mean_hat) if centre else pair.gram
@@ -287,7 +218,7 @@ def _rank(job: Replacement, matrix: Matrix) -> int:
 
 
 def _install(
-    job: Replacement, block: _Block, group: Sequence[Matrix], new: Mapping[str, Factors]
+    job: Replacement, block: Sides, group: Sequence[Matrix], new: Mapping[str, Factors]
 ) -> list[Piece]:
     """Assemble the modules of a group and put them into the compressed block."""
     pieces = []
@@ -299,28 +230,3 @@ def _install(
             install_piece(block.compressed, block.path, piece, job.walker.dtype, job.walker.device)
             pieces.append(piece)
     return pieces
-
-
-def _order(walk: _Walk, block: _Block, chosen: Sequence[Matrix]) -> list[tuple[list[str], int]]:
-    """Modules that read the same, in the order in which the block runs them, and how often it does."""
-    with torch.no_grad(), captured(block.original, block.path, [m.module for m in chosen]) as seen:
-        walk.original.call(0).run(block.original)
-    return [(modules, len(seen[modules[0]])) for modules in together(seen)]
-
-
-def _pair_statistics(
-    job: Replacement, walk: _Walk, block: _Block, matrix: Matrix, calls: int
-) -> _PairStatistics:
-    """Both blocks run up to the last of the inputs that `matrix` reads, no further."""
-    device = job.walker.device
-    zeros = torch.zeros(matrix.in_features, dtype=torch.float64, device=device)
-    square = zeros.new_zeros(matrix.in_features, matrix.in_features)
-    pair = _PairStatistics(square, square.clone(), zeros, zeros.clone())
-    for index, mask in enumerate(walk.masks):
-        sides = (block.original, walk.original), (block.compressed, walk.compressed)
-        x, h = (
-            inputs_of(side, block.path, matrix.module, passage.call(index), calls) for side, passage in sides
-        )
-        for before, now in zip(x, h, strict=True):
-            pair.add(rows_of(before, mask), rows_of(now, mask))
-    return pair
