@@ -193,7 +193,8 @@ class Form(ABC):
             tensors[name] = tensor if fixed is None else tensor.to(fixed)
         if self.has_sentinel:
             like = next(iter(tensors.values()))
-            told = dtype or next((t.dtype for s, t in tensors.items() if self._follows(s)), None)
+            follow = (t.dtype for s, t in tensors.items() if t.is_floating_point() and self._follows(s))
+            told = dtype or next(follow, None)
             if told is None:
                 raise KannaError(f"nothing that a {self.key} form is packed from tells the model's dtype")
             tensors[SENTINEL] = torch.zeros(1, dtype=told, device=like.device)

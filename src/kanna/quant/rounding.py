@@ -4,7 +4,8 @@
     mse      of that range, as much as makes the squared error of a group smallest
     hqq      zero-points that make many errors small and let some be large (Badri & Shaji 2023): alternately
              the errors e = shrink(w - s (q - z)) that are let go, and z = mean(q - (w - e) / s); at last z is
-             rounded, which keeps every group on a grid of whole numbers
+             rounded, since grids are of whole numbers here, and taken where that is better than before.
+             Then it can only move the ends of the grid, not its points: little is left of the method
 
 A weight error says little of the loss: which is the best is measured, see docs/peqa.md.
 """
@@ -77,10 +78,17 @@ def _mse(weight: Tensor, grid: Grid) -> Codes:
 
 def _hqq(weight: Tensor, grid: Grid) -> Codes:
     scale, zero = between(*_range(weight, grid), grid)
-    if not grid.symmetric:
-        present = _present(weight, grid)
-        zero = _zero_points(grid.grouped(weight), scale[..., None], zero[..., None], present, grid)
-    return rounded(weight, scale, zero, grid)
+    if grid.symmetric:
+        return rounded(weight, scale, zero, grid)
+    present = _present(weight, grid)
+    moved = _zero_points(grid.grouped(weight), scale[..., None], zero[..., None], present, grid)
+    sizes = [_in_its_norm(weight, rounded(weight, scale, each, grid)) for each in (moved, zero)]
+    return rounded(weight, scale, torch.where(sizes[0] < sizes[1], moved, zero), grid)
+
+
+def _in_its_norm(weight: Tensor, codes: Codes) -> Tensor:
+    """(m, groups) sums of |error|^p."""
+    return codes.grid.sums((weight - codes.weight).abs().pow(_NORM))
 
 
 def _zero_points(weight: Tensor, scale: Tensor, zero: Tensor, present: Tensor, grid: Grid) -> Tensor:

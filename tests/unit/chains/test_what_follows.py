@@ -16,6 +16,7 @@ from kanna.methods.export.step import STEP as EXPORT
 from kanna.methods.laser.arena import SearchOptions, open_arena
 from kanna.methods.laser.step import STEP as LASER
 from kanna.methods.lowrank.step import STEP as LOWRANK
+from kanna.methods.quantize.step import STEP as QUANTIZE
 
 Base = Callable[[str], Path]
 PAGE = Path(__file__).parents[3] / "docs" / "architecture.md"
@@ -24,6 +25,7 @@ STEPS = {
     "laser apply": LASER,
     "laser search": LASER,
     "basel": BASEL,
+    "quantize": QUANTIZE,
     "export": EXPORT,
 }
 
@@ -65,6 +67,9 @@ def holding(bases: Base, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         "low_rank": lambda: compressed("llama"),
         "pivot": lambda: compressed("llama", storage="pivot"),
         "rows": lambda: compressed("gpt2", select="q,k"),
+        "int": lambda: (
+            kanna.quantize(bases("llama"), root / "int", kanna.QuantizeConfig(bits=4, group=8)).out
+        ),
         "quantised by others": quantised,
     }
 
@@ -85,6 +90,7 @@ def ask(step: str, model: Path, task: Path) -> None:
         "lowrank": {"keep": 0.7, "method": "plain", "align": 1},
         "laser": {"edits": ["q:0:k=2"]},
         "basel": {"data": str(task), "keep": 0.7},
+        "quantize": {"bits": 4, "group": 8},
         "export": {"format": "dense"},
     }
     name = step.split()[0]
@@ -92,7 +98,7 @@ def ask(step: str, model: Path, task: Path) -> None:
 
 
 def test_the_table_is_read() -> None:
-    assert {step for _, step in CELLS} == STEPS.keys() and len(CELLS) == 25
+    assert {step for _, step in CELLS} == STEPS.keys() and len(CELLS) == 42
 
 
 @pytest.mark.parametrize(("held", "step"), CELLS)

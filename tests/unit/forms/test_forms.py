@@ -107,11 +107,10 @@ def test_no_dense_loader_takes_the_sentinel() -> None:
 
 
 def test_merge_keeps_the_dtype_and_sums_in_float32() -> None:
-    expand = torch.ones(4, 512, dtype=torch.bfloat16)
-    reduce = torch.ones(512, 4, dtype=torch.bfloat16)
-    merged = LowRank(512).merge(LowRank(512).pack({"expand": expand, "reduce": reduce}), 4, 4)
+    ones = torch.ones(512, 512, dtype=torch.bfloat16)
+    merged = LowRank(512).merge(LowRank(512).pack({"expand": ones, "reduce": ones}), 512, 512)
     assert merged.dtype == torch.bfloat16
-    assert torch.equal(merged, torch.full((4, 4), 512, dtype=torch.bfloat16))
+    assert torch.equal(merged, torch.full((512, 512), 512, dtype=torch.bfloat16))
 
 
 def test_install_replaces_a_nested_module() -> None:

@@ -219,8 +219,8 @@ def test_the_deepest_form_that_is_allowed() -> None:
 
 
 def test_what_is_wrong_inside_is_an_input_error() -> None:
-    with pytest.raises(InputError, match="unknown form 'int'"):
-        from_json({"form": "low_rank", "rank": 2, "reduce": {"form": "int"}})
+    with pytest.raises(InputError, match="unknown form 'whole'"):
+        from_json({"form": "low_rank", "rank": 2, "reduce": {"form": "whole"}})
     with pytest.raises(InputError, match="JSON object"):
         from_json({"form": "low_rank", "rank": 2, "reduce": 3})
     with pytest.raises(InputError, match="rank 7 is more than a matrix of 6 x 16"):

@@ -1,0 +1,3 @@
+import families
+
+bases, text = families.bases, families.text

@@ -1,0 +1,170 @@
+"""`kanna.quantize`: what is written, read back as the matrices that were chosen, on every layout of them."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import kanna
+from kanna.errors import InputError
+from kanna.quant.grid import Grid
+from kanna.quant.rounding import quantised
+from kanna.runs.source import Source
+
+Base = Callable[[str], Path]
+FAMILIES = ["llama", "gpt2", "phi3", "qwen2", "opt", "bert_mlm"]
+
+
+def written(model: Path, out: Path, **settings: object) -> kanna.QuantizeConfig:
+    given = {"bits": 4, "group": 8, "method": "minmax", **settings}
+    calibration = given.pop("calibration", None)
+    config = kanna.QuantizeConfig(**given)  # type: ignore[arg-type]
+    kanna.quantize(model, out, config, calibration=calibration)  # type: ignore[arg-type]
+    return config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_matrices_are_those_rounded_apart(family: str, symmetric: bool, bases: Base, tmp_path: Path) -> None:
+    """Fused, transposed, biased, grouped-query, tied: each matrix is rounded on its own groups."""
+    base = bases(family)
+    written(base, tmp_path / "out", symmetric=symmetric)
+    before, after = Source.open(base), Source.open(tmp_path / "out")
+    grid = Grid(4, 8, symmetric)
+    for matrix in before.inventory.matrices:
+        weight = before.weight(matrix)
+        expected = quantised(weight, grid, "minmax").weight.to(weight.dtype)
+        assert torch.equal(after.weight(matrix), expected), matrix.name
+    changed = {matrix.tensor for matrix in before.inventory.matrices}
+    for name in before.checkpoint.tensors.keys() - {before.file_name(tensor) for tensor in changed}:
+        assert torch.equal(before.checkpoint.tensor(name), after.checkpoint.tensor(name)), name
+
+
+def test_what_lies_in_the_files(bases: Base, tmp_path: Path) -> None:
+    base = bases("llama")
+    written(base, tmp_path / "out", bits=3, group="channel", select="down@0")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    held = {
+        name.rsplit(".", 1)[-1]: value for name, value in tensors.items() if "layers.0.mlp.down_proj" in name
+    }
+    m, n = Source.open(base).weight(Source.open(base).inventory.matrices[6]).shape
+    assert held["weight"].shape == (1,) and held["weight_packed"].shape == (m, -(-n * 3 // 32))
+    assert held["weight_packed"].dtype == torch.int32 and held["weight_scale"].dtype == torch.float32
+    assert held["weight_scale"].shape == held["weight_zero_point"].shape == (m, 1)
+    assert held["weight_zero_point"].dtype == torch.uint8
+
+
+def test_a_new_process_gives_identical_logits(bases: Base, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    written(bases("llama"), out, method="gptq", calibration=text, context=16, bits=2)
+    ids = torch.arange(20)[None] % 15
+    model, _ = kanna.load(out)
+    with torch.no_grad():
+        here = model(input_ids=ids).logits
+    program = (
+        "import sys, torch, kanna; from transformers import AutoModelForCausalLM;"
+        "torch.set_num_threads(int(sys.argv[3]));"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval();"
+        "torch.save(model(input_ids=torch.arange(20)[None] % 15).logits, sys.argv[2])"
+    )
+    arguments = [out, tmp_path / "logits.pt", torch.get_num_threads()]
+    subprocess.run([sys.executable, "-c", program, *map(str, arguments)], check=True)
+    assert torch.equal(here, torch.load(tmp_path / "logits.pt", weights_only=True))
+
+
+def test_scales_stay_float32_in_a_model_of_another_dtype(bases: Base, tmp_path: Path) -> None:
+    written(bases("llama"), tmp_path / "out")
+    model, _ = kanna.load(tmp_path / "out", dtype=torch.bfloat16)
+    scales = [value for name, value in model.named_buffers() if name.endswith("weight_scale")]
+    assert scales and all(scale.dtype == torch.float32 for scale in scales)
+    logits = model(input_ids=torch.arange(8)[None]).logits
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+
+
+def test_anchored_and_refitted_are_nearer_to_the_model(bases: Base, text: Path, tmp_path: Path) -> None:
+    base, ids = bases("llama"), torch.arange(40)[None] % 15
+    before = kanna.load(base)[0](input_ids=ids).logits.detach()
+    off = {}
+    for name, settings in {
+        "minmax": {"method": "minmax"},
+        "gptq": {"method": "gptq", "calibration": text, "inputs": "original", "refit": False},
+        "anchored": {"method": "gptq", "calibration": text},
+    }.items():
+        written(base, tmp_path / name, bits=2, context=32, **settings)
+        after = kanna.load(tmp_path / name)[0](input_ids=ids).logits.detach()
+        off[name] = float((after - before).square().mean())
+    assert off["anchored"] < off["gptq"] < off["minmax"], off
+
+
+def test_factors_become_whole_numbers(bases: Base, text: Path, tmp_path: Path) -> None:
+    """The lineage goes on; at 8 bits the product is that of the factors but for rounding."""
+    low, out = tmp_path / "low", tmp_path / "out"
+    kanna.lowrank(bases("gpt2"), low, kanna.LowRankConfig(rank=6, method="plain", align=1))
+    for name, settings in {
+        "alone": {},
+        "fitted": {"method": "gptq", "calibration": text, "context": 32},
+    }.items():
+        written(low, out / name, bits=8, **settings)
+        before, after = Source.open(low), Source.open(out / name)
+        for matrix in before.inventory.matrices:
+            weight = before.weight(matrix)
+            form = after.form(matrix)
+            assert (form.key, form.reduce.key, form.expand.key) == ("low_rank", "int", "int")
+            assert (after.weight(matrix) - weight).norm() < 0.02 * weight.norm()
+        assert after.lineage is not None
+        assert [step.method for step in after.lineage.steps] == ["lowrank", "quantize"]
+
+
+def test_bits_of_some_and_others_left(bases: Base, tmp_path: Path) -> None:
+    written(bases("llama"), tmp_path / "out", bits_of="down=8,q@0=2", skip="v")
+    source = Source.open(tmp_path / "out")
+    bits = {m.name: getattr(source.form(m), "bits", None) for m in source.inventory.matrices}
+    for matrix in source.inventory.matrices:
+        expected = {"down": 8, "v": None}.get(
+            matrix.role, 2 if (matrix.role, matrix.layer) == ("q", 0) else 4
+        )
+        assert bits[matrix.name] == expected, matrix.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"method": "gptq"}, "calibration"),
+        ({"bits_of": "down"}, "down=8"),
+        ({"bits_of": "down=9"}, "9 bits"),
+        ({"skip": "all"}, "nothing"),
+        ({"select": "nothing"}, "nothing"),
+    ],
+)
+def test_what_cannot_be_asked(settings: dict, named: str, bases: Base, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        written(bases("llama"), tmp_path / "out", **settings)
+    assert named in f"{error.value.problem} {error.value.remedy}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(bases: Base, text: Path, tmp_path: Path, monkeypatch) -> None:
+    from kanna.methods.quantize import calibrated
+
+    base, settings = bases("llama"), {"method": "gptq", "calibration": text, "context": 16}
+    written(base, tmp_path / "whole", **settings)
+    real, done = calibrated._quantised_block, []
+
+    def once(*given):
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(calibrated, "_quantised_block", once)
+    with pytest.raises(KeyboardInterrupt):
+        written(base, tmp_path / "out", **settings)
+    monkeypatch.setattr(calibrated, "_quantised_block", real)
+    config = kanna.QuantizeConfig(bits=4, group="8", method="gptq", context=16)
+    kanna.quantize(base, tmp_path / "out", config, calibration=text, resume=True)
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
