@@ -268,8 +268,9 @@ def _repeats(task: TaskComparison) -> list[str]:
     count = repeated(task.base.records)
     if task.decision is None or task.decision.method == IDENTICAL or not count:
         return []
-    rows = "1 row repeats another" if count == 1 else f"{count:,} rows repeat others"
-    return [f"{task.base.task}: {rows}, and equal rows count as one"]
+    what = "window" if task.kind == TEXT else "row"
+    some = f"1 {what} repeats another" if count == 1 else f"{count:,} {what}s repeat others"
+    return [f"{task.base.task}: {some}, and equal {what}s count as one"]
 
 
 def _with_both(

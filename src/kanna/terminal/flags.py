@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 Parameters = Iterable[inspect.Parameter]
+_NUMBERS = (int, float)
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,17 @@ def _named(field: str) -> str:
 
 
 def _flag(name: str, about: Mapping[str, Any]) -> inspect.Parameter:
-    """A keyword parameter; what is not given is None."""
+    """A keyword parameter; what is not given is None. Numbers are read by the configuration, in its words."""
+    number = about["kind"] in _NUMBERS
     option = typer.Option(
         about["flag"],
         *about.get("also", ()),
-        metavar=about.get("metavar"),
+        metavar=about.get("metavar", "NUMBER" if number else None),
         help=_help(about["description"], about["default"]),
         rich_help_panel=about.get("group"),
         show_default=False,
     )
-    kind: Any = Union[about["kind"], None]  # noqa: UP007
+    kind: Any = Union[str if number else about["kind"], None]  # noqa: UP007
     annotation = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

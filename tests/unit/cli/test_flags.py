@@ -55,12 +55,23 @@ def test_texts_are_read():
     [
         ({"new_tokens": 0}, "--max-new-tokens: "),
         ({"blocks": "1,x"}, "--blocks: "),
-        ({"shots": -1}, "--shots"),
+        ({"shots": "-1"}, "--shots: must be at least 0, found '-1'"),
+        ({"limit": "50%"}, "--limit: must be a whole number, found '50%'"),
     ],
 )
 def test_errors_name_the_flag(given, said):
     with pytest.raises(InputError, match=said):
         made(**given)
+
+
+def test_numbers_are_read_by_the_configuration(kanna, shared_base):
+    assert made(limit="7")["other"].limit == 7
+    for given, said in (
+        ("80%", "must be a number, found '80%': write 0.8"),
+        ("x", "must be a number, found 'x'"),
+    ):
+        ran = kanna("lowrank", shared_base, "--keep", given, "--dry-run")
+        assert ran.code == 2 and f"--keep: {said}" in ran.err
 
 
 @pytest.mark.parametrize(

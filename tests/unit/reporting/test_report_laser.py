@@ -238,7 +238,7 @@ def test_an_analysis_sets_answers_side_by_side(tmp_path):
         ["as it is", "20.44 %"], ["edited", "20.88 %"], ["removed components alone", "10.00 %"],
     ]  # fmt: skip
     assert table(text, "Spectra")[0][2:6] == ["25", "256", "211.9", "43.6 %"]
-    assert "signal to noise" not in text
+    assert "signal to noise" not in text and "and 50 more that changed" in text
 
 
 def test_texts_of_an_analysis_are_left_out_on_request(tmp_path):

@@ -85,9 +85,11 @@ def _answers(at: At) -> list[Block]:
         [row["change"], _end(row["prompt"]), *(row[key].strip() for key in ("expected", *_NAMES))]
         for row in answers
     ]
-    return [
-        Table("What kept and removed components answer, where the edit changed it", columns, rows, MEASURED)
-    ]
+    title = "What kept and removed components answer, where the edit changed it"
+    changed = at.data["difference"]
+    more = (changed["lost"] or 0) + (changed["gained"] or 0) - len(rows)
+    left = [Paragraph([f"and {more:,} more that changed"])] if more > 0 else []
+    return [Table(title, columns, rows, MEASURED), *left]
 
 
 def _end(prompt: str) -> str:
