@@ -4,6 +4,7 @@ It is no part of a block, and often the embeddings once more, so an inventory do
 not mean it.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from torch import nn
@@ -30,16 +31,35 @@ def with_head(listed: Inventory, model: nn.Module, expression: str) -> Inventory
     """
     if not _names_head(expression):
         return listed
-    get = getattr(model, "get_output_embeddings", None)
-    head = get() if get is not None else None
-    path = next((path for path, module in model.named_modules() if module is head), None)
+    path, head = _found(model)
     if type(head) is not nn.Linear or path is None:
         raise InputError(f"{listed.architecture} has no output head that is a linear layer", _WITHOUT)
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is head.weight]
     if len(names) > 1:
         other = next(name for name in names if name != f"{path}.weight")
         raise InputError(f"the output head {path} is {other} once more, which is never factorised", _WITHOUT)
-    return replace(listed, matrices=(*listed.matrices, _matrix(listed, path, head)))
+    skipped = tuple(one for one in listed.skipped if one.name != f"{path}.weight")
+    return replace(listed, matrices=(*listed.matrices, _matrix(listed, path, head)), skipped=skipped)
+
+
+def with_factored_head(
+    listed: Inventory, model: nn.Module, expression: str, factors: Collection[str]
+) -> Inventory:
+    """The same where the head is stored as factors, whatever is selected.
+
+    Args:
+        factors: Paths of the modules that are factors.
+    """
+    return with_head(listed, model, HEAD if _found(model)[0] in factors else expression)
+
+
+def _found(model: nn.Module) -> tuple[str | None, object]:
+    """Path of the output head, and the module."""
+    try:
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+    except NotImplementedError:  # a class without a head
+        return None, None
+    return next((path for path, module in model.named_modules() if module is head), None), head
 
 
 def _names_head(expression: str) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kanna.errors import InputError
 from kanna.linalg.spectra import effective_rank, energy_rank, signal_rank, singular_values, stable_rank
+from kanna.models.head import with_factored_head
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import match
@@ -143,14 +144,16 @@ def inspect(
         InputError: A damaged or unknown model, a selection that matches nothing, NaN or infinite weights.
     """
     source = Source.open(model)
-    chosen = match(source.inventory.matrices, select or "all")
+    expression = select or "all"
+    inventory = with_factored_head(source.inventory, source.skeleton, expression, source.forms)
+    chosen = match(inventory.matrices, expression)
     source.check_shapes()
     entries = [_entry(source, matrix) for matrix in chosen]
     if spectra:
         place = usable_cache("spectra", cache)
         store = None if place is None else Workspace(place)
         entries = list(_with_spectra(source, entries, store, progress))
-    return InspectResult(source.name, source.inventory, tuple(entries), source.checkpoint.bytes)
+    return InspectResult(source.name, inventory, tuple(entries), source.checkpoint.bytes)
 
 
 def _entry(source: Source, matrix: Matrix) -> Entry:

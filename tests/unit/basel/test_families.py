@@ -109,6 +109,19 @@ def test_an_output_head_of_its_own_is_factors_where_it_is_named(
     assert float((mine - theirs).abs().max()) <= 1e-4 * float(mine.abs().max())
     assert float((mine - old).abs().max()) > 1e-2 * float(mine.abs().max())
     assert torch.equal(model.get_input_embeddings().weight, kanna.load(base)[0].get_input_embeddings().weight)
+    _check_inspected(base, out, head.module)
+
+
+def _check_inspected(base: Path, out: Path, path: str) -> None:
+    """A head that is factors is among the matrices, and not among what is left alone; a dense one is if named."""
+    for directory, select, rank in ((out, None, 5), (out, "lm_head", 5), (base, "lm_head", None)):
+        found = kanna.inspect(directory, select=select)
+        (head,) = [entry for entry in found.entries if entry.matrix.module == path]
+        assert head.rank == rank and head.matrix.shape == (61, 24)
+        assert f"{path}.weight" not in [one.name for one in found.inventory.skipped]
+    dense = kanna.inspect(base)
+    assert not any(entry.matrix.module == path for entry in dense.entries)
+    assert f"{path}.weight" in [one.name for one in dense.inventory.skipped]
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "bert_classifier"])
