@@ -113,7 +113,7 @@ def test_an_output_head_of_its_own_is_factors_where_it_is_named(
 
 
 def _check_inspected(base: Path, out: Path, path: str) -> None:
-    """A head that is factors is among the matrices, and not among what is left alone; a dense one is if named."""
+    """A head that is factors is among the matrices, not among what is left alone; a dense one if named."""
     for directory, select, rank in ((out, None, 5), (out, "lm_head", 5), (base, "lm_head", None)):
         found = kanna.inspect(directory, select=select)
         (head,) = [entry for entry in found.entries if entry.matrix.module == path]
