@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -50,8 +51,7 @@ def gathered(parameters: Parameters, values: Mapping[str, Any], remedy: str) -> 
         if config is None:
             given[parameter.name] = values[parameter.name]
             continue
-        own = {name: _unescaped(values[name]) if field.get("escapes") else values[name]
-               for name, field in fields.items()}  # fmt: skip
+        own = {name: _read(values[name], field) for name, field in fields.items()}
         flags = {name: field["flag"].partition("/")[0] for name, field in fields.items()}
         given[parameter.name] = parse(config, own, remedy, flags=flags)
     return given
@@ -131,6 +131,16 @@ def _kind(annotation: Any) -> Any:
     if get_origin(annotation) is tuple:
         return list[str]
     return annotation
+
+
+def _read(given: Any, about: Mapping[str, Any]) -> Any:
+    """A number from its text; what is none stays as it is, for the configuration to say so."""
+    if about.get("escapes"):
+        return _unescaped(given)
+    if about["kind"] in _NUMBERS and isinstance(given, str):
+        with suppress(ValueError):
+            return about["kind"](given)
+    return given
 
 
 def _unescaped(texts: Sequence[str] | None) -> list[str] | None:

@@ -10,6 +10,7 @@ import kanna as package
 from kanna.configuration import Configuration, Numbers, setting
 from kanna.errors import InputError
 from kanna.measure.options import BenchOptions
+from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.search_config import SearchOptions
 from kanna.terminal.flags import Only, expanded, gathered
 
@@ -23,6 +24,10 @@ class Other(Configuration):
 
 def asked(options: package.EvalOptions, other: Other, few: Annotated[Other, Only(("limit",))], own: int = 1):
     """A verb."""
+
+
+def search(budget: Annotated[Budget, Only(("fast",))]):
+    """Its configuration takes numbers for numbers only."""
 
 
 PARAMETERS = list(inspect.signature(asked).parameters.values())
@@ -55,7 +60,7 @@ def test_texts_are_read():
     [
         ({"new_tokens": 0}, "--max-new-tokens: "),
         ({"blocks": "1,x"}, "--blocks: "),
-        ({"shots": "-1"}, "--shots: must be at least 0, found '-1'"),
+        ({"shots": "-1"}, "--shots: must be at least 0, found -1"),
         ({"limit": "50%"}, "--limit: must be a whole number, found '50%'"),
     ],
 )
@@ -66,6 +71,8 @@ def test_errors_name_the_flag(given, said):
 
 def test_numbers_are_read_by_the_configuration(kanna, shared_base):
     assert made(limit="7")["other"].limit == 7
+    strict = list(inspect.signature(search).parameters.values())
+    assert gathered(strict, {"fast": "8"}, "look it up")["budget"].fast == 8
     for given, said in (
         ("80%", "must be a number, found '80%': write 0.8"),
         ("x", "must be a number, found 'x'"),
