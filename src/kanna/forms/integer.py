@@ -5,29 +5,96 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 from torch.nn import functional
 
+from kanna.errors import InputError
 from kanna.forms.base import Form, FormModule, Shape, Tensors, register
 from kanna.quant.grid import Codes, Grid
 from kanna.quant.packing import words
+from kanna.quant.scaled import changed, scaled_product
 
 PACKED, SCALE, ZERO = "weight_packed", "weight_scale", "weight_zero_point"
+# Of a module whose scales are changed: d in s (1 + d), float32 (m,) or (m, groups).
+CHANGE = "scale_change"
 
 
 class IntLinear(FormModule):
-    """y = x W^T + bias with W = s (q - z), multiplied out for the time of the product."""
+    """y = x W^T + bias with W = s (q - z), multiplied out for the time of the product.
+
+    Its scales may be changed, s (1 + d): by `change`, and differently for each row of a batch by `by_row`.
+    """
 
     weight_packed: torch.Tensor
     weight_scale: torch.Tensor
+    scale_change: nn.Parameter | None
+    row_changes: torch.Tensor | None
+
+    def __init__(self, form: Int, *sizes_and_kind: Any) -> None:
+        """Takes what `FormModule` does."""
+        super().__init__(form, *sizes_and_kind)
+        self.register_parameter(CHANGE, None)
+        self.register_buffer("row_changes", None, persistent=False)
+
+    def change(self, by: torch.Tensor | None, learn: bool = False) -> None:
+        """Change the scales by d; None takes the change away.
+
+        Args:
+            by: (m,) or (m, groups).
+            learn: Whether d gets gradients.
+
+        Raises:
+            InputError: The model was cast, and its scales with it: they are not those of the file any more.
+        """
+        if by is not None and self.weight_scale.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"the scales of this model were cast to {self.weight_scale.dtype}".replace("torch.", ""),
+                "load it anew, with dtype= in place of .half() or .to(): then its scales stay float32",
+            )
+        held = None if by is None else by.detach().to(self.weight_scale.device, torch.float32).clone()
+        self.scale_change = None if held is None else nn.Parameter(held, requires_grad=learn)
+
+    def by_row(self, changes: torch.Tensor | None) -> None:
+        """(rows of a batch, m) changes of channels, one for each row; None takes them away."""
+        self.row_changes = None if changes is None else changes.detach().to(self.weight_scale.device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., n) -> (..., m)."""
+        if self.row_changes is not None:
+            return self._mixed(x, self.row_changes)
+        change = self.scale_change
+        if change is not None and change.requires_grad and torch.is_grad_enabled():
+            return self._learnt(x, change)
+        return functional.linear(x, self._weight(x.dtype), self.bias)
+
+    def _weight(self, dtype: torch.dtype) -> torch.Tensor:
         stored = dict(self.named_buffers(recurse=False))
-        weight = self.form.dense(stored, self.out_features, self.in_features, torch.float32)
-        return functional.linear(x, weight.to(x.dtype), self.bias)
+        if self.scale_change is not None:
+            stored[CHANGE] = self.scale_change
+        return self.form.dense(stored, self.out_features, self.in_features, torch.float32).to(dtype)
+
+    def _learnt(self, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        """The same with gradients of the change, for which nothing dense is kept."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        form: Any = self.form
+        zero = getattr(self, ZERO, None)
+        y = scaled_product(x, change, self.weight_packed, self.weight_scale, zero, form.grid)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _mixed(self, x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+        """Each row of the batch with scales of its own: a change of channels only multiplies outputs."""
+        if x.dim() < 2 or len(x) != len(changes):
+            raise InputError(
+                f"a layer reads {list(x.shape)}, which are not {len(changes)} rows of a batch",
+                "give as many rows as sets; models that route tokens of all rows together take one set",
+            )
+        y = functional.linear(x, self._weight(x.dtype))
+        y = y * (1 + changes).to(y.dtype).view(len(changes), *[1] * (x.dim() - 2), -1)
+        return y if self.bias is None else y + self.bias
 
 
 @register("int")
@@ -72,8 +139,10 @@ class Int(Form):
         return m * n
 
     def codes(self, tensors: Tensors, n: int) -> Codes:
-        """The matrix of n inputs as it is stored."""
-        return Codes.of(self.grid, tensors[PACKED], tensors[SCALE], tensors.get(ZERO), n)
+        """The matrix of n inputs as it is stored, with the change of a module's scales where it has one."""
+        change, scale = tensors.get(CHANGE), tensors[SCALE]
+        scale = scale if change is None else changed(scale, change)
+        return Codes.of(self.grid, tensors[PACKED], scale, tensors.get(ZERO), n)
 
     def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
         return self.codes(tensors, n).weight.to(dtype)
