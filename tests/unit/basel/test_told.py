@@ -14,9 +14,9 @@ from torch.nn import functional
 import kanna
 from kanna.methods.basel.config import BaselConfig
 from kanna.methods.basel.excited import Reader, excited
-from kanna.methods.basel.forgotten import held_out
 from kanna.methods.basel.moved import Weights, extremes, most_moved
 from kanna.training.examples import Example
+from kanna.training.forgotten import held_out
 
 Base = Callable[[str], Path]
 

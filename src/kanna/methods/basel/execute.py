@@ -18,7 +18,6 @@ from kanna.forms import Dense, Form, FormModule, Rows, install
 from kanna.methods.basel.bases import Bases, BasesLayer, Decomposed, Held, decomposed
 from kanna.methods.basel.events import Events, Schedule
 from kanna.methods.basel.excited import Reader, Shown, excited
-from kanna.methods.basel.forgotten import Forgotten, forgotten, text_loss
 from kanna.methods.basel.importance import Averages
 from kanna.methods.basel.moved import Weights, extremes, first_weights, weights_of
 from kanna.methods.basel.plan import Plan, beside
@@ -29,6 +28,7 @@ from kanna.runs.assemble import Factors, Piece, assemble, bias_of, build, matrix
 from kanna.runs.probe import block_outputs
 from kanna.runs.source import Source
 from kanna.runs.step import Job, Recorded
+from kanna.training.forgotten import Forgotten, forgotten, text_loss
 from kanna.training.loop import Course, Material, Trained, train
 from kanna.training.optimiser import Group, Optimiser
 

@@ -23,7 +23,6 @@ from kanna.methods.basel.config import (
     STEPS_PER_EVENT,
     BaselConfig,
 )
-from kanna.methods.basel.data import Data, read_data
 from kanna.methods.basel.events import Schedule
 from kanna.methods.basel.forecast import Forecast
 from kanna.models.head import with_head
@@ -33,6 +32,7 @@ from kanna.models.selection import select
 from kanna.models.skeleton import read_config
 from kanna.reporting.blocks import Table
 from kanna.runs import step
+from kanna.runs.lessons import Data, read_data
 from kanna.runs.source import Source
 from kanna.runs.step import Inputs
 from kanna.training.batches import Mixed, mixed

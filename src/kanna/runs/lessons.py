@@ -1,15 +1,13 @@
-"""The rows that Basel learns from, split, checked, and as examples."""
+"""The rows that a step learns from, split, checked, and as examples."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kanna.errors import InputError
-from kanna.methods.basel.config import BaselConfig
-from kanna.methods.basel.forgotten import held_out
 from kanna.runs.source import Source
 from kanna.tasks.data.overlap import shared
 from kanna.tasks.data.rows import Row, read_rows
@@ -22,10 +20,43 @@ from kanna.tasks.tokens.encode import Encoder
 from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 from kanna.training.examples import Example, Examples, answered, labelled, masked, text_windows
+from kanna.training.forgotten import held_out
 
 FEWEST_ROWS = 16
 _SPLIT_OFF = 0.1
 _SHOWN = 60
+
+
+class Asked(Protocol):
+    """What the configuration of a step that learns says of its rows.
+
+    Attributes:
+        data: Rows of the task.
+        validation: Rows to choose the best state on; None splits a tenth of the data off.
+        replay: Text that must not be forgotten.
+        text: Text that is not learnt; None takes a tenth of `replay`.
+        allow_overlap: Whether rows that are asked may be learnt, too.
+        chat: Put prompts into the chat template.
+        context: Most tokens of a row.
+        seed: Of the split.
+    """
+
+    @property
+    def data(self) -> Path: ...
+    @property
+    def validation(self) -> Path | None: ...
+    @property
+    def replay(self) -> Path | None: ...
+    @property
+    def text(self) -> Path | None: ...
+    @property
+    def allow_overlap(self) -> bool: ...
+    @property
+    def chat(self) -> bool: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +91,7 @@ class Data:
         )
 
 
-def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Data:
+def read_data(source: Source, config: Asked, asked: Sequence[Task]) -> Data:
     """Read and check the files.
 
     Args:
@@ -93,7 +124,7 @@ def read_data(source: Source, config: BaselConfig, asked: Sequence[Task]) -> Dat
 
 
 def _texts(
-    made: "_Maker", replay: Sequence[Row], config: BaselConfig
+    made: "_Maker", replay: Sequence[Row], config: Asked
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Windows that are learnt beside the rows, and windows that are not."""
     if config.text is None:
@@ -160,7 +191,7 @@ class _Maker:
         return text_windows(rows, self.tokenizer, self.length, self.vocabulary).all
 
 
-def _maker(source: Source, config: BaselConfig) -> _Maker:
+def _maker(source: Source, config: Asked) -> _Maker:
     loaded = source.checkpoint.config
     labels = labels_of(loaded) if classifies(loaded) else None
     masks = fills_masks(loaded)
