@@ -109,4 +109,5 @@ def validated(model: type[M], data: object, where: str | Path, remedy: str) -> M
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InputError(f"{where}: {what_is_wrong(error, model)}", remedy) from error
+        whole = "" if error.errors()[0]["loc"] else "the file: "
+        raise InputError(f"{where}: {whole}{what_is_wrong(error, model)}", remedy) from error

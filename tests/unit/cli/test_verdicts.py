@@ -254,7 +254,7 @@ def test_options_that_would_be_ignored_are_refused(kanna, base, damaged, task, t
         ("tasks: [{task: TASK, max_drop: 1%}, {task: TASK, max_drop: 2%}]", "given twice"),
         ("tasks: [{task: TASK, max_drop: 1%}]\nguards: [{task: TASK, max_drop: 2%}]", "given twice"),
         ("tasks: [{task: TASK, max_drop: 1%}]\nguard: []", "guard"),
-        (None, "cannot be read"),
+        (None, "rules.yaml does not exist"),
     ],
 )
 def test_tolerance_files_refused(kanna, base, damaged, task, tmp_path, yaml, named):
