@@ -119,7 +119,7 @@ def test_task_files(refused, shared_base, task, tmp_path):
             ("leave no room for a prompt", "--max-new-tokens"),
         ),
         (("--chat",), ("no chat template", "leave out --chat")),
-        (("--costs", "missing.yaml"), ("missing.yaml cannot be read",)),
+        (("--costs", "missing.yaml"), ("missing.yaml does not exist",)),
         (("--dtype", "int3"), ("int3",)),
         (("--device", "nowhere"), ("nowhere",)),
     ],

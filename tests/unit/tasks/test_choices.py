@@ -249,7 +249,7 @@ def test_cost_files_that_are_none(content: str, message: str, tmp_path: Path) ->
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         load_costs(path, [row("p", ["a", "b"], 0)])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"none\.yaml does not exist"):
         load_costs(tmp_path / "none.yaml", [])
 
 
