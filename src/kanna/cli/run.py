@@ -37,9 +37,9 @@ def run(
         return 0
     if recipe is None:
         raise InputError("there is no recipe", "give a YAML file, or --schema to see what one may hold")
-    from kanna.cli.steps import announce, show
     from kanna.recipe.recipe import read_recipe
     from kanna.recipe.recipe import run as carry_out
+    from kanna.terminal.steps import announce, show
 
     read = read_recipe(recipe)
     target = out or read.out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -15,9 +15,7 @@ from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model, Out
 from kanna.terminal.lazy import command
 from kanna.terminal.session import Session, verb
-
-if TYPE_CHECKING:
-    from kanna.runs.runner import RunResult
+from kanna.terminal.steps import carried_out
 
 Calibration = Annotated[
     Path | None,
@@ -50,7 +48,6 @@ def step_verb(method: Method) -> Callable[..., None]:
         dry_run: DryRun = False,
     ) -> int:
         from kanna.runs.request import Call, Request
-        from kanna.runs.runner import carry_out
 
         _check_required(method, config)
         request = Request(
@@ -64,9 +61,7 @@ def step_verb(method: Method) -> Callable[..., None]:
             resume=resume,
             dry_run=dry_run,
         )
-        with session.resumable(out), session.progress() as progress:
-            result = carry_out(request, lambda plan: announce(session, plan, out), progress)
-        return show(session, result)
+        return carried_out(session, request)
 
     run.__doc__ = f"{method.summary}\n\n{method.example}"
     run.__annotations__["config"] = method.load_config()
@@ -80,42 +75,11 @@ def _check_required(method: Method, config: BaseModel) -> None:
             raise InputError(f"no {name} given", f"see kanna {' '.join(method.words)} --help")
 
 
-def announce(session: Session, plan: Any, out: str | Path | None) -> None:
-    """What is about to be done and what it takes, on stderr."""
-    from kanna.reporting.wording import size
-    from kanna.runs.places import free_bytes
-
-    for line in plan.lines():
-        session.say(line)
-    if plan.work_bytes:
-        free = "" if out is None else f" of {size(free_bytes(Path(out)))} free"
-        session.say(f"files of work about {size(plan.work_bytes)}{free}")
-    for note in plan.notes:
-        session.say(f"note: {note}")
-
-
-def show(session: Session, result: RunResult) -> int:
-    """The result on stdout.
-
-    Returns:
-        The exit code.
-    """
-    from kanna.terminal.results import render_plans, render_run
-
-    if result.out is None:
-        for step in result.steps:
-            for line in step.plan.lines() if step.plan is not None else ():
-                session.say(line)
-        session.show(result.to_dict(), lambda console: render_plans(console, result))
-        return 0
-    session.show(result.to_dict(), lambda console: render_run(console, result))
-    return 0 if result.passed else asking.VERDICT_FAILED
-
-
 def real(method: Method) -> Any:
     """The command of a method: its step, or the group of its step and its further verbs."""
     if not method.commands:
-        return command(method.words[0], step_verb(method))
+        function = load(method.command) if method.command else step_verb(method)
+        return command(method.words[0], function)
     group: typer.Typer = load(method.commands)
     combined = typer.Typer(name=method.words[0], help=method.group, no_args_is_help=True)
     combined.command(method.words[-1])(step_verb(method))

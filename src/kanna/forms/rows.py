@@ -77,7 +77,11 @@ class Rows(Form):
         }
 
     def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
-        blocks = torch.cat(list(self.dense_children(tensors, m, n, dtype).values()))
+        return self.gathered(list(self.dense_children(tensors, m, n, dtype).values()))
+
+    def gathered(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One tensor (rows of the whole, ...) from those of the parts, each with the rows of its part."""
+        blocks = torch.cat(list(values))
         return blocks.index_select(0, _gather_order([where for where, _ in self.parts], blocks.device))
 
     def to_json(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < 1 << bits:
         raise InputError(f"codes from {int(codes.min())} to {int(codes.max())} do not fit into {bits} bits")
     rows, columns = codes.shape
-    blocks = functional.pad(codes, (0, -columns % _WORD)).view(rows, -1, _WORD)
+    blocks = functional.pad(codes, (0, -columns % _WORD)).reshape(rows, -1, _WORD)
     stream = torch.zeros(rows, blocks.shape[1], bits, dtype=torch.int64, device=codes.device)
     for code, word, shift in _places(bits):
         value = blocks[..., code].to(torch.int64)
@@ -53,7 +53,7 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     rows, held = packed.shape
     if held != words(columns, bits):
         raise InputError(f"{held} words do not hold {columns} codes of {bits} bits")
-    stream = functional.pad(packed, (0, -held % bits)).view(rows, -1, bits)
+    stream = functional.pad(packed, (0, -held % bits)).reshape(rows, -1, bits)
     codes = torch.empty(rows, stream.shape[1], _WORD, dtype=torch.uint8, device=packed.device)
     mask = (1 << bits) - 1
     for code, word, shift in _places(bits):

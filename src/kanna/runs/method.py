@@ -25,6 +25,7 @@ class Method:
         verb: Words of the command that runs the step; empty for the name alone.
         example: A command line, shown in the help.
         group: One sentence on all verbs of the method, where it has several.
+        command: "module:function" of the verb, where it does more than run the step.
         commands: "module:app" of a typer app with further verbs; they come under the first word of `verb`.
         views: "module:VIEWS" of what a report can show of its results.
         calibration: Whether the step can read calibration text.
@@ -40,6 +41,7 @@ class Method:
     verb: tuple[str, ...] = ()
     example: str = ""
     group: str = ""
+    command: str = ""
     commands: str = ""
     views: str = ""
     calibration: bool = False

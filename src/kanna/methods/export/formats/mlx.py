@@ -1,0 +1,72 @@
+"""MLX: read by mlx-lm, on Apple's machines and on others.
+
+Which layers are in whole numbers is told there by which have scales; layers of other bits or groups than most
+are named in config.json.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kanna.methods.export import fit
+from kanna.methods.export.formats.loaders import installed
+from kanna.methods.export.formats.target import Directory, Logits, NotInstalled
+from kanna.methods.export.held import Held
+from kanna.quant.grid import Grid
+from kanna.quant.layouts import mlx
+from kanna.runs.source import Source
+
+_BITS, _GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
+
+
+class Mlx(Directory):
+    """See the module."""
+
+    name = "mlx"
+    half = False
+    loader = "mlx-lm"
+    layout: ClassVar[Any] = mlx
+
+    def refuse(self, source: Source, layers: Sequence[Held]) -> None:
+        fit.one_stack(source, self.name)
+        fit.bits_among(layers, _BITS, self.name)
+        fit.groups_among(layers, _GROUPS, self.name)
+        fit.whole_groups(layers, self.name)
+
+    def declared(self, source: Source, layers: Sequence[Held]) -> Mapping[str, Any]:
+        counted = Counter((layer.grid.bits, layer.grid.group) for layer in layers)
+        usual = counted.most_common(1)[0][0]
+        others = {
+            layer.prefix: _settings(layer.grid)
+            for layer in layers
+            if (layer.grid.bits, layer.grid.group) != usual
+        }
+        most = next(layer.grid for layer in layers if (layer.grid.bits, layer.grid.group) == usual)
+        settings = {**_settings(most), **others}
+        return {"quantization": settings, "quantization_config": settings}
+
+    def reader(self, directory: Path, source: Source, layers: Sequence[Held]) -> Logits:
+        core, utils = installed("mlx.core", "mlx"), installed("mlx_lm.utils", "mlx-lm")
+        try:
+            model, _ = utils.load_model(directory)
+        except ValueError as error:  # an architecture that it does not have
+            raise NotInstalled(f"mlx-lm cannot load it: {error}") from error
+        model.set_dtype(core.float32)
+
+        def logits(ids: Tensor) -> Tensor:
+            found = model(core.array(ids.numpy())).astype(core.float32)
+            return torch.from_numpy(np.array(found))
+
+        return logits
+
+
+def _settings(grid: Grid) -> dict[str, Any]:
+    return {"bits": grid.bits, "group_size": grid.group, "mode": "affine"}
+
+
+TARGET = Mlx()

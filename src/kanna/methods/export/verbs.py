@@ -1,0 +1,83 @@
+"""kanna export"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kanna.errors import InputError
+from kanna.methods.export.config import ExportConfig, ExportOptions
+from kanna.terminal import asking
+from kanna.terminal.asking import Force, Model, Out
+from kanna.terminal.session import Session, verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.methods.export.quantized import Exported
+
+_RUN = "Running"
+
+
+@verb
+def export(
+    session: Session,
+    model: Model,
+    options: ExportOptions,
+    judging: asking.Judging,
+    evaluation: asking.Scoring,
+    out: Out = None,
+    force: Force = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=_RUN)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=_RUN)
+    ] = False,
+) -> int:
+    """Write a compressed model for tools that do not know kanna.
+
+    kanna export DIR --format dense --out DENSE
+    """
+    criteria = judging.criteria()
+    if options.format == "dense":
+        if options.check:
+            raise InputError("--format dense is always reloaded and checked", "leave out --check")
+        from kanna.methods.export import METHOD
+        from kanna.runs.request import Call, Request
+        from kanna.terminal.steps import carried_out
+
+        request = Request(
+            model,
+            out,
+            (Call(METHOD, ExportConfig(format="dense")),),
+            criteria=criteria,
+            options=evaluation,
+            force=force,
+            resume=resume,
+            dry_run=dry_run,
+        )
+        return carried_out(session, request)
+    if criteria is not None:
+        raise InputError(
+            f"{options.format} is for other programs, which kanna does not judge on tasks",
+            "use --check here, and --task with --format dense or on the model itself",
+        )
+    if resume:
+        raise InputError(f"an export to {options.format} is short, and not resumed", "leave out --resume")
+    from kanna.methods.export.quantized import export_quantized
+
+    with session.progress() as progress:
+        done = export_quantized(
+            model, out, options.format, check=options.check, force=force, dry_run=dry_run, progress=progress
+        )
+    session.show(done.to_dict(), lambda console: _render(console, done))
+    return 0 if done.passed else asking.VERDICT_FAILED
+
+
+def _render(console: "Console", done: "Exported") -> None:
+    from kanna.reporting.wording import size
+
+    for line in done.lines():
+        console.print(line)
+    console.print(f"weights: {size(done.bytes)}")
+    console.print("dry run: nothing was written" if done.out is None else f"written: {done.out}")
