@@ -9,15 +9,17 @@ Basel is `kanna.basel` as it is. Its events are few here, so that there are step
 
 Measured are the median processor seconds of a step (those of the clock where nothing else runs, and where
 something does, disturbed less), the first of each stage and those with a validation aside, and the most
-resident memory while these steps ran, beyond what the process had when everything was imported. The last
-column is computed: weights held (bases or matrices, and all the rest) and, of what is trained, the gradient
-and the two averages. Activations are not in it.
+resident memory while these steps ran, beyond what the process had when everything was imported; what was
+freed before is given back first (the C library would keep it, and use it again). The
+last column is computed: weights held (bases or matrices, and all the rest) and, of what is trained, the
+gradient and the two averages. Activations are not in it.
 
 All bases of a matrix together are 1.25 to 2 times its size. So Basel begins above: where it falls below the
 full weights, and below full fine-tuning, is what the lines on its events say.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -52,6 +54,12 @@ _NUMBER = 4  # bytes of a float32
 _SAMPLED = 0.005  # seconds between two looks at the memory
 
 
+def give_back() -> None:
+    """What was freed and the C library keeps, so that the memory of a stage is what it needs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @dataclass(frozen=True)
 class Stage:
     """Steps of one kind.
@@ -76,6 +84,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.process = psutil.Process()
+        give_back()
         self.before, self.peak, self.done = self.process.memory_info().rss, 0, threading.Event()
 
     @contextmanager
@@ -93,7 +102,7 @@ class Memory:
             self.peak = max(self.peak, self.process.memory_info().rss)
 
     def taken(self) -> int:
-        """Beyond what there was before, and begin anew."""
+        """Beyond what there was before; it begins anew."""
         most, self.peak = self.peak - self.before, 0
         return most
 
@@ -116,6 +125,8 @@ class Watch:
             self.peaks[stage] = max(self.peaks.get(stage, 0), most)
             if not looked:
                 self.seconds.setdefault(stage, []).append(now - began)
+        if before != stage:
+            give_back()
         self._last = stage, now, done % self.every[part] == 0
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import exported
 import family_configs
@@ -122,6 +123,28 @@ def _check_inspected(base: Path, out: Path, path: str) -> None:
     dense = kanna.inspect(base)
     assert not any(entry.matrix.module == path for entry in dense.entries)
     assert f"{path}.weight" in [one.name for one in dense.inventory.skipped]
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("keep", [0.4, 0.97])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "phi3"])
+def test_what_is_not_selected_stays_to_the_bit(
+    family: str, keep: float, start: bool, bases: Base, rows: Path, tmp_path: Path
+) -> None:
+    """In fused modules, too, whether factors or dense rows stand beside; with a start some have no factors."""
+    base, low, out = bases(family), tmp_path / "low", tmp_path / "out"
+    given: dict[str, Any] = {"data": rows, "rows": 36, "epochs": (1, 1, 1), "select": "q"}
+    if start:
+        how = kanna.LowRankConfig(keep=keep, select="q@-1", align=1, method="plain", allocation="uniform")
+        kanna.lowrank(base, low, how)
+        given["start"] = low
+    else:
+        given |= {"keep": keep, "prune_events": 1, "extra_rank": 0}
+    kanna.basel(base, out, BaselConfig(**given))
+    before, after = Source.open(base), Source.open(out)
+    for matrix in before.inventory.matrices:
+        equal = torch.equal(before.weight(matrix), after.weight(matrix))
+        assert equal == (matrix.role != "q"), matrix.name
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2", "bert_classifier"])

@@ -137,6 +137,9 @@ def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
         before = text_loss(_loaded(job.source, job.inputs.device), plan.data.text)
     model = _loaded(start, job.inputs.device)
     held = {path: start.forms.get(path, Dense()) for path, _ in _modules(plan)}
+    for path, piece in _parted(start, plan).items():
+        install(model, path, build(piece, torch.float32, job.inputs.device))
+        held[path] = piece.form
     part_2 = _train_factors(model, held, job, plan, plan.stored / plan.parameters)
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
@@ -307,6 +310,19 @@ def _factored(source: Source, plan: Plan, events: Events) -> dict[str, Piece]:
     return pieces
 
 
+def _parted(start: Source, plan: Plan) -> dict[str, Piece]:
+    """Module path -> a dense module in rows, where not all of these are trained."""
+    pieces: dict[str, Piece] = {}
+    for path, parts in _modules(plan):
+        chosen = [matrix for matrix in parts if matrix.name in plan.sizes]
+        if path not in start.forms and len(chosen) < len(parts):
+            new = {matrix.name: start.weight(matrix).float() for matrix in chosen}
+            piece = assemble(start.module(path), parts, new, torch.float32)
+            assert piece is not None
+            pieces[path] = piece
+    return pieces
+
+
 def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: Plan, kept: float) -> Trained:
     """Part 2.
 
@@ -315,12 +331,7 @@ def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: P
         kept: Share of the matrices' parameters that is left.
     """
     config = plan.config
-    factors = {
-        f"{path}.{name}": parameter
-        for path, form in held.items()
-        for name, parameter in model.get_submodule(path).named_parameters()
-        if name != form.bias_suffix and parameter.dim() == 2
-    }
+    factors = dict(_factors(model, held, plan))
     course = Course(
         steps=plan.factor_steps,
         validate_every=max(1, plan.factor_steps // 8),
@@ -333,6 +344,16 @@ def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: P
     directory = _directory(job, plan, "factors")
     progress = _named(job.progress, "part 2, factors", lambda: f"{kept:.1%} kept")
     return train(model, optimiser, _material(job, plan), course, directory, None, progress)
+
+
+def _factors(model: nn.Module, held: Mapping[str, Form], plan: Plan) -> Iterator[tuple[str, nn.Parameter]]:
+    """By name, what selected matrices are made of; other rows of their modules stay as they are."""
+    for path, parts in _modules(plan):
+        form = held[path]
+        staying = tuple(f"parts.{n}." for n, matrix in enumerate(parts) if matrix.name not in plan.sizes)
+        for name, parameter in model.get_submodule(path).named_parameters():
+            if name != form.bias_suffix and parameter.dim() == 2 and not name.startswith(staying):
+                yield f"{path}.{name}", parameter
 
 
 def _named(progress: Progress, part: str, told: Callable[[], str]) -> Progress:
