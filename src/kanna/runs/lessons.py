@@ -80,7 +80,10 @@ class Data:
     @property
     def held_out_digest(self) -> str:
         """sha256 of the examples on which states are chosen: losses of runs that share it can be compared."""
-        held = [[example.ids, example.scored, example.label] for example in self.validation.all]
+        held = [
+            [one.ids, one.scored, one.label, *([] if one.filled is None else [one.filled])]
+            for one in self.validation.all
+        ]
         return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
     @property

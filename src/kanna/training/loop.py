@@ -153,7 +153,7 @@ class _Course:
 
     losses: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
-    best: int = 0
+    best: int = 0  # none so far
     stopped: str = ""
     finished: bool = False
 
@@ -220,15 +220,14 @@ class _Run:
                 self._step()
             if self.best.exists() and (self.at.best < self.at.step or self.at.stopped):
                 self._take(self.best)
-        return Trained(
-            tuple(self.at.losses), tuple(self.at.validation), self.at.best, self.at.stopped, self._notes()
-        )
+        best = self.at.best or self.at.step
+        return Trained(tuple(self.at.losses), tuple(self.at.validation), best, self.at.stopped, self._notes())
 
     def _step(self) -> None:
         step = self.at.step
         loss = self._gradients(step, self.course.precision)
         if not math.isfinite(loss) or self._lost(loss):
-            self._give_up(loss)
+            self._give_up(loss, step + 1)
             return
         self.between.gradients(step)
         course = self.course
@@ -267,14 +266,14 @@ class _Run:
         recent = [*self.at.losses[-_LOST_STEPS + 1 :], loss]
         return fmean(recent) > _LOST * max(nothing, self.at.losses[0])
 
-    def _give_up(self, loss: float) -> None:
+    def _give_up(self, loss: float, step: int) -> None:
         """End at the best validated state; states by the clock are no place to end at.
 
         Raises:
             InputError: There is none yet.
         """
         what = f"a loss of {loss:.3g}" if math.isfinite(loss) else "a loss that is not finite"
-        reason = f"{what} at step {self.at.step + 1}"
+        reason = f"{what} at step {step}"
         if not self.best.exists():
             raise InputError(f"training diverged: {reason}", "give a lower rate, or more rows a step")
         self.at.stopped = f"{reason}: a lower rate may help"
@@ -303,7 +302,7 @@ class _Run:
         held = self.material.validation
         loss = validation_loss(self.model, held, self.course.tokens, self.in_parts, self.equal)
         if not math.isfinite(loss):
-            self._give_up(loss)
+            self._give_up(loss, self.at.step)
             return
         self.at.validation.append((self.at.step, loss))
         eligible = [value for done, value in self.at.validation if done > self.course.best_from]

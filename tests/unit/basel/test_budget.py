@@ -96,6 +96,24 @@ def test_the_papers_rule_keeps_the_largest_of_one_share(share: float) -> None:
     assert max(low for low, _ in parts) <= min(high for _, high in parts) + 1e-9  # one share explains all
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.45, 0.6, 0.9])
+def test_no_event_of_the_papers_rule_leaves_less_than_the_last_shall(share: float, seed: int) -> None:
+    """However few bases it may have: what is gone could not come back at the end."""
+    given = {name: values + 0.01 for name, values in scores(seed).items()}
+    wanted = share * sum(size.dense for size in SIZES.values())
+
+    def count(kept: dict[str, torch.Tensor]) -> int:
+        return sum(SIZES[name].stored(len(places)) for name, places in kept.items())
+
+    early = kept_by_share(given, SIZES, 0.0, wanted, last=False)
+    last = kept_by_share(given, SIZES, 0.0, wanted, last=True)
+    assert count(early) >= wanted
+    assert abs(count(last) - wanted) <= count(early) - wanted  # one of the two beside it
+    one_less = {name: places[1:] if len(places) > 1 else places for name, places in early.items()}
+    assert count(one_less) < wanted
+
+
 def test_events_are_as_many_as_said_and_end_where_they_shall() -> None:
     for first, steps, events in ((10, 60, 7), (1, 21, 20), (5, 6, 1), (90, 210, 100)):
         schedule = Schedule(first, steps, events, 1000, 250)

@@ -131,7 +131,7 @@ def _check_inspected(base: Path, out: Path, path: str) -> None:
 def test_what_is_not_selected_stays_to_the_bit(
     family: str, keep: float, start: bool, bases: Base, rows: Path, tmp_path: Path
 ) -> None:
-    """In fused modules, too, whether factors or dense rows stand beside; with a start some have no factors."""
+    """In fused modules, too, beside factors and beside dense rows; with a start some have no factors."""
     base, low, out = bases(family), tmp_path / "low", tmp_path / "out"
     given: dict[str, Any] = {"data": rows, "rows": 36, "epochs": (1, 1, 1), "select": "q"}
     if start:

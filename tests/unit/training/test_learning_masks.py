@@ -20,11 +20,12 @@ import kanna
 from kanna.errors import InputError
 from kanna.methods.basel.config import BaselConfig
 from kanna.runs.criteria import criteria_of
+from kanna.runs.lessons import Data
 from kanna.tasks.data.rows import Row, read_row
 from kanna.tasks.scorers.masked import MaskedScorer
 from kanna.tasks.tokens.cloze import Cloze
 from kanna.training.batches import mixed
-from kanna.training.examples import Example, masked
+from kanna.training.examples import Example, Examples, masked
 from kanna.training.loop import Course, Material, train, validation_loss
 from kanna.training.loss import summed_loss
 from kanna.training.optimiser import BETAS, Group, Optimiser
@@ -64,6 +65,17 @@ def test_masks_stand_in_place_of_the_answer_and_are_all_that_is_scored() -> None
     )
     assert behind.ids == tuple(ids(["[CLS]", "ka", "[MASK]", "[SEP]"]))
     assert behind.filled == (ids("lo"),) and behind.targets == 1
+
+
+def test_rows_held_out_that_ask_the_same_for_other_answers_are_other_rows() -> None:
+    """Their masks are alike; runs are set side by side where the digest is the same."""
+    _, tokens = encoder("Bert")
+    cloze, none = Cloze(tokens, LONGEST), Examples(())
+    digests = [
+        Data(none, masked([row("ka [MASK] .", answer)], cloze), (), (), "").held_out_digest
+        for answer in ("lo", "mi", "lo")
+    ]
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_the_right_choice_is_the_answer() -> None:

@@ -212,6 +212,14 @@ def test_the_best_state_is_what_the_model_ends_with(tmp_path: Path) -> None:
     assert found == pytest.approx(best[1], rel=1e-4)
 
 
+def test_where_no_state_may_be_the_best_the_last_one_is(tmp_path: Path) -> None:
+    model = llama()
+    result = train(
+        model, optimiser(model, 0.01), material(4), Course(6, validate_every=2, best_from=6), tmp_path
+    )
+    assert [done for done, _ in result.validation] == [2, 4, 6] and result.best == 6
+
+
 def test_patience_ends_a_run(tmp_path: Path) -> None:
     model = llama()
     course = Course(steps=200, validate_every=5, patience=2, warm_up=0.0, last=1.0)

@@ -144,6 +144,8 @@ def kept_by_share(
         enough = stored_of(chosen) >= stored and (last or trained_of(chosen) >= trained)
         low, high = (low, share) if enough else (share, high)
     sides = kept(low), kept(high)
+    if not last and stored_of(sides[0]) < stored:
+        return sides[1]
     wanted, count = (stored, stored_of) if last else (trained, trained_of)
     return min(sides, key=lambda chosen: abs(count(chosen) - wanted))
 
