@@ -18,7 +18,7 @@ class ExportConfig(Configuration):
 class ExportOptions(Configuration):
     """What the verb takes: the format of the step, or one that programs for whole numbers read."""
 
-    format: Literal["dense", "compressed-tensors", "mlx", "gptq", "awq"] = setting(
+    format: Literal["dense", "compressed-tensors", "gguf", "mlx", "gptq", "awq"] = setting(
         ...,
         "What other tools shall read: dense multiplies every form out; others take whole numbers as they "
         "are.",

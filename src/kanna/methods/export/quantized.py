@@ -95,7 +95,7 @@ def export_quantized(
     Args:
         model: What `kanna quantize` wrote.
         out: New directory; may be None for a dry run.
-        format: "compressed-tensors", "mlx", "gptq" or "awq".
+        format: "compressed-tensors", "gguf", "mlx", "gptq" or "awq".
         check: Reload it with the loader it is for, and compare logits and a continuation with kanna's own.
 
     Raises:

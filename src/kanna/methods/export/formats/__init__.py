@@ -7,6 +7,7 @@ from kanna.runs.method import load
 # What is said on the command line -> "module:TARGET".
 TABLE: dict[str, str] = {
     "compressed-tensors": "kanna.methods.export.formats.compressed_tensors:TARGET",
+    "gguf": "kanna.methods.export.formats.gguf:TARGET",
     "mlx": "kanna.methods.export.formats.mlx:TARGET",
     "gptq": "kanna.methods.export.formats.gptq:TARGET",
     "awq": "kanna.methods.export.formats.awq:TARGET",
