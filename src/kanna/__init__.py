@@ -45,6 +45,8 @@ _LAZY = {
     "report": "kanna.recipe.report:report",
     "read_criteria": "kanna.runs.criteria:read_criteria",
     "run": "kanna.recipe.recipe:run",
+    "TuneConfig": "kanna.methods.peqa.config:TuneConfig",
+    "tune": "kanna.methods.peqa.run:tune",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "LaserConfig",
     "LowRankConfig",
     "QuantizeConfig",
+    "TuneConfig",
     "__version__",
     "basel",
     "bench",
@@ -80,10 +83,14 @@ __all__ = [
     "read_criteria",
     "report",
     "run",
+    "scales",
+    "tune",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "scales":
+        return import_module("kanna.scales")
     if name not in _LAZY:
         raise AttributeError(f"module 'kanna' has no attribute {name!r}")
     module, _, attribute = _LAZY[name].partition(":")
@@ -91,7 +98,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "scales"})
 
 
 def _register_loader(quantizers_auto: ModuleType) -> None:

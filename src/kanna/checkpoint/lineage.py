@@ -27,6 +27,8 @@ _WRITE_AGAIN = "write the checkpoint again"
 # The model card is for people to edit, the recipe names paths of whoever ran it; the lineage cannot hold
 # its own digest.
 _NOT_RECORDED = (FILE, "README.md", "recipe.yaml")
+# Sets of scales come and go, and hold digests of their own.
+_SCALES = "scales/"
 # They tell who saved a configuration from where, not what the model is.
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
 _RECORDED_VERSIONS = ("kanna", "torch", "transformers")
@@ -116,7 +118,8 @@ def file_digests(directory: Path) -> dict[str, str]:
     """Relative path -> sha256 of every file, kanna.json, recipe.yaml and README.md left out."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = {path.relative_to(directory).as_posix(): path for path in files}
-    return {name: file_digest(path) for name, path in names.items() if name not in _NOT_RECORDED}
+    recorded = (name for name in names if name not in _NOT_RECORDED and not name.startswith(_SCALES))
+    return {name: file_digest(names[name]) for name in recorded}
 
 
 def file_digest(path: Path) -> str:

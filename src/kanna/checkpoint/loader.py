@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kanna.checkpoint import lineage
+from kanna.checkpoint.applied import ACTIVE, put_chosen
 from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits
 from kanna.errors import InputError
 from kanna.forms import FormModule
@@ -25,6 +26,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
     verify: bool = True,
+    scales: str | Path | None = ACTIVE,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load a model, compressed or not, as the class of its `architectures`, with its tokenizer.
 
@@ -33,6 +35,7 @@ def load(
         dtype: "auto" keeps that of the files.
         device_map: As in transformers; None is the CPU.
         verify: First compare the files with the sha256 that kanna.json records (reads them once more).
+        scales: Name of a set of scales in the directory; None or "base" for none. By default the one in use.
 
     Returns:
         The model in evaluation mode, and its tokenizer, or None where the directory has none.
@@ -44,15 +47,21 @@ def load(
     checkpoint = Checkpoint.open(model)
     if verify:
         lineage.verify(checkpoint.directory)
-    return load_weights(checkpoint, dtype, device_map), tokenizer_of(checkpoint.directory)
+    return load_weights(checkpoint, dtype, device_map, scales), tokenizer_of(checkpoint.directory)
 
 
-def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: Any = None) -> PreTrainedModel:
+def load_weights(
+    checkpoint: Checkpoint,
+    dtype: str | torch.dtype,
+    device_map: Any = None,
+    scales: str | Path | None = ACTIVE,
+) -> PreTrainedModel:
     """The model of an opened checkpoint in evaluation mode; its files are taken as they are.
 
     Args:
         dtype: "auto" keeps that of the files.
         device_map: As in transformers; None is the CPU.
+        scales: Name or folder of a set of scales; None for none. By default the one in use.
 
     Raises:
         InputError: The files do not hold a weight: transformers itself would initialise it at random. Or
@@ -67,6 +76,8 @@ def load_weights(checkpoint: Checkpoint, dtype: str | torch.dtype, device_map: A
     )
     if missing := sorted(report["missing_keys"]):
         raise lacks(directory, missing, architecture.__name__)
+    if scales != ACTIVE:
+        put_chosen(loaded, directory, scales)
     return loaded
 
 

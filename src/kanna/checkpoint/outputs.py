@@ -74,6 +74,8 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".pt", ".pth", ".h5", ".ms
 # Templates, code of the model, modules of sentence-transformers, formats for other programs.
 _FOLDERS = re.compile(r"additional_chat_templates|custom_generate|\d+_\w+|onnx|openvino|__pycache__")
 _CACHE = re.compile(r"\.cache(/huggingface(/.*)?)?")
+# A set of scales, which is an output inside the directory of a model.
+_SET = ("scales.json", "scales.safetensors")
 _CONFIG, _LINEAGE = "config.json", "kanna.json"
 _MOVE = "choose another directory, or move what is there away yourself"
 
@@ -112,6 +114,8 @@ def refuse_replacing(out: Path) -> None:
     if out.is_symlink() or not out.is_dir():
         what = "a link" if out.is_symlink() else "a file"
         raise InTheWay(f"{out} is {what}, which --force does not replace", "choose another directory")
+    if _is_set(out):
+        return
     recorded = _recorded(out)
     if recorded is None and not _is_model(out):
         raise InTheWay(
@@ -137,6 +141,11 @@ def _recorded(directory: Path) -> Mapping[str, object] | None:
     if "format_version" not in data or "base" not in data or not isinstance(files, dict):
         return None
     return files
+
+
+def _is_set(directory: Path) -> bool:
+    """Whether a folder holds a set of scales and nothing else."""
+    return sorted(path.name for path in directory.iterdir()) == sorted(_SET)
 
 
 def _is_model(directory: Path) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from kanna.checkpoint.applied import ACTIVE, has_sets, put_chosen, stored_changes
 from kanna.checkpoint.declared import METHOD, Declared, parse_forms, put_forms
 from kanna.checkpoint.reader import locate, read_headers, weight_files
 from kanna.errors import InputError
@@ -44,11 +45,13 @@ class KannaConfig(QuantizationConfigMixin):
 
 
 class KannaQuantizer(HfQuantizer):
-    """Puts the modules of the forms in place before the weights are loaded."""
+    """Puts the modules of the forms in place before the weights are loaded, and scales in use afterwards."""
 
     # transformers takes this as: only checkpoints that kanna wrote, never a dense model on the fly.
     requires_calibration = True
     quantization_config: KannaConfig
+    # The files that are loaded.
+    _read: list[Path]
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         """Check every declared form against the model and the files' headers, then swap the modules.
@@ -58,15 +61,20 @@ class KannaQuantizer(HfQuantizer):
                 itself would only warn, and initialise at random what is missing.
         """
         config: Any = model.config
-        tensors = read_headers(_files(kwargs, config))
+        self._read = _files(kwargs, config)
+        tensors = read_headers(self._read)
         forms = self.quantization_config.parsed
         self.quantization_config.restrict(put_forms(model, forms, _written_for(config), tensors))
+        stored_changes(model, tensors)
         return model
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         # The modules are ordinary ones: half(), float() and full training, which transformers denies to
         # quantized models, all work.
         model.is_quantized = False  # type: ignore[assignment]
+        base = self._read[0].parent
+        if has_sets(base):
+            put_chosen(model, base, ACTIVE)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:

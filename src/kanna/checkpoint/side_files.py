@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import INDEX
+from kanna.checkpoint.scale_sets import RECORD
 from kanna.errors import InputError
 
 MODULES = "modules.json"
@@ -144,6 +145,8 @@ def _kinds(source: Path, weights: Collection[Path]) -> list[tuple[str, str]]:
 def _is_elsewhere(folder: Path) -> bool:
     """Whether a folder is left out: links are not followed, they may lead anywhere, and even back here."""
     left_behind = _matches(folder.name, _LEFT_BEHIND)
+    if any(folder.glob(f"*/{RECORD}")):  # sets of scales belong to the codes that they were learnt on
+        return True
     return not left_behind and (folder.is_symlink() or _matches(folder.name, (*_OTHER_MODELS, *_TRAINING)))
 
 

@@ -66,6 +66,10 @@ VERBS = {
         "kanna.cli.run:run",
         "Carry out a recipe: steps one after the other, each on what the one before it wrote.",
     ),
+    "scales": (
+        "kanna.cli.scales:app",
+        "Sets of scales of a quantised model: list, use, roll back, compare, ship and check them.",
+    ),
     "task": ("kanna.cli.task:app", "Make, check and split the data of a task."),
     "cache": (
         "kanna.cli.cache:cache",

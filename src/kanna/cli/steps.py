@@ -47,10 +47,10 @@ def step_verb(method: Method) -> Callable[..., None]:
         resume: Resume = False,
         dry_run: DryRun = False,
     ) -> int:
-        from kanna.runs.request import Call, Request
+        from kanna.runs.request import Call, asked
 
         _check_required(method, config)
-        request = Request(
+        request = asked(
             model,
             out,
             (Call(method, config),),

@@ -17,6 +17,7 @@ TABLE: dict[str, str] = {
     "laser": "kanna.methods.laser:METHOD",
     "basel": "kanna.methods.basel:METHOD",
     "quantize": "kanna.methods.quantize:METHOD",
+    "tune": "kanna.methods.peqa:METHOD",
     "export": "kanna.methods.export:METHOD",
 }
 

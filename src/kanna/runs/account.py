@@ -55,6 +55,25 @@ def record(
 ) -> None:
     """Append this step to the lineage of its source."""
     config: Any = plan.config
+    step = lineage.Step(
+        method=call.name,
+        config=config.model_dump(mode="json"),
+        versions=lineage.versions(),
+        seed=getattr(config, "seed", None),
+        threads=torch.get_num_threads(),
+        data_hash=call.origin.data_hash or plan.data_hash,
+        scores=scores_of(
+            {**figures, **call.origin.facts, **_calibration(call, plan, job)}, verdict, compared
+        ),
+    )
+    known = job.source.lineage
+    base = lineage.Base(name=job.source.name, hash=job.source.hash) if known is None else known.base
+    steps = () if known is None else known.steps
+    lineage.write(partial, base, (*steps, step))
+
+
+def scores_of(figures: Mapping[str, Any], verdict: Verdict, compared: Comparison | None) -> dict[str, Any]:
+    """What was measured: figures, what reading back showed, and what tasks say."""
     judged = {} if compared is None else {"comparison": compared.summary()}
     status = NOT_JUDGED if compared is None else compared.status
     # "verdict" is that of reading back; "status" is what tasks say.
@@ -63,19 +82,7 @@ def record(
         "evaluated": compared is not None,
         "status": status if verdict.passed else FAIL,
     }
-    step = lineage.Step(
-        method=call.name,
-        config=config.model_dump(mode="json"),
-        versions=lineage.versions(),
-        seed=getattr(config, "seed", None),
-        threads=torch.get_num_threads(),
-        data_hash=call.origin.data_hash or plan.data_hash,
-        scores={**figures, **call.origin.facts, **_calibration(call, plan, job), **judged, **checked},
-    )
-    known = job.source.lineage
-    base = lineage.Base(name=job.source.name, hash=job.source.hash) if known is None else known.base
-    steps = () if known is None else known.steps
-    lineage.write(partial, base, (*steps, step))
+    return {**figures, **judged, **checked}
 
 
 def _calibration(call: Call, plan: Plan, job: Job) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Method:
         hidden: Whether the command line leaves the step to verbs of its own.
         required: Settings without which a step changes nothing: whoever asks for one gives them. Where a
             search chose nothing, that is recorded.
+        inside: "module:function" of a configuration, giving the folder inside the model's directory that the
+            step makes where no output is named; empty for a step that makes new directories alone.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Method:
     calibration: bool = False
     hidden: bool = False
     required: tuple[str, ...] = ()
+    inside: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -59,6 +62,10 @@ class Method:
     def load_step(self) -> Step[Any]:
         step: Step[Any] = load(self.step)
         return step
+
+    def folder_inside(self, config: BaseModel) -> str | None:
+        """The folder that the step makes inside a model's directory; None where it makes none."""
+        return load(self.inside)(config) if self.inside else None
 
 
 def load(place: str) -> Any:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanna.checkpoint import lineage
+from kanna.checkpoint import lineage, scale_sets
+from kanna.checkpoint.applied import ACTIVE, chosen
 from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.scale_sets import RECORD
 from kanna.checkpoint.side_files import MODULES, module_folders
 from kanna.models.device import device_of, dtype_of
 from kanna.runs.criteria import Criteria, check_harness, check_units
@@ -45,16 +47,32 @@ class Opened:
         checkpoint: Its headers.
         finite: Whether its numbers must be finite.
         trusted: Its files were written just now, and need no comparison with the digests recorded for them.
+        scales: Name or folder of a set of scales in it, or None for none; by default the one in use.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, finite: bool = False, trusted: bool = False) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        finite: bool = False,
+        trusted: bool = False,
+        scales: str | Path | None = ACTIVE,
+    ) -> None:
         self.checkpoint = checkpoint
+        self.scales = chosen(checkpoint.directory, scales)
         self._finite, self._trusted = finite, trusted
         self._model: nn.Module | None = None
         self._computes: tuple[torch.device, torch.dtype] | None = None
 
     @classmethod
-    def open(cls, model: "str | Path | Opened", *, finite: bool = False, trusted: bool = False) -> "Opened":
+    def open(
+        cls,
+        model: "str | Path | Opened",
+        *,
+        finite: bool = False,
+        trusted: bool = False,
+        scales: str | Path | None = ACTIVE,
+    ) -> "Opened":
         """Open a directory, or a hub id in the local cache; what is open already is returned.
 
         Raises:
@@ -62,7 +80,7 @@ class Opened:
         """
         if isinstance(model, Opened):
             return model
-        return cls(Checkpoint.open(model), finite=finite, trusted=trusted)
+        return cls(Checkpoint.open(model), finite=finite, trusted=trusted, scales=scales)
 
     @property
     def directory(self) -> Path:
@@ -105,7 +123,8 @@ class Opened:
             files.update((self.directory / folder).rglob("*"))
         relative = [(path.relative_to(self.directory).as_posix(), path) for path in sorted(files)]
         digests = [(name, lineage.file_digest(path)) for name, path in relative if path.is_file()]
-        return json.dumps([self.base_hash, digests])
+        applied = [] if self.scales is None else [scale_sets.read_record(self.scales / RECORD).tensors]
+        return json.dumps([self.base_hash, digests, *applied])
 
     def prepared(
         self,
@@ -141,7 +160,7 @@ class Opened:
             if not self._trusted:
                 _ = self.scan  # compares the files with what is recorded, before anything is computed
             place = None if device_of(options.device).type == "cpu" else options.device
-            self._model = load_weights(self.checkpoint, dtype_of(options.dtype), place)
+            self._model = load_weights(self.checkpoint, dtype_of(options.dtype), place, self.scales)
             self._computes = _computing(options)
         return self._model
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kanna.calibration.calls import body_call, ended, states_of
 from kanna.calibration.windows import random_windows
+from kanna.checkpoint.applied import ACTIVE
 from kanna.checkpoint.loader import load
 from kanna.models.inventory import Inventory
 from kanna.runs.step import Recorded
@@ -45,13 +46,18 @@ class Verdict:
 
 
 def verify_output(
-    directory: Path, inventory: Inventory, recorded: Recorded | None, parameters: int
+    directory: Path,
+    inventory: Inventory,
+    recorded: Recorded | None,
+    parameters: int,
+    scales: str | Path | None = ACTIVE,
 ) -> tuple[Verdict, nn.Module | None]:
     """Reload `directory` as a user would, and run it on the recorded windows, or else on random tokens.
 
     Args:
         recorded: Block outputs to compare with; None compares nothing.
         parameters: Of the written model: where they do not fit in memory in float32, nothing is reloaded.
+        scales: Folder of a set of scales that is laid over it; by default the one in use.
 
     Returns:
         The verdict, and the reloaded model in float32 for whoever goes on with it.
@@ -60,7 +66,7 @@ def verify_output(
         return Verdict(
             False, None, None, "too large to be reloaded in float32 with the memory that is free"
         ), None
-    model, _ = load(directory, dtype=torch.float32, verify=False)
+    model, _ = load(directory, dtype=torch.float32, verify=False, scales=scales)
     states = {} if recorded is None else recorded.states
     windows = _random(model) if recorded is None else recorded.windows
     ids = ended(model.config, windows.ids) if inventory.has_decoder_apart else windows.ids

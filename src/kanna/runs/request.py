@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from kanna.checkpoint.outputs import final_name
+from kanna.errors import InputError
 from kanna.runs.criteria import Criteria, Rule
 from kanna.runs.method import Method
 from kanna.runs.opened import Opened
@@ -66,6 +67,8 @@ class Request:
         resume: Continue an unfinished run for `out`.
         dry_run: Only say what would be done.
         opened: The model, where longer work has opened it: it is not read again.
+        inside: Whether `out` is a folder inside the model's directory, which one step makes, and of whose
+            other files none is touched.
     """
 
     model: str | Path
@@ -79,6 +82,7 @@ class Request:
     resume: bool = False
     dry_run: bool = False
     opened: Opened | None = None
+    inside: bool = False
 
     @property
     def device(self) -> str:
@@ -88,6 +92,24 @@ class Request:
     def target(self) -> Path:
         assert self.out is not None
         return final_name(self.out)
+
+
+def asked(model: str | Path, out: str | Path | None, calls: tuple[Call, ...], **settings: Any) -> Request:
+    """A request; without an output, a step that can goes inside the model's directory.
+
+    Args:
+        settings: Further fields of `Request`.
+
+    Raises:
+        InputError: It would go into the cache of the hub.
+    """
+    folder = calls[0].method.folder_inside(calls[0].config) if out is None and len(calls) == 1 else None
+    if folder is None:
+        return Request(model, out, calls, **settings)
+    directory = Path(model).expanduser()
+    if not directory.is_dir():
+        raise InputError(f"{model} is no directory that could be added to", "give one, or a new one as --out")
+    return Request(model, directory / folder, calls, inside=True, **settings)
 
 
 def recipe_text(request: Request) -> str:

@@ -27,9 +27,10 @@ from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.progress import Progress
-from kanna.runs.account import card_of, record, sizes, with_left_out
+from kanna.runs.account import card_of, record, scores_of, sizes, with_left_out
 from kanna.runs.compare import judge
 from kanna.runs.in_the_way import refuse_existing, refuse_input
+from kanna.runs.opened import Opened
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory, usable_cache
 from kanna.runs.probe import Verdict, verify_output
@@ -219,7 +220,7 @@ def _prepare(request: Request) -> _Ready:
     """Open, verify, read the criteria, plan. Reads headers, and weights only where a plan depends on them."""
     device = device_of(request.device)
     finite = request.calls[0].method.load_step().needs_finite
-    source = Source.open(request.opened or request.model, finite=finite)
+    source = Source.open(request.opened or _opened(request, finite), finite=finite)
     _ = source.lineage  # compares the files with what was recorded
     prepared = None
     if request.criteria is not None:
@@ -231,6 +232,11 @@ def _prepare(request: Request) -> _Ready:
     tasks = () if prepared is None else prepared.tasks
     inputs = Inputs(calibration, device, request.cache or cache_directory(), tasks=tasks)
     return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
+
+
+def _opened(request: Request, finite: bool) -> str | Path | Opened:
+    """What is added to a model starts from the model itself, whatever else has been added to it."""
+    return Opened.open(request.model, finite=finite, scales=None) if request.inside else request.model
 
 
 def _plans(request: Request, source: Source, inputs: Inputs) -> list[Plan | None]:
@@ -260,7 +266,8 @@ def _plan(call: Call, source: Source, inputs: Inputs) -> Plan:
 def _check_ready(ready: _Ready, replace: bool) -> None:
     """An output in the way, memory, space, and numbers that are none: all before anything is written."""
     target = ready.request.target
-    refuse_input(target, *(source.directory for source in (ready.source, *ready.inputs.others)))
+    if not ready.request.inside:
+        refuse_input(target, *(source.directory for source in (ready.source, *ready.inputs.others)))
     refuse_existing(target, replace)
     for plan in ready.plans:
         if plan is not None:
@@ -340,7 +347,8 @@ def _run_steps(
         workspace = Workspace(directory / f"step-{number}")
         job = Job(source, workspace, _with_cache(ready.inputs, call, directory), progress)
         target = request.target if last else _between(directory, number)
-        result, compared = _write(ready, call, plan, job, target, replace and last, last)
+        write = _add if request.inside else _write
+        result, compared = write(ready, call, plan, job, target, replace and last, last)
         results.append(result)
         shutil.rmtree(workspace.directory, ignore_errors=True)
         shutil.rmtree(_between(directory, number - 1), ignore_errors=True)
@@ -392,6 +400,9 @@ def _write(
     with output_directory(target, force=replace, needed_bytes=needed) as partial:
         write_model(partial, job.source, layout, changes)
         changes.finish(partial)
+        if changes.addition is not None:
+            changes.addition.write(partial / changes.addition.folder, {})
+            changes.addition.activate(partial)
         for name, data in call.origin.files.items():
             write_json(partial / name, data)
         job.progress("verify", 0, 1)
@@ -413,6 +424,35 @@ def _write(
     return StepResult(call.name, plan, figures, verdict, description), compared
 
 
+def _add(
+    ready: _Ready, call: Call, plan: Plan, job: Job, target: Path, replace: bool, last: bool
+) -> tuple[StepResult, Comparison | None]:
+    """Apply a step that adds to its source; check and judge what it makes of that; then it gets its name."""
+    step, opened = call.method.load_step(), job.source.opened
+    changes = step.apply(plan, job)
+    addition = changes.addition
+    assert addition is not None
+    with output_directory(target, force=replace, needed_bytes=addition.bytes) as partial:
+        addition.write(partial, {})
+        job.progress("verify", 0, 1)
+        if not _shares_base(ready, job):
+            opened.release()
+        parameters = job.source.inventory.parameters
+        verdict, loaded = verify_output(
+            opened.directory, job.source.inventory, changes.recorded, parameters, scales=partial
+        )
+        job.progress("verify", 1, 1)
+        description = step.describe(plan, changes)
+        before = opened.checkpoint.bytes
+        sized = {"model_bytes_before": before, "model_bytes_after": before, "addition_bytes": addition.bytes}
+        figures = {**sized, **description.figures}
+        compared = _judge(ready, partial, loaded, job.progress)
+        del loaded
+        addition.write(partial, scores_of(figures, verdict, compared))
+        about_to_name(job.workspace.directory.parent, partial)
+    return StepResult(call.name, plan, figures, verdict, description), compared
+
+
 def _shares_base(ready: _Ready, job: Job) -> bool:
     """Whether the base, if it is in memory, may stay there to be evaluated beside the reloaded output."""
     if ready.request.criteria is None or job.source is not ready.source:
@@ -424,9 +464,12 @@ def _judge(ready: _Ready, partial: Path, loaded: nn.Module | None, progress: Pro
     request = ready.request
     if request.criteria is None:
         return None
+    written: Path | Opened = partial
+    if request.inside:
+        written = Opened(ready.source.checkpoint, trusted=True, scales=partial)
     return judge(
         ready.source.opened,
-        partial,
+        written,
         request.target.name,
         request.criteria,
         request.options,

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanna.calibration.trial import Trial, try_out
 from kanna.checkpoint import lineage
+from kanna.checkpoint.applied import checked
 from kanna.checkpoint.declared import Declared, file_prefix, forms_of, resolve, walk
 from kanna.checkpoint.loader import lacks
 from kanna.checkpoint.reader import Checkpoint, check_finite, refuse_eight_bits, refuse_quantized
+from kanna.checkpoint.scale_sets import ScaleSet
 from kanna.checkpoint.side_files import refuse_lost_modules
 from kanna.checkpoint.ties import own_values, untie
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, Rows
+from kanna.forms.integer import CHANGE
 from kanna.models.inventory import Inventory, inventory
 from kanna.models.matrix import Matrix
 from kanna.models.names import FileNames
@@ -112,10 +116,20 @@ class Source:
     def declared(self) -> Mapping[str, Declared]:
         """Module path -> its form and what it replaces; every tensor of them is in the files."""
         found = resolve(self.forms, self.skeleton, self.inventory.architecture)
+        self._refuse_loose_changes()
         if not self.is_planned:
             for layer in found:
                 file_prefix(layer, self.checkpoint.tensors, self.names, self.inventory.base_model_prefix)
         return {layer.path: layer for layer in found}
+
+    def _refuse_loose_changes(self) -> None:
+        """Raise InputError for a model that was saved while a set of scales lay over it."""
+        loose = next((name for name in self.checkpoint.tensors if name.endswith(f".{CHANGE}")), None)
+        if loose is not None:
+            raise InputError(
+                f"{self.directory} was saved while a set of scales lay over it ({loose})",
+                "load it, and kanna.scales.save(model, NAME, BASE) puts the set beside its base",
+            )
 
     @property
     def hash(self) -> str:
@@ -252,7 +266,25 @@ class Source:
         sizes = held.geometry
         module = held.form.build(sizes.m, sizes.n, sizes.bias, self.dtype(path), "meta")
         module.load_state_dict(values, assign=True)
+        for inner, change in self._changes(path).items():
+            layer: Any = module.get_submodule(inner)
+            layer.change(change)
         return module.requires_grad_(False)
+
+    def _changes(self, path: str) -> Mapping[str, Tensor]:
+        """Path inside a module -> change of its scales, by the set that lies over the model."""
+        if self._scales is None:
+            return {}
+        return {
+            name.removeprefix(path).removeprefix("."): change
+            for name, change in self._scales.changes.items()
+            if f"{name}.".startswith(f"{path}.")
+        }
+
+    @cached_property
+    def _scales(self) -> ScaleSet | None:
+        place = self.opened.scales
+        return None if place is None else checked(self.directory, place)
 
     def weight(self, matrix: Matrix) -> Tensor:
         """The dense matrix (m, n), in the dtype of what is stored, whatever its form.

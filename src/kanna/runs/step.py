@@ -138,6 +138,23 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class Addition:
+    """What a step adds to a model's directory whose other files stay as they are: the second kind of output.
+
+    Args:
+        folder: Below the model's directory, with a slash between its parts.
+        write: Given the folder, and scores that the runner measured, writes all that is in it.
+        bytes: Of it.
+        activate: Given a model's directory, makes the addition count there.
+    """
+
+    folder: str
+    write: Callable[[Path, Mapping[str, Any]], None]
+    bytes: int
+    activate: Callable[[Path], None]
+
+
+@dataclass(frozen=True)
 class Changes:
     """What is new in the model that is written; all else is copied from the source, bit for bit.
 
@@ -148,6 +165,7 @@ class Changes:
         recorded: None where there is nothing to compare with.
         finish: Called with the directory when its weights are there: further files.
         extra_bytes: Of those files.
+        addition: What comes beside the weights; where the output lies inside the model, it is all of it.
     """
 
     forms: Mapping[str, Form] = field(default_factory=dict)
@@ -156,6 +174,7 @@ class Changes:
     recorded: Recorded | None = None
     finish: Callable[[Path], None] = lambda _: None
     extra_bytes: int = 0
+    addition: Addition | None = None
 
 
 @dataclass(frozen=True)

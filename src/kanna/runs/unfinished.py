@@ -20,7 +20,8 @@ from kanna.runs.places import RUN, work_directory
 
 FREE_SPACE = "free some space, or write to another disk with --out"
 _LOCK, _WRITTEN = "lock", "written"
-_LINEAGE = "kanna.json"
+# What tells one output from another: of a model its lineage, of a set of scales its record.
+_RECORDS = ("kanna.json", "scales.json")
 # In the names of files and folders that are not whole yet.
 _PARTIAL = ".partial"
 _KEPT = "; what is finished is kept: repeat the command with --resume, or start over with --force"
@@ -107,7 +108,8 @@ def replaces(out: Path, force: bool, resume: bool) -> bool:
 
 
 def _digest(model: Path) -> str:
-    return hashlib.sha256((model / _LINEAGE).read_bytes()).hexdigest()
+    record = next((name for name in _RECORDS if (model / name).is_file()), _RECORDS[0])
+    return hashlib.sha256((model / record).read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager

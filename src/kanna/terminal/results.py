@@ -69,10 +69,11 @@ def _render_step(console: Console, step: StepResult) -> None:
     before, after = size(figures["model_bytes_before"]), size(figures["model_bytes_after"])
     for block in () if step.description is None else step.description.console:
         draw_block(console, block)
-    line = f"whole model: {before} -> {after} of weights ({percent(figures['keep_model_bytes'])})"
-    if "keep_original_bytes" in figures:
-        line += f", {percent(figures['keep_original_bytes'])} of the original base"
-    console.print(line)
+    if "keep_model_bytes" in figures:  # else it is added to, and none of its weights is written
+        line = f"whole model: {before} -> {after} of weights ({percent(figures['keep_model_bytes'])})"
+        if "keep_original_bytes" in figures:
+            line += f", {percent(figures['keep_original_bytes'])} of the original base"
+        console.print(line)
     for sentence in () if step.description is None else step.description.lines:
         console.print(sentence)
 

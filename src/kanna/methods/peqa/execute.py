@@ -1,0 +1,102 @@
+"""Scales learn, on the model in memory; a killed run goes on where it was."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kanna.calibration.calls import body_call
+from kanna.calibration.windows import Windows
+from kanna.checkpoint.applied import learnable
+from kanna.checkpoint.loader import load_weights
+from kanna.methods.peqa.plan import Plan
+from kanna.runs.probe import block_outputs
+from kanna.runs.step import Job, Recorded
+from kanna.tasks.options import EvalOptions
+from kanna.training.forgotten import Forgotten, forgotten, text_loss
+from kanna.training.loop import Course, Material, Nothing, Trained, train, validation_loss
+from kanna.training.loss import reads_in_parts
+from kanna.training.optimiser import Group, Optimiser
+from kanna.training.passes import reads_padding
+
+# Rows on which what was written is compared with what was trained.
+_PROBED = 4
+_VALIDATIONS = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was learnt.
+
+    Args:
+        changes: Module path -> d.
+        trained: How it went.
+        before: Loss on rows that are not learnt, before.
+        forgotten: Loss on text that is not learnt; None where there is none.
+        recorded: What the tuned model computes on some rows.
+    """
+
+    changes: Mapping[str, Tensor]
+    trained: Trained
+    before: float
+    forgotten: Forgotten | None
+    recorded: Recorded
+
+
+class Within(Nothing):
+    """Keeps scales within a range, times what they were."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self._low, self._high = low - 1, high - 1
+
+    def after(self, step: int, optimiser: Optimiser) -> None:
+        for change in optimiser.parameters.values():
+            change.data.clamp_(self._low, self._high)
+
+
+def execute(job: Job, plan: Plan) -> Outcome:
+    """Do what `plan` says."""
+    config, device = plan.config, job.inputs.device
+    model = load_weights(job.source.checkpoint, torch.float32, None, None).to(device)
+    model.eval().requires_grad_(False)
+    learnt = learnable(model, config.granularity)
+    before_text = text_loss(model, plan.data.text)
+    teacher = None if plan.teacher is None else plan.teacher.loaded(EvalOptions(device=str(device)))
+    data = plan.data
+    material = Material(data.train.all, plan.batches, data.replay, data.validation.all, teacher)
+    before = _held_out(model, plan)
+    course = Course(
+        steps=plan.steps,
+        validate_every=max(1, plan.steps // _VALIDATIONS),
+        seed=config.seed,
+        precision=config.precision,
+        recompute=config.recompute,
+    )
+    between = Nothing() if config.scale_range is None else Within(*config.scale_range)
+    directory = job.workspace.directory / f"scales-{data.digest[:12]}"
+    optimiser = Optimiser([Group(learnt, config.rate)])
+    trained = train(model, optimiser, material, course, directory, between, job.progress)
+    if plan.teacher is not None:
+        plan.teacher.release()
+    changes = {path: parameter.detach().cpu().clone() for path, parameter in learnt.items()}
+    lost = forgotten(before_text, model, data.text)
+    return Outcome(changes, trained, before, lost, _recorded(model, plan))
+
+
+def _held_out(model: nn.Module, plan: Plan) -> float:
+    """Loss on the rows that are not learnt."""
+    held, tokens = plan.data.validation.all, Course(steps=1).tokens
+    return validation_loss(model, held, tokens, reads_in_parts(model, held[0]), reads_padding(model, held))
+
+
+def _recorded(model: nn.Module, plan: Plan) -> Recorded:
+    """Outputs of blocks on a few rows, for the check of what was written."""
+    some = [example.ids for example in plan.data.train.all[:_PROBED]]
+    width = max(map(len, some))
+    ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in some])
+    windows = Windows(ids, torch.ones_like(ids, dtype=torch.bool))
+    device = next(model.parameters()).device
+    with torch.no_grad(), block_outputs(model, plan.source.inventory) as seen:
+        body_call(model, ids.to(device))
+    return Recorded(windows, {visit: states.cpu() for visit, states in enumerate(seen)})

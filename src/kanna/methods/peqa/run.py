@@ -1,0 +1,56 @@
+"""Tuning from Python."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kanna.methods.peqa import METHOD
+from kanna.methods.peqa.config import TuneConfig
+from kanna.methods.peqa.plan import Plan
+from kanna.progress import Progress
+from kanna.runs.criteria import Criteria
+from kanna.runs.request import Call, asked
+from kanna.runs.runner import RunResult, carry_out
+from kanna.tasks.options import EvalOptions
+
+
+def tune(
+    model: str | Path,
+    config: TuneConfig,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    cache: Path | None = None,
+    criteria: Criteria | None = None,
+    options: EvalOptions | None = None,
+    announce: Callable[[Plan], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> RunResult:
+    """Teach a model of whole numbers a task by its scales alone.
+
+    Args:
+        model: Directory that `quantize` wrote. None of its files is touched: the set lies in
+            `model/scales/NAME`, and is put to use by `kanna.scales.activate`.
+        out: A new directory in place of that: the model with the set in use.
+        resume: Continue an unfinished run.
+        criteria: Tasks on which the result is compared with the model as it was quantised.
+        options: How to evaluate on them, and on which device to train.
+        announce: Called with the plan before long work begins.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: Whatever is wrong with the request, before anything is written.
+    """
+    request = asked(
+        model,
+        out,
+        (Call(METHOD, config),),
+        criteria=criteria,
+        options=options or EvalOptions(),
+        cache=cache,
+        force=force,
+        resume=resume,
+        dry_run=dry_run,
+    )
+    return carry_out(request, announce, progress)  # type: ignore[arg-type]
