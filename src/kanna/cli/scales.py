@@ -38,7 +38,7 @@ def show(session: Session, base: Base, name: Name) -> None:
     from kanna.runs.shelf import shown
 
     one = shown(base, name)
-    session.show(_result(base, **one.to_dict()), lambda console: _render_one(console, one))
+    session.show({"schema_version": 1, **one.to_dict()}, lambda console: _render_one(console, one))
 
 
 @verb

@@ -1,4 +1,4 @@
-"""Tuning and switching that are killed at any moment: gone on with to the same bytes, or as if never begun."""
+"""Tuning and switching that are killed at any moment: gone on with to the same bytes, or never begun."""
 
 import shutil
 from collections.abc import Callable

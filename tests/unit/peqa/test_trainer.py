@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import process_state
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Letters(Dataset[dict[str, Tensor]]):
 def trained(base: Path, out: Path, steps: int, resume: bool = False) -> torch.nn.Module:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     kanna.scales.trainable(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
     arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
@@ -33,14 +35,17 @@ def trained(base: Path, out: Path, steps: int, resume: bool = False) -> torch.nn
         lr_scheduler_type="constant",
         bf16=True,
         use_cpu=True,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         save_steps=2,
         report_to=[],
         disable_tqdm=True,
         seed=0,
     )
-    Trainer(model=model, args=arguments, train_dataset=Letters()).train(resume_from_checkpoint=resume)
+    trainer = Trainer(model=model, args=arguments, train_dataset=Letters())
+    before = process_state.snapshot()
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    finally:  # the trainer of others seeds the process
+        process_state.restore(before)
     return model
 
 

@@ -99,7 +99,7 @@ def test_it_learns_what_it_is_taught(quantised: Quantised, tmp_path: Path) -> No
     config = kanna.TuneConfig(data=data, name="law", granularity="group", steps=60, rows=16, rate=0.05)
     result = kanna.tune(quantised("llama"), config, out=tmp_path / "out")
     found = result.figures
-    assert found["held_out_loss_after"] < 0.9 * found["held_out_loss_before"]
+    assert found["held_out_loss_after"] < 0.93 * found["held_out_loss_before"]
     thirds = [sum(found["losses"][i : i + 20]) for i in (0, 20, 40)]
     assert thirds[0] > thirds[1] > thirds[2]
 
