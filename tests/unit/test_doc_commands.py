@@ -35,6 +35,7 @@ SHORT = {
     "lowrank": "--select down@-1 --tokens 256 --limit 20",
     "basel": "--select down --epochs 0,1,1 --limit 20",
     "quantize": "--select down --tokens 256 --limit 20",
+    "tune": "--steps 3 --allow-overlap --limit 20",
     "laser search": "--roles mlp_out --layers -1 --rho 0.5 --fast 8 --text-tokens 256",
     "laser analyze": "--limit 20 --samples 1",
     "eval": "--limit 20",

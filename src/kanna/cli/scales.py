@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
     from kanna.runs.shelf import Listed, Moved
 
-app = typer.Typer(no_args_is_help=True, help="Sets of scales: what tasks make of a model of whole numbers.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Sets of scales of a quantised model: list, use, roll back, compare, ship and check them.",
+)
 
 Base = Annotated[str, typer.Argument(metavar="BASE", help="Directory that kanna quantize wrote.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a set.")]

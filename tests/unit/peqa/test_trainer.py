@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import process_state
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import kanna
+import process_state
 
 
 class Letters(Dataset[dict[str, Tensor]]):
@@ -40,10 +40,9 @@ def trained(base: Path, out: Path, steps: int, resume: bool = False) -> torch.nn
         disable_tqdm=True,
         seed=0,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Letters())
     before = process_state.snapshot()
     try:
-        trainer.train(resume_from_checkpoint=resume)
+        Trainer(model=model, args=arguments, train_dataset=Letters()).train(resume_from_checkpoint=resume)
     finally:  # the trainer of others seeds the process
         process_state.restore(before)
     return model

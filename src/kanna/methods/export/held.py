@@ -52,7 +52,7 @@ def layers_of(source: Source) -> tuple[Held, ...]:
 
 
 def codes_of(source: Source, layer: Held) -> Codes:
-    """Its matrix as it is stored, no code computed anew. Scales of a task would be multiplied in here."""
+    """Its matrix as it is stored, no code computed anew; the set of scales in use is multiplied in."""
     module = source.module(layer.path)
     form: Form = module.form  # type: ignore[assignment]
     values = module.state_dict()
@@ -70,9 +70,8 @@ def codes_of(source: Source, layer: Held) -> Codes:
 
 
 def scales_of(source: Source, layer: Held) -> torch.Tensor:
-    """All its scales, in any order."""
-    names = [name for name in source.tensors_of(layer.path) if name.endswith("weight_scale")]
-    return torch.cat([source.checkpoint.tensor(name) for name in names])
+    """All its scales, as `codes_of` has them."""
+    return codes_of(source, layer).scale
 
 
 def _held(source: Source, layer: Declared) -> Held:

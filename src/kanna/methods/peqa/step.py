@@ -25,9 +25,9 @@ class Tuned(Changes):
 
 
 class TuneStep(Step[Plan]):
-    """Takes any form: what is not of whole numbers stays as it is."""
+    """Takes whole numbers, also within other forms; what is not of them stays as it is."""
 
-    accepts = None
+    accepts = ("dense", "low_rank", "rows", "pivot", "int")
 
     def plan(self, source: Source, config: TuneConfig, inputs: Inputs) -> Plan:
         return make_plan(source, config, inputs)
