@@ -12,6 +12,6 @@ METHOD = Method(
     summary="Teach a model of whole numbers a task by its scales alone: a small set of them, inside BASE.",
     config="kanna.methods.peqa.config:TuneConfig",
     step="kanna.methods.peqa.step:STEP",
-    example="kanna tune BASE --data train.jsonl --name law --task test.jsonl --max-drop 1%",
+    example="kanna tune BASE --data lessons.jsonl --name law --task app.jsonl --max-drop 1%",
     inside="kanna.methods.peqa.config:folder",
 )
