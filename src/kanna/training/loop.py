@@ -148,7 +148,7 @@ class Trained:
 
 
 @dataclass
-class _Course:
+class _Reached:
     """Where a run stands; all of it goes to the state's note."""
 
     losses: list[float] = field(default_factory=list)
@@ -207,7 +207,7 @@ class _Run:
             StateFile(directory / "state.safetensors"),
             StateFile(directory / "best.safetensors"),
         )
-        self.at = _Course()
+        self.at = _Reached()
         self.in_parts = reads_in_parts(model, material.task[0])
         self.equal = reads_padding(model, material.task)
         self.saved = time.monotonic()
@@ -330,7 +330,7 @@ class _Run:
         self.between.restore({k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)})
         self.optimiser.restore({k: v for k, v in tensors.items() if not k.startswith(own)})
         if file is self.state:
-            self.at = _Course(**{**note, "validation": [(int(a), float(b)) for a, b in note["validation"]]})
+            self.at = _Reached(**{**note, "validation": [(int(a), float(b)) for a, b in note["validation"]]})
 
     def _notes(self) -> tuple[str, ...]:
         first = self.material.task[0]
