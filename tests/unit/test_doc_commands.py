@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,17 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"
 SKIPPED = {
     "kanna eval MODEL --task app.jsonl --task lm_eval:arc_easy --text general.txt": "needs the data of a "
     "task of lm-evaluation-harness in the local cache",
+    **(
+        {}
+        if find_spec("gguf")
+        else {"kanna export INT4 --format gguf --out GGUF --check": "needs the package gguf"}
+    ),
 }
 # A verb -> options that make it short. They come last, so they win.
 SHORT = {
     "lowrank": "--select down@-1 --tokens 256 --limit 20",
     "basel": "--select down --epochs 0,1,1 --limit 20",
-    "quantize": "--select down --tokens 256 --limit 20",
+    "quantize": "--tokens 256 --limit 20",
     "tune": "--steps 3 --allow-overlap --limit 20",
     "laser search": "--roles mlp_out --layers -1 --rho 0.5 --fast 8 --text-tokens 256",
     "laser analyze": "--limit 20 --samples 1",

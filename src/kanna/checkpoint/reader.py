@@ -221,7 +221,7 @@ def refuse_quantized(config: Mapping[str, Any], model: str | Path) -> None:
         raise InputError(f"{model} is already compressed by kanna", remedy)
     raise InputError(
         f"{model} is already quantized (quantization_config of {method!r})",
-        "start from the model before quantization",
+        "start from the model before quantization; kanna import takes GPTQ and compressed-tensors over",
     )
 
 

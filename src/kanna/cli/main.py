@@ -38,6 +38,10 @@ VERBS = {
         "kanna.cli.inspect:inspect",
         "List the matrices of a model: roles, shapes, bytes, break-even ranks; spectra if asked for.",
     ),
+    "import": (
+        "kanna.cli.imports:import_quantized",
+        "Take over a model that others quantised (GPTQ, compressed-tensors), every code as it is.",
+    ),
     "eval": (
         "kanna.cli.evaluate:evaluate",
         "Score a model, compressed or not, on tasks and on held-out text.",
