@@ -114,6 +114,11 @@ class Opened:
         """What it is, whatever its files."""
         return self.scan.base_hash
 
+    @property
+    def scales_name(self) -> str | None:
+        """Of the set of scales that lies over it."""
+        return None if self.scales is None else self.scales.name
+
     @cached_property
     def identity(self) -> str:
         """Of the weights, and of the tokenizer, its template and the modules, which scores depend on too."""

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from kanna.checkpoint.applied import ACTIVE
 from kanna.checkpoint.outputs import final_name
 from kanna.errors import InputError
 from kanna.runs.criteria import Criteria, Rule
@@ -67,6 +68,7 @@ class Request:
         resume: Continue an unfinished run for `out`.
         dry_run: Only say what would be done.
         opened: The model, where longer work has opened it: it is not read again.
+        scales: Of the model: name of a set of scales, "base" for none; by default the one in use.
         inside: Whether `out` is a folder inside the model's directory, which one step makes, and of whose
             other files none is touched.
     """
@@ -82,6 +84,7 @@ class Request:
     resume: bool = False
     dry_run: bool = False
     opened: Opened | None = None
+    scales: str | None = ACTIVE
     inside: bool = False
 
     @property

@@ -234,9 +234,9 @@ def _prepare(request: Request) -> _Ready:
     return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 
-def _opened(request: Request, finite: bool) -> str | Path | Opened:
+def _opened(request: Request, finite: bool) -> Opened:
     """What is added to a model starts from the model itself, whatever else has been added to it."""
-    return Opened.open(request.model, finite=finite, scales=None) if request.inside else request.model
+    return Opened.open(request.model, finite=finite, scales=None if request.inside else request.scales)
 
 
 def _plans(request: Request, source: Source, inputs: Inputs) -> list[Plan | None]:
@@ -317,6 +317,8 @@ def _fingerprint(ready: _Ready) -> str:
         "device": request.device,
         "judged": _judged(ready),
     }
+    if ready.source.opened.scales is not None:
+        facts["scales"] = ready.source.opened.identity
     return lineage.digest_of(facts)
 
 

@@ -272,6 +272,19 @@ def test_an_export_has_the_set_in_use(base: Path, tmp_path: Path) -> None:
     found = plain(tmp_path / "dense")
     assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
     assert not (tmp_path / "dense" / "scales").exists()
+    for name in ("law", "base"):
+        kanna.export_dense(base, tmp_path / f"dense-{name}", scales=name)
+        expected = run(kanna.load(base, scales=name)[0])
+        assert float((plain(tmp_path / f"dense-{name}") - expected).abs().max()) < 1e-5 * float(
+            expected.abs().max()
+        )
+    kanna.export_quantized(base, tmp_path / "mlx", "mlx", scales="law")
+    kept = load_file(tmp_path / "mlx" / "model.safetensors")
+    path = "model.layers.0.mlp.down_proj"
+    scale = load_file(base / "model.safetensors")[f"{path}.weight_scale"]
+    assert torch.equal(kept[f"{path}.scales"], scale * (1 + stored(base, "law")[path][:, None]))
+    with pytest.raises(InputError, match="lav"):
+        kanna.export_dense(base, tmp_path / "none", scales="lav")
 
 
 def test_scores_are_those_of_the_set(base: Path, asked: Path, tmp_path: Path) -> None:

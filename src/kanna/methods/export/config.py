@@ -24,6 +24,11 @@ class ExportOptions(Configuration):
         "are.",
         {"group": _WHAT, "metavar": "NAME"},
     )
+    scales: str | None = setting(
+        None,
+        "The set of scales that is multiplied in, base for none; by default the one in use.",
+        {"group": _WHAT, "metavar": "NAME"},
+    )
     check: bool = setting(
         False,
         "Reload what was written with the loader it is for, and compare it with kanna's own model.",

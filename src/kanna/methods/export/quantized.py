@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from kanna.checkpoint import card, lineage
+from kanna.checkpoint.applied import ACTIVE
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
@@ -24,6 +25,7 @@ from kanna.methods.export.held import Held, layers_of, scales_of
 from kanna.progress import Progress
 from kanna.quant.half import Halved, halved
 from kanna.runs.in_the_way import refuse_existing, refuse_input
+from kanna.runs.opened import Opened
 from kanna.runs.source import Source
 from kanna.runs.unfinished import sole_writer
 
@@ -85,6 +87,7 @@ def export_quantized(
     out: str | Path | None,
     format: str,
     *,
+    scales: str | None = ACTIVE,
     check: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -96,21 +99,22 @@ def export_quantized(
         model: What `kanna quantize` wrote.
         out: New directory; may be None for a dry run.
         format: "compressed-tensors", "gguf", "mlx", "gptq" or "awq".
+        scales: Name of a set of scales that is multiplied in, "base" for none; by default the one in use.
         check: Reload it with the loader it is for, and compare logits and a continuation with kanna's own.
 
     Raises:
         InputError: What the format cannot hold, by the name of the layer; before anything is written.
     """
     target = format_of(format)
-    source = Source.open(model, finite=True)
+    source = Source.open(Opened.open(model, finite=True, scales=scales))
     source.check_forms(None, "export", "")
     _ = source.lineage  # compares the files with what was recorded
     layers = layers_of(source)
     source.check_shapes()
     source.check_whole()
     target.refuse(source, layers)
-    scales = _halved(source, layers, target) if target.half else None
-    planned = Exported(None, target.name, len(layers), target.bytes(source, layers), scales)
+    halved = _halved(source, layers, target) if target.half else None
+    planned = Exported(None, target.name, len(layers), target.bytes(source, layers), halved)
     if dry_run:
         return planned
     if out is None:
@@ -186,6 +190,7 @@ def _record(partial: Path, source: Source, done: Exported) -> None:
             "model_bytes_before": source.checkpoint.bytes,
             "model_bytes_after": done.bytes,
             **done.figures,
+            **({} if source.opened.scales_name is None else {"set_of_scales": source.opened.scales_name}),
         },
     )
     base = lineage.Base(name=source.name, hash=source.hash) if known is None else known.base

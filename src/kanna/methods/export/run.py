@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanna.checkpoint.applied import ACTIVE
 from kanna.methods.export import METHOD
 from kanna.methods.export.config import ExportConfig
 from kanna.progress import Progress
@@ -26,6 +27,7 @@ def export_dense(
     model: str | Path,
     out: str | Path,
     *,
+    scales: str | None = ACTIVE,
     force: bool = False,
     resume: bool = False,
     cache: Path | None = None,
@@ -34,6 +36,9 @@ def export_dense(
     progress: Progress = lambda *_: None,
 ) -> ExportResult:
     """Multiply every form out, and compare the result with `model` if criteria are given.
+
+    Args:
+        scales: Name of a set of scales that is multiplied in, "base" for none; by default the one in use.
 
     Raises:
         InputError: Whatever is wrong with the model, a task or the request, before anything is written.
@@ -47,5 +52,6 @@ def export_dense(
         cache=cache,
         force=force,
         resume=resume,
+        scales=scales,
     )
     return ExportResult(**vars(carry_out(request, progress=progress)))

@@ -27,15 +27,18 @@ class Plan(AnyPlan):
 
     Args:
         layers: Module path -> its form and what it replaces.
+        scales: Name of the set of scales that is multiplied in; None for none.
     """
 
     layers: Mapping[str, Declared]
+    scales: str | None = None
 
     def forms(self) -> Mapping[str, Form]:
         return dict.fromkeys(self.layers, Dense())
 
     def lines(self) -> list[str]:
-        return [f"{len(self.layers)} layers are multiplied out"]
+        given = "" if self.scales is None else f", with the scales {self.scales}"
+        return [f"{len(self.layers)} layers are multiplied out{given}"]
 
 
 class ExportStep(Step[Plan]):
@@ -50,7 +53,7 @@ class ExportStep(Step[Plan]):
                 f"{source.name} has no layer compressed by kanna, so there is nothing to multiply out",
                 "give a directory that kanna wrote; this model is dense already",
             )
-        return Plan(config=config, layers=source.declared)
+        return Plan(config=config, layers=source.declared, scales=source.opened.scales_name)
 
     def apply(self, plan: Plan, job: Job) -> Changes:
         shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
@@ -70,6 +73,7 @@ class ExportStep(Step[Plan]):
     def describe(self, plan: Plan, changes: Changes) -> Description:
         return Description(
             summary="The layers that kanna had compressed, multiplied out again: any tool reads this.",
+            figures={} if plan.scales is None else {"scales": plan.scales},
             lines=(f"{len(plan.layers)} layers multiplied out",),
             details={"format": "dense"},
         )

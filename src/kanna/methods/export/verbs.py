@@ -38,7 +38,9 @@ def export(
 
     kanna export DIR --format dense --out DENSE
     """
-    criteria = judging.criteria()
+    from kanna.checkpoint.applied import ACTIVE
+
+    criteria, scales = judging.criteria(), ACTIVE if options.scales is None else options.scales
     if options.format == "dense":
         if options.check:
             raise InputError("--format dense is always reloaded and checked", "leave out --check")
@@ -55,6 +57,7 @@ def export(
             force=force,
             resume=resume,
             dry_run=dry_run,
+            scales=scales,
         )
         return carried_out(session, request)
     if criteria is not None:
@@ -68,7 +71,14 @@ def export(
 
     with session.progress() as progress:
         done = export_quantized(
-            model, out, options.format, check=options.check, force=force, dry_run=dry_run, progress=progress
+            model,
+            out,
+            options.format,
+            scales=scales,
+            check=options.check,
+            force=force,
+            dry_run=dry_run,
+            progress=progress,
         )
     session.show(done.to_dict(), lambda console: _render(console, done))
     return 0 if done.passed else asking.VERDICT_FAILED

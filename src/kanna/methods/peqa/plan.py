@@ -54,7 +54,7 @@ class Plan(step.Plan):
     def data_hash(self) -> str:
         if self.teacher is None:
             return self.data.digest
-        return hashlib.sha256(f"{self.data.digest} {self.teacher.base_hash}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.data.digest} {self.teacher.identity}".encode()).hexdigest()
 
     @property
     def reads(self) -> tuple[Path, ...]:
