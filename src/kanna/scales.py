@@ -111,13 +111,17 @@ def mixed(model: nn.Module, names: Sequence[str | None], base: str | Path | None
     return Used(undo)
 
 
-def trainable(model: nn.Module, granularity: str = "channel") -> dict[str, nn.Parameter]:
+def trainable(
+    model: nn.Module, granularity: str = "channel", keep_inputs: bool = False
+) -> dict[str, nn.Parameter]:
     """Prepare a loaded model for a training loop of your own: nothing but scales is learnt from here on.
 
     What is learnt is d in s (1 + d), 0 at first, float32; AdamW without decay at a rate of 1e-2 does well.
 
     Args:
         granularity: "channel", a number for each row of a matrix, or "group".
+        keep_inputs: Keep inputs of layers for the way back in place of outputs: for models that change these
+            in place, as PyTorch says then.
 
     Returns:
         Module path -> d, for an optimiser. `save` puts what was learnt on the shelf.
@@ -127,7 +131,8 @@ def trainable(model: nn.Module, granularity: str = "channel") -> dict[str, nn.Pa
     """
     if granularity not in ("channel", "group"):
         raise InputError(f"granularity {granularity!r}", "give channel or group")
-    _modules(model)
+    for module in _modules(model).values():
+        module.keeps_inputs = keep_inputs
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return applied.learnable(model, granularity)

@@ -31,6 +31,8 @@ class IntLinear(FormModule):
     weight_packed: torch.Tensor
     weight_scale: torch.Tensor
     scale_change: nn.Parameter | None
+    # While a change is learnt: keep inputs, since the model changes the outputs in place.
+    keeps_inputs: bool = False
     row_changes: torch.Tensor | None
 
     def __init__(self, form: Int, *sizes_and_kind: Any) -> None:
@@ -82,7 +84,8 @@ class IntLinear(FormModule):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         form: Any = self.form
         zero = getattr(self, ZERO, None)
-        y = scaled_product(x, change, self.weight_packed, self.weight_scale, zero, form.grid)
+        stored = self.weight_packed, self.weight_scale, zero, form.grid
+        y = scaled_product(x, change, *stored, keep_inputs=self.keeps_inputs and self.bias is None)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _mixed(self, x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 w = s (1 + d) v with v = q - z, and d for each row (channel) or each group of a row. Kept for the way back are
 the packed codes, which are there anyway, and activations: of channels the outputs, since the gradient of d is
-their product with the incoming one, sum_t g y / (1 + d); of groups the inputs. Weights are multiplied out
-again, a few rows at a time.
+their product with the incoming one, sum_t g y / (1 + d); of groups the inputs, and of channels too where a
+model changes the outputs in place. Weights are multiplied out again, a few rows at a time.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,13 @@ def changed(scale: Tensor, change: Tensor) -> Tensor:
 
 
 def scaled_product(
-    x: Tensor, change: Tensor, packed: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid
+    x: Tensor,
+    change: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    grid: Grid,
+    keep_inputs: bool = False,
 ) -> Tensor:
     """y (..., m) = x (..., n) W^T, with gradients of x and of `change` alone.
 
@@ -37,8 +43,10 @@ def scaled_product(
         packed: Codes as they are stored.
         scale: (m, groups), before the change.
         zero: (m, groups); None on a symmetric grid.
+        keep_inputs: Of channels, too: for outputs that somebody changes in place.
     """
-    y: Tensor = _Scaled.apply(x, change, packed, scale, zero, grid)
+    by_input = keep_inputs or change.dim() == 2
+    y: Tensor = _Scaled.apply(x, change, packed, scale, zero, grid, by_input)
     return y
 
 
@@ -47,15 +55,22 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, change: Tensor, packed: Tensor, scale: Tensor, zero: Tensor | None, grid: Grid
+        ctx: Any,
+        x: Tensor,
+        change: Tensor,
+        packed: Tensor,
+        scale: Tensor,
+        zero: Tensor | None,
+        grid: Grid,
+        by_input: bool,
     ) -> Tensor:
         weight = Codes.of(grid, packed, changed(scale, change), zero, x.shape[-1]).weight
         y = functional.linear(x, weight.to(x.dtype))
-        ctx.grid, ctx.columns = grid, x.shape[-1]
+        ctx.grid, ctx.columns, ctx.by_input = grid, x.shape[-1], by_input
         lost, kept = None, None
         if ctx.needs_input_grad[1]:
-            kept = y if change.dim() == 1 else x
-            if change.dim() == 1:
+            kept = x if by_input else y
+            if not by_input:
                 lost = _without_change(x, change, packed, scale, zero, grid)
         ctx.save_for_backward(kept, lost, change, packed, scale, zero)
         return y
@@ -66,11 +81,11 @@ class _Scaled(torch.autograd.Function):
         kept, lost, change, packed, scale, zero = ctx.saved_tensors
         flat = g.reshape(-1, g.shape[-1])
         to_x, to_change = ctx.needs_input_grad[:2]
-        by_group = to_change and change.dim() == 2
-        inputs = _wide(kept.reshape(-1, ctx.columns)) if by_group else None
+        by_input = to_change and ctx.by_input
+        inputs = _wide(kept.reshape(-1, ctx.columns)) if by_input else None
         dx = _wide(flat.new_zeros(len(flat), ctx.columns)) if to_x else None
         parts: list[Tensor] = []
-        if to_x or by_group:
+        if to_x or by_input:
             for rows in _chunks(len(packed), ctx.columns):
                 some = None if zero is None else zero[rows]
                 codes = Codes.of(ctx.grid, packed[rows], scale[rows], some, ctx.columns)
@@ -80,12 +95,13 @@ class _Scaled(torch.autograd.Function):
                     dx += flat[:, rows] @ weight.to(g.dtype)
                 if inputs is not None:
                     outer = _wide(flat[:, rows]).T @ inputs
-                    parts.append(codes.scale * ctx.grid.sums(outer * codes.steps))
+                    groups = codes.scale * ctx.grid.sums(outer * codes.steps)
+                    parts.append(groups if change.dim() == 2 else groups.sum(1))
         dd = torch.cat(parts) if parts else None
-        if to_change and not by_group:
+        if to_change and not by_input:
             dd = _of_channels(flat, kept.reshape(flat.shape), lost, change)
         shaped = None if dx is None else dx.to(g.dtype).view(*g.shape[:-1], ctx.columns)
-        return shaped, None if dd is None else dd.to(change.dtype), None, None, None, None
+        return shaped, None if dd is None else dd.to(change.dtype), *[None] * 5
 
 
 def _of_channels(g: Tensor, y: Tensor, lost: Tensor | None, change: Tensor) -> Tensor:

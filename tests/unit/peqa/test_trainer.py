@@ -69,6 +69,24 @@ def test_under_the_trainer_of_transformers(base: Path, tmp_path: Path) -> None:
         assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
 
 
+def test_outputs_that_are_changed_in_place(base: Path, data: Path) -> None:
+    """As some models do: what is kept of them would be spoilt, so inputs are kept; gradients are the same."""
+    model, _ = kanna.load(base)
+    ids = torch.arange(1, 13)[None]
+    held = kanna.scales.trainable(model)
+    model(ids, labels=ids).loss.backward()
+    expected = {path: change.grad for path, change in held.items()}
+    held = kanna.scales.trainable(model, keep_inputs=True)
+    hook = model.model.layers[0].mlp.down_proj.register_forward_hook(lambda _, __, y: y.mul_(1.0))
+    model(ids, labels=ids).loss.backward()
+    for path, change in held.items():
+        assert change.grad is not None and torch.allclose(change.grad, expected[path], rtol=1e-4, atol=1e-7)
+    kanna.scales.trainable(model)
+    with pytest.raises(RuntimeError, match="inplace"):
+        model(ids, labels=ids).loss.backward()
+    hook.remove()
+
+
 @pytest.mark.parametrize("by", ["channel", "group"])
 def test_a_loop_of_ones_own(by: str, base: Path) -> None:
     """Gradients are those of the same loss with d moved by hand."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kanna.calibration.calls import body_call
 from kanna.calibration.windows import Windows
-from kanna.checkpoint.applied import learnable
+from kanna.checkpoint.applied import int_modules, learnable
 from kanna.checkpoint.loader import load_weights
 from kanna.methods.peqa.plan import Plan
 from kanna.runs.probe import block_outputs
@@ -16,7 +16,7 @@ from kanna.runs.step import Job, Recorded
 from kanna.tasks.options import EvalOptions
 from kanna.training.forgotten import Forgotten, forgotten, text_loss
 from kanna.training.loop import Course, Material, Nothing, Trained, train, validation_loss
-from kanna.training.loss import reads_in_parts
+from kanna.training.loss import reads_in_parts, summed_loss
 from kanna.training.optimiser import Group, Optimiser
 from kanna.training.passes import reads_padding
 
@@ -61,6 +61,7 @@ def execute(job: Job, plan: Plan) -> Outcome:
     model = load_weights(job.source.checkpoint, torch.float32, None, None).to(device)
     model.eval().requires_grad_(False)
     learnt = learnable(model, config.granularity)
+    _keep_inputs_where_needed(model, plan)
     before_text = text_loss(model, plan.data.text)
     teacher = None if plan.teacher is None else plan.teacher.loaded(EvalOptions(device=str(device)))
     data = plan.data
@@ -82,6 +83,19 @@ def execute(job: Job, plan: Plan) -> Outcome:
     changes = {path: parameter.detach().cpu().clone() for path, parameter in learnt.items()}
     lost = forgotten(before_text, model, data.text)
     return Outcome(changes, trained, before, lost, _recorded(model, plan))
+
+
+def _keep_inputs_where_needed(model: nn.Module, plan: Plan) -> None:
+    """Try a row: a model that changes outputs in place spoils what is kept of them, which PyTorch notices."""
+    try:
+        summed_loss(model, plan.data.train.all[:1]).backward()
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        for module in int_modules(model).values():
+            module.keeps_inputs = True
+    for parameter in model.parameters():
+        parameter.grad = None
 
 
 def _held_out(model: nn.Module, plan: Plan) -> float:

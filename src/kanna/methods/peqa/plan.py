@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from kanna.calibration.trial import try_out
 from kanna.checkpoint.declared import walk
 from kanna.checkpoint.scale_sets import check_name
 from kanna.errors import InputError
@@ -15,6 +16,7 @@ from kanna.forms import Form
 from kanna.forms.integer import Int
 from kanna.methods.peqa.config import TuneConfig
 from kanna.methods.peqa.teacher import find_teacher
+from kanna.models.skeleton import read_config
 from kanna.reporting.wording import size
 from kanna.runs import step
 from kanna.runs.lessons import Data, read_data
@@ -110,6 +112,7 @@ def make_plan(source: Source, config: TuneConfig, inputs: Inputs) -> Plan:
     check_name(config.name)
     numbers = _numbers(source, config.granularity)
     _check_machine(source, config, inputs.device)
+    _check_learns(source)
     if config.teacher is not None and config.loss != "kl":
         raise InputError("a teacher is learnt from with the loss kl", "add --loss kl, or leave --teacher out")
     data = read_data(source, config, inputs.tasks)
@@ -149,6 +152,18 @@ def _numbers(source: Source, granularity: str) -> dict[str, int]:
             "kanna quantize makes one of it",
         )
     return found
+
+
+def _check_learns(source: Source) -> None:
+    """Raise InputError for whole numbers that the model's own code reads as a weight when it learns."""
+    read = try_out(read_config(source.directory), source.inventory, training=True).read
+    lost = next((path for path in source.declared if path in read), None)
+    if lost is not None:
+        raise InputError(
+            f"{source.inventory.architecture} itself reads the weight of {lost} when it learns, "
+            "and finds whole numbers",
+            "quantise again and leave it out with --skip",
+        )
 
 
 def _check_machine(source: Source, config: TuneConfig, device: torch.device) -> None:
