@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kanna.errors import InputError
 from kanna.terminal.asking import Force
 from kanna.terminal.session import Session, verb
 
@@ -54,12 +55,23 @@ def use(session: Session, base: Base, name: AnyName) -> None:
 
 
 @verb
-def diff(session: Session, base: Base, one: AnyName, other: AnyName) -> None:
+def diff(
+    session: Session,
+    base: Base,
+    one: AnyName,
+    other: AnyName,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", help="A map over layers and roles, too.")
+    ] = None,
+    force: Force = False,
+) -> None:
     """How far two sets lie apart, matrix by matrix; base is the model without any."""
     from kanna.runs.shelf import diff as compare
 
     found = compare(base, one, other)
     rows = [{"path": moved.path, "mean": moved.mean, "most": moved.most} for moved in found]
+    if out is not None:
+        _write_map(out, force, base, one, other, rows)
     session.show(_result(base, sets=[one, other], moved=rows), lambda console: _render_diff(console, found))
 
 
@@ -125,7 +137,7 @@ def verify(
     from kanna.runs.shelf import verify as check
 
     sound = check(base, name)
-    words = f"{len(sound)} sets belong to this model and are whole"
+    words = f"whole, and of this model: {', '.join(sound) or 'no set'}"
     session.show(_result(base, sound=sound), lambda console: console.print(words))
 
 
@@ -141,6 +153,18 @@ for _name, _function in (
     ("verify", verify),
 ):
     app.command(_name)(_function)
+
+
+def _write_map(out: Path, force: bool, base: str, one: str, other: str, rows: list[dict[str, Any]]) -> None:
+    from kanna.checkpoint.whole import write_whole
+    from kanna.reporting.html import render
+    from kanna.reporting.moved import page
+
+    text = render(page(Path(base).name, one, other, rows)).encode("utf-8", "replace")
+    try:
+        write_whole({out.expanduser(): text}, replace=force)
+    except FileExistsError:
+        raise InputError(f"{out} exists already", "choose another --out, or add --force") from None
 
 
 def _result(base: str, **facts: Any) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class IntLinear(FormModule):
 
     def _mixed(self, x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
         """Each row of the batch with scales of its own: a change of channels only multiplies outputs."""
-        if x.dim() < 2 or len(x) != len(changes):
+        # Two dimensions are tokens of all rows together, as experts read them, even where the numbers agree.
+        if x.dim() < 3 or len(x) != len(changes):
             raise InputError(
                 f"a layer reads {list(x.shape)}, which are not {len(changes)} rows of a batch",
                 "give as many rows as sets; models that route tokens of all rows together take one set",

@@ -34,11 +34,16 @@ def test_a_set_from_end_to_end(
     assert len(starred) == 1 and "new" in starred[0]
     assert "in use: the model as it was quantised" in said(capsys, "scales", "rollback", base)
     assert "one for each row" in said(capsys, "scales", "show", base, "new")
-    assert "down_proj" in said(capsys, "scales", "diff", base, "law", "base")
+    assert "down_proj" in said(capsys, "scales", "diff", base, "law", "base", "--out", tmp_path / "map.html")
+    drawn = (tmp_path / "map.html").read_text()
+    assert drawn.count("model.layers.2.mlp.down_proj: ") >= 1 and "mlp.up_proj" in drawn
+    assert "exists already" in said(
+        capsys, "scales", "diff", base, "law", "base", "--out", tmp_path / "map.html", code=2
+    )
     said(capsys, "scales", "export", base, "new", "--out", tmp_path / "new.safetensors")
     said(capsys, "scales", "remove", base, "new")
     said(capsys, "scales", "import", base, tmp_path / "new.safetensors")
-    assert "4 sets" in said(capsys, "scales", "verify", base)
+    assert "fine, law, new, support" in said(capsys, "scales", "verify", base)
 
 
 def test_bad_input(
