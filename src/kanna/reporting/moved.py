@@ -33,9 +33,7 @@ def _map(moved: Sequence[Mapping[str, Any]]) -> Chart:
     axes = heatmap.Axis("layer", list(map(str, layers))), heatmap.Axis("role", roles)
     title = "By how much scales differ"
     drawing = heatmap.heatmap(title, *axes, tiles, deepest, "of what they were, in %", signed=False)
-    caption = (
-        "Root of the mean square over a matrix, relative to the scales as they were quantised."
-    )
+    caption = "Root of the mean square over a matrix, relative to the scales as they were quantised."
     rows = [(row["path"], percent(row["mean"]), percent(row["most"])) for row in moved]
     table = Table(title, ("matrix", ">scales differ by", ">at most"), rows, COMPUTED)
     return Chart(title, drawing, caption, [], table)
