@@ -375,7 +375,7 @@ def test_head_only_forms_are_missed_in_their_own_class(tmp_path: Path, edit_conf
         (lambda q: q.update(forms=[]), "no object 'forms'"),
         (lambda q: q.pop("forms"), "no object 'forms'"),
         (lambda q: q.update(extra=1), r"unknown keys \['extra'\]"),
-        (lambda q: q["forms"].update({UP: {"form": "int", "bits": 4}}), "unknown form 'int'"),
+        (lambda q: q["forms"].update({UP: {"form": "codebook", "bits": 4}}), "unknown form 'codebook'"),
         (lambda q: q["forms"].update({UP: {"form": "dense"}}), "is not declared"),
         (lambda q: q["forms"].update({UP: {"form": "low_rank", "rank": 33}}), "rank 33 is more"),
     ],
