@@ -1,6 +1,7 @@
 """Whole numbers in other formats: read bit by bit, and by their own loaders where these are installed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -218,7 +219,6 @@ def test_fused_slices_on_one_grid_are_one_matrix(tmp_path: Path) -> None:
 
 
 def test_scales_that_float16_does_not_hold(packed: Callable[..., Path], tmp_path: Path) -> None:
-    import shutil
 
     directory = tmp_path / "odd"
     shutil.copytree(packed(), directory)
@@ -305,3 +305,56 @@ def test_words_that_go_with_dense_only(packed: Callable[..., Path], tmp_path: Pa
     assert main([*words, "--format", "gpt"]) == 2
     assert not (tmp_path / "out").exists()
     assert main([*words, "--format", "dense"]) == 0
+
+
+@pytest.fixture
+def tuned(packed: Callable[..., Path], tmp_path: Path) -> Path:
+    """The model with a set of scales called law, which is not in use."""
+    directory = tmp_path / "tuned"
+    shutil.copytree(packed(), directory)
+    model, _ = kanna.load(directory)
+    generator = torch.Generator().manual_seed(2)
+    for change in kanna.scales.trainable(model, "group").values():
+        change.data = torch.rand(change.shape, generator=generator) - 0.5
+    kanna.scales.save(model, "law")
+    return directory
+
+
+def test_scales_of_a_task_are_multiplied_in(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(tuned), "--format", "gptq", "--check", "--out"]
+    assert main([*words, str(tmp_path / "law"), "--scales", "law"]) == 0
+    assert "with the set of scales 'law'" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "base"), "--scales", "base"]) == 0
+    with_set, without = (load_file(tmp_path / name / "model.safetensors") for name in ("law", "base"))
+    changes = load_file(next((tuned / "scales" / "law").glob("*.safetensors")))
+    for path, codes in matrices(tuned).items():
+        (change,) = (value for name, value in changes.items() if path in name)
+        expected = codes.scale * (1 + change)
+        assert torch.equal(with_set[f"{path}.scales"], expected.T.half()), path
+        assert torch.equal(without[f"{path}.scales"], codes.scale.T.half())
+        assert torch.equal(with_set[f"{path}.qweight"], without[f"{path}.qweight"])
+        assert torch.equal(with_set[f"{path}.qzeros"], without[f"{path}.qzeros"])
+    recorded = [lineage.read(tmp_path / name) for name in ("law", "base")]
+    assert [one and one.steps[-1].config["scales"] for one in recorded] == ["law", None]
+    assert not (tmp_path / "law" / "scales").exists()
+
+
+def test_dense_weights_with_the_scales_of_a_task(tuned: Path, tmp_path: Path) -> None:
+    for name in ("law", "base"):
+        words = ["export", str(tuned), "--format", "dense", "--out", str(tmp_path / name), "--scales", name]
+        assert main(words) == 0
+    path = "model.layers.1.mlp.up_proj"
+    codes, changes = matrices(tuned)[path], load_file(next((tuned / "scales" / "law").glob("*.safetensors")))
+    (change,) = (value for name, value in changes.items() if path in name)
+    for name, scale in (("law", codes.scale * (1 + change)), ("base", codes.scale)):
+        written = load_file(tmp_path / name / "model.safetensors")[f"{path}.weight"]
+        assert torch.equal(written, codes.steps * codes.grid.spread(scale, codes.codes.shape[1]))
+
+
+def test_a_set_that_is_not_there(tuned: Path, tmp_path: Path) -> None:
+    for format in ("gptq", "dense"):
+        words = ["export", str(tuned), "--format", format, "--out", str(tmp_path / "out"), "--scales", "lore"]
+        assert main(words) == 2
+    assert not (tmp_path / "out").exists()

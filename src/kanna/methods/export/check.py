@@ -64,7 +64,7 @@ def check(directory: Path, target: Target, source: Source, layers: Sequence[Held
         theirs = target.reader(directory, source, layers)
     except NotInstalled as missing:
         return Check(False, None, target.loader, reason=str(missing))
-    ours = logits_of(load_weights(source.checkpoint, torch.float32))
+    ours = logits_of(load_weights(source.checkpoint, torch.float32, None, source.opened.scales))
     ids = _window(source)
     expected, found = ours(ids), theirs(ids)
     largest = float(expected.abs().max())

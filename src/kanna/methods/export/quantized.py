@@ -7,7 +7,7 @@ further. It has a lineage and a card, takes its name when it is whole, and repla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Exported:
         layers: How many are in whole numbers.
         bytes: Of the weights.
         scales: What float16 made of the scales; None for a format that holds them as they are.
+        used: Name of the set of scales that is multiplied in; None for those of the base.
         check: What reloading showed; None where it was not asked for.
     """
 
@@ -48,6 +49,7 @@ class Exported:
     layers: int
     bytes: int
     scales: Halved | None
+    used: str | None = None
     check: Check | None = field(default=None)
 
     @property
@@ -70,6 +72,7 @@ class Exported:
             "format": self.format,
             "layers": self.layers,
             "bytes": self.bytes,
+            "scales_used": self.used,
             "scales": None if self.scales is None else asdict(self.scales),
             "check": None if self.check is None else self.check.to_dict(),
         }
@@ -77,6 +80,8 @@ class Exported:
     def lines(self) -> list[str]:
         """For people."""
         found = [f"{self.layers} layers of whole numbers as {self.format}, their codes as they are"]
+        if self.used is not None:
+            found.append(f"with the set of scales {self.used!r}")
         if self.scales is not None:
             found.append(_of_scales(self.scales))
         return found if self.check is None else [*found, self.check.line]
@@ -113,8 +118,9 @@ def export_quantized(
     source.check_shapes()
     source.check_whole()
     target.refuse(source, layers)
-    halved = _halved(source, layers, target) if target.half else None
-    planned = Exported(None, target.name, len(layers), target.bytes(source, layers), halved)
+    halves = _halved(source, layers, target) if target.half else None
+    used = None if source.opened.scales is None else source.opened.scales.name
+    planned = Exported(None, target.name, len(layers), target.bytes(source, layers), halves, used)
     if dry_run:
         return planned
     if out is None:
@@ -144,7 +150,7 @@ def _written(
             progress("check", 0, 1)
             found = check(partial, target, source, layers)
             progress("check", 1, 1)
-        done = Exported(place, planned.format, planned.layers, planned.bytes, planned.scales, found)
+        done = replace(planned, out=place, check=found)
         card.write(partial, _card(source, done, place))
         _record(partial, source, done)
     return done
@@ -183,7 +189,7 @@ def _record(partial: Path, source: Source, done: Exported) -> None:
     known = source.lineage
     step = lineage.Step(
         method="export",
-        config={"format": done.format, "check": done.check is not None},
+        config={"format": done.format, "check": done.check is not None, "scales": done.used},
         versions=lineage.versions(),
         threads=torch.get_num_threads(),
         scores={

@@ -67,7 +67,7 @@ def through_transformers(directory: Path, source: Source, **given: Any) -> nn.Mo
 
 def with_codes(source: Source, layers: Sequence[Held], read: Mapping[str, Codes]) -> nn.Module:
     """kanna's own model in float32 with the matrices that were read back in the place of its own."""
-    model = load_weights(source.checkpoint, torch.float32)
+    model = load_weights(source.checkpoint, torch.float32, None, source.opened.scales)
     for layer in layers:
         bias = bias_of(model.get_submodule(layer.path))
         with torch.device("meta"):
