@@ -16,6 +16,7 @@ EXPECTED = {
     "lowrank": (["lowrank"], True),
     "edit-then-shrink": (["laser", "lowrank"], True),
     "shrink-twice-and-export": (["lowrank", "lowrank", "export"], False),
+    "shrink-quantize-tune": (["lowrank", "quantize", "tune"], True),
     "judged": (["lowrank"], True),
 }
 

@@ -230,7 +230,8 @@ def _prepare(request: Request) -> _Ready:
         names = " and ".join(dict.fromkeys(call.method.name for call in request.calls))
         raise InputError(f"{names} reads no calibration text", "leave calibration out")
     tasks = () if prepared is None else prepared.tasks
-    inputs = Inputs(calibration, device, request.cache or cache_directory(), tasks=tasks)
+    cache = request.cache or cache_directory()
+    inputs = Inputs(calibration, device, cache, tasks=tasks, first=source.opened)
     return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 

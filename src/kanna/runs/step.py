@@ -19,6 +19,7 @@ from kanna.calibration.windows import Windows
 from kanna.forms import Form
 from kanna.progress import Progress
 from kanna.reporting.blocks import Table
+from kanna.runs.opened import Opened
 from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
 from kanna.tasks.data.task import Task
@@ -37,6 +38,7 @@ class Inputs:
         cache: Where statistics are kept between runs.
         others: Further source models, such as the experts of a merge.
         tasks: What the result will be judged on: rows that must not be learnt.
+        first: The model that the chain starts from.
     """
 
     calibration: Path | None = None
@@ -44,6 +46,7 @@ class Inputs:
     cache: Path = Path()
     others: tuple[Source, ...] = ()
     tasks: tuple[Task, ...] = ()
+    first: Opened | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

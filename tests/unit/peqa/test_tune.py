@@ -160,9 +160,11 @@ def test_the_verdict_is_on_the_base_with_the_set(
 def test_a_chain_ends_with_the_set_in_use(bases: Callable[[str], Path], data: Path, tmp_path: Path) -> None:
     steps = [
         {"quantize": {"bits": 3, "group": 8, "method": "minmax"}},
-        {"tune": {"data": str(data), "name": "law", "steps": 4, "rows": 4}},
+        {"tune": {"data": str(data), "name": "law", "steps": 4, "rows": 4, "loss": "kl"}},
         {"tune": {"data": str(data), "name": "more", "steps": 4, "rows": 4, "granularity": "group"}},
     ]
+    planned = kanna.run({"model": str(bases("llama")), "steps": steps}, dry_run=True)
+    assert planned.steps[1].plan is not None and planned.steps[1].plan.teacher.name == "llama"
     kanna.run({"model": str(bases("llama")), "steps": steps}, out=tmp_path / "out")
     assert [one.record.name for one in kanna.scales.listed(tmp_path / "out") if one.active] == ["more"]
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -131,7 +131,7 @@ def make_plan(source: Source, config: TuneConfig, inputs: Inputs) -> Plan:
         data=data,
         batches=batches,
         steps=config.steps or config.epochs * batches.task.per_epoch,
-        teacher=find_teacher(source, config.teacher) if config.loss == "kl" else None,
+        teacher=find_teacher(source, config.teacher, inputs.first) if config.loss == "kl" else None,
     )
 
 

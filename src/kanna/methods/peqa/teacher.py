@@ -13,13 +13,17 @@ from kanna.tasks.tokens.padded import vocabulary_of
 _GIVE = "name it with --teacher MODEL"
 
 
-def find_teacher(source: Source, named: Path | None) -> Opened:
+def find_teacher(source: Source, named: Path | None, first: Opened | None = None) -> Opened:
     """The teacher, opened.
+
+    Args:
+        named: By the user; None for the model that was quantised.
+        first: The model that the chain of steps starts from, which may be that.
 
     Raises:
         InputError: It is not there, or has another vocabulary.
     """
-    opened = _recorded(source) if named is None else Opened.open(named)
+    opened = _recorded(source, first) if named is None else Opened.open(named)
     own, other = vocabulary_of(source.skeleton), vocabulary_of(skeleton(opened.directory))
     if own != other:
         raise InputError(
@@ -29,11 +33,15 @@ def find_teacher(source: Source, named: Path | None) -> Opened:
     return opened
 
 
-def _recorded(source: Source) -> Opened:
+def _recorded(source: Source, first: Opened | None) -> Opened:
     """The first model of the lineage, where its name leads: beside this one, or in the cache of the hub."""
     known = source.lineage
+    if first is not None and known is None and source.is_planned:
+        return first
     if known is None:
         raise InputError(f"{source.name} does not say which model it was made of", _GIVE)
+    if first is not None and first.base_hash == known.base.hash:
+        return first
     seen = []
     for place in (source.directory.resolve().parent / Path(known.base.name).name, Path(known.base.name)):
         try:
