@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quantized_models import llama, matrices, phi3, quantized
+import transformers
+from quantized_models import SIZES, llama, matrices, phi3, quantized
 from safetensors.torch import load_file, save_file
 
 import kanna
@@ -358,3 +359,32 @@ def test_a_set_that_is_not_there(tuned: Path, tmp_path: Path) -> None:
         words = ["export", str(tuned), "--format", format, "--out", str(tmp_path / "out"), "--scales", "lore"]
         assert main(words) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_experts_in_one_tensor_are_refused_by_name(tmp_path: Path) -> None:
+    config = transformers.MixtralConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "base")
+    directory = quantized(tmp_path / "base", tmp_path / "packed", select="attn")
+    for format in ("compressed-tensors", "mlx", "gptq", "awq"):
+        with pytest.raises(InputError, match=r"in model.layers.0.mlp.experts.\w+, which stays dense"):
+            kanna.export_quantized(directory, tmp_path / "out", format)
+
+
+def test_a_loader_that_fails_is_a_check_that_fails(
+    packed: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from kanna.methods.export.formats.gptq import Gptq
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such tensor")
+
+    monkeypatch.setattr(Gptq, "reader", broken)
+    words = ["export", str(packed()), "--format", "gptq", "--out", str(tmp_path / "out"), "--check"]
+    assert main(words) == 3
+    assert (
+        "check FAILED: kanna's own reader of the format does not load it: RuntimeError"
+        in capsys.readouterr().out
+    )

@@ -53,6 +53,8 @@ class Check:
         if not self.checked:
             return f"not checked: {self.reason}"
         alike = self.continued
+        if self.difference is None:
+            return f"check FAILED: {self.reason}"
         same = "" if alike is None else f", {alike[0]} of {alike[1]} tokens continued alike"
         found = f"reloaded by {self.loader}: logits within {self.difference:.1e} of kanna's{same}"
         return found if self.passed else f"check FAILED: {self.reason} ({found})"
@@ -64,6 +66,8 @@ def check(directory: Path, target: Target, source: Source, layers: Sequence[Held
         theirs = target.reader(directory, source, layers)
     except NotInstalled as missing:
         return Check(False, None, target.loader, reason=str(missing))
+    except Exception as error:  # whatever goes wrong in a loader of others, the file is not read there
+        return Check(True, False, target.loader, reason=f"{target.loader} does not load it: {_short(error)}")
     ours = logits_of(load_weights(source.checkpoint, torch.float32, None, source.opened.scales))
     ids = _window(source)
     expected, found = ours(ids), theirs(ids)
@@ -92,6 +96,10 @@ def _continued(
             return (done, _WRITTEN), gap > 2 * tolerance * float(mine.abs().max())
         ids = torch.cat([ids, torch.tensor([[token]])], 1)
     return (_WRITTEN, _WRITTEN), False
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _window(source: Source) -> Tensor:

@@ -70,6 +70,15 @@ def all_of_them(source: Source, layers: Sequence[Held], target: str) -> None:
             )
 
 
+def no_experts(source: Source, target: str) -> None:
+    """No matrix that cannot be whole numbers, as of stacked experts: programs would look for them there."""
+    for matrix in source.inventory.refused:
+        raise InputError(
+            f"{target} would look for whole numbers in {matrix.tensor}, which stays dense: {matrix.refused}",
+            "kanna export DIR --format dense --out D2",
+        )
+
+
 def one_stack(source: Source, target: str) -> None:
     if source.inventory.has_decoder_apart:
         raise InputError(

@@ -23,6 +23,7 @@ class Awq(Directory):
 
     def refuse(self, source: Source, layers: Sequence[Held]) -> None:
         fit.one_stack(source, self.name)
+        fit.no_experts(source, self.name)
         fit.bits_among(layers, (awq.BITS,), self.name)
         fit.one_grid(layers, self.name)
         fit.whole_groups(layers, self.name)

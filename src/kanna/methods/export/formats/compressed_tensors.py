@@ -32,6 +32,7 @@ class CompressedTensors(Directory):
 
     def refuse(self, source: Source, layers: Sequence[Held]) -> None:
         fit.one_stack(source, self.name)
+        fit.no_experts(source, self.name)
         fit.whole_groups(layers, self.name)
 
     def declared(self, source: Source, layers: Sequence[Held]) -> Mapping[str, Any]:

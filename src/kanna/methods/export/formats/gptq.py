@@ -26,6 +26,7 @@ class Gptq(Directory):
 
     def refuse(self, source: Source, layers: Sequence[Held]) -> None:
         fit.one_stack(source, self.name)
+        fit.no_experts(source, self.name)
         fit.bits_among(layers, _BITS, self.name)
         fit.one_grid(layers, self.name)
         fit.whole_groups(layers, self.name)

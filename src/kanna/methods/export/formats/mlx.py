@@ -34,6 +34,7 @@ class Mlx(Directory):
 
     def refuse(self, source: Source, layers: Sequence[Held]) -> None:
         fit.one_stack(source, self.name)
+        fit.no_experts(source, self.name)
         fit.bits_among(layers, _BITS, self.name)
         fit.groups_among(layers, _GROUPS, self.name)
         fit.whole_groups(layers, self.name)
