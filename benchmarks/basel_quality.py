@@ -1,141 +1,292 @@
 """Basel beside low-rank factors that are trained for as many steps on the same rows.
 
-    python benchmarks/basel_quality.py                        the shipped model: all skills, and two of them
-    python benchmarks/basel_quality.py --seeds 0 1 2          with more seeds
+    python benchmarks/basel_quality.py                      the shipped model: two tasks, two sizes, three seeds
+    python benchmarks/basel_quality.py --tasks math --zoo DIR --data DIR/math --seeds 0     another model
+    python benchmarks/basel_quality.py --full               more sizes and methods; goes on where it was killed
+    python benchmarks/basel_quality.py --ablations          what each part of the method is worth, one seed
 
-Rows of every run: the same optimiser steps (part 1 and 2 of Basel together; all of them on the factors of the
-others), the same batches, the same rates. Each finished run is a line of --journal, which is not done again.
-Printed are right answers on questions that were not learnt, the loss per token on rows that were held out of
-the data, and the share of the selected matrices' parameters that is left.
+Every row of a table: the same optimiser steps (parts 1 and 2 of Basel together; all of them on the factors of
+the others) and the same batches. The rates of each row are the best of three, by the loss on held-out rows
+after half as many steps. Each finished run is a line of --journal and is not done again.
+
+Printed are, over all seeds: right answers (written out, compared exactly) on questions that were not learnt,
+with the difference to Basel by default and its paired 95 % interval (bootstrap over questions); the loss per
+answer on them; the loss on what the task does not ask for, before and after; the ranks; seconds of CPU.
 """
 
 import argparse
+import functools
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
+
 import kanna
 
 DEMO = Path(kanna.__file__).parent / "demo"
-ROWS = 600
-SKILLS = {"all": (), "price+share": ("price", "share")}
-# Name -> settings of Basel, or of the low-rank directory that is trained.
+ROWS, ROWS_A_STEP = 600, 16
+DEMO_SKILLS = {"demo": (), "demo, price+share": ("price", "share")}
+EPOCHS, SHORT = "1,2,3", "1,1,1"
+# Of weights and of factors; the second is for factors alone.
+RATES = {"basel": ((5e-3, 5e-4), (1e-2, 1e-3), (1e-2, 4e-3)), "low": ((1e-2, 5e-4), (1e-2, 1e-3), (1e-2, 4e-3))}
+PAPER_RATES = ((2e-5, 2e-5), (1e-3, 1e-3), (4e-3, 4e-3))
+DEFAULT = "basel"
+# Name -> settings of Basel, or of the low-rank directory that is trained in its place.
 METHODS: dict[str, dict[str, Any]] = {
-    "basel, fisher": {"importance": "fisher"},
-    "basel, sigma": {"importance": "sigma"},
-    "lowrank, default": {"low": {}},
-    "lowrank, whitened uniform": {"low": {"method": "whitened", "allocation": "uniform"}},
+    DEFAULT: {},
+    "basel, as published": {"preset": "paper"},
+    "lowrank": {"low": {}},
     "SVD, uniform": {"low": {"method": "plain", "allocation": "uniform"}},
+    "whitened, uniform": {"low": {"method": "whitened", "allocation": "uniform"}},
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "importance taylor": {"importance": "taylor"},
+    "importance sigma": {"importance": "sigma"},
+    "importance bsi": {"importance": "bsi"},
+    "basis whitened": {"basis": "whitened"},
+    "learn roots": {"learn": "roots", "rate": 1e-3},
+    "events 1": {"prune_events": 1},
+    "events 10": {"prune_events": 10},
+    "events 60": {"prune_events": 60},
+    "extra rank 0": {"extra_rank": 0},
+    "extra rank 8": {"extra_rank": 8},
+    "part 1 longer": {"epochs": "2,2,2"},
+    "part 2 alone is short": {"epochs": "2,3,1"},
+    "part 2 longer": {"epochs": "0,1,5"},
+    "part 2 off": {"epochs": "2,4,0"},
+    "rate 3e-3": {"rate": 3e-3},
+    "rate 3e-2": {"rate": 3e-2},
+    "factor rate 4e-3": {"factor_rate": 4e-3},
+    "L1 0.01": {"l1": 0.01},
+    "L1 0.1": {"l1": 0.1},
+    "KL": {"loss": "kl"},
+    "beside": {"beside": True},
+    "100 rows": {"rows_of_data": 100},
+    "300 rows": {"rows_of_data": 300},
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """Rows to learn, questions to answer, and text to calibrate on."""
+    """Rows to learn, questions to answer, what the task does not ask for, and text to calibrate on."""
 
+    model: Path
     learnt: Path
     asked: Path
+    other: Path
     text: Path
+    context: int
 
 
-def task_of(skills: tuple[str, ...], scratch: Path) -> Task:
+def demo_task(skills: Sequence[str], scratch: Path, rows: int) -> Task:
     """New rows of some of the demo's skills, or of all, and its own questions on them."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
     from train_demo import distinct, stories
 
     questions = [json.loads(line) for line in (DEMO / "data" / "questions.jsonl").open(encoding="utf-8")]
     asked = [row for row in questions if not skills or row["skill"] in skills]
-    per_skill = ROWS // (len(skills) or 5)
-    rows = [
+    other = [row for row in questions if skills and row["skill"] not in skills]
+    per_skill = rows // (len(skills) or 5)
+    learnt = [
         row for row in distinct(stories(77, held_out=False), per_skill) if not skills or row.skill in skills
     ]
-    scratch.mkdir(parents=True, exist_ok=True)
-    task = Task(scratch / "train.jsonl", scratch / "asked.jsonl", scratch / "text.jsonl")
-    _write(task.learnt, [{"prompt": r.prompt, "answer": r.answer, "group": r.group} for r in rows])
+    task = _task(DEMO / "model", scratch, 64)
+    _write(task.learnt, [{"prompt": r.prompt, "answer": r.answer, "group": r.group} for r in learnt])
     _write(task.asked, [{key: row[key] for key in ("prompt", "answer", "group")} for row in asked])
-    _write(task.text, [{"text": row.text} for row in rows])
+    _write(task.other, [{key: row[key] for key in ("prompt", "answer", "group")} for row in other])
+    _write(task.text, [{"text": row.text} for row in learnt])
     return task
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+def file_task(name: str, options: argparse.Namespace, scratch: Path, rows: int) -> Task:
+    """Rows of a model and data of the user's: DATA/train.jsonl, DATA/test.jsonl and TEXT."""
+    task = _task(options.zoo / name, scratch, 256)
+    learnt = _read(options.data / "train.jsonl")[:rows]
+    _write(task.learnt, [{"prompt": row["prompt"], "answer": row["answer"]} for row in learnt])
+    asked = _read(options.data / "test.jsonl")[: options.questions]
+    _write(task.asked, [{"prompt": row["prompt"], "answer": row["answer"]} for row in asked])
+    _write(task.text, [{"text": row["prompt"] + row["answer"]} for row in learnt])
+    _write(task.other, [] if options.text is None else _read(options.text)[:40])
+    return task
+
+
+def _task(model: Path, scratch: Path, context: int) -> Task:
+    scratch.mkdir(parents=True, exist_ok=True)
+    names = (scratch / f"{name}.jsonl" for name in ("train", "asked", "other", "text"))
+    return Task(model, *names, context)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def run(method: str, task: Task, keep: float, seed: int, epochs: str, scratch: Path) -> dict[str, Any]:
-    """One row of the table."""
-    settings = dict(METHODS[method])
-    model, out = DEMO / "model", scratch / "out"
-    given: dict[str, Any] = {"data": task.learnt, "epochs": epochs, "seed": seed}
-    if (low := settings.pop("low", None)) is not None:
-        config = kanna.LowRankConfig(keep=keep, tokens=8192, context=64, align=1, **low)
-        kanna.lowrank(model, scratch / "low", config, calibration=task.text)
-        given["start"] = scratch / "low"
-    else:
-        given |= {"keep": keep, **settings}
-    started, cpu = time.perf_counter(), time.process_time()
-    criteria = kanna.criteria_of([str(task.asked)], "99pt")
-    options = kanna.EvalOptions(metric="exact", context=64)
-    result = kanna.basel(model, out, kanna.BaselConfig(**given), criteria=criteria, options=options)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    assert result.comparison is not None
-    (found,) = result.comparison.to_dict()["tasks"]
-    figures = result.figures
-    return {
-        "right": found["new"],
-        "before": found["base"],
-        "loss": figures["validation_loss"],
-        "kept": figures["keep_selected"],
-        "steps": figures["steps"],
-        "seconds": seconds,
-        "cpu": cpu,
-    }
+@dataclass(frozen=True)
+class Case:
+    """One training run."""
+
+    task: str
+    keep: float
+    method: str
+    rates: tuple[float, float] | None
+    seed: int
+    epochs: str
+
+    @property
+    def key(self) -> str:
+        return json.dumps([self.task, self.keep, self.method, self.rates, self.seed, self.epochs])
 
 
-def runs(options: argparse.Namespace) -> Iterator[tuple[str, float, int, str]]:
-    for seed in options.seeds:
-        for skills, keep in zip(options.skills, options.keep, strict=True):
-            for method in options.methods:
-                yield skills, keep, seed, method
+class Bench:
+    """Runs, each done once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.done = options, {}
+        self.methods = {**METHODS, **ABLATIONS} | {f"kept {k}": {} for k in ()}
+        if options.journal.exists():
+            for line in options.journal.open(encoding="utf-8"):
+                self.done |= json.loads(line)
+
+    def __call__(self, case: Case) -> dict[str, Any]:
+        if case.key not in self.done:
+            with tempfile.TemporaryDirectory() as folder:
+                self.done[case.key] = self._run(case, Path(folder))
+            with self.options.journal.open("a", encoding="utf-8") as journal:
+                journal.write(json.dumps({case.key: self.done[case.key]}) + "\n")
+            print(f"  {case.key}: {_short(self.done[case.key])}", file=sys.stderr, flush=True)
+        return self.done[case.key]
+
+    def _run(self, case: Case, folder: Path) -> dict[str, Any]:
+        settings = dict(self.methods[case.method])
+        rows = settings.pop("rows_of_data", ROWS)
+        task = self.task(case.task, folder / "task", rows)
+        out = folder / "out"
+        scale = ROWS // rows  # as many steps on fewer rows
+        epochs = ",".join(str(scale * int(part)) for part in settings.pop("epochs", case.epochs).split(","))
+        given: dict[str, Any] = {"data": task.learnt, "epochs": epochs, "seed": case.seed, "rows": ROWS_A_STEP}
+        given["context"] = task.context
+        if case.rates is not None:
+            given["rate"], given["factor_rate"] = case.rates
+        if (low := settings.pop("low", None)) is not None:
+            config = kanna.LowRankConfig(keep=case.keep, tokens=8192, context=task.context, align=1, **low)
+            kanna.lowrank(task.model, folder / "low", config, calibration=task.text)
+            given["start"] = folder / "low"
+        else:
+            given["keep"] = case.keep
+        cpu = time.process_time()
+        result = kanna.basel(task.model, out, kanna.BaselConfig(**{**given, **settings}))
+        figures = {
+            "loss": result.figures["validation_loss"],
+            "kept": result.figures["keep_selected"],
+            "steps": result.figures["steps"],
+            "cpu": time.process_time() - cpu,
+        }
+        return figures if case.epochs == SHORT else figures | answers(out, task)
+
+    def task(self, name: str, scratch: Path, rows: int) -> Task:
+        if name in DEMO_SKILLS:
+            return demo_task(DEMO_SKILLS[name], scratch, rows)
+        return file_task(name, self.options, scratch, rows)
+
+    def rates(self, task: str, keep: float, method: str) -> tuple[float, float]:
+        """The best of three after half as many steps, on held-out rows."""
+        known = self.methods[method]
+        some = PAPER_RATES if known.get("preset") else RATES["low" if "low" in known else "basel"]
+        return min(some, key=lambda rates: self(Case(task, keep, method, rates, 0, SHORT))["loss"])
+
+
+def answers(model: Path, task: Task) -> dict[str, Any]:
+    """What a model says to the questions, and how sure it is of the right answers, there and elsewhere."""
+    options = functools.partial(kanna.EvalOptions, context=task.context)
+    exact = kanna.evaluate(model, [task.asked], options(metric="exact")).scores[0]
+    loss = kanna.evaluate(model, [task.asked], options(metric="log_loss")).scores[0]
+    found = {"hits": "".join(str(int(bool(record.right))) for record in exact.records), "log_loss": loss.value}
+    if task.other.stat().st_size:
+        about_text = "text" in json.loads(task.other.open().readline())
+        metric = "log_loss_per_token" if about_text else "log_loss"
+        found["other"] = kanna.evaluate(model, [task.other], options(metric=metric)).scores[0].value
+    return found
+
+
+def _short(found: Mapping[str, Any]) -> str:
+    right = found.get("hits")
+    said = "" if right is None else f"{right.count('1') / len(right):.3f} right, "
+    return f"{said}loss {found['loss']:.3f}, {found['cpu']:.0f} s of CPU"
+
+
+def interval(hits: np.ndarray, base: np.ndarray) -> tuple[float, float, float]:
+    """Mean of (seeds, questions) differences and its 95 % interval, questions drawn anew 10,000 times."""
+    per_question = (hits - base).mean(0)
+    draws = np.random.default_rng(0).integers(0, len(per_question), (10_000, len(per_question)))
+    low, high = np.percentile(per_question[draws].mean(1), [2.5, 97.5])
+    return float(per_question.mean()), float(low), float(high)
+
+
+def _hits(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([[int(mark) for mark in run["hits"]] for run in found], dtype=float)
+
+
+def table(bench: Bench, task: str, keep: float, methods: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+    """The rows of one table, as they are done."""
+    with tempfile.TemporaryDirectory() as folder:
+        before_task = bench.task(task, Path(folder), ROWS)
+        before = answers(before_task.model, before_task)
+    other = f", elsewhere {before['other']:.2f}" if "other" in before else ""
+    right = _hits([before]).mean()
+    yield f"\n{task}, keep {keep:g}: before {right:.1%} right, loss {before['log_loss']:.3f}{other}"
+    yield "| | right | less than basel (95 %) | loss | elsewhere | rates | CPU s |\n|---|---:|---:|---:|---:|---|---:|"
+    base = None
+    for method in methods:
+        rates = bench.rates(task, keep, method) if methods is not ABLATIONS else None
+        runs = [bench(Case(task, keep, method, rates, seed, EPOCHS)) for seed in seeds]
+        hits = _hits(runs)
+        base = hits if base is None else base
+        mean, low, high = interval(hits, base)
+        away = "" if method == DEFAULT else f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        elsewhere = f"{fmean(run['other'] for run in runs):.2f}" if "other" in runs[0] else ""
+        yield (
+            f"| {method} | {hits.mean():.1%} | {away} | {fmean(run['log_loss'] for run in runs):.3f} | {elsewhere} | "
+            f"{'default' if rates is None else '{:g}, {:g}'.format(*rates)} | "
+            f"{fmean(run['cpu'] for run in runs):.0f} |"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--skills", nargs="+", default=["all", "price+share"], choices=list(SKILLS))
-    parser.add_argument("--keep", nargs="+", type=float, default=[0.25, 0.15], help="one for each --skills")
+    parser.add_argument("--tasks", nargs="+", default=list(DEMO_SKILLS))
+    parser.add_argument("--keep", nargs="+", type=float, default=[0.25, 0.15])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", default="1,2,3")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--full", action="store_true", help="keep 0.75 and 0.5, too")
+    parser.add_argument("--ablations", action="store_true", help="parts of the method, at default rates")
+    parser.add_argument("--zoo", type=Path, help="folder of models named as in --tasks")
+    parser.add_argument("--data", type=Path, help="folder of train.jsonl and test.jsonl")
+    parser.add_argument("--text", type=Path, help="text that the task does not ask for, JSON lines")
+    parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--journal", type=Path, default=Path("basel_quality.jsonl"))
     options = parser.parse_args()
-    done: dict[str, dict[str, Any]] = {}
-    if options.journal.exists():
-        for line in options.journal.open(encoding="utf-8"):
-            done |= json.loads(line)
-    for skills, keep, seed, method in runs(options):
-        key = json.dumps([skills, keep, seed, method, options.epochs])
-        if key not in done:
-            with tempfile.TemporaryDirectory() as folder:
-                task = task_of(SKILLS[skills], Path(folder) / "task")
-                done[key] = run(method, task, keep, seed, options.epochs, Path(folder))
-            with options.journal.open("a", encoding="utf-8") as journal:
-                journal.write(json.dumps({key: done[key]}) + "\n")
-        row = done[key]
-        print(
-            f"{skills:12s} keep {keep:.2f} seed {seed}  {method:26s} right {row['right']:.3f} (before "
-            f"{row['before']:.3f})  held-out loss {row['loss']:.3f}  kept {row['kept']:.3f}  "
-            f"{row['steps']} steps  {row['cpu']:.0f} s of CPU",
-            flush=True,
-        )
+    bench = Bench(options)
+    methods: Any = ABLATIONS if options.ablations else options.methods
+    for task in options.tasks:
+        for keep in (*([0.75, 0.5] if options.full else []), *options.keep):
+            for line in table(bench, task, keep, methods, options.seeds):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
