@@ -1,17 +1,17 @@
 """Basel beside low-rank factors that are trained for as many steps on the same rows.
 
-    python benchmarks/basel_quality.py                      the shipped model: two tasks, two sizes, three seeds
-    python benchmarks/basel_quality.py --tasks math --zoo DIR --data DIR/math --seeds 0     another model
-    python benchmarks/basel_quality.py --full               more sizes and methods; goes on where it was killed
-    python benchmarks/basel_quality.py --ablations          what each part of the method is worth, one seed
+    python benchmarks/basel_quality.py                  the shipped model: two tasks, two sizes, three seeds
+    python benchmarks/basel_quality.py --tasks math --zoo DIR --data DIR/math --seeds 0    another model
+    python benchmarks/basel_quality.py --full           more sizes; goes on where it was killed
+    python benchmarks/basel_quality.py --ablations --seeds 0    what each part of the method is worth
 
 Every row of a table: the same optimiser steps (parts 1 and 2 of Basel together; all of them on the factors of
 the others) and the same batches. The rates of each row are the best of three, by the loss on held-out rows
-after half as many steps at the first of --keep. Each finished run is a line of --journal and is not done again.
+after half as many steps at the first of --keep. Each finished run is a line of --journal, not done again.
 
 Printed are, over all seeds: right answers (written out, compared exactly) on questions that were not learnt,
 with the difference to Basel by default and its paired 95 % interval (bootstrap over questions); the loss per
-answer on them; the loss on what the task does not ask for, before and after; the ranks; seconds of CPU.
+answer on them; the loss on what the task does not ask for, before and after; seconds of CPU.
 """
 
 import argparse
@@ -260,7 +260,8 @@ def table(
     other = f", elsewhere {before['other']:.2f}" if "other" in before else ""
     right = _hits([before]).mean()
     yield f"\n{task}, keep {keep:g}: before {right:.1%} right, loss {before['log_loss']:.3f}{other}"
-    yield "| | right | less than basel (95 %) | loss | elsewhere | rates | CPU s |\n|---|---:|---:|---:|---:|---|---:|"
+    yield "| | right | less than basel (95 %) | loss | elsewhere | rates | CPU s |"
+    yield "|---|---:|---:|---:|---:|---|---:|"
     base = None
     for method in methods:
         rates = bench.rates(task, method) if methods is not ABLATIONS else None
@@ -271,7 +272,8 @@ def table(
         away = "" if method == DEFAULT else f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         elsewhere = f"{fmean(run['other'] for run in runs):.2f}" if "other" in runs[0] else ""
         yield (
-            f"| {method} | {hits.mean():.1%} | {away} | {fmean(run['log_loss'] for run in runs):.3f} | {elsewhere} | "
+            f"| {method} | {hits.mean():.1%} | {away} | "
+            f"{fmean(run['log_loss'] for run in runs):.3f} | {elsewhere} | "
             f"{'default' if rates is None else '{:g}, {:g}'.format(*rates)} | "
             f"{fmean(run['cpu'] for run in runs):.0f} |"
         )
