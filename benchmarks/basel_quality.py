@@ -260,7 +260,7 @@ def table(
     other = f", elsewhere {before['other']:.2f}" if "other" in before else ""
     right = _hits([before]).mean()
     yield f"\n{task}, keep {keep:g}: before {right:.1%} right, loss {before['log_loss']:.3f}{other}"
-    yield "| | right | less than basel (95 %) | loss | elsewhere | rates | CPU s |"
+    yield "| | right | difference to basel (95 %) | loss | elsewhere | rates | CPU s |"
     yield "|---|---:|---:|---:|---:|---|---:|"
     base = None
     for method in methods:
