@@ -72,6 +72,8 @@ def test_what_is_no_price_is_named(tmp_path: Path, text: str, said: str) -> None
 def test_files_that_are_none(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"per_hour: 1\ncurrency: \xa3")
-    for path in (tmp_path / "absent.yaml", tmp_path, latin):
+    with pytest.raises(InputError, match="does not exist"):
+        read_price(tmp_path / "absent.yaml")
+    for path in (tmp_path, latin):
         with pytest.raises(InputError, match="cannot be read"):
             read_price(path)
