@@ -12,7 +12,7 @@ with kanna.scales.mixed(model, ["law", None]):  # row 0 of a batch with law, row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kanna.checkpoint import applied, scale_sets
 from kanna.checkpoint.reader import locate
 from kanna.errors import InputError
+from kanna.forms.integer import IntLinear
 from kanna.runs import shelf
 from kanna.runs.shelf import activate, diff, export, listed, remove, rollback, shown, take, verify
 
@@ -69,18 +70,13 @@ def use(model: nn.Module, name: str | None, base: str | Path | None = None) -> U
         InputError: There is no such set, it is of another model, or the model was cast.
     """
     modules = applied.int_modules(model)
-    before = {path: (m.scale_change, m.row_changes) for path, m in modules.items()}
+    used = _undoing(modules.values())
     wanted = None if name in (None, scale_sets.BASE) else str(name)
     place = _directory(model, base) if wanted is not None or base is not None else Path()
     applied.put_chosen(model, place, wanted)
     for module in modules.values():
         module.by_row(None)
-
-    def undo() -> None:
-        for path, module in modules.items():
-            module.scale_change, module.row_changes = before[path]
-
-    return Used(undo)
+    return used
 
 
 def mixed(model: nn.Module, names: Sequence[str | None], base: str | Path | None = None) -> Used:
@@ -97,18 +93,13 @@ def mixed(model: nn.Module, names: Sequence[str | None], base: str | Path | None
         raise InputError("no row has a set", "give one for each row of the batch")
     place, modules = _directory(model, base), applied.int_modules(model)
     sets = {name: _of_channels(model, place, name) for name in {*names} - {None, scale_sets.BASE}}
-    before = {path: (m.scale_change, m.row_changes) for path, m in modules.items()}
+    used = _undoing(modules.values())
     for path, module in modules.items():
         zeros = torch.zeros(module.out_features)
         rows = [sets[name][path] if name in sets else zeros for name in names]
         module.change(None)
         module.by_row(torch.stack([row.cpu() for row in rows]))
-
-    def undo() -> None:
-        for path, module in modules.items():
-            module.scale_change, module.row_changes = before[path]
-
-    return Used(undo)
+    return used
 
 
 def trainable(
@@ -158,6 +149,17 @@ def save(model: nn.Module, name: str, base: str | Path | None = None, **facts: A
         raise InputError("no set of scales lies over this model", "train it, or use a set, first")
     _refuse_other_scales(modules, place)
     return shelf.keep(place, name, held, **facts)
+
+
+def _undoing(modules: Iterable[IntLinear]) -> Used:
+    """What gives modules back what lies over them now."""
+    before = [(module, module.scale_change, module.row_changes) for module in modules]
+
+    def undo() -> None:
+        for module, change, rows in before:
+            module.scale_change, module.row_changes = change, rows
+
+    return Used(undo)
 
 
 def _modules(model: nn.Module) -> dict[str, Any]:

@@ -97,13 +97,20 @@ def read(directory: Path) -> Lineage | None:
     return validated(Lineage, data, f"{path} is damaged", _WRITE_AGAIN)
 
 
-def check_format_version(given: object, where: str | Path) -> None:
-    """Raise InputError for a format that this version of kanna cannot read."""
+def check_format_version(
+    given: object, where: str | Path, known: int = FORMAT_VERSION, remedy: str = _WRITE_AGAIN
+) -> None:
+    """Raise InputError for a format that this version of kanna cannot read.
+
+    Args:
+        known: The newest that it can.
+        remedy: Where there is no version.
+    """
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise InputError(f"{where} has no sound format_version (found {given!r})", _WRITE_AGAIN)
-    if given > FORMAT_VERSION:
+        raise InputError(f"{where} has no sound format_version (found {given!r})", remedy)
+    if given > known:
         raise InputError(
-            f"{where} has format_version {given}; this kanna reads up to {FORMAT_VERSION}", "upgrade kanna"
+            f"{where} has format_version {given}; this kanna reads up to {known}", "upgrade kanna"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from kanna.checked import read_json, validated
+from kanna.checkpoint.lineage import check_format_version
 from kanna.checkpoint.scale_sets import FOLDER, FORMAT_VERSION, find, names
 from kanna.checkpoint.whole import write_json_whole
 from kanna.errors import InputError
@@ -58,12 +59,7 @@ def read(base: Path) -> Journal:
     if not path.is_file():
         return Journal()
     data = read_json(path)
-    version = data.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format_version {version}; this kanna reads scales up to {FORMAT_VERSION}",
-            "upgrade kanna",
-        )
+    check_format_version(data.get("format_version"), path, FORMAT_VERSION, _REMEDY)
     return validated(Journal, data, f"{path} is damaged", _REMEDY)
 
 

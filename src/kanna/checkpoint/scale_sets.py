@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from kanna.checked import read_json, validated
 from kanna.checkpoint.declared import forms_of
+from kanna.checkpoint.lineage import check_format_version, digest_of
 from kanna.checkpoint.reader import read_headers, weight_files
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError, suggestion
@@ -177,14 +177,7 @@ def checked_record(data: Mapping[str, Any], where: str | Path) -> Record:
     Raises:
         InputError: It is none, or of a newer format.
     """
-    version = data.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise InputError(f"{where} has no sound format_version (found {version!r})", _AGAIN)
-    if version > FORMAT_VERSION:
-        raise InputError(
-            f"{where} has format_version {version}; this kanna reads scales up to {FORMAT_VERSION}",
-            "upgrade kanna",
-        )
+    check_format_version(data.get("format_version"), where, FORMAT_VERSION, _AGAIN)
     return validated(Record, data, f"{where} is damaged", _AGAIN)
 
 
@@ -244,7 +237,7 @@ def _codes_hash(base: Path, files: tuple[Path, ...], _: object) -> str:
         )
     forms = forms_of(read_json(base / "config.json"))
     declared = {path: form.to_json() for path, form in sorted(forms.items())}
-    return _digest(json.dumps([declared, facts], sort_keys=True, separators=(",", ":")).encode())
+    return digest_of([declared, facts])
 
 
 def _piece_digest(file: Path, offset: int, size: int) -> str:

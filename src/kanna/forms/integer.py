@@ -142,11 +142,14 @@ class Int(Form):
         """Weights that it stands for: how many bits each takes is told by `bytes`."""
         return m * n
 
-    def codes(self, tensors: Tensors, n: int) -> Codes:
-        """The matrix of n inputs as it is stored, with the change of a module's scales where it has one."""
+    def scale(self, tensors: Tensors) -> torch.Tensor:
+        """(m, groups) scales, with the change of a module where it has one."""
         change, scale = tensors.get(CHANGE), tensors[SCALE]
-        scale = scale if change is None else changed(scale, change)
-        return Codes.of(self.grid, tensors[PACKED], scale, tensors.get(ZERO), n)
+        return scale if change is None else changed(scale, change)
+
+    def codes(self, tensors: Tensors, n: int) -> Codes:
+        """The matrix of n inputs as it is stored, with its scales as `scale` gives them."""
+        return Codes.of(self.grid, tensors[PACKED], self.scale(tensors), tensors.get(ZERO), n)
 
     def dense(self, tensors: Tensors, m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
         return self.codes(tensors, n).weight.to(dtype)

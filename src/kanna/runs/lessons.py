@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from kanna.errors import InputError
+from kanna.models.inventory import Inventory
 from kanna.runs.source import Source
 from kanna.tasks.data.overlap import shared
 from kanna.tasks.data.rows import Row, read_rows
@@ -21,10 +24,29 @@ from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 from kanna.training.examples import Example, Examples, answered, labelled, masked, text_windows
 from kanna.training.forgotten import held_out
+from kanna.training.loop import Course
 
 FEWEST_ROWS = 16
 _SPLIT_OFF = 0.1
 _SHOWN = 60
+
+
+def check_machine(source: Source, recompute: bool, precision: str, device: torch.device) -> None:
+    """Raise InputError for a way of training that the model or the machine does not have."""
+    if recompute and not getattr(source.skeleton, "supports_gradient_checkpointing", False):
+        raise InputError(
+            f"{source.inventory.architecture} cannot compute activations again", "leave out --recompute"
+        )
+    if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError(f"{device} does not compute in bfloat16", "leave out --precision")
+
+
+def activation_bytes(inventory: Inventory, longest: int, rows: int, recompute: bool) -> int:
+    """Of a step of so many rows of at most so many tokens, predicted: float32, kept for the way back."""
+    width = max(matrix.in_features for matrix in inventory.matrices)
+    tokens = min(Course(steps=1).tokens, rows * longest)
+    layers = 2 if recompute else len(inventory.blocks)
+    return 4 * tokens * (12 * width * layers + 4 * longest * layers)
 
 
 class Asked(Protocol):

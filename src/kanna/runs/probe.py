@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.calibration.calls import body_call, ended, states_of
-from kanna.calibration.windows import random_windows
+from kanna.calibration.windows import Windows, random_windows
 from kanna.checkpoint.applied import ACTIVE
 from kanna.checkpoint.loader import load
 from kanna.models.inventory import Inventory
@@ -22,6 +22,8 @@ from kanna.tasks.tokens.tokenizer import context_length
 TOLERANCE = 1e-3
 # Tokens of a probe where nothing was recorded.
 _LENGTH = 32
+# Rows on which what was written is compared with what was trained.
+_RECORDED = 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,17 @@ def _random(model: nn.Module) -> Any:
     config: Any = model.config
     vocabulary = int(getattr(config.get_text_config(), "vocab_size", 2))
     return random_windows(vocabulary, min(_LENGTH, context_length(config.to_dict(), None, None)), 0)
+
+
+def record(model: nn.Module, inventory: Inventory, rows: Sequence[Sequence[int]]) -> Recorded:
+    """Outputs of blocks on a few rows of token ids, for the check of what is written of this model."""
+    some = rows[:_RECORDED]
+    width = max(map(len, some))
+    ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in some])
+    windows = Windows(ids, torch.ones_like(ids, dtype=torch.bool))
+    with torch.no_grad(), block_outputs(model, inventory) as seen:
+        body_call(model, ids.to(next(model.parameters()).device))
+    return Recorded(windows, {visit: states.cpu() for visit, states in enumerate(seen)})
 
 
 @contextmanager

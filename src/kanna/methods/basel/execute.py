@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from kanna.calibration.calls import body_call
 from kanna.calibration.statistics import gathered
-from kanna.calibration.windows import Windows
 from kanna.checkpoint.loader import load_weights
 from kanna.forms import Dense, Form, FormModule, Rows, install
 from kanna.methods.basel.bases import Bases, BasesLayer, Decomposed, Held, decomposed
@@ -25,7 +23,7 @@ from kanna.models.matrix import Matrix, View
 from kanna.models.views import row_index, write
 from kanna.progress import Progress, going, parted
 from kanna.runs.assemble import Factors, Piece, assemble, bias_of, build, matrix_weight
-from kanna.runs.probe import block_outputs
+from kanna.runs.probe import record
 from kanna.runs.source import Source
 from kanna.runs.step import Job, Recorded
 from kanna.training.forgotten import Forgotten, forgotten, text_loss
@@ -34,8 +32,6 @@ from kanna.training.optimiser import Group, Optimiser
 
 _SEED_OF_NEW_BASES = 1
 _SEED_OF_PROBES = 2
-# Rows on which what was written is compared with what was trained.
-_PROBED = 4
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def _from_bases(job: Job, plan: Plan) -> "tuple[Outcome, _Start]":
     part_2 = _train_factors(model, held, job, plan, events.share) if plan.factor_steps else None
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
-    recorded = _recorded(model, plan)
+    seen = record(model, plan.inventory, [e.ids for e in plan.data.train.all])
     sizes = plan.sizes
     ranks = {
         name: None if sizes[name].stays_dense(len(kept)) else len(kept) + sizes[name].extra
@@ -125,7 +121,7 @@ def _from_bases(job: Job, plan: Plan) -> "tuple[Outcome, _Start]":
     }
     lost = forgotten(before, model, plan.data.text)
     outcome = Outcome(
-        recorded, forms, tensors, ranks, events.history, part_1, part_2, events.curved, lost, weights
+        seen, forms, tensors, ranks, events.history, part_1, part_2, events.curved, lost, weights
     )
     return outcome, start
 
@@ -143,10 +139,10 @@ def _from_factors(job: Job, plan: Plan, start: Source) -> Outcome:
     part_2 = _train_factors(model, held, job, plan, plan.stored / plan.parameters)
     forms, tensors = _stored(model, held, job.source, plan)
     tensors |= _beside_stored(model, job.source, plan)
-    recorded = _recorded(model, plan)
+    seen = record(model, plan.inventory, [e.ids for e in plan.data.train.all])
     ranks = {matrix.name: getattr(start.form(matrix), "rank", None) for matrix in plan.selected}
     lost = forgotten(before, model, plan.data.text)
-    return Outcome(recorded, forms, tensors, ranks, part_2=part_2, forgotten=lost)
+    return Outcome(seen, forms, tensors, ranks, part_2=part_2, forgotten=lost)
 
 
 def _loaded(source: Source, device: torch.device) -> nn.Module:
@@ -280,18 +276,6 @@ def _beside_stored(model: nn.Module, source: Source, plan: Plan) -> dict[str, Te
             found[name] = parameter.detach().cpu().to(source.checkpoint.dtype(stored)).contiguous()
             parameter.data.copy_(found[name])
     return found
-
-
-def _recorded(model: nn.Module, plan: Plan) -> Recorded:
-    """Outputs of blocks on a few rows, for the check of what was written."""
-    some = [example.ids for example in plan.data.train.all[:_PROBED]]
-    width = max(map(len, some))
-    ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in some])
-    windows = Windows(ids, torch.ones_like(ids, dtype=torch.bool))
-    device = next(model.parameters()).device
-    with torch.no_grad(), block_outputs(model, plan.inventory) as seen:
-        body_call(model, ids.to(device))
-    return Recorded(windows, {visit: states.cpu() for visit, states in enumerate(seen)})
 
 
 def _factored(source: Source, plan: Plan, events: Events) -> dict[str, Piece]:

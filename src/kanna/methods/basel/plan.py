@@ -32,7 +32,7 @@ from kanna.models.selection import select
 from kanna.models.skeleton import read_config
 from kanna.reporting.blocks import Table
 from kanna.runs import step
-from kanna.runs.lessons import Data, read_data
+from kanna.runs.lessons import Data, activation_bytes, check_machine, read_data
 from kanna.runs.source import Source
 from kanna.runs.step import Inputs
 from kanna.training.batches import Mixed, mixed
@@ -163,12 +163,7 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     """
     inventory = with_head(source.inventory, source.skeleton, config.select)
     selected, notes = _trainable(source, select(inventory.matrices, config.select))
-    if config.recompute and not getattr(source.skeleton, "supports_gradient_checkpointing", False):
-        raise InputError(
-            f"{inventory.architecture} cannot compute activations again", "leave out --recompute"
-        )
-    if config.precision == "bfloat16" and inputs.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise InputError(f"{inputs.device} does not compute in bfloat16", "leave out --precision")
+    check_machine(source, config.recompute, config.precision, inputs.device)
     made = [name for name in beside(source.skeleton, selected) if source.file_name(name) is None]
     if config.beside and made:
         raise InputError(
@@ -323,10 +318,7 @@ def _memory(inventory: Inventory, sizes: Mapping[str, Size], data: Data, config:
     """The model, all bases of its matrices, what is trained with gradient and averages, and activations."""
     bases = sum(int(size.as_bases(min(size.m, size.n))) for size in sizes.values())
     kept = round((config.keep or 0.5) * sum(size.dense for size in sizes.values()))
-    width = max(m.in_features for m in inventory.matrices)
-    tokens = min(8192, config.rows * data.longest)
-    layers = 2 if config.recompute else len(inventory.blocks)
-    activations = 4 * tokens * (12 * width * layers + 4 * data.longest * layers)
+    activations = activation_bytes(inventory, data.longest, config.rows, config.recompute)
     dense = sum(size.dense for size in sizes.values())
     held = inventory.parameters * (2 if config.loss == "kl" else 1)
     held += 3 * (inventory.parameters - dense) if config.beside else 0

@@ -13,6 +13,7 @@ from kanna.forms import Form, Int, Rows
 from kanna.quant.grid import Codes, Grid
 from kanna.runs.source import Source
 
+_OF_CODES = ("codes", "scale", "zero")
 _DENSE = "kanna export DIR --format dense --out D2 takes every form"
 
 
@@ -53,25 +54,33 @@ def layers_of(source: Source) -> tuple[Held, ...]:
 
 def codes_of(source: Source, layer: Held) -> Codes:
     """Its matrix as it is stored, no code computed anew; the set of scales in use is multiplied in."""
+    form, parts = _parts(source, layer)
+    codes = [part.codes(tensors, layer.n) for part, tensors in parts]
+    if form is None:
+        return codes[0]
+    return Codes(layer.grid, *(form.gathered([getattr(c, name) for c in codes]) for name in _OF_CODES))
+
+
+def scales_of(source: Source, layer: Held) -> torch.Tensor:
+    """All its scales, as `codes_of` has them, slice after slice; codes are not unpacked for them."""
+    return torch.cat([part.scale(tensors) for part, tensors in _parts(source, layer)[1]])
+
+
+def _parts(source: Source, layer: Held) -> tuple[Rows | None, list[tuple[Int, dict[str, torch.Tensor]]]]:
+    """What gathers the slices of a fused layer, and each slice's form and tensors; one where it is whole."""
     module = source.module(layer.path)
     form: Form = module.form  # type: ignore[assignment]
-    values = module.state_dict()
+    values = dict(module.state_dict())
     if isinstance(form, Int):
-        return form.codes(values, layer.n)
+        return None, [(form, values)]
     assert isinstance(form, Rows)
     parts = []
     for number, (_, part) in enumerate(form.parts):
         assert isinstance(part, Int)
         start = f"parts.{number}."
         own = {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
-        parts.append(part.codes(own, layer.n))
-    gathered = (form.gathered([getattr(part, name) for part in parts]) for name in ("codes", "scale", "zero"))
-    return Codes(layer.grid, *gathered)
-
-
-def scales_of(source: Source, layer: Held) -> torch.Tensor:
-    """All its scales, as `codes_of` has them."""
-    return codes_of(source, layer).scale
+        parts.append((part, own))
+    return form, parts
 
 
 def _held(source: Source, layer: Declared) -> Held:

@@ -1,10 +1,10 @@
 """The step `lowrank`: what the runner asks of it."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from kanna.calibration.windows import Windows, packed, padded, random_windows
+from kanna.calibration.text import windows_of
+from kanna.calibration.windows import Windows, random_windows
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.execute import Outcome, execute
@@ -16,8 +16,7 @@ from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent, some
 from kanna.runs.source import Source
 from kanna.runs.step import Changes, Description, Inputs, Job, Recorded, Step
-from kanna.tasks.data.rows import read_rows
-from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
+from kanna.tasks.tokens.tokenizer import context_length
 
 _PROBE_LENGTH = 64
 
@@ -34,7 +33,9 @@ class LowRankStep(Step[Plan]):
         if not calibrated:
             return make_plan(source, config, _random_probe(source, config), False, 0, "no calibration text")
         assert inputs.calibration is not None
-        windows = _windows(source, config, inputs.calibration)
+        windows = windows_of(
+            source.checkpoint, inputs.calibration, config.tokens, config.context, config.seed
+        )
         backward = backward_memory(source.checkpoint, windows, config.batch)
         without = "" if fits_in_memory(backward) else "the model does not fit in memory for a backward pass"
         if not source.trial.has_logits:
@@ -102,16 +103,6 @@ def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
         return make_plan(source, chosen, _random_probe(source, chosen), False, 0, "no calibration text")
     pairs = pairs_of(source, chosen, inputs.calibration)
     return with_whole_model(make_plan(source, chosen, pairs, True, 0, NO_GRADIENTS))
-
-
-def _windows(source: Source, config: LowRankConfig, calibration: Path) -> Windows:
-    rows = read_rows(calibration)
-    checkpoint = source.checkpoint
-    tokenizer = load_tokenizer(checkpoint.directory)
-    length = context_length(checkpoint.config, tokenizer, config.context)
-    questions = any(row.prompt for row in rows)
-    make = packed if predicts_next_token(checkpoint.config) and not questions else padded
-    return make(rows, tokenizer, config.tokens, length, config.seed)
 
 
 def _random_probe(source: Source, config: LowRankConfig) -> Windows:

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.calls import body_call
-from kanna.calibration.windows import Windows
 from kanna.checkpoint.applied import int_modules, learnable
 from kanna.checkpoint.loader import load_weights
 from kanna.methods.peqa.plan import Plan
-from kanna.runs.probe import block_outputs
+from kanna.runs.probe import record
 from kanna.runs.step import Job, Recorded
 from kanna.tasks.options import EvalOptions
 from kanna.training.forgotten import Forgotten, forgotten, text_loss
@@ -20,8 +18,6 @@ from kanna.training.loss import reads_in_parts, summed_loss
 from kanna.training.optimiser import Group, Optimiser
 from kanna.training.passes import reads_padding
 
-# Rows on which what was written is compared with what was trained.
-_PROBED = 4
 _VALIDATIONS = 8
 
 
@@ -82,7 +78,8 @@ def execute(job: Job, plan: Plan) -> Outcome:
         plan.teacher.release()
     changes = {path: parameter.detach().cpu().clone() for path, parameter in learnt.items()}
     lost = forgotten(before_text, model, data.text)
-    return Outcome(changes, trained, before, lost, _recorded(model, plan))
+    rows = [example.ids for example in data.train.all]
+    return Outcome(changes, trained, before, lost, record(model, plan.source.inventory, rows))
 
 
 def _keep_inputs_where_needed(model: nn.Module, plan: Plan) -> None:
@@ -102,15 +99,3 @@ def _held_out(model: nn.Module, plan: Plan) -> float:
     """Loss on the rows that are not learnt."""
     held, tokens = plan.data.validation.all, Course(steps=1).tokens
     return validation_loss(model, held, tokens, reads_in_parts(model, held[0]), reads_padding(model, held))
-
-
-def _recorded(model: nn.Module, plan: Plan) -> Recorded:
-    """Outputs of blocks on a few rows, for the check of what was written."""
-    some = [example.ids for example in plan.data.train.all[:_PROBED]]
-    width = max(map(len, some))
-    ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in some])
-    windows = Windows(ids, torch.ones_like(ids, dtype=torch.bool))
-    device = next(model.parameters()).device
-    with torch.no_grad(), block_outputs(model, plan.source.inventory) as seen:
-        body_call(model, ids.to(device))
-    return Recorded(windows, {visit: states.cpu() for visit, states in enumerate(seen)})

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kanna.calibration.trial import try_out
 from kanna.checkpoint.declared import walk
 from kanna.checkpoint.scale_sets import check_name
@@ -19,7 +17,7 @@ from kanna.methods.peqa.teacher import find_teacher
 from kanna.models.skeleton import read_config
 from kanna.reporting.wording import size
 from kanna.runs import step
-from kanna.runs.lessons import Data, read_data
+from kanna.runs.lessons import Data, activation_bytes, check_machine, read_data
 from kanna.runs.opened import Opened
 from kanna.runs.source import Source
 from kanna.runs.step import Inputs
@@ -111,7 +109,7 @@ def make_plan(source: Source, config: TuneConfig, inputs: Inputs) -> Plan:
     """
     check_name(config.name)
     numbers = _numbers(source, config.granularity)
-    _check_machine(source, config, inputs.device)
+    check_machine(source, config.recompute, config.precision, inputs.device)
     _check_learns(source)
     if config.teacher is not None and config.loss != "kl":
         raise InputError("a teacher is learnt from with the loss kl", "add --loss kl, or leave --teacher out")
@@ -166,15 +164,6 @@ def _check_learns(source: Source) -> None:
         )
 
 
-def _check_machine(source: Source, config: TuneConfig, device: torch.device) -> None:
-    if config.recompute and not getattr(source.skeleton, "supports_gradient_checkpointing", False):
-        raise InputError(
-            f"{source.inventory.architecture} cannot compute activations again", "leave out --recompute"
-        )
-    if config.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise InputError(f"{device} does not compute in bfloat16", "leave out --precision")
-
-
 def _memory(source: Source, numbers: Mapping[str, int], data: Data, config: TuneConfig) -> int:
     """The model as it is stored, what is dense in float32, activations, and one matrix multiplied out."""
     listed = source.inventory
@@ -182,9 +171,6 @@ def _memory(source: Source, numbers: Mapping[str, int], data: Data, config: Tune
     held = sum(m.parameters for m in listed.matrices if m.module in whole)
     dense = 4 * (listed.parameters - held) + source.checkpoint.bytes
     teacher = 4 * listed.parameters if config.loss == "kl" else 0
-    width = max(m.in_features for m in listed.matrices)
-    tokens = min(8192, config.rows * data.longest)
-    layers = 2 if config.recompute else len(listed.blocks)
-    activations = 4 * tokens * (12 * width * layers + 4 * data.longest * layers)
+    activations = activation_bytes(listed, data.longest, config.rows, config.recompute)
     largest = 12 * max(m.parameters for m in listed.matrices)
     return 500_000_000 + dense + teacher + activations + largest + 16 * sum(numbers.values())

@@ -9,7 +9,7 @@ import torch
 from kanna.calibration.trial import Trial
 from kanna.calibration.windows import Windows
 from kanna.errors import InputError
-from kanna.forms import Dense, Form, Int, LowRank
+from kanna.forms import Form, Int, LowRank
 from kanna.methods.quantize.config import QuantizeConfig
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
@@ -149,8 +149,6 @@ def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None) -
         raise InputError("no matrix is left to quantise", "select other matrices")
     for matrix in selected:
         source.tensor_of(matrix)
-    if windows is None or resolved.method != "gptq":
-        windows = None
     if config.bits < _FEW_BITS:
         notes.append("2 bits ruin most models unless scales are tuned afterwards: see docs/peqa.md")
     return Plan(
@@ -181,8 +179,7 @@ def _grids(selected: Sequence[Matrix], config: QuantizeConfig) -> dict[str, Grid
 
 
 def _stored_bytes(source: Source, matrix: Matrix) -> int:
-    form = Dense() if source.is_planned else source.form(matrix)
-    return form.bytes(*matrix.shape, source.dtype(matrix.module))
+    return source.form(matrix).bytes(*matrix.shape, source.dtype(matrix.module))
 
 
 def _memory(selected: Sequence[Matrix], windows: Windows | None, source: Source) -> int:
@@ -193,4 +190,5 @@ def _memory(selected: Sequence[Matrix], windows: Windows | None, source: Source)
         return base
     widest = max(matrix.in_features for matrix in selected)
     block = source.inventory.parameters // max(1, len(source.inventory.blocks))
-    return base + 8 * block + 40 * widest * widest + 12 * widest * windows.tokens
+    whole = 4 * source.inventory.parameters if source.trial.irregular else 0
+    return base + whole + 8 * block + 40 * widest * widest + 12 * widest * windows.tokens

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kanna.calibration.windows import Windows, packed, padded
+from kanna.calibration.text import windows_of
 from kanna.errors import InputError
 from kanna.methods.quantize.calibrated import (
     losses_by,
@@ -25,8 +24,6 @@ from kanna.reporting.wording import percent, size
 from kanna.runs.assemble import whole_shape
 from kanna.runs.source import Source
 from kanna.runs.step import Changes, Description, Inputs, Job, Recorded, Shapes, Step
-from kanna.tasks.data.rows import read_rows
-from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,8 @@ class QuantizeStep(Step[Plan]):
                 f"{source.inventory.architecture} has two stacks, which gptq does not take",
                 "leave out --calibration: minmax and mse need none",
             )
-        return make_plan(source, config, _windows(source, config, inputs.calibration))
+        text = inputs.calibration, config.tokens, config.context, config.seed
+        return make_plan(source, config, windows_of(source.checkpoint, *text))
 
     def apply(self, plan: Plan, job: Job) -> QuantizeChanges:
         shapes = _shapes(plan, job.source)
@@ -135,15 +133,6 @@ def _by_role(plan: Plan, losses: Mapping[str, Loss]) -> Table:
         rows.append((role, str(len(matrices)), f"{bits:.2f}", percent(mean.error), outputs, worst_words))
     columns = ("role", ">matrices", ">bits a weight", ">error of weights", ">of outputs", "the worst")
     return Table("What rounding cost, by role", columns, rows, MEASURED)
-
-
-def _windows(source: Source, config: QuantizeConfig, calibration: Path) -> Windows:
-    rows, checkpoint = read_rows(calibration), source.checkpoint
-    tokenizer = load_tokenizer(checkpoint.directory)
-    length = context_length(checkpoint.config, tokenizer, config.context)
-    questions = any(row.prompt for row in rows)
-    make = packed if predicts_next_token(checkpoint.config) and not questions else padded
-    return make(rows, tokenizer, config.tokens, length, config.seed)
 
 
 STEP = QuantizeStep()
