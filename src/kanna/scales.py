@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from kanna.checkpoint import applied, scale_sets
 from kanna.checkpoint.reader import locate
+from kanna.checkpoint.set_names import BASE
 from kanna.errors import InputError
 from kanna.forms.integer import IntLinear
 from kanna.runs import shelf
@@ -71,7 +72,7 @@ def use(model: nn.Module, name: str | None, base: str | Path | None = None) -> U
     """
     modules = applied.int_modules(model)
     used = _undoing(modules.values())
-    wanted = None if name in (None, scale_sets.BASE) else str(name)
+    wanted = None if name in (None, BASE) else str(name)
     place = _directory(model, base) if wanted is not None or base is not None else Path()
     applied.put_chosen(model, place, wanted)
     for module in modules.values():
@@ -92,7 +93,7 @@ def mixed(model: nn.Module, names: Sequence[str | None], base: str | Path | None
     if not names:
         raise InputError("no row has a set", "give one for each row of the batch")
     place, modules = _directory(model, base), applied.int_modules(model)
-    sets = {name: _of_channels(model, place, name) for name in {*names} - {None, scale_sets.BASE}}
+    sets = {name: _of_channels(model, place, name) for name in {*names} - {None, BASE}}
     used = _undoing(modules.values())
     for path, module in modules.items():
         zeros = torch.zeros(module.out_features)

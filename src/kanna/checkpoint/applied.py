@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kanna.checkpoint import scale_journal, scale_sets
 from kanna.checkpoint.safetensors_format import Stored
-from kanna.checkpoint.scale_sets import FOLDER, ScaleSet
+from kanna.checkpoint.scale_sets import ScaleSet
+from kanna.checkpoint.set_names import BASE, FOLDER
 from kanna.errors import InputError
 from kanna.forms.integer import CHANGE, IntLinear
 from kanna.models.names import aliases
@@ -37,7 +38,7 @@ def chosen(base: Path, scales: str | Path | None) -> Path | None:
     if isinstance(scales, Path):
         return scales
     name = scale_journal.active(base) if scales == ACTIVE else scales
-    return None if name in (None, scale_sets.BASE) else scale_sets.find(base, str(name))
+    return None if name in (None, BASE) else scale_sets.find(base, str(name))
 
 
 def put_chosen(model: nn.Module, base: Path, scales: str | Path | None) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from kanna.checked import read_json, validated
 from kanna.checkpoint.lineage import check_format_version
-from kanna.checkpoint.scale_sets import FOLDER, FORMAT_VERSION, find, names
+from kanna.checkpoint.scale_sets import FORMAT_VERSION, find, names
+from kanna.checkpoint.set_names import FOLDER
 from kanna.checkpoint.whole import write_json_whole
 from kanna.errors import InputError
 

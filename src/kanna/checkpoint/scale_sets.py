@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +28,13 @@ from kanna.checked import read_json, validated
 from kanna.checkpoint.declared import forms_of
 from kanna.checkpoint.lineage import check_format_version, digest_of
 from kanna.checkpoint.reader import read_headers, weight_files
+from kanna.checkpoint.set_names import BASE, FOLDER, is_name
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError, suggestion
 from kanna.forms.integer import PACKED, SCALE, ZERO
 
-FOLDER, RECORD, TENSORS = "scales", "scales.json", "scales.safetensors"
+RECORD, TENSORS = "scales.json", "scales.safetensors"
 FORMAT_VERSION = 1
-# How the model is called as it was quantised, with no set.
-BASE = "base"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _AGAIN = "fetch it again, or tune it again"
 _PIECE = 2**22
 Granularity = Literal["channel", "group"]
@@ -112,7 +109,7 @@ def made(name: str, codes: str, changes: Mapping[str, Tensor], **facts: Any) -> 
 
 def check_name(name: str) -> str:
     """Raise InputError for what cannot be the name of a set."""
-    if name == BASE or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InputError(
             f"a set of scales cannot be called {name!r}",
             f"use letters, digits, - and _; {BASE!r} is the model without any",

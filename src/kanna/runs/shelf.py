@@ -17,7 +17,8 @@ from kanna.checked import read_json
 from kanna.checkpoint import applied, lineage, scale_journal, scale_sets
 from kanna.checkpoint.reader import locate
 from kanna.checkpoint.safetensors_format import read_header
-from kanna.checkpoint.scale_sets import FOLDER, RECORD, TENSORS, Record, ScaleSet
+from kanna.checkpoint.scale_sets import RECORD, TENSORS, Record, ScaleSet
+from kanna.checkpoint.set_names import BASE, FOLDER
 from kanna.checkpoint.whole import write_whole
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
@@ -91,7 +92,7 @@ def activate(base: str | Path, name: str | None) -> None:
         InputError: There is no such set, or it is of another model.
     """
     place = opened(base)
-    wanted = None if name == scale_sets.BASE else name
+    wanted = None if name == BASE else name
     with _alone(place):
         if wanted is not None:
             applied.checked(place, scale_sets.find(place, wanted))
@@ -108,7 +109,7 @@ def rollback(base: str | Path, to: str | None = None) -> str | None:
     with _alone(place):
         if to is None:
             return scale_journal.back(place)
-        return scale_journal.back(place, None if to == scale_sets.BASE else to)
+        return scale_journal.back(place, None if to == BASE else to)
 
 
 def remove(base: str | Path, name: str) -> None:
@@ -242,7 +243,7 @@ def _listed(place: Path, name: str, used: str | None) -> Listed:
 
 
 def _changes(place: Path, name: str) -> Mapping[str, Tensor]:
-    if name == scale_sets.BASE:
+    if name == BASE:
         return {}
     return applied.checked(place, scale_sets.find(place, name)).changes
 

@@ -1,11 +1,14 @@
 """kanna export"""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kanna.errors import InputError
 from kanna.methods.export.config import ExportConfig, ExportOptions
+from kanna.tasks.options import EvalOptions
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model, Out
 from kanna.terminal.session import Session, verb
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kanna.methods.export.quantized import Exported
+    from kanna.runs.criteria import Criteria
 
 _RUN = "Running"
 
@@ -41,25 +45,11 @@ def export(
     from kanna.checkpoint.applied import ACTIVE
 
     criteria, scales = judging.criteria(), ACTIVE if options.scales is None else options.scales
+    place = _Place(model, out, scales, force, dry_run)
     if options.format == "dense":
         if options.check:
             raise InputError("--format dense is always reloaded and checked", "leave out --check")
-        from kanna.methods.export import METHOD
-        from kanna.runs.request import Call, Request
-        from kanna.terminal.steps import carried_out
-
-        request = Request(
-            model,
-            out,
-            (Call(METHOD, ExportConfig(format="dense")),),
-            criteria=criteria,
-            options=evaluation,
-            force=force,
-            resume=resume,
-            dry_run=dry_run,
-            scales=scales,
-        )
-        return carried_out(session, request)
+        return _dense(session, place, criteria, evaluation, resume)
     if criteria is not None:
         raise InputError(
             f"{options.format} is for other programs, which kanna does not judge on tasks",
@@ -67,17 +57,54 @@ def export(
         )
     if resume:
         raise InputError(f"an export to {options.format} is short, and not resumed", "leave out --resume")
+    return _quantized(session, place, options)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What is read and where it goes, as the command line says."""
+
+    model: str
+    out: Path | None
+    scales: str
+    force: bool
+    dry_run: bool
+
+
+def _dense(
+    session: Session, place: _Place, criteria: "Criteria | None", evaluation: EvalOptions, resume: bool
+) -> int:
+    """A step like others: it is resumed and judged."""
+    from kanna.methods.export import METHOD
+    from kanna.runs.request import Call, Request
+    from kanna.terminal.steps import carried_out
+
+    request = Request(
+        place.model,
+        place.out,
+        (Call(METHOD, ExportConfig(format="dense")),),
+        criteria=criteria,
+        options=evaluation,
+        force=place.force,
+        resume=resume,
+        dry_run=place.dry_run,
+        scales=place.scales,
+    )
+    return carried_out(session, request)
+
+
+def _quantized(session: Session, place: _Place, options: ExportOptions) -> int:
     from kanna.methods.export.quantized import export_quantized
 
     with session.progress() as progress:
         done = export_quantized(
-            model,
-            out,
+            place.model,
+            place.out,
             options.format,
-            scales=scales,
+            scales=place.scales,
             check=options.check,
-            force=force,
-            dry_run=dry_run,
+            force=place.force,
+            dry_run=place.dry_run,
             progress=progress,
         )
     session.show(done.to_dict(), lambda console: _render(console, done))

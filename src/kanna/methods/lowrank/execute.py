@@ -20,10 +20,11 @@ from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch, output_gradients
 from kanna.methods.lowrank.plan import Plan
 from kanna.methods.lowrank.ranks import allocate
-from kanna.methods.lowrank.replace import Replacement, block_file, replace_blocks
+from kanna.methods.lowrank.replace import Replacement, replace_blocks
 from kanna.methods.lowrank.survey import Survey, run_survey
 from kanna.methods.lowrank.two_stacks import replace_stacks
 from kanna.progress import Progress
+from kanna.runs.blocks import block_file
 from kanna.runs.step import Job
 from kanna.runs.workspace import Workspace
 

@@ -10,7 +10,6 @@ same input, in the order in which the block computes them, to the original outpu
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from torch import Tensor
 from kanna.calibration.side_by_side import PairStatistics, Sides, Walk, in_order, pair_statistics, run_block
 from kanna.calibration.statistics import centred
 from kanna.calibration.walker import Walker
-from kanna.forms import from_json
 from kanna.linalg.allocation import Ranks
 from kanna.linalg.whitening import anchored_target, basis, factors, is_zero, with_ridge
 from kanna.methods.lowrank.config import LowRankConfig
@@ -29,8 +27,9 @@ from kanna.methods.lowrank.refine import RefineTask, refine_block
 from kanna.methods.lowrank.survey import Survey, weight_of
 from kanna.models.matrix import Matrix
 from kanna.progress import Progress
-from kanna.runs.assemble import Factors, Piece, assemble, install_piece, whole_shape
-from kanna.runs.workspace import Stream, Workspace
+from kanna.runs.assemble import Factors, Piece, assemble, install_piece
+from kanna.runs.blocks import block_file, first_open, probe_file, restore, streams
+from kanna.runs.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -68,15 +67,14 @@ class Replacement:
 def replace_blocks(job: Replacement, progress: Progress) -> None:
     """Compute and save every block; blocks that are saved already are not redone."""
     count, visits = len(job.walker.inventory.blocks), job.walker.visits
-    start = _first_open(job, count)
+    start = first_open(job.workspace, count)
     if start == count:
         return
     # What needs no stream of its own is run through once, as the probe.
     windows = job.plan.windows if job.config.two_streams else job.plan.windows.first(1)
     batches = job.walker.batches(windows, job.config.batch)
-    streams = [partial(_stream, job, which) for which in ("original", "compressed")]
     blocks: dict[int, Sides] = {}
-    with job.walker.walk(batches, streams, start) as (original, compressed):
+    with job.walker.walk(batches, streams(job.workspace), start) as (original, compressed):
         walk = Walk(original, compressed, [mask for _, mask in batches])
         while compressed.visit < len(visits):
             layer = visits[compressed.visit]
@@ -90,29 +88,6 @@ def replace_blocks(job: Replacement, progress: Progress) -> None:
             for passage in (original, compressed):
                 passage.forget()
     progress("replace", count, count)
-
-
-def _first_open(job: Replacement, count: int) -> int:
-    """The first block without a sound file, or the last one before it whose hidden states are still there."""
-    open_ = next((i for i in range(count) if not job.workspace.has(block_file(i))), count)
-    if open_ == count:
-        return count
-    streams = [(i, _stream(job, which, i)) for i in range(open_ + 1) for which in ("original", "compressed")]
-    there = [i for i, stream in streams if stream.exists()]
-    return max((i for i in there if there.count(i) == 2), default=0)
-
-
-def block_file(layer: int) -> str:
-    return f"block-{layer:03d}.safetensors"
-
-
-def probe_file(visit: int) -> str:
-    """The first window's hidden states after a run of a block, for whoever verifies the output."""
-    return f"probe-{visit:03d}.safetensors"
-
-
-def _stream(job: Replacement, which: str, layer: int) -> Stream:
-    return Stream(job.workspace.directory / f"{which}-{layer:03d}.safetensors")
 
 
 def _begun(job: Replacement, walk: Walk, layer: int) -> Sides:
@@ -153,15 +128,7 @@ def _pass(job: Replacement, walk: Walk, block: Sides) -> None:
 
 def _restore(job: Replacement, block: Sides) -> None:
     """Put into a block what an earlier run wrote of it."""
-    name = block_file(block.layer)
-    block.forms, block.tensors = job.workspace.note(name)["forms"], job.workspace.load(name)
-    rest = dict(block.tensors)
-    for module, data in block.forms.items():
-        parts = [matrix for matrix in job.matrices if matrix.module == module]
-        own = {key: rest.pop(key) for key in list(rest) if key.startswith(f"{module}.")}
-        tensors = {key.removeprefix(f"{module}."): value for key, value in own.items()}
-        piece = Piece(module, from_json(data), tensors, whole_shape(parts))
-        install_piece(block.compressed, block.path, piece, job.walker.dtype, job.walker.device)
+    rest = restore(job.workspace, block, job.matrices, job.walker)
     for key, value in rest.items():  # what refinement trained beside them
         parameter = block.compressed.get_parameter(key.removeprefix(f"{block.path}."))
         parameter.copy_(value)

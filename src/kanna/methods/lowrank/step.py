@@ -10,10 +10,10 @@ from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.execute import Outcome, execute
 from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, make_plan
-from kanna.methods.lowrank.replace import probe_file
 from kanna.methods.lowrank.two_stacks import NO_GRADIENTS, pairs_of, settings_for, with_whole_model
 from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent, some
+from kanna.runs.blocks import probe_file
 from kanna.runs.source import Source
 from kanna.runs.step import Changes, Description, Inputs, Job, Recorded, Step
 from kanna.tasks.tokens.tokenizer import context_length

@@ -19,9 +19,9 @@ from kanna.linalg.whitening import basis, factors
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.metric import corrects_bias, metric_of
 from kanna.methods.lowrank.plan import Plan
-from kanna.methods.lowrank.replace import block_file
 from kanna.models.matrix import Matrix
 from kanna.runs.assemble import Factors, Piece, assemble
+from kanna.runs.blocks import block_file
 from kanna.runs.source import Source
 from kanna.runs.step import Job
 from kanna.tasks.data.rows import read_rows

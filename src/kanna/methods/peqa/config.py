@@ -1,19 +1,18 @@
 """What the user can say about tuning; every default is decided here."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, field_validator
 from pydantic.config import JsonDict
 
+from kanna.checkpoint.set_names import FOLDER, is_name
 from kanna.configuration import SEEDS, Configuration, setting
 
 _DATA: JsonDict = {"group": "Data"}
 _TRAIN: JsonDict = {"group": "Training"}
 _FILE: JsonDict = {**_DATA, "metavar": "FILE"}
 _NAME: JsonDict = {**_TRAIN, "metavar": "NAME"}
-_SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def _pair(given: Any) -> Any:
@@ -76,7 +75,7 @@ class TuneConfig(Configuration):
     @field_validator("name")
     @classmethod
     def _can_be_a_folder(cls, name: str) -> str:
-        if name == "base" or not _SET.fullmatch(name):
+        if not is_name(name):
             raise ValueError("a set is named by letters, digits, - and _, and base is the model without any")
         return name
 
@@ -90,4 +89,4 @@ class TuneConfig(Configuration):
 
 def folder(config: TuneConfig) -> str:
     """Where the set lies in the directory of its model."""
-    return f"scales/{config.name}"
+    return f"{FOLDER}/{config.name}"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kanna.checkpoint import lineage, scale_journal, scale_sets
-from kanna.checkpoint.scale_sets import FOLDER, ScaleSet
+from kanna.checkpoint.scale_sets import ScaleSet
+from kanna.checkpoint.set_names import FOLDER
 from kanna.methods.peqa.config import TuneConfig, folder
 from kanna.methods.peqa.execute import Outcome, execute
 from kanna.methods.peqa.plan import Plan, make_plan

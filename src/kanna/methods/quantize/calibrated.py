@@ -13,7 +13,7 @@ arXiv 2505.11695.)
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kanna.calibration.side_by_side import Sides, Walk, in_order, pair_statistics, run_block
 from kanna.calibration.walker import Walker
-from kanna.forms import LowRank, from_json
+from kanna.forms import LowRank
 from kanna.linalg.whitening import anchored_target, is_zero
 from kanna.methods.quantize.execute import (
     Loss,
@@ -39,15 +39,13 @@ from kanna.quant.grid import Codes
 from kanna.runs.assemble import (
     Factors,
     New,
-    Piece,
     assemble,
     factors_of,
     install_piece,
     matrix_weight,
-    whole_shape,
 )
+from kanna.runs.blocks import block_file, first_open, probe_file, restore, streams
 from kanna.runs.step import Job
-from kanna.runs.workspace import Stream
 
 
 @dataclass(frozen=True)
@@ -79,28 +77,18 @@ class _Work:
         return self.plan.config.inputs == "anchored"
 
 
-def block_file(layer: int) -> str:
-    return f"block-{layer:03d}.safetensors"
-
-
-def probe_file(visit: int) -> str:
-    """The first window's hidden states behind a run of a block, for whoever verifies the output."""
-    return f"probe-{visit:03d}.safetensors"
-
-
 def quantise_blocks(job: Job, plan: Plan) -> int:
     """Write one file a block, those that are there already left as they are; how often blocks were run."""
     assert plan.windows is not None and plan.tried is not None
     walker = Walker(job.source.checkpoint, plan.inventory, job.inputs.device, trial=plan.tried)
     work = _Work(job, plan, walker)
     count, visits = len(plan.inventory.blocks), walker.visits
-    start = _first_open(work, count)
+    start = first_open(job.workspace, count)
     if start == count:
         return len(visits)
     batches = walker.batches(plan.windows, plan.config.batch)
-    streams = [partial(_stream, work, which) for which in ("original", "compressed")]
     blocks: dict[int, Sides] = {}
-    with walker.walk(batches, streams, start) as (original, compressed):
+    with walker.walk(batches, streams(job.workspace), start) as (original, compressed):
         walk = Walk(original, compressed, [mask for _, mask in batches])
         while compressed.visit < len(visits):
             layer = visits[compressed.visit]
@@ -127,36 +115,13 @@ def losses_of_blocks(job: Job, plan: Plan) -> dict[str, Loss]:
     return {matrix: Loss(*found) for note in notes for matrix, found in note["losses"].items()}
 
 
-def _first_open(work: _Work, count: int) -> int:
-    """The first block without a sound file, or the last one before it whose hidden states are still there."""
-    open_ = next((i for i in range(count) if not work.job.workspace.has(block_file(i))), count)
-    if open_ == count:
-        return count
-    both = [
-        [_stream(work, which, i).exists() for which in ("original", "compressed")] for i in range(open_ + 1)
-    ]
-    return max((i for i, there in enumerate(both) if all(there)), default=0)
-
-
-def _stream(work: _Work, which: str, layer: int) -> Stream:
-    return Stream(work.job.workspace.directory / f"{which}-{layer:03d}.safetensors")
-
-
 def _begun(work: _Work, walk: Walk, layer: int) -> Sides:
     """A block with its matrices quantised: now, or by an earlier run that was killed."""
     original, path = work.walker.load(layer), work.plan.inventory.blocks[layer]
     sides = Sides(layer, path, original, copy.deepcopy(original))
     workspace, name = work.job.workspace, block_file(layer)
     if workspace.has(name):
-        sides.forms, sides.tensors = workspace.note(name)["forms"], workspace.load(name)
-        for module, data in sides.forms.items():
-            own = {
-                k.removeprefix(f"{module}."): v
-                for k, v in sides.tensors.items()
-                if k.startswith(f"{module}.")
-            }
-            piece = Piece(module, from_json(data), own, whole_shape(work.plan.parts(module)))
-            install_piece(sides.compressed, path, piece, work.walker.dtype, work.walker.device)
+        restore(workspace, sides, work.plan.inventory.matrices, work.walker)
         return sides
     losses = _quantised_block(work, walk, sides)
     note = {"forms": sides.forms, "losses": {m: [loss.error, loss.outputs] for m, loss in losses.items()}}
@@ -271,11 +236,3 @@ def _stored(new: New) -> New:
         return Factors(on_cpu(expand), on_cpu(reduce))
     assert isinstance(new, Codes)
     return on_cpu(new)
-
-
-def losses_by(losses: Mapping[str, Loss], matrices: Sequence[Matrix]) -> Loss:
-    """The mean over some matrices."""
-    found = [losses[matrix.name] for matrix in matrices]
-    outputs = [loss.outputs for loss in found if loss.outputs is not None]
-    mean = sum(loss.error for loss in found) / len(found)
-    return Loss(mean, sum(outputs) / len(outputs) if outputs else None)

@@ -1,6 +1,6 @@
 """Whole numbers from the weights alone, module by module; a finished module is a file, not done again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,14 @@ def losses_of_modules(job: Job, plan: Plan) -> dict[str, Loss]:
         for number in range(len(plan.modules))
         for matrix, found in job.workspace.note(module_file(number)).items()
     }
+
+
+def losses_by(losses: Mapping[str, Loss], matrices: Sequence[Matrix]) -> Loss:
+    """The mean over some matrices."""
+    found = [losses[matrix.name] for matrix in matrices]
+    outputs = [loss.outputs for loss in found if loss.outputs is not None]
+    mean = sum(loss.error for loss in found) / len(found)
+    return Loss(mean, sum(outputs) / len(outputs) if outputs else None)
 
 
 def _quantised_module(

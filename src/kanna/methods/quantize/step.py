@@ -9,19 +9,18 @@ from torch import Tensor
 from kanna.calibration.text import windows_of
 from kanna.errors import InputError
 from kanna.methods.quantize.calibrated import (
-    losses_by,
     losses_of_blocks,
-    probe_file,
     quantise_blocks,
     tensors_of_blocks,
 )
 from kanna.methods.quantize.config import QuantizeConfig
-from kanna.methods.quantize.execute import Loss, losses_of_modules, quantise_modules
+from kanna.methods.quantize.execute import Loss, losses_by, losses_of_modules, quantise_modules
 from kanna.methods.quantize.plan import Plan, make_plan
 from kanna.models.matrix import Matrix
 from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent, size
 from kanna.runs.assemble import whole_shape
+from kanna.runs.blocks import probe_file
 from kanna.runs.source import Source
 from kanna.runs.step import Changes, Description, Inputs, Job, Recorded, Shapes, Step
 
