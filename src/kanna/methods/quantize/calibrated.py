@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.calibration.side_by_side import Sides, Walk, in_order, pair_statistics, run_block
+from kanna.calibration.statistics import InputStatistics, inputs_of, rows_of
 from kanna.calibration.walker import Walker
 from kanna.forms import LowRank
 from kanna.linalg.whitening import anchored_target, is_zero
@@ -157,12 +158,17 @@ def _quantised_block(work: _Work, walk: Walk, sides: Sides) -> dict[str, Loss]:
 
 
 def _moments(work: _Work, walk: Walk, sides: Sides, matrix: Matrix, calls: int) -> Moments:
-    if not work.anchored:
-        walk = Walk(walk.original, walk.original, walk.masks)
-        sides = Sides(sides.layer, sides.path, sides.original, sides.original)
+    """Of what a matrix reads; without anchoring only the original is run."""
     device = work.walker.device
-    pair = pair_statistics(walk, sides, matrix.module, matrix.in_features, calls, device)
-    return Moments(pair.cross, pair.gram)
+    if work.anchored:
+        pair = pair_statistics(walk, sides, matrix.module, matrix.in_features, calls, device)
+        return Moments(pair.cross, pair.gram)
+    sums = InputStatistics.empty(matrix.in_features, device)
+    for index, mask in enumerate(walk.masks):
+        call = walk.original.call(index)
+        for inputs in inputs_of(sides.original, sides.path, matrix.module, call, calls):
+            sums.add(rows_of(inputs, mask))
+    return Moments(sums.gram, sums.gram)
 
 
 def _replace(
