@@ -168,3 +168,16 @@ def test_a_killed_run_goes_on_to_the_same_bytes(bases: Base, text: Path, tmp_pat
     kanna.quantize(base, tmp_path / "out", config, calibration=text, resume=True)
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_the_worst_matrix_is_that_of_the_outputs_where_they_are_known(
+    bases: Base, text: Path, tmp_path: Path
+) -> None:
+    """Anchored weights move on purpose: the size of that is no error."""
+    for method, words in {"minmax": None, "gptq": text}.items():
+        config = kanna.QuantizeConfig(bits=2, group="8", method=method, context=16)  # type: ignore[arg-type]
+        figures = kanna.quantize(bases("llama"), tmp_path / method, config, calibration=words).figures
+        errors = figures["output_error" if words else "weight_error"]
+        assert figures["worst_matrix"] == max(errors, key=errors.get)
+    weights = figures["weight_error"]
+    assert figures["worst_matrix"] != max(weights, key=weights.get)

@@ -32,6 +32,11 @@ class Loss:
     error: float
     outputs: float | None = None
 
+    @property
+    def told(self) -> float:
+        """What counts: that of outputs where known, since weights fitted to them move on purpose."""
+        return self.error if self.outputs is None else self.outputs
+
 
 def module_file(number: int) -> str:
     return f"module-{number:04d}.safetensors"

@@ -74,7 +74,8 @@ class QuantizeStep(Step[Plan]):
     def describe(self, plan: Plan, changes: Changes) -> Description:
         assert isinstance(changes, QuantizeChanges)
         config, losses = plan.config, changes.losses
-        worst = max(plan.selected, key=lambda matrix: losses[matrix.name].error)
+        worst = max(plan.selected, key=lambda matrix: losses[matrix.name].told)
+        of = "weights" if losses[worst.name].outputs is None else "outputs"
         weights = sum(matrix.parameters for matrix in plan.selected)
         figures = {
             "matrices_quantized": len(plan.selected),
@@ -98,7 +99,7 @@ class QuantizeStep(Step[Plan]):
             console=(_by_role(plan, losses),),
             lines=(
                 f"{len(plan.selected)} matrices: {size(plan.before)} -> {size(plan.after)}, {bits} bits each",
-                f"the largest error is that of {worst.name}: {percent(losses[worst.name].error)}",
+                f"the largest error of {of} is that of {worst.name}: {percent(losses[worst.name].told)}",
             ),
             tags=(f"{config.bits}-bit",),
         )
@@ -125,10 +126,10 @@ def _by_role(plan: Plan, losses: Mapping[str, Loss]) -> Table:
         roles.setdefault(matrix.role, []).append(matrix)
     rows = []
     for role, matrices in roles.items():
-        mean, worst = losses_by(losses, matrices), max(matrices, key=lambda m: losses[m.name].error)
+        mean, worst = losses_by(losses, matrices), max(matrices, key=lambda m: losses[m.name].told)
         bits = sum(plan.bits(m) * m.parameters for m in matrices) / sum(m.parameters for m in matrices)
         outputs = "" if mean.outputs is None else percent(mean.outputs)
-        worst_words = f"{worst.name} {percent(losses[worst.name].error)}"
+        worst_words = f"{worst.name} {percent(losses[worst.name].told)}"
         rows.append((role, str(len(matrices)), f"{bits:.2f}", percent(mean.error), outputs, worst_words))
     columns = ("role", ">matrices", ">bits a weight", ">error of weights", ">of outputs", "the worst")
     return Table("What rounding cost, by role", columns, rows, MEASURED)
