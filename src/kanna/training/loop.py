@@ -40,7 +40,8 @@ class Course:
         tokens: Read in one pass; what is more in a step is accumulated. Results are those of one pass.
         validate_every: Steps between validations; 0 validates at the end only.
         patience: Validations without a better one after which a run stops; 0 never stops early.
-        best_from: Step from which on the best state is looked for; those before are not eligible.
+        best_from: Steps done from which on the best state is looked for; with 0 the one that training begins
+            with is validated, too, and kept if none is better.
         seed: Of dropout.
         precision: float32, or bfloat16 for products (parameters stay as they are).
         recompute: Keep no activations between blocks, and compute them again on the way back.
@@ -54,7 +55,7 @@ class Course:
     tokens: int = 8192
     validate_every: int = 0
     patience: int = 0
-    best_from: int = 0
+    best_from: int = 1
     seed: int = 0
     precision: str = "float32"
     recompute: bool = False
@@ -135,7 +136,8 @@ class Trained:
     Args:
         losses: Mean loss of the scored tokens of each step, nats.
         validation: (steps done, mean loss) of each validation.
-        best: Steps done at the best validation, whose parameters the model has; the last step without one.
+        best: Steps done at the best validation, whose parameters the model has; 0 for those that training
+            began with. Without a validation the last step.
         stopped: Why before the end; empty if it was not.
         notes: What the reader must know.
     """
@@ -153,7 +155,7 @@ class _Reached:
 
     losses: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
-    best: int = 0  # none so far
+    best: int | None = None  # none so far
     stopped: str = ""
     finished: bool = False
 
@@ -216,11 +218,13 @@ class _Run:
         with _training(self.model, self.optimiser, self.course):
             self._restore()
             self.between.begin(lambda step: self._gradients(step, "float32"))
+            if self.course.best_from == 0 and self.material.validation and not self.at.validation:
+                self._validate()
             while not self.at.finished:
                 self._step()
-            if self.best.exists() and (self.at.best < self.at.step or self.at.stopped):
+            best = self.at.step if self.at.best is None else self.at.best
+            if self.best.exists() and (best < self.at.step or self.at.stopped):
                 self._take(self.best)
-        best = self.at.best or self.at.step
         return Trained(tuple(self.at.losses), tuple(self.at.validation), best, self.at.stopped, self._notes())
 
     def _step(self) -> None:
@@ -270,11 +274,11 @@ class _Run:
         """End at the best validated state; states by the clock are no place to end at.
 
         Raises:
-            InputError: There is none yet.
+            InputError: There is none behind a step yet.
         """
         what = f"a loss of {loss:.3g}" if math.isfinite(loss) else "a loss that is not finite"
         reason = f"{what} at step {step}"
-        if not self.best.exists():
+        if not self.best.exists() or not self.at.best:
             raise InputError(f"training diverged: {reason}", "give a lower rate, or more rows a step")
         self.at.stopped = f"{reason}: a lower rate may help"
         self.at.finished = True
@@ -288,7 +292,7 @@ class _Run:
             self._validate()
             if self.at.finished:
                 return
-            eligible = [loss for done, loss in self.at.validation if done > course.best_from]
+            eligible = self._eligible()
             if course.patience and len(eligible) > course.patience:
                 since = len(eligible) - 1 - eligible.index(min(eligible))
                 if since >= course.patience and not last:
@@ -305,10 +309,14 @@ class _Run:
             self._give_up(loss, self.at.step)
             return
         self.at.validation.append((self.at.step, loss))
-        eligible = [value for done, value in self.at.validation if done > self.course.best_from]
-        if eligible and loss == min(eligible):
+        eligible = self._eligible()
+        if eligible and eligible[-1] == min(eligible):
             self.at.best = self.at.step
             self._write(self.best)
+
+    def _eligible(self) -> list[float]:
+        """Losses of the states that may be the best."""
+        return [loss for done, loss in self.at.validation if done >= self.course.best_from]
 
     def _save(self) -> None:
         due = self.at.finished or time.monotonic() - self.saved >= self.course.save_seconds

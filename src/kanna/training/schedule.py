@@ -3,6 +3,11 @@
 import math
 
 
+def eighth(steps: int) -> int:
+    """Steps between validations so that there are at most eight."""
+    return max(1, math.ceil(steps / 8))
+
+
 def warm_cosine(step: int, steps: int, warm_up: float, last: float) -> float:
     """Share of the rate at a step: a linear rise, then half a cosine down to `last`.
 

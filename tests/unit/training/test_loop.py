@@ -164,7 +164,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("at", [1, 4, 5, 9, 10])
 def test_a_killed_run_ends_with_the_same_bytes(at: int, tmp_path: Path) -> None:
-    course = Course(steps=12, validate_every=4, save_seconds=0.0, best_from=11)
+    course = Course(steps=12, validate_every=4, save_seconds=0.0, best_from=12)
 
     def run(folder: str, kill: int) -> tuple[dict[str, Tensor], list[float]]:
         model, adam = shrinking()
@@ -215,9 +215,19 @@ def test_the_best_state_is_what_the_model_ends_with(tmp_path: Path) -> None:
 def test_where_no_state_may_be_the_best_the_last_one_is(tmp_path: Path) -> None:
     model = llama()
     result = train(
-        model, optimiser(model, 0.01), material(4), Course(6, validate_every=2, best_from=6), tmp_path
+        model, optimiser(model, 0.01), material(4), Course(6, validate_every=2, best_from=7), tmp_path
     )
     assert [done for done, _ in result.validation] == [2, 4, 6] and result.best == 6
+
+
+def test_what_training_begins_with_is_kept_where_no_step_is_better(tmp_path: Path) -> None:
+    model, before = llama(), dict(llama().named_parameters())
+    course = Course(steps=6, validate_every=2, best_from=0, warm_up=0.0, last=1.0, clip=None)
+    result = train(model, optimiser(model, 0.5), material(4), course, tmp_path)
+    losses = dict(result.validation)
+    assert result.best == 0 and list(losses) == [0, 2, 4, 6] and losses[0] == min(losses.values())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
 
 
 def test_patience_ends_a_run(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from kanna.runs.step import Job, Recorded
 from kanna.training.forgotten import Forgotten, forgotten, text_loss
 from kanna.training.loop import Course, Material, Trained, train
 from kanna.training.optimiser import Group, Optimiser
+from kanna.training.schedule import eighth
 
 _SEED_OF_NEW_BASES = 1
 _SEED_OF_PROBES = 2
@@ -249,8 +250,8 @@ def _learn_weights(
     ]
     course = Course(
         steps=schedule.steps,
-        validate_every=max(1, schedule.steps // 8),
-        best_from=schedule.last_step if not plan.factor_steps else schedule.steps,
+        validate_every=eighth(schedule.steps),
+        best_from=1 + (schedule.last_step if not plan.factor_steps else schedule.steps),
         seed=config.seed,
         precision=config.precision,
         recompute=config.recompute,
@@ -318,7 +319,8 @@ def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: P
     factors = dict(_factors(model, held, plan))
     course = Course(
         steps=plan.factor_steps,
-        validate_every=max(1, plan.factor_steps // 8),
+        validate_every=eighth(plan.factor_steps),
+        best_from=0,
         seed=config.seed + 1,
         precision=config.precision,
         recompute=config.recompute,

@@ -70,6 +70,7 @@ def _named(names: Sequence[str]) -> str:
 
 def _trained(what: str, trained: Trained) -> str:
     best = f", on rows that were not learnt {held_out_loss(trained):.4f}" if trained.validation else ""
+    best += "" if trained.best else " (no step was better than what it began with, which is kept)"
     stopped = f"; stopped early: {trained.stopped}" if trained.stopped else ""
     first, last = trained.losses[0], trained.losses[-1]
     return f"{what}: {len(trained.losses)} steps, loss {first:.4f} to {last:.4f}{best}{stopped}"

@@ -13,12 +13,10 @@ from kanna.runs.probe import record
 from kanna.runs.step import Job, Recorded
 from kanna.tasks.options import EvalOptions
 from kanna.training.forgotten import Forgotten, forgotten, text_loss
-from kanna.training.loop import Course, Material, Nothing, Trained, train, validation_loss
-from kanna.training.loss import reads_in_parts, summed_loss
+from kanna.training.loop import Course, Material, Nothing, Trained, train
+from kanna.training.loss import summed_loss
 from kanna.training.optimiser import Group, Optimiser
-from kanna.training.passes import reads_padding
-
-_VALIDATIONS = 8
+from kanna.training.schedule import eighth
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,10 @@ def execute(job: Job, plan: Plan) -> Outcome:
     teacher = None if plan.teacher is None else plan.teacher.loaded(EvalOptions(device=str(device)))
     data = plan.data
     material = Material(data.train.all, plan.batches, data.replay, data.validation.all, teacher)
-    before = _held_out(model, plan)
     course = Course(
         steps=plan.steps,
-        validate_every=max(1, plan.steps // _VALIDATIONS),
+        validate_every=eighth(plan.steps),
+        best_from=0,
         seed=config.seed,
         precision=config.precision,
         recompute=config.recompute,
@@ -79,7 +77,9 @@ def execute(job: Job, plan: Plan) -> Outcome:
     changes = {path: parameter.detach().cpu().clone() for path, parameter in learnt.items()}
     lost = forgotten(before_text, model, data.text)
     rows = [example.ids for example in data.train.all]
-    return Outcome(changes, trained, before, lost, record(model, plan.source.inventory, rows))
+    return Outcome(
+        changes, trained, trained.validation[0][1], lost, record(model, plan.source.inventory, rows)
+    )
 
 
 def _keep_inputs_where_needed(model: nn.Module, plan: Plan) -> None:
@@ -93,9 +93,3 @@ def _keep_inputs_where_needed(model: nn.Module, plan: Plan) -> None:
             module.keeps_inputs = True
     for parameter in model.parameters():
         parameter.grad = None
-
-
-def _held_out(model: nn.Module, plan: Plan) -> float:
-    """Loss on the rows that are not learnt."""
-    held, tokens = plan.data.validation.all, Course(steps=1).tokens
-    return validation_loss(model, held, tokens, reads_in_parts(model, held[0]), reads_padding(model, held))

@@ -96,8 +96,8 @@ def _lines(plan: Plan, changes: Tuned, after: float | None) -> Iterator[str]:
     stopped = f"; stopped early: {trained.stopped}" if trained.stopped else ""
     yield f"{len(trained.losses)} steps, loss {trained.losses[0]:.4f} to {trained.losses[-1]:.4f}{stopped}"
     if after is not None:
-        moved = f"loss {outcome.before:.4f} before, {after:.4f} at step {trained.best}"
-        yield f"on rows that were not learnt: {moved}"
+        at = f"at step {trained.best}" if trained.best else "(no step was better: scales are as they were)"
+        yield f"on rows that were not learnt: loss {outcome.before:.4f} before, {after:.4f} {at}"
     if record.flipped:
         share = record.flipped / record.numbers
         yield f"{record.flipped:,} of them ({share:.1%}) changed the sign of their scales; see --scale-range"
