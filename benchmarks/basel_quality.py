@@ -2,6 +2,7 @@
 
     python benchmarks/basel_quality.py                  the shipped model: two tasks, two sizes, three seeds
     python benchmarks/basel_quality.py --tasks math --zoo DIR --data DIR/math --seeds 0    another model
+    python benchmarks/basel_quality.py --rows 3600      as many steps on rows of which none comes twice
     python benchmarks/basel_quality.py --full           more sizes; goes on where it was killed
     python benchmarks/basel_quality.py --ablations --seeds 0    what each part of the method is worth
 
@@ -35,6 +36,7 @@ import kanna
 
 DEMO = Path(kanna.__file__).parent / "demo"
 ROWS, ROWS_A_STEP = 600, 16
+STEPS, SHORT_STEPS = 204, 102  # of 540 rows, six epochs and three; the others are held out
 DEMO_SKILLS = {"demo": (), "demo, price+share": ("price", "share")}
 EPOCHS, SHORT = "1,2,3", "1,1,1"
 # Of weights and of factors; where there are factors alone, the second.
@@ -75,6 +77,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "beside": {"beside": True},
     "100 rows": {"rows_of_data": 100},
     "300 rows": {"rows_of_data": 300},
+    "3,600 rows": {"rows_of_data": 3600},
 }
 
 
@@ -146,10 +149,12 @@ class Case:
     rates: tuple[float, float] | None
     seed: int
     epochs: str
+    rows: int = ROWS
 
     @property
     def key(self) -> str:
-        return json.dumps([self.task, self.keep, self.method, self.rates, self.seed, self.epochs])
+        rows = [] if self.rows == ROWS else [self.rows]
+        return json.dumps([self.task, self.keep, self.method, self.rates, self.seed, self.epochs, *rows])
 
 
 class Bench:
@@ -173,14 +178,13 @@ class Bench:
 
     def _run(self, case: Case, folder: Path) -> dict[str, Any]:
         settings = dict(self.methods[case.method])
-        rows = settings.pop("rows_of_data", ROWS)
+        rows = settings.pop("rows_of_data", case.rows)
         task = self.task(case.task, folder / "task", rows)
         out = folder / "out"
-        scale = ROWS // rows  # as many steps on fewer rows
-        epochs = ",".join(str(scale * int(part)) for part in settings.pop("epochs", case.epochs).split(","))
         given: dict[str, Any] = {
             "data": task.learnt,
-            "epochs": epochs,
+            "epochs": settings.pop("epochs", case.epochs),
+            "steps": SHORT_STEPS if case.epochs == SHORT else STEPS,
             "seed": case.seed,
             "rows": ROWS_A_STEP,
         }
@@ -213,7 +217,8 @@ class Bench:
         keep = self.options.keep[0]
         known = self.methods[method]
         some = PAPER_RATES if known.get("preset") else RATES
-        return min(some, key=lambda rates: self(Case(task, keep, method, rates, 0, SHORT))["loss"])
+        rows = self.options.rows
+        return min(some, key=lambda rates: self(Case(task, keep, method, rates, 0, SHORT, rows))["loss"])
 
 
 def answers(model: Path, task: Task) -> dict[str, Any]:
@@ -255,7 +260,7 @@ def table(
 ) -> Iterator[str]:
     """The rows of one table, as they are done."""
     with tempfile.TemporaryDirectory() as folder:
-        before_task = bench.task(task, Path(folder), ROWS)
+        before_task = bench.task(task, Path(folder), bench.options.rows)
         before = answers(before_task.model, before_task)
     other = f", elsewhere {before['other']:.2f}" if "other" in before else ""
     right = _hits([before]).mean()
@@ -265,7 +270,7 @@ def table(
     base = None
     for method in methods:
         rates = bench.rates(task, method) if methods is not ABLATIONS else None
-        runs = [bench(Case(task, keep, method, rates, seed, EPOCHS)) for seed in seeds]
+        runs = [bench(Case(task, keep, method, rates, seed, EPOCHS, bench.options.rows)) for seed in seeds]
         hits = _hits(runs)
         base = hits if base is None else base
         mean, low, high = interval(hits, base)
@@ -287,6 +292,7 @@ def main() -> None:
     parser.add_argument("--keep", nargs="+", type=float, default=[0.25, 0.15])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rows", type=int, default=ROWS, help="of data, a tenth of them held out")
     parser.add_argument("--full", action="store_true", help="keep 0.75 and 0.5, too")
     parser.add_argument("--ablations", action="store_true", help="parts of the method, at default rates")
     parser.add_argument("--zoo", type=Path, help="folder of models named as in --tasks")

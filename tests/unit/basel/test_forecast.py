@@ -28,6 +28,14 @@ def shares_around(values: torch.Tensor, rank: int) -> tuple[float, float]:
     return (float(sums[rank - 2]) if rank > 1 else 0.0), float(sums[rank - 1])
 
 
+def test_steps_of_all_parts_are_divided_as_epochs_are(bases: Base, rows: Path) -> None:
+    more, epochs = (foreseen(bases("llama"), rows, **given).to_dict() for given in ({"steps": 30}, {}))
+    steps = [(told["plan"]["steps"], told["plan"]["factor_steps"]) for told in (more, epochs)]
+    assert steps == [(22, 8), (15, 5)]  # 22.5 is rounded to even
+    read = [told["figures"]["tokens_read"] for told in (more, epochs)]
+    assert read[0] == pytest.approx(30 / 20 * read[1], rel=0.01)
+
+
 def test_ranks_hold_one_share_of_all_singular_values(bases: Base, rows: Path) -> None:
     base = bases("llama")
     result = foreseen(base, rows)

@@ -1,6 +1,7 @@
 """What the user can say about Basel; every default is decided here."""
 
 import math
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -96,6 +97,9 @@ class BaselConfig(Configuration):
         "Over the data: before bases are dropped, while they are, and of the factors afterwards.",
         {**_TRAIN, "metavar": "A,B,C", "text": True},
     )
+    steps: int | None = setting(
+        None, "Of all parts together, divided as --epochs are, where data are large.", _TRAIN, ge=3
+    )
     loss: Literal["ce", "kl"] = setting(
         "ce",
         "The right tokens (ce), or the predictions of the model as it was (kl).",
@@ -169,6 +173,15 @@ class BaselConfig(Configuration):
     @property
     def keeps_all(self) -> bool:
         return self.keep == 1.0 or self.keep_sigma == 1.0
+
+    def steps_of(self, per_epoch: int) -> tuple[int, int, int]:
+        """Steps before bases are dropped, while they are, and of the factors."""
+        total = sum(self.epochs)
+        bounds = [0]
+        for done in accumulate(self.epochs):
+            bounds.append(per_epoch * done if self.steps is None else round(self.steps * done / total))
+        keeping, dropping, factors = (b - a for a, b in pairwise(bounds))
+        return keeping, dropping, factors
 
     @property
     def part_1_factor(self) -> float:

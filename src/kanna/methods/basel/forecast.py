@@ -80,7 +80,8 @@ def tables(plan: "Plan", found: Forecast) -> list[Table]:
 
 def tokens_read(plan: "Plan") -> int:
     """Tokens of rows in all steps of both parts."""
-    return sum(plan.config.epochs) * plan.data.train.tokens
+    steps = plan.factor_steps + (0 if plan.schedule is None else plan.schedule.steps)
+    return round(steps / plan.batches.task.per_epoch * plan.data.train.tokens)
 
 
 def _ranks(plan: "Plan") -> dict[str, int | None]:

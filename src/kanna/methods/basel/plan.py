@@ -177,10 +177,10 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     data = read_data(source, config, inputs.tasks)
     sizes_of = [len(example) for example in data.train.all], [len(example) for example in data.replay]
     batches = mixed(*sizes_of, config.rows, config.replay_share, config.seed)
-    per_epoch = batches.task.per_epoch
+    parts = config.steps_of(batches.task.per_epoch)
     schedule = None
     if config.start is None:
-        schedule = _schedule(config, sizes, per_epoch, round((config.keep or 1.0) * parameters))
+        schedule = _schedule(config, sizes, parts, round((config.keep or 1.0) * parameters))
     if data.train.cut:
         notes.append(f"{data.train.cut:,} prompts lose their beginning to fit the context")
     if inventory.refused:
@@ -196,7 +196,7 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
         data=data,
         batches=batches,
         schedule=schedule,
-        factor_steps=(config.epochs[2] if schedule else sum(config.epochs)) * per_epoch,
+        factor_steps=parts[2] if schedule else sum(parts),
         start=start,
         source=source,
         device=inputs.device,
@@ -293,15 +293,18 @@ def _size(matrix: Matrix, config: BaselConfig) -> Size:
     return Size(m, n, min(extra, min(m, n)))
 
 
-def _schedule(config: BaselConfig, sizes: Mapping[str, Size], per_epoch: int, stored: int) -> Schedule:
-    keeping, dropping, _ = config.epochs
-    steps = (keeping + dropping) * per_epoch
+def _schedule(
+    config: BaselConfig, sizes: Mapping[str, Size], parts: tuple[int, int, int], stored: int
+) -> Schedule:
+    keeping, dropping, _ = parts
+    steps = keeping + dropping
     most = MOST_EVENTS_OF_BSI if config.importance == "bsi" else MOST_EVENTS
     events = config.prune_events or max(1, min(most, steps // STEPS_PER_EVENT))
-    first = max(1, keeping * per_epoch)
+    first = max(1, keeping)
     if events > steps - first:
         raise InputError(
-            f"{events} events do not fit into {steps - first} steps", "lower --prune-events, or more --epochs"
+            f"{events} events do not fit into {steps - first} steps",
+            "lower --prune-events, or more --epochs or --steps",
         )
     trained = sum(int(size.as_bases(min(size.m, size.n))) for size in sizes.values())
     return Schedule(first, steps, events, trained, stored, config.keep_sigma)
