@@ -9,18 +9,18 @@ the loss per answer where there are questions, bits a weight with scales, and se
 """
 
 import argparse
-import json
 import math
 import os
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import kanna
+from journalled import Journal, demo_script, write_lines
 
 DEMO = Path(kanna.__file__).parent / "demo"
 WAYS: dict[str, dict[str, Any]] = {
@@ -36,12 +36,9 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def new_stories(path: Path) -> Path:
     """Text of the kind that the shipped model has learnt, which is not among its calibration text."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-    from train_demo import distinct, stories
-
-    rows = distinct(stories(77, held_out=False), 80)
-    path.write_text("".join(json.dumps({"text": row.text}) + "\n" for row in rows), encoding="utf-8")
-    return path
+    script = demo_script()
+    rows = script.distinct(script.stories(77, held_out=False), 80)
+    return write_lines(path, [{"text": row.text} for row in rows])
 
 
 def scores(model: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -93,18 +90,11 @@ def main() -> None:
     if options.text is None:
         scratch = tempfile.TemporaryDirectory()
         options.text = new_stories(Path(scratch.name) / "stories.jsonl")
-    done: dict[str, Any] = {}
-    if options.journal.exists():
-        for line in options.journal.open(encoding="utf-8"):
-            done |= json.loads(line)
+    journal = Journal(options.journal)
+    about = [str(options.model), options.tokens, options.text_tokens, options.context]
 
-    def once(key: list[Any], compute: Any) -> dict[str, Any]:
-        name = json.dumps([str(options.model), options.tokens, options.text_tokens, options.context, *key])
-        if name not in done:
-            done[name] = compute()
-            with options.journal.open("a", encoding="utf-8") as journal:
-                journal.write(json.dumps({name: done[name]}) + "\n")
-        found: dict[str, Any] = done[name]
+    def once(key: list[Any], compute: Callable[[], Any]) -> dict[str, Any]:
+        found: dict[str, Any] = journal.once([*about, *key], compute)
         return found
 
     dense = once(["dense"], lambda: scores(options.model, options))

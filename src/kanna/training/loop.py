@@ -19,6 +19,7 @@ from kanna.training.batches import Mixed
 from kanna.training.examples import Example
 from kanna.training.loss import reads_in_parts, summed_loss
 from kanna.training.optimiser import Optimiser
+from kanna.training.pace import Pace
 from kanna.training.passes import in_passes, reads_padding
 from kanna.training.schedule import warm_cosine
 from kanna.training.state import StateFile
@@ -209,7 +210,7 @@ class _Run:
             StateFile(directory / "state.safetensors"),
             StateFile(directory / "best.safetensors"),
         )
-        self.at = _Reached()
+        self.at, self.pace = _Reached(), Pace()
         self.in_parts = reads_in_parts(model, material.task[0])
         self.equal = reads_padding(model, material.task)
         self.saved = time.monotonic()
@@ -229,17 +230,18 @@ class _Run:
 
     def _step(self) -> None:
         step = self.at.step
-        loss = self._gradients(step, self.course.precision)
-        if not math.isfinite(loss) or self._lost(loss):
-            self._give_up(loss, step + 1)
-            return
-        self.between.gradients(step)
-        course = self.course
-        self.optimiser.step(warm_cosine(step, course.steps, course.warm_up, course.last), course.clip)
-        self.between.after(step, self.optimiser)
+        with self.pace.reading(sum(map(len, self.material.at(step)))):
+            loss = self._gradients(step, self.course.precision)
+            if not math.isfinite(loss) or self._lost(loss):
+                self._give_up(loss, step + 1)
+                return
+            self.between.gradients(step)
+            course = self.course
+            self.optimiser.step(warm_cosine(step, course.steps, course.warm_up, course.last), course.clip)
+            self.between.after(step, self.optimiser)
         self.at.losses.append(loss)
         held = f"held out {self.at.validation[-1][1]:.3f}" if self.at.validation else ""
-        self.progress(going("train", f"loss {loss:.3f}", held), self.at.step, course.steps)
+        self.progress(going("train", f"loss {loss:.3f}", held, str(self.pace)), self.at.step, course.steps)
         self._look()
         self._save()
 
