@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from kanna.errors import InputError
+from kanna.forms import fast
 from kanna.forms.base import Form, FormModule, Shape, Tensors, register
 from kanna.quant.grid import Codes, Grid
+from kanna.quant.int4 import Int4, group_of, laid_out
 from kanna.quant.packing import words
 from kanna.quant.scaled import changed, scaled_product
 
@@ -23,7 +25,7 @@ CHANGE = "scale_change"
 
 
 class IntLinear(FormModule):
-    """y = x W^T + bias with W = s (q - z), multiplied out for the time of the product.
+    """y = x W^T + bias with W = s (q - z), multiplied out for each product or by a kernel (`fast`).
 
     Its scales may be changed, s (1 + d): by `change`, and differently for each row of a batch by `by_row`.
     """
@@ -33,11 +35,19 @@ class IntLinear(FormModule):
     scale_change: nn.Parameter | None
     # While a change is learnt: keep inputs, since the model changes the outputs in place.
     keeps_inputs: bool = False
+    # Whether time may decide which way a product goes: no, where equal input has to give equal bits.
+    timed: bool = True
     row_changes: torch.Tensor | None
 
     def __init__(self, form: Int, *sizes_and_kind: Any) -> None:
-        """Takes what `FormModule` does."""
+        """Takes what `FormModule` does.
+
+        Raises:
+            InputError: The environment asks for a way of products that there is none of.
+        """
         super().__init__(form, *sizes_and_kind)
+        fast.forced()
+        self._second, self._group = fast.Second(), group_of(form.grid, self.out_features, self.in_features)
         self.register_parameter(CHANGE, None)
         self.register_buffer("row_changes", None, persistent=False)
 
@@ -70,13 +80,55 @@ class IntLinear(FormModule):
         change = self.scale_change
         if change is not None and change.requires_grad and torch.is_grad_enabled():
             return self._learnt(x, change)
-        return functional.linear(x, self._weight(x.dtype), self.bias)
+        return self._product(x, self.bias)
+
+    def kernel(self, x: torch.Tensor) -> Int4 | None:
+        """What computes the outputs of x without multiplying the weight out; None where that is done."""
+        if self._group is None or not fast.suits(x, self.in_features):
+            return None
+        # What is learnt is written to in ways that cannot be seen; what is offloaded must not stay in memory.
+        change, force = self.scale_change, fast.forced()
+        if (change is not None and change.requires_grad) or hasattr(self, "_hf_hook"):
+            return None
+        tokens = x.numel() // self.in_features
+        case = fast.Case.of(self.out_features, self.in_features, self._group, tokens)
+        if force is False or (force is None and (not self.timed or fast.known(case) is False)):
+            return None
+        sources = self.weight_packed, self.weight_scale, getattr(self, ZERO, None), change
+        copy = self._second.of(sources, self._laid_out)
+        if copy is None or force:
+            return copy
+        if fast.measured(case, partial(copy.product, x), partial(self._multiplied_out, x, None)):
+            return copy
+        self._second.drop()
+        return None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves and casts: the second copy is of what was here before."""
+        self._second.drop()
+        return super()._apply(fn, recurse)
+
+    def _laid_out(self) -> Int4 | None:
+        form: Any = self.form
+        return laid_out(form.codes(self._stored(), self.in_features), int(self._group or 0))
+
+    def _product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        kernel = self.kernel(x)
+        if kernel is None:
+            return self._multiplied_out(x, bias)
+        y = kernel.product(x)
+        return y if bias is None else y + bias.to(y.dtype)
+
+    def _multiplied_out(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return functional.linear(x, self._weight(x.dtype), bias)
 
     def _weight(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.form.dense(self._stored(), self.out_features, self.in_features, torch.float32).to(dtype)
+
+    def _stored(self) -> dict[str, torch.Tensor]:
+        """All that the weight is made of, with the change of its scales."""
         stored = dict(self.named_buffers(recurse=False))
-        if self.scale_change is not None:
-            stored[CHANGE] = self.scale_change
-        return self.form.dense(stored, self.out_features, self.in_features, torch.float32).to(dtype)
+        return stored if self.scale_change is None else {**stored, CHANGE: self.scale_change}
 
     def _learnt(self, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         """The same with gradients of the change, for which nothing dense is kept."""
@@ -96,9 +148,16 @@ class IntLinear(FormModule):
                 f"a layer reads {list(x.shape)}, which are not {len(changes)} rows of a batch",
                 "give as many rows as sets; models that route tokens of all rows together take one set",
             )
-        y = functional.linear(x, self._weight(x.dtype))
+        y = self._product(x, None)
         y = y * (1 + changes).to(y.dtype).view(len(changes), *[1] * (x.dim() - 2), -1)
         return y if self.bias is None else y + self.bias
+
+
+def untimed(model: nn.Module) -> None:
+    """From here on equal input gives equal bits: what was faster does not decide how products are made."""
+    for module in model.modules():
+        if isinstance(module, IntLinear):
+            module.timed = False
 
 
 @register("int")

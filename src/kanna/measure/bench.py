@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
+from kanna.checkpoint.safetensors_format import TORCH_DTYPES
 from kanna.errors import InputError
 from kanna.measure.carried import bytes_held, carried, check_decodes
 from kanna.measure.energy import Meter, Reading, nvml_meter, rapl_meter
@@ -32,6 +33,7 @@ from kanna.measure.results import (
     Ratio,
     Setting,
 )
+from kanna.measure.ways import bytes_of_forms, integers_of
 from kanna.models.device import device_of, dtype_of
 from kanna.progress import Progress, told
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
@@ -179,6 +181,7 @@ def _setting(
         measured=measured,
         computed=Computed(bytes_per_token=read / batch, bandwidth=read / decode.p50),
         estimated=Estimated(joules_per_token=guess),
+        integers=integers_of(model, _prompt([model], batch, context, options)),
     )
 
 
@@ -191,14 +194,16 @@ def _ratio(place: tuple[int, int], rounds: dict[int, list[_Round]]) -> Ratio:
 def _bytes_read(model: Any, batch: int, context: int) -> int:
     """Of a decode step: all parameters but the rows of the embedding that are not looked up, keys and values.
 
-    A head tied to the embedding is read whole. All experts of a mixture are counted. Keys and values, or what
-    a model has in their place, are those that it keeps of a prompt.
+    Matrices in forms count as they are stored, whatever is made of them for a product. A head tied to the
+    embedding is read whole. All experts of a mixture are counted. Keys and values, or what a model has in
+    their place, are those that it keeps of a prompt.
     """
     parameters = {id(parameter): parameter for parameter in model.parameters()}
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
     if head is None or getattr(head, "weight", None) is not table:
         weights -= (table.shape[0] - batch) * table.shape[1] * table.element_size()
+    weights += bytes_of_forms(model)
     return int(weights + bytes_held(carried(_prefilled(model, batch, context, table.device))))
 
 
@@ -249,13 +254,21 @@ def _check(checkpoints: Sequence[Checkpoint], options: BenchOptions) -> None:
                 f"{error.problem}",
                 "lower --context or --new-tokens",
             ) from error
-    size = dtype_of(options.dtype).itemsize
     if device_of(options.device).type == "cpu":
-        shapes = [stored.shape for checkpoint in checkpoints for stored in checkpoint.tensors.values()]
-        need = size * sum(map(math.prod, shapes))
+        need = sum(_memory_of(checkpoint, dtype_of(options.dtype)) for checkpoint in checkpoints)
         free = psutil.virtual_memory().available
         if need > free:
             raise InputError(
                 f"the models need {need / 1e9:.1f} GB together, and {free / 1e9:.1f} GB are free",
                 "measure one at a time, or with --dtype bfloat16",
             )
+
+
+def _memory_of(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """Bytes of a model in memory; the kernel for 4 bits, which is one of bfloat16, has a copy of its own."""
+    copies = 2 if dtype == torch.bfloat16 else 1
+    kinds = [(stored, TORCH_DTYPES[stored.dtype]) for stored in checkpoint.tensors.values()]
+    return sum(
+        math.prod(stored.shape) * (dtype.itemsize if kind.is_floating_point else copies * kind.itemsize)
+        for stored, kind in kinds
+    )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import Field, SerializerFunctionWrapHandler, Strict, model_serializer
 
 from kanna.result import Bytes, Result, Several
 
@@ -67,12 +67,35 @@ class Estimated(Result):
     joules_per_token: float | None
 
 
+class Ways(Result):
+    """How products with matrices of whole numbers were made.
+
+    Args:
+        kernel: So many by torch's kernel for 4 bits.
+        multiplied_out: So many with a weight that was multiplied out for each.
+    """
+
+    kernel: int
+    multiplied_out: int
+
+
+class Integers(Result):
+    """Args:
+    prefill: Of a prompt.
+    decode: Of one step.
+    """
+
+    prefill: Ways
+    decode: Ways
+
+
 class Setting(Result):
     """One batch and context of one model.
 
     Args:
         batch: Prompts at once.
         context: Tokens of a prompt.
+        integers: None for a model without matrices of whole numbers, and not written then.
     """
 
     batch: int
@@ -80,6 +103,12 @@ class Setting(Result):
     measured: Measured
     computed: Computed
     estimated: Estimated
+    integers: Integers | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = write(self)
+        return data if self.integers is not None else {k: v for k, v in data.items() if k != "integers"}
 
 
 class PeakMemory(Result):

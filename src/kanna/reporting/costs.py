@@ -15,7 +15,7 @@ def bench(at: At) -> Section:
     models = at["models"].items()
     tables = (
         _ratios(at),
-        *(table(models) for table in (_prefill, _decode, _memory)),
+        *(table(models) for table in (_prefill, _decode, _integers, _memory)),
         _energy(at, models),
         *(table(models) for table in (_computed, _cost, _estimated)),
     )
@@ -65,6 +65,21 @@ def _decode(models: Sequence[At]) -> Table | None:
     if any(setting.data["measured"][together] is not None for _, setting in _settings(models)):
         rates[together] = ">all streams, tokens/s"
     return _timed("Decode, one step", models, "decode", rates)
+
+
+def _integers(models: Sequence[At]) -> Table | None:
+    """None where no model has whole numbers."""
+
+    def cells(setting: At) -> list[Cell]:
+        ways = setting.get("integers")
+        return [_ways(ways[part]) for part in ("prefill", "decode")] if ways else []
+
+    title = "Products with whole numbers, and how they were made"
+    return _by_setting(title, ("prefill", "decode"), models, cells, MEASURED)
+
+
+def _ways(at: At) -> Cell:
+    return (at.cell("kernel"), " by the 4-bit kernel, ", at.cell("multiplied_out"), " multiplied out")
 
 
 def _timed(title: str, models: Sequence[At], part: str, rates: Mapping[str, str]) -> Table | None:

@@ -15,6 +15,7 @@ from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.scale_sets import RECORD
 from kanna.checkpoint.side_files import MODULES, module_folders
+from kanna.forms.integer import untimed
 from kanna.models.device import device_of, dtype_of
 from kanna.runs.criteria import Criteria, check_harness, check_units
 from kanna.tasks.data.task import Task
@@ -166,12 +167,14 @@ class Opened:
                 _ = self.scan  # compares the files with what is recorded, before anything is computed
             place = None if device_of(options.device).type == "cpu" else options.device
             self._model = load_weights(self.checkpoint, dtype_of(options.dtype), place, self.scales)
+            untimed(self._model)
             self._computes = _computing(options)
         return self._model
 
     def hold(self, model: nn.Module) -> None:
         """Take a model that somebody else loaded from this directory's files: `loaded` gives it on."""
         first = next(model.parameters())
+        untimed(model)
         self._model, self._computes = model, (first.device, first.dtype)
 
     def holds(self, options: EvalOptions) -> bool:
