@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import tiny
 import torch
 from killing import hashes, in_child, killed_and_resumed, names_taken
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import kanna
 from kanna.errors import InputError
@@ -121,6 +123,24 @@ def test_the_papers_preset_trains_what_its_code_does(bases: Base, rows: Path, tm
     before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
     norms = [name for name in before if "norm" in name or "embed" in name]
     assert norms and all(not torch.equal(before[name], after[name]) for name in norms)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_tied_embeddings_trained_beside_are_written_under_each_name_of_the_files(
+    twice: bool, bases: Base, rows: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(bases("gpt2"), tmp_path / "base")
+    stored = load_file(base / "model.safetensors")
+    embedding, head = "transformer.wte.weight", "lm_head.weight"
+    assert head not in stored
+    if twice:
+        save_file({**stored, head: stored[embedding].clone()}, base / "model.safetensors", {"format": "pt"})
+    assert basel(base, tmp_path / "out", rows, beside=True, epochs=(0, 1, 1), rate=1e-3).passed
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert not torch.equal(after[embedding], stored[embedding]) and (head in after) == twice
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.lm_head.weight, after[embedding])
+    assert torch.equal(after.get(head, after[embedding]), after[embedding])
 
 
 @pytest.mark.parametrize("more", [{"loss": "kl"}, {"basis": "whitened"}, {"preset": "weights-only"}])

@@ -268,12 +268,17 @@ def _beside(model: nn.Module, plan: Plan) -> dict[str, nn.Parameter]:
 
 
 def _beside_stored(model: nn.Module, source: Source, plan: Plan) -> dict[str, Tensor]:
-    """The same as they are stored, under every name that the files have; the model is rounded alike."""
+    """The same as they are stored, under every name that the files have; the model is rounded alike.
+
+    Tied parameters have several names in the model, and often one in the files.
+    """
     found: dict[str, Tensor] = {}
+    written: set[str] = set()
     trained = {id(parameter) for parameter in _beside(model, plan).values()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         stored = source.file_name(name) if id(parameter) in trained else None
-        if stored is not None:
+        if stored is not None and stored not in written:
+            written.add(stored)
             found[name] = parameter.detach().cpu().to(source.checkpoint.dtype(stored)).contiguous()
             parameter.data.copy_(found[name])
     return found
