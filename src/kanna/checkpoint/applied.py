@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kanna.checkpoint import scale_journal, scale_sets
 from kanna.checkpoint.safetensors_format import Stored
+from kanna.checkpoint.scale_records import JOURNAL
 from kanna.checkpoint.scale_sets import ScaleSet
 from kanna.checkpoint.set_names import BASE, FOLDER
 from kanna.errors import InputError
@@ -120,7 +121,7 @@ def stored_changes(model: nn.Module, tensors: Mapping[str, Stored]) -> None:
 
 def has_sets(base: Path) -> bool:
     """Whether a model's directory says which set is in use."""
-    return (base / FOLDER / scale_journal.JOURNAL).is_file()
+    return (base / FOLDER / JOURNAL).is_file()
 
 
 def _lacks_head(model: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from kanna.checked import plain_floats, read_json, validated
+from kanna.checked import check_version, plain_floats, read_json, validated
 from kanna.checkpoint.outputs import run_record_path
 from kanna.checkpoint.reader import Checkpoint, NotFinite, not_finite, read_pieces
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored
@@ -97,21 +97,9 @@ def read(directory: Path) -> Lineage | None:
     return validated(Lineage, data, f"{path} is damaged", _WRITE_AGAIN)
 
 
-def check_format_version(
-    given: object, where: str | Path, known: int = FORMAT_VERSION, remedy: str = _WRITE_AGAIN
-) -> None:
-    """Raise InputError for a format that this version of kanna cannot read.
-
-    Args:
-        known: The newest that it can.
-        remedy: Where there is no version.
-    """
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise InputError(f"{where} has no sound format_version (found {given!r})", remedy)
-    if given > known:
-        raise InputError(
-            f"{where} has format_version {given}; this kanna reads up to {known}", "upgrade kanna"
-        )
+def check_format_version(given: object, where: str | Path) -> None:
+    """Raise InputError for a format of a checkpoint that this version of kanna cannot read."""
+    check_version(given, where, FORMAT_VERSION, _WRITE_AGAIN)
 
 
 def write(directory: Path, base: Base, steps: tuple[Step, ...]) -> Lineage:

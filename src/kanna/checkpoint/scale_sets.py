@@ -15,62 +15,27 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from kanna.checked import read_json, validated
+from kanna.checked import read_json
 from kanna.checkpoint.declared import forms_of
-from kanna.checkpoint.lineage import check_format_version, digest_of
+from kanna.checkpoint.lineage import digest_of
 from kanna.checkpoint.reader import read_headers, weight_files
+from kanna.checkpoint.scale_records import FETCH_OR_TUNE, RECORD, TENSORS, Granularity, Record, checked_record
 from kanna.checkpoint.set_names import BASE, FOLDER, is_name
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError, suggestion
 from kanna.forms.integer import PACKED, SCALE, ZERO
 
-RECORD, TENSORS = "scales.json", "scales.safetensors"
-FORMAT_VERSION = 1
-_AGAIN = "fetch it again, or tune it again"
 _PIECE = 2**22
-Granularity = Literal["channel", "group"]
-
-
-class Record(BaseModel):
-    """All that scales.json holds.
-
-    Args:
-        name: Of the set.
-        codes: Hash of what it was learnt on; see `codes_hash`.
-        granularity: Whether d is one of a row or of each group of it.
-        tensors: sha256 of the file beside it.
-        numbers: How many there are.
-        flipped: Of them, scales that changed their sign.
-        base: Name of the model.
-        data_hash: sha256 of the rows that were learnt.
-        config: With what settings.
-        versions: Of the libraries that computed it.
-        scores: What was measured.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: int = FORMAT_VERSION
-    name: str
-    codes: str
-    granularity: Granularity
-    tensors: str
-    numbers: int
-    flipped: int = 0
-    base: str = ""
-    data_hash: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
-    scores: dict[str, Any] = Field(default_factory=dict)
+# Of how far scales moved.
+_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -102,9 +67,17 @@ def made(name: str, codes: str, changes: Mapping[str, Tensor], **facts: Any) -> 
         tensors=_digest(save_bytes(kept)),
         numbers=sum(value.numel() for value in kept.values()),
         flipped=sum(int((value < -1).sum()) for value in kept.values()),
+        moved={path: moved(value) for path, value in kept.items()},
         **facts,
     )
     return ScaleSet(record, kept)
+
+
+def moved(change: Tensor) -> tuple[float, float]:
+    """Root of the mean square of d, and the largest, as they are recorded."""
+    found = change.double()
+    mean, most = float(found.square().mean().sqrt()), float(found.abs().max())
+    return float(f"{mean:.{_DIGITS}g}"), float(f"{most:.{_DIGITS}g}")
 
 
 def check_name(name: str) -> str:
@@ -159,7 +132,7 @@ def read(directory: Path) -> ScaleSet:
     try:
         data = (directory / TENSORS).read_bytes()
     except OSError as error:
-        raise InputError(f"{directory / TENSORS} cannot be read: {error.strerror}", _AGAIN) from error
+        raise InputError(f"{directory / TENSORS} cannot be read: {error.strerror}", FETCH_OR_TUNE) from error
     return ScaleSet(record, tensors_in(data, record, directory / TENSORS))
 
 
@@ -168,27 +141,19 @@ def read_record(path: Path) -> Record:
     return checked_record(read_json(path), path)
 
 
-def checked_record(data: Mapping[str, Any], where: str | Path) -> Record:
-    """The record that some JSON is.
-
-    Raises:
-        InputError: It is none, or of a newer format.
-    """
-    check_format_version(data.get("format_version"), where, FORMAT_VERSION, _AGAIN)
-    return validated(Record, data, f"{where} is damaged", _AGAIN)
-
-
 def tensors_in(data: bytes, record: Record, where: str | Path) -> dict[str, Tensor]:
     """Module path -> d, from the bytes of a file that a record speaks of."""
     try:
         found = load_bytes(data)
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{where} is damaged: {error}", _AGAIN) from error
+        raise InputError(f"{where} is damaged: {error}", FETCH_OR_TUNE) from error
     if _digest(save_bytes(found)) != record.tensors:
-        raise InputError(f"{where} has changed: its sha256 is not the recorded one", _AGAIN)
+        raise InputError(f"{where} has changed: its sha256 is not the recorded one", FETCH_OR_TUNE)
     for path, value in found.items():
         if value.dtype != torch.float32 or not torch.isfinite(value).all():
-            raise InputError(f"the change of {path} in {where} is not of finite float32 numbers", _AGAIN)
+            raise InputError(
+                f"the change of {path} in {where} is not of finite float32 numbers", FETCH_OR_TUNE
+            )
     return found
 
 

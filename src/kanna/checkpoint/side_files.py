@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import INDEX
-from kanna.checkpoint.scale_sets import RECORD
+from kanna.checkpoint.scale_records import RECORD
 from kanna.errors import InputError
 
 MODULES = "modules.json"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from kanna.reporting.charts import Scale, ticks
 from kanna.reporting.svg import WIDTH, cut, line, marked, svg, text
@@ -61,6 +62,11 @@ def _curve(curve: Curve, number: int, x: Scale, y: Scale, end: float) -> str:
         text("start", WIDTH - _RIGHT + 6, end + 4, cut(curve.label, _LETTERS), "label"),
     ]
     return marked("", curve.tip, inner)
+
+
+def smoothed(losses: Sequence[float], share: float = 0.1) -> list[float]:
+    """A running average, so that the way can be seen through the noise of batches."""
+    return list(accumulate(losses, lambda mean, loss: (1 - share) * mean + share * loss))
 
 
 def apart(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:

@@ -1,6 +1,7 @@
 """From results to the blocks of a page."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from kanna.reporting import costs
 from kanna.reporting.blocks import At, Page
@@ -15,13 +16,14 @@ from kanna.reporting.views import Result, View
 def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> Page:
     """The page of all sources: verdicts, overview, then each result with its tables."""
     places = [(source, At(source.name, source.data)) for source in sources]
-    compared = comparisons(places)
+    compared = comparisons(places, views)
     benches = [at for source, at in places if source.kind == "bench"]
     models = [at for source, at in places if source.kind == "model"]
     drawn = [view.draw(results(sources, view)) for view in views]
     tested = [card for cards, _ in drawn for card in cards]
-    # A model whose directory holds how it was found has a card of that.
-    unseen = [at for at in models if not any(at.get(view.key) for view in views if view.key)]
+    # A model whose directory holds how it was found may have a card of that.
+    carded = [view.key for view, (cards, _) in zip(views, drawn, strict=True) if view.key and cards]
+    unseen = [at for at in models if not any(at.get(key) for key in carded)]
     sections = [
         *overview(compared, benches),
         *(comparison(at, name) for at, name in zip(compared, titles(compared), strict=True)),
@@ -43,18 +45,37 @@ def results(sources: Sequence[Source], view: View) -> list[Result]:
             drawn.append(Result(at))
         elif source.kind == "model" and view.key and (inside := at.get(view.key)):
             drawn.append(Result(inside, at["lineage"]))
+        elif source.kind == "model" and view.step:
+            steps = at["lineage"]["steps"].items()
+            drawn += [Result(step, at["lineage"]) for step in steps if step.data["method"] == view.step]
     return drawn
 
 
-def comparisons(places: Sequence[tuple[Source, At]]) -> list[At]:
-    """Those that `kanna compare` wrote, and those in the lineage of models that it did not look at."""
+def comparisons(places: Sequence[tuple[Source, At]], views: Sequence[View] = ()) -> list[At]:
+    """Those that `kanna compare` wrote, and those in model directories of what it did not look at."""
     compared = [at for source, at in places if source.kind == "compare"]
-    known = {(at.data["base"]["model"], at.data["model"]["model"]) for at in compared}
+    known = {_names(at) for at in compared}
     for source, at in places:
-        if source.kind != "model":
-            continue
-        for step in at["lineage"]["steps"].items():
-            inside = (step.data.get("scores") or {}).get("comparison")
-            if inside and (inside["base"]["model"], inside["model"]["model"]) not in known:
-                compared.append(step["scores"]["comparison"])
+        if source.kind == "model":
+            compared += [one for one in _held(at, views) if _names(one) not in known]
     return compared
+
+
+def _held(at: At, views: Sequence[View]) -> list[At]:
+    """Comparisons in a model directory: of its steps, and what else views know of."""
+    scored = [scores for step in at["lineage"]["steps"].items() if (scores := step.get("scores")) is not None]
+    found = [one for scores in scored if (one := scores.get("comparison")) is not None]
+    known = list(map(_measured, found))
+    for view in views:
+        inside = at.get(view.key) if view.key else None
+        found += [one for one in view.compared(inside) if _measured(one) not in known] if inside else []
+    return found
+
+
+def _measured(at: At) -> dict[str, Any]:
+    """What a comparison found, whatever its model is called."""
+    return {**at.data, "model": at.data["model"]["bytes"]}
+
+
+def _names(at: At) -> tuple[str, str]:
+    return at.data["base"]["model"], at.data["model"]["model"]

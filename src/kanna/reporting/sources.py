@@ -126,7 +126,7 @@ def _of(place: Path, views: Sequence[View], examples: bool) -> list[Source]:
 
 def _results(paths: Sequence[Path], views: Sequence[View], examples: bool) -> list[Source]:
     known = {view.kind: view for view in views}
-    schemas = KINDS | {view.kind: view.schema for view in views}
+    schemas = KINDS | {view.kind: view.schema for view in views if view.alone}
     sources = []
     for path in paths:
         data = _read(path)
@@ -148,12 +148,25 @@ def _model(directory: Path, views: Sequence[View], examples: bool) -> Source:
     data = {"lineage": lineage, "run": _read(run) if run.is_file() else None}
     validated(Model, data, directory / _LINEAGE, _AGAIN)
     for view in views:
-        if view.file and (path := directory / view.file).is_file():
-            data[view.key] = _read(path)
-            _check(path, data[view.key], "schema_version")
-            validated(view.schema, data[view.key], path, _AGAIN)
-            data[view.key] = data[view.key] if examples else view.lean(data[view.key])
+        if (found := _inside(directory, view)) is not None:
+            data[view.key] = found if examples else view.lean(found)
+        for step in lineage["steps"]:
+            if step["method"] == view.step:
+                validated(view.schema, step.get("scores") or {}, directory / _LINEAGE, _AGAIN)
     return Source(directory.name, "model", data)
+
+
+def _inside(directory: Path, view: View) -> dict[str, Any] | None:
+    """What a model directory holds beside its lineage."""
+    path = directory / (view.file or _LINEAGE)
+    if view.gather is not None:
+        found = view.gather(directory)
+    else:
+        found = _read(path) if view.file and path.is_file() else None
+    if found is not None:
+        _check(path, found, "schema_version")
+        validated(view.schema, found, path, _AGAIN)
+    return found
 
 
 def _read(path: Path) -> Any:

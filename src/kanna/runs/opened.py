@@ -13,7 +13,7 @@ from kanna.checkpoint import lineage, scale_sets
 from kanna.checkpoint.applied import ACTIVE, chosen
 from kanna.checkpoint.loader import load_weights
 from kanna.checkpoint.reader import Checkpoint
-from kanna.checkpoint.scale_sets import RECORD
+from kanna.checkpoint.scale_records import RECORD
 from kanna.checkpoint.side_files import MODULES, module_folders
 from kanna.forms.integer import untimed
 from kanna.models.device import device_of, dtype_of

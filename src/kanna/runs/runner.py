@@ -418,6 +418,9 @@ def _write(
         figures = {**sizes(job.source, layout.bytes), **description.figures}
         compared = _judge(ready, partial, loaded, job.progress) if last else None
         del loaded
+        if changes.addition is not None:
+            measured = scores_of(figures, verdict, compared)
+            changes.addition.write(partial / changes.addition.folder, measured)
         card.write(partial, card_of(job, target, description, figures, compared, bool(layout.forms)))
         if last:
             (partial / RECIPE).write_text(recipe_text(request), encoding="utf-8", newline="\n")

@@ -17,7 +17,8 @@ from kanna.checked import read_json
 from kanna.checkpoint import applied, lineage, scale_journal, scale_sets
 from kanna.checkpoint.reader import locate
 from kanna.checkpoint.safetensors_format import read_header
-from kanna.checkpoint.scale_sets import RECORD, TENSORS, Record, ScaleSet
+from kanna.checkpoint.scale_records import RECORD, TENSORS, Record, checked_record
+from kanna.checkpoint.scale_sets import ScaleSet
 from kanna.checkpoint.set_names import BASE, FOLDER
 from kanna.checkpoint.whole import write_whole
 from kanna.checkpoint.writer import output_directory
@@ -217,7 +218,7 @@ def _from_file(path: Path) -> ScaleSet:
     if not path.is_file():
         raise InputError(f"there is no file {path}", "kanna scales export writes one")
     metadata = _metadata(path)
-    record = scale_sets.checked_record(metadata, path)
+    record = checked_record(metadata, path)
     return ScaleSet(record, scale_sets.tensors_in(path.read_bytes(), record, path))
 
 
@@ -239,7 +240,7 @@ def _metadata(path: Path) -> Mapping[str, Any]:
 def _listed(place: Path, name: str, used: str | None) -> Listed:
     folder = place / FOLDER / name
     size = sum((folder / file).stat().st_size for file in (RECORD, TENSORS) if (folder / file).is_file())
-    return Listed(scale_sets.checked_record(read_json(folder / RECORD), folder / RECORD), size, used == name)
+    return Listed(checked_record(read_json(folder / RECORD), folder / RECORD), size, used == name)
 
 
 def _changes(place: Path, name: str) -> Mapping[str, Tensor]:

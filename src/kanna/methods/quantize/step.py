@@ -1,7 +1,8 @@
 """The step `quantize`: what the runner asks of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,7 @@ class QuantizeStep(Step[Plan]):
         worst = max(plan.selected, key=lambda matrix: losses[matrix.name].told)
         of = "weights" if losses[worst.name].outputs is None else "outputs"
         weights = sum(matrix.parameters for matrix in plan.selected)
+        roles = _roles(plan, losses)
         figures = {
             "matrices_quantized": len(plan.selected),
             "bytes_selected_before": plan.before,
@@ -84,6 +86,7 @@ class QuantizeStep(Step[Plan]):
             "bits_a_weight": 8 * plan.after / weights,
             "weight_error": {name: loss.error for name, loss in losses.items()},
             "worst_matrix": worst.name,
+            "roles": roles,
         }
         if plan.windows is not None:
             figures["output_error"] = {name: loss.outputs for name, loss in losses.items()}
@@ -96,7 +99,7 @@ class QuantizeStep(Step[Plan]):
                 ("bits a weight of these matrices, scales counted", bits),
                 ("these matrices", f"{size(plan.before)} -> {size(plan.after)}"),
             ),
-            console=(_by_role(plan, losses),),
+            console=(_by_role(roles),),
             lines=(
                 f"{len(plan.selected)} matrices: {size(plan.before)} -> {size(plan.after)}, {bits} bits each",
                 f"the largest error of {of} is that of {worst.name}: {percent(losses[worst.name].told)}",
@@ -120,17 +123,40 @@ def _shapes(plan: Plan, source: Source) -> Shapes:
     return shapes
 
 
-def _by_role(plan: Plan, losses: Mapping[str, Loss]) -> Table:
+def _roles(plan: Plan, losses: Mapping[str, Loss]) -> list[dict[str, Any]]:
+    """What rounding cost, by role."""
     roles: dict[str, list[Matrix]] = {}
     for matrix in plan.selected:
         roles.setdefault(matrix.role, []).append(matrix)
-    rows = []
+    found = []
     for role, matrices in roles.items():
         mean, worst = losses_by(losses, matrices), max(matrices, key=lambda m: losses[m.name].told)
-        bits = sum(plan.bits(m) * m.parameters for m in matrices) / sum(m.parameters for m in matrices)
-        outputs = "" if mean.outputs is None else percent(mean.outputs)
-        worst_words = f"{worst.name} {percent(losses[worst.name].told)}"
-        rows.append((role, str(len(matrices)), f"{bits:.2f}", percent(mean.error), outputs, worst_words))
+        weights = sum(m.parameters for m in matrices)
+        one = {
+            "role": role,
+            "matrices": len(matrices),
+            "bits_a_weight": sum(plan.bits(m) * m.parameters for m in matrices) / weights,
+            "weight_error": mean.error,
+            "output_error": mean.outputs,
+            "worst_matrix": worst.name,
+            "worst_error": losses[worst.name].told,
+        }
+        found.append(one)
+    return found
+
+
+def _by_role(roles: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (
+            one["role"],
+            str(one["matrices"]),
+            f"{one['bits_a_weight']:.2f}",
+            percent(one["weight_error"]),
+            "" if one["output_error"] is None else percent(one["output_error"]),
+            f"{one['worst_matrix']} {percent(one['worst_error'])}",
+        )
+        for one in roles
+    ]
     columns = ("role", ">matrices", ">bits a weight", ">error of weights", ">of outputs", "the worst")
     return Table("What rounding cost, by role", columns, rows, MEASURED)
 

@@ -1,12 +1,11 @@
 """How it went: bases by role over time, and the losses of both parts."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 from kanna.methods.basel.report.shares import by_role, full_rank
 from kanna.reporting.blocks import At, Chart
-from kanna.reporting.curves import Curve, curves
+from kanna.reporting.curves import Curve, curves, smoothed
 
 _PARTS = (("weights", "Loss while weights are learnt"), ("factors", "Loss of the factors"))
 
@@ -45,7 +44,7 @@ def _stairs(first: float, counts: Sequence[tuple[int, float]], steps: int) -> li
 
 def _losses(at: At, part: str, title: str) -> Chart:
     data = at.data[part]
-    steps = _smoothed(data["losses"])
+    steps = smoothed(data["losses"])
     learnt = [(float(i), loss) for i, loss in enumerate(steps, 1)]
     lines = [Curve("learnt", learnt, f"learnt: {steps[0]:.4f} at first, {steps[-1]:.4f} at the end")]
     if data["validation"]:
@@ -64,8 +63,3 @@ def _held_out(data: dict[str, Any]) -> Curve:
     taken = data.get("held_out")
     taken = held[-1][1] if taken is None else taken
     return Curve("held out", held, f"rows that are not learnt: {taken:.4f} in the state that was taken")
-
-
-def _smoothed(losses: Sequence[float], share: float = 0.1) -> list[float]:
-    """A running average, so that the way can be seen through the noise of batches."""
-    return list(accumulate(losses, lambda mean, loss: (1 - share) * mean + share * loss))

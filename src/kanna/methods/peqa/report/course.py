@@ -1,0 +1,63 @@
+"""How one set was learnt: losses over steps with the best state marked, and how far scales moved."""
+
+from kanna.reporting import moved
+from kanna.reporting.blocks import At, Block, Chart, Paragraph
+from kanna.reporting.curves import Curve, curves, smoothed
+
+
+def course(record: At) -> list[Block]:
+    """A sentence, and the charts of what is recorded."""
+    scores = record.get("scores")
+    drawn: list[Block] = []
+    if scores is not None and scores.data.get("losses"):
+        drawn += [Paragraph(_how_it_ended(scores)), _losses(record, scores)]
+    return [*drawn, *_moved(record)]
+
+
+def _how_it_ended(scores: At) -> list[str]:
+    best, losses = scores.data.get("best_step"), scores.data["losses"]
+    steps = f"{len(losses):,} steps."
+    if not scores.data.get("validation"):
+        return [f"{steps} No rows were held out; the last state is kept."]
+    if not best:
+        return [
+            f"{steps} On rows that were not learnt no step was better than none: scales are as they were."
+        ]
+    return [
+        f"{steps} Kept is the state after step {best:,}: its loss on rows that were not learnt is the least."
+    ]
+
+
+def _losses(record: At, scores: At) -> Chart:
+    steps = smoothed(scores.data["losses"])
+    learnt = [(float(step), loss) for step, loss in enumerate(steps, 1)]
+    lines = [Curve("learnt", learnt, f"learnt: {steps[0]:.4f} at first, {steps[-1]:.4f} at the end")]
+    held = [(float(step), loss) for step, loss in scores.data.get("validation") or []]
+    marks = []
+    if held:
+        best = min(held, key=lambda one: one[1])
+        tip = f"rows that are not learnt: {held[0][1]:.4f} at first, {best[1]:.4f} at step {best[0]:.0f}"
+        lines.append(Curve("held out", held, tip))
+        marks = [best[0]]
+    drawing = curves(lines, "steps", "loss, nats a token", marks)
+    more = "; the thin upright line is the state that was kept." if marks else "."
+    caption = f"{_learnt(record)}, smoothed over some ten steps{more}"
+    return Chart("Loss while scales learn", drawing, caption, [line.tip for line in lines])
+
+
+def _learnt(record: At) -> str:
+    """What the line of what is learnt is of; rows that are held out are always scored by their answers."""
+    config = record.data.get("config") or {}
+    text = " and of replayed text" if config.get("replay") else ""
+    if config.get("loss") == "kl":
+        return (
+            f"Learnt: distance to the teacher, nats a token of answers{text}; held out: loss of the answers"
+        )
+    return f"Mean loss of the tokens of answers{text}, nats"
+
+
+def _moved(record: At) -> list[Chart]:
+    found = record.data.get("moved") or {}
+    rows = [{"path": path, "mean": mean, "most": most} for path, (mean, most) in found.items()]
+    rows.sort(key=lambda row: (-row["mean"], row["path"]))
+    return [moved.chart("How far scales moved", rows, ">scales moved by")] if rows else []
