@@ -174,23 +174,32 @@ class _Label:
         """Whether a dot lies under it."""
         return self.x - 6 < across < self.end + 6 and self.y - _LINE - 3 < up < self.y + 8
 
+    def crosses(self, across: float, high: float, low: float) -> bool:
+        """Whether a whisker runs through it."""
+        return (
+            high < low and self.x - 2 < across < self.end + 2 and high < self.y + 2 and low > self.y - _LINE
+        )
+
 
 def _labels(dots: Sequence[Dot], x: "Scale", y: "Scale") -> list[_Label | None]:
-    """Names beside their dots, where they cover neither a dot nor another name; else only the tip has it."""
+    """Names beside their dots, within the axes, where they cover no dot, whisker or other name; else only the
+    tip has it."""
     points = [(x(dot.x), y(dot.y)) for dot in dots]
+    whiskers = [(x(dot.x), y(dot.high), y(dot.low)) for dot in dots]
     placed: list[_Label | None] = []
     for dot, (across, up) in zip(dots, points, strict=True):
         name = cut(dot.label, 24)
         wide = _CHARACTER * columns(name)
         corners = [(left, up + down) for down in (-8, 17) for left in (across + 8, across - 8 - wide)]
         fitting = [
-            _Label(*corner, name) for corner in corners if corner[0] >= 0 and corner[0] + wide <= WIDTH
+            _Label(*corner, name) for corner in corners if corner[0] >= _LEFT and corner[0] + wide <= WIDTH
         ]
         free = (
             label
             for label in fitting
             if not any(label.hits(other) for other in placed if other is not None)
             and not any(label.covers(*point) for point in points)
+            and not any(label.crosses(*whisker) for whisker in whiskers)
         )
         placed.append(next(free, None))
     return placed

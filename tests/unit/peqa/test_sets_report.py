@@ -136,6 +136,14 @@ def test_sets_of_one_name_are_told_apart(base: Path, data: Path, asked: Path, tm
         assert title in named
 
 
+def test_a_model_without_sets_has_no_section_of_them(base: Path) -> None:
+    shutil.rmtree(base / "scales")
+    assert gather(base) is None
+    (base / "scales" / ".law.partial").mkdir(parents=True)
+    (base / "scales" / ".law.partial" / "scales.json").write_text("{}")
+    assert gather(base) is None
+
+
 def test_pages_are_the_same_each_time(base: Path, tmp_path: Path) -> None:
     texts = []
     for name in ("a", "b"):

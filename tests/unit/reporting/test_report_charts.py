@@ -91,6 +91,21 @@ def test_labels_cover_neither_each_other_nor_the_edge():
             assert one[1] <= other[0] or other[1] <= one[0] or abs(one[2] - other[2]) >= 13
 
 
+def test_labels_cover_neither_whiskers_nor_the_numbers_of_the_axis():
+    """Four models of one size, one a little right of them; whiskers as long as the drawing is high."""
+    dots = [Dot(f"model {i}", 0.5, 0.9 - 0.1 * i, 0.05, 0.95, "", "tip") for i in range(4)]
+    dots += [Dot("near", 0.53, 0.4, 0.4, 0.4, "", "tip"), Dot("far", 2.0, 0.6, 0.6, 0.6, "", "tip")]
+    svg = scatter(dots, "across", "up")
+    labels = of_kind(svg, "text", "label")
+    ticks = [float(one.get("x")) for one in of_kind(svg, "text", "tick") if one.get("text-anchor") == "end"]
+    whiskers = [float(one.get("x1")) for one in of_kind(svg, "line", "interval")]
+    assert {"near", "far"} <= {one.text for one in labels} and len(whiskers) == 4
+    for one in labels:
+        left = float(one.get("x"))
+        assert left > max(ticks)
+        assert not any(left < across < left + 6.4 * len(one.text) for across in whiskers)
+
+
 def test_text_in_a_drawing_is_escaped():
     evil = "\"><script>x</script>'&"
     for svg in (

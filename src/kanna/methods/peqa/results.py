@@ -37,6 +37,8 @@ def gather(directory: Path) -> dict[str, Any] | None:
     """What `Shelf` holds, of a directory; None where it has no sets."""
     folders = sorted(path.parent for path in (directory / FOLDER).glob(f"*/{RECORD}"))
     sets = [_held(folder) for folder in folders if not folder.name.startswith(".")]
+    if not sets:
+        return None
     return {"schema_version": 1, "kind": "scales", "active": read_journal(directory).stack[-1], "sets": sets}
 
 
