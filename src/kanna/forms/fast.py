@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import is_
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,10 +71,10 @@ class Second:
 
     def of(self, sources: Sources, make: Callable[[], Int4 | None]) -> Int4 | None:
         """The copy of these tensors; None where `make` makes none, or nobody could tell when they change."""
-        if any(one is not None and (one.is_inference() or one.device.type != "cpu") for one in sources):
-            return None
         held = self._held
         if held is None or not held.still(sources):
+            if any(one is not None and (one.is_inference() or one.device.type != "cpu") for one in sources):
+                return None
             with torch.no_grad():
                 held = _Held.of(sources, make())
             self._held = held
@@ -97,7 +99,7 @@ class _Held:
 
     sources: Sources
     numbers: Sources
-    marks: tuple[tuple[int, int], ...]
+    marks: list[tuple[int, int]]
     copy: Int4 | None
 
     @classmethod
@@ -106,16 +108,15 @@ class _Held:
         return cls(sources, numbers, _marks(sources), copy)
 
     def still(self, sources: Sources) -> bool:
-        same = all(one is other for one, other in zip(sources, self.sources, strict=True))
-        return same and _marks(sources) == self.marks
+        # Of the same tensors, which tell how often they were written to.
+        return all(map(is_, sources, self.sources)) and _marks(sources) == self.marks
 
 
-def _marks(sources: Sources) -> tuple[tuple[int, int], ...]:
-    return tuple((one._version, one.data_ptr()) for one in sources if one is not None)
+def _marks(sources: Sources) -> list[tuple[int, int]]:
+    return [(one._version, one.data_ptr()) for one in sources if one is not None]
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """What a measurement is good for.
 
     Args:

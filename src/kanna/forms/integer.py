@@ -75,9 +75,9 @@ class IntLinear(FormModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., n) -> (..., m)."""
-        if self.row_changes is not None:
-            return self._mixed(x, self.row_changes)
-        change = self.scale_change
+        rows, change = self.row_changes, self.scale_change
+        if rows is not None:
+            return self._mixed(x, rows)
         if change is not None and change.requires_grad and torch.is_grad_enabled():
             return self._learnt(x, change)
         return self._product(x, self.bias)
@@ -87,16 +87,17 @@ class IntLinear(FormModule):
         if self._group is None or not fast.suits(x, self.in_features):
             return None
         # What is learnt is written to in ways that cannot be seen; what is offloaded must not stay in memory.
-        change, force = self.scale_change, fast.forced()
-        if (change is not None and change.requires_grad) or hasattr(self, "_hf_hook"):
+        change, force = self._parameters[CHANGE], fast.forced()
+        if (change is not None and change.requires_grad) or "_hf_hook" in self.__dict__:
             return None
         tokens = x.numel() // self.in_features
         case = fast.Case.of(self.out_features, self.in_features, self._group, tokens)
-        if force is False or (force is None and (not self.timed or fast.known(case) is False)):
+        faster = force if force is not None else fast.known(case) if self.timed else False
+        if faster is False:
             return None
-        sources = self.weight_packed, self.weight_scale, getattr(self, ZERO, None), change
-        copy = self._second.of(sources, self._laid_out)
-        if copy is None or force:
+        held = self._buffers
+        copy = self._second.of((held[PACKED], held[SCALE], held.get(ZERO), change), self._laid_out)
+        if copy is None or faster:
             return copy
         if fast.measured(case, partial(copy.product, x), partial(self._multiplied_out, x, None)):
             return copy

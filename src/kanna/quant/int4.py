@@ -18,6 +18,8 @@ _BITS, _MIDDLE = 4, 8
 _GROUPS, _ROWS = (256, 128, 64, 32), 16
 # How the kernel for other devices lays codes out, which that for CPUs is asked, too, and does not look at.
 _TILES = 2
+_MULTIPLY = torch.ops.aten._weight_int4pack_mm_for_cpu.default
+_LAY_OUT = torch.ops.aten._convert_weight_to_int4pack_for_cpu.default
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Int4:
     def product(self, x: Tensor) -> Tensor:
         """x (..., n) bfloat16 -> (..., m) bfloat16."""
         flat = x.reshape(-1, x.shape[-1]).contiguous()
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self.codes, self.group, self.scales)
+        y: Tensor = _MULTIPLY(flat, self.codes, self.group, self.scales)
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -61,5 +63,5 @@ def laid_out(codes: Codes, group: int) -> Int4 | None:
     offset = scale * (_MIDDLE - codes.zero.float())
     times = codes.grid.size(codes.codes.shape[1]) // group
     both = torch.stack([scale, offset], -1).to(torch.bfloat16).repeat_interleave(times, 1)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.codes.int().contiguous(), _TILES)
+    packed = _LAY_OUT(codes.codes.int().contiguous(), _TILES)
     return Int4(packed, both.transpose(0, 1).contiguous(), group)
