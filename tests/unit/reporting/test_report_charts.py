@@ -92,18 +92,17 @@ def test_labels_cover_neither_each_other_nor_the_edge():
 
 
 def test_labels_cover_neither_whiskers_nor_the_numbers_of_the_axis():
-    """Four models of one size, one a little right of them; whiskers as long as the drawing is high."""
-    dots = [Dot(f"model {i}", 0.5, 0.9 - 0.1 * i, 0.05, 0.95, "", "tip") for i in range(4)]
-    dots += [Dot("near", 0.53, 0.4, 0.4, 0.4, "", "tip"), Dot("far", 2.0, 0.6, 0.6, 0.6, "", "tip")]
-    svg = scatter(dots, "across", "up")
+    """Two models at each of two places: there is no room for a name to the left."""
+    dots = [Dot("model", 0.5, 0.9, 0.05, 0.95, "", "tip"), Dot("other", 0.5, 0.9, 0.9, 0.9, "", "tip")]
+    dots += [Dot("near", 0.6, 0.4, 0.4, 0.4, "", "tip"), Dot("nearer", 0.6, 0.4, 0.4, 0.4, "", "tip")]
+    svg = scatter([*dots, Dot("far", 2.0, 0.6, 0.6, 0.6, "", "tip")], "across", "up")
     labels = of_kind(svg, "text", "label")
     ticks = [float(one.get("x")) for one in of_kind(svg, "text", "tick") if one.get("text-anchor") == "end"]
-    whiskers = [float(one.get("x1")) for one in of_kind(svg, "line", "interval")]
-    assert {"near", "far"} <= {one.text for one in labels} and len(whiskers) == 4
+    (whisker,) = [float(one.get("x1")) for one in of_kind(svg, "line", "interval")]
+    assert [one.text for one in labels] == ["model", "other", "near", "nearer", "far"]
     for one in labels:
         left = float(one.get("x"))
-        assert left > max(ticks)
-        assert not any(left < across < left + 6.4 * len(one.text) for across in whiskers)
+        assert left > max(ticks) and not left < whisker < left + 6.4 * len(one.text), one.text
 
 
 def test_text_in_a_drawing_is_escaped():
