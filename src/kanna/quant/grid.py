@@ -4,6 +4,7 @@ Groups are runs of `group` inputs; the last one is short where they do not divid
 group where there is no group size. On a symmetric grid z is 2^(bits - 1) everywhere and not stored.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,7 @@ class Codes:
     @property
     def weight(self) -> Tensor:
         """(m, n) float32."""
-        return self.steps * self.grid.spread(self.scale, self.codes.shape[1])
+        return _by_group(torch.mul, self.steps, self.scale, self.grid)
 
     def packed(self) -> dict[str, Tensor]:
         """What is stored, by the names that compressed-tensors has for it."""
@@ -111,7 +112,19 @@ class Codes:
 
 def steps(codes: Tensor, zero: Tensor, grid: Grid) -> Tensor:
     """(m, n) float32 q - z of codes (m, n) and zero-points (m, groups)."""
-    return codes.float() - grid.spread(zero.float(), codes.shape[1])
+    return _by_group(torch.sub, codes.float(), zero.float(), grid)
+
+
+def _by_group(
+    combine: Callable[[Tensor, Tensor], Tensor], values: Tensor, given: Tensor, grid: Grid
+) -> Tensor:
+    """(m, n) numbers and (m, groups), each with its group's: `spread` is slow, and needed for a short one."""
+    rows, columns = values.shape
+    size = grid.size(columns)
+    if columns % size:
+        return combine(values, grid.spread(given, columns))
+    grouped = values.reshape(rows, columns // size, size)
+    return combine(grouped, given[..., None]).view(rows, columns)
 
 
 def rounded(weight: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> Codes:

@@ -5,6 +5,7 @@ word j // 32. 32 codes fill b words exactly, so these are laid out at a time. co
 GPTQ does along its columns, and for 2, 4 and 8 bits the bytes are those of ONNX's MatMulNBits.
 """
 
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -53,6 +54,10 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     rows, held = packed.shape
     if held != words(columns, bits):
         raise InputError(f"{held} words do not hold {columns} codes of {bits} bits")
+    # torch.jit.trace cannot write down that words are seen as bytes.
+    seen_as_bytes = sys.byteorder == "little" and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if 8 % bits == 0 and seen_as_bytes:
+        return _of_bytes(packed, bits)[:, :columns]
     stream = functional.pad(packed, (0, -held % bits)).reshape(rows, -1, bits)
     codes = torch.empty(rows, stream.shape[1], _WORD, dtype=torch.uint8, device=packed.device)
     mask = (1 << bits) - 1
@@ -63,6 +68,13 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
             value = low | (stream[..., word + 1] << (_WORD - shift))
         codes[..., code] = (value & mask).to(torch.uint8)
     return codes.view(rows, -1)[:, :columns]
+
+
+def _of_bytes(packed: Tensor, bits: int) -> Tensor:
+    """(m, codes) of words whose bytes hold whole codes: the same in a few operations."""
+    held, mask = packed.contiguous().view(torch.uint8), (1 << bits) - 1
+    codes = torch.stack([(held >> shift) & mask for shift in range(0, 8, bits)], -1)
+    return codes.view(len(packed), -1)
 
 
 def _places(bits: int) -> Iterator[tuple[int, int, int]]:

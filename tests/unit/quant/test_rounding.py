@@ -62,6 +62,26 @@ def test_groups_by_hand() -> None:
     assert torch.equal(codes.weight, made)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("columns", "group"), [(24, 8), (20, 8), (7, None), (8, 32), (1, 1)])
+def test_every_weight_is_the_one_that_its_group_gives(
+    columns: int, group: int | None, dtype: torch.dtype
+) -> None:
+    """To the bit, however groups are gone through."""
+    grid, draw = Grid(4, group), torch.Generator().manual_seed(columns)
+    codes = torch.randint(0, 16, (3, columns), generator=draw).to(torch.uint8)
+    scale = torch.rand(3, grid.groups(columns), generator=draw, dtype=dtype)
+    zero = torch.randint(0, 16, scale.shape, generator=draw).to(torch.uint8)
+    size, found = group or columns, Codes(grid, codes, scale, zero)
+    for o in range(3):
+        for i in range(columns):
+            step = float(codes[o, i]) - float(zero[o, i // size])
+            assert float(found.steps[o, i]) == step
+            assert found.weight[o, i] == torch.tensor(step) * scale[o, i // size]
+    assert found.weight.dtype == dtype and found.weight.is_contiguous()
+    assert Codes(grid, codes[:0], scale[:0], zero[:0]).weight.shape == (0, columns)
+
+
 def test_hqq_is_never_above_minmax_in_its_own_norm() -> None:
     made = weight(rows=64, columns=250, seed=2).exp() - 1
     made[:, ::37] *= 6
