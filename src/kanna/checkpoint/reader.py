@@ -201,7 +201,7 @@ class NotFinite:
     def error(self) -> InputError:
         return InputError(
             f"{self.name} holds {self.count} NaN or infinite values of {self.values}",
-            "fetch the model again, or leave that matrix out of the selection",
+            "fetch the model again: its weights are damaged",
         )
 
 

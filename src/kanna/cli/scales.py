@@ -165,6 +165,8 @@ def _write_map(out: Path, force: bool, base: str, one: str, other: str, rows: li
         write_whole({out.expanduser(): text}, replace=force)
     except FileExistsError:
         raise InputError(f"{out} exists already", "choose another --out, or add --force") from None
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}", "choose another --out") from error
 
 
 def _result(base: str, **facts: Any) -> dict[str, Any]:

@@ -176,6 +176,8 @@ def export(base: str | Path, name: str, out: str | Path, force: bool = False) ->
         write_whole({target: save_bytes(dict(one.changes), metadata={_HEADER: note})}, replace=force)
     except FileExistsError as error:
         raise InputError(f"{target} exists already", "choose another name, or add --force") from error
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}", "choose another place") from error
     return target
 
 

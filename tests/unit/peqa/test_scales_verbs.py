@@ -1,12 +1,15 @@
 """The verbs `tune` and `scales` on the command line."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import killing
 import pytest
 
 from kanna.cli.main import main
+from kanna.training import loop
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> str:
@@ -46,6 +49,49 @@ def test_a_set_from_end_to_end(
     assert "fine, law, new, support" in said(capsys, "scales", "verify", base)
 
 
+def test_no_space(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """Wherever files are synced: one message, and nothing half-written."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = killing.hashes(base)
+    monkeypatch.setattr("kanna.checkpoint.whole.os.fsync", full)
+    for words in (
+        ["export", base, "law", "--out", tmp_path / "law.safetensors"],
+        ["diff", base, "law", "base", "--out", tmp_path / "map.html"],
+        ["use", base, "law"],
+    ):
+        error = said(capsys, "scales", *words, code=2)
+        assert "No space left" in error and "Traceback" not in error
+    left = {name: digest for name, digest in killing.hashes(base).items() if not name.endswith(".lock")}
+    assert left == {name: digest for name, digest in kept.items() if not name.endswith(".lock")}
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_divergence_is_said_and_the_last_good_state_kept(
+    base: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    """From the sixth step on nothing is finite any more."""
+    real, done = loop.summed_loss, []
+
+    def breaking(model, examples, *more):
+        found = real(model, examples, *more)
+        if found.requires_grad:
+            done.append(1)
+        return found * float("nan") if len(done) > 6 else found
+
+    monkeypatch.setattr(loop, "summed_loss", breaking)
+    words = ["tune", base, "--data", data, "--name", "new", "--rows", 8, "--granularity", "group"]
+    told = said(capsys, *words, "--steps", 24, "--rate", 0.02)
+    record = json.loads((base / "scales" / "new" / "scales.json").read_text())
+    best = record["scores"]["best_step"]
+    assert 0 < best <= 6 and "stopped early: a loss that is not finite" in told and "lower rate" in told
+    assert "not finite" in record["scores"]["stopped"]
+    losses = dict(map(tuple, record["scores"]["validation"]))
+    assert record["scores"]["held_out_loss_after"] == losses[best] == min(losses.values())
+
+
 def test_bad_input(
     base: Path, data: Path, bases: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +102,7 @@ def test_bad_input(
         (["tune", base, "--data", data], "name"),
         (["tune", bases("llama"), "--data", data, "--name", "new"], "no matrix of whole numbers"),
         (["scales", "use", base, "lww"], "did you mean"),
+        (["scales", "use", base, "lww"], "there are fine, law, support"),
         (["scales", "list", bases("llama")], "no whole numbers"),
         (["scales", "import", base, base / "model.safetensors"], "is no set of scales"),
         (["scales", "rollback", base], "nothing to go back to"),

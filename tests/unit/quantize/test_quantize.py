@@ -1,5 +1,7 @@
 """`kanna.quantize`: what is written, read back as the matrices that were chosen, on every layout of them."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import kanna
+from kanna.cli.main import main
 from kanna.errors import InputError
 from kanna.quant.grid import Grid
 from kanna.quant.rounding import quantised
@@ -138,6 +141,7 @@ def test_bits_of_some_and_others_left(bases: Base, tmp_path: Path) -> None:
         ({"bits_of": "down=9"}, "9 bits"),
         ({"skip": "all"}, "nothing"),
         ({"select": "nothing"}, "nothing"),
+        ({"bits_of": "down=1"}, "1 bits"),
     ],
 )
 def test_what_cannot_be_asked(settings: dict, named: str, bases: Base, tmp_path: Path) -> None:
@@ -145,6 +149,64 @@ def test_what_cannot_be_asked(settings: dict, named: str, bases: Base, tmp_path:
         written(bases("llama"), tmp_path / "out", **settings)
     assert named in f"{error.value.problem} {error.value.remedy}"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--bits", 1], "at least 2"),
+        (["--bits", 9], "at most 8"),
+        (["--bits", 4, "--group", 0], "a number of inputs such as 64"),
+        (["--bits", 4, "--group", "wide"], "found 'wide'"),
+        (["--bits", 4, "--group", 2**20 + 1], "at most 1,048,576"),
+        (["--bits", 4, "--group", "channel", "--method", "hqq"], "hqq does not work with one group a row"),
+    ],
+)
+def test_one_message_and_nothing_written(
+    words: list[object], said: str, bases: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["quantize", str(bases("llama")), *map(str, words), "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("kanna: error:") == 1 and said in error and "Traceback" not in error
+    assert "help:" in error and not list(tmp_path.iterdir())
+
+
+def test_weights_and_models_that_are_refused(
+    bases: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NaN anywhere; what others quantised; an output that is there."""
+    for name in ("broken", "others"):
+        shutil.copytree(bases("llama"), tmp_path / name)
+    file = tmp_path / "broken" / "model.safetensors"
+    tensors = load_file(file)
+    next(value for name, value in tensors.items() if "up_proj" in name)[0, 0] = float("inf")
+    save_file(tensors, file, {"format": "pt"})
+    config = json.loads((tmp_path / "others" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    (tmp_path / "others" / "config.json").write_text(json.dumps(config))
+    for model, out, said in (
+        (tmp_path / "broken", "out", "up_proj.weight holds 1 NaN or infinite values"),
+        (tmp_path / "others", "out", "kanna import takes GPTQ"),
+        (bases("llama"), "others", "exists already"),
+    ):
+        code = main(["quantize", str(model), "--bits", "4", "--out", str(tmp_path / out)])
+        error = capsys.readouterr().err
+        assert code == 2 and said in error and "Traceback" not in error
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "others"]
+
+
+def test_what_two_bits_cost_is_said(bases: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With figures, before anything is done; and a group that is wider than every matrix."""
+    for bits, group, noted in (
+        (2, 8, ["90.3 %", "97.1 %", "99.3 %", "74.9"]),
+        (3, 8, []),
+        (3, 5000, ["5,000"]),
+    ):
+        words = ["--bits", str(bits), "--group", str(group), "--dry-run", "--out", str(tmp_path / "out")]
+        assert main(["quantize", str(bases("llama")), *words]) == 0
+        told = "".join(capsys.readouterr())
+        notes = " ".join(told.split("note:")[1:])
+        assert all(one in " ".join(notes.split()) for one in noted) and bool(noted) == ("note:" in told)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(bases: Base, text: Path, tmp_path: Path, monkeypatch) -> None:

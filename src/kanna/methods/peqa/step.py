@@ -77,6 +77,8 @@ class TuneStep(Step[Plan]):
             "held_out_loss_before": outcome.before,
             "held_out_loss_after": after,
         }
+        if trained.stopped:
+            figures["stopped"] = trained.stopped
         if outcome.forgotten is not None:
             figures["text_loss_before"] = outcome.forgotten.before
             figures["text_loss_after"] = outcome.forgotten.after

@@ -8,6 +8,8 @@ from pydantic.config import JsonDict
 from kanna.configuration import SEEDS, Configuration, Texts, setting
 
 CHANNEL = "channel"
+# More inputs than any matrix has.
+_MOST_GROUP = 2**20
 # Without calibration; decided by the perplexity of SmolLM2, see docs/peqa.md.
 UNCALIBRATED: Literal["minmax", "mse", "hqq"] = "minmax"
 
@@ -20,9 +22,9 @@ _DATA: JsonDict = {"group": "Calibration"}
 def _group(given: Any) -> str:
     """`channel`, or a whole number of at least 1, as text."""
     text = str(given).strip()
-    if text == CHANNEL or (text.isdecimal() and int(text) > 0):
+    if text == CHANNEL or (text.isdecimal() and 0 < int(text) <= _MOST_GROUP):
         return text
-    raise ValueError("a group is a number of inputs such as 64, or channel")
+    raise ValueError(f"a group is a number of inputs such as 64, at most {_MOST_GROUP:,}, or channel")
 
 
 class QuantizeConfig(Configuration):

@@ -21,8 +21,13 @@ from kanna.runs.assemble import form_with
 from kanna.runs.source import Source
 from kanna.runs.step import Plan as AnyPlan
 
-# Below so many bits a weight, rounding alone ruins most models.
+# Below so many bits a weight, rounding alone ruins most models; figures are those of docs/peqa.md.
 _FEW_BITS = 3
+_TWO_BITS = (
+    "2 bits ruin most models unless scales are tuned afterwards (kanna tune): of the answers of the demo "
+    "model 99.3 % were right before, 90.3 % are by minmax, 97.1 % with --calibration; the perplexity of "
+    "SmolLM2-135M rises from 25.5 to 74.9 by minmax at 3 bits already"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +155,10 @@ def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None) -
     for matrix in selected:
         source.tensor_of(matrix)
     if config.bits < _FEW_BITS:
-        notes.append("2 bits ruin most models unless scales are tuned afterwards: see docs/peqa.md")
+        notes.append(_TWO_BITS)
+    widest = max(matrix.in_features for matrix in selected)
+    if config.group_size is not None and config.group_size > widest:
+        notes.append(f"no matrix has {config.group_size:,} inputs: each row is one group, as with channel")
     return Plan(
         config=resolved,
         notes=tuple(notes),

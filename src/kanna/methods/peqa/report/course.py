@@ -16,7 +16,8 @@ def course(record: At) -> list[Block]:
 
 def _how_it_ended(scores: At) -> list[str]:
     best, losses = scores.data.get("best_step"), scores.data["losses"]
-    steps = f"{len(losses):,} steps."
+    stopped = scores.data.get("stopped")
+    steps = f"{len(losses):,} steps; stopped early: {stopped}." if stopped else f"{len(losses):,} steps."
     if not scores.data.get("validation"):
         return [f"{steps} No rows were held out; the last state is kept."]
     if not best:
