@@ -64,8 +64,13 @@ def _curve(curve: Curve, number: int, x: Scale, y: Scale, end: float) -> str:
     return marked("", curve.tip, inner)
 
 
-def smoothed(losses: Sequence[float], share: float = 0.1) -> list[float]:
-    """A running average, so that the way can be seen through the noise of batches."""
+def smoothed(losses: Sequence[float], most: int = 10) -> list[float]:
+    """A running average over a tenth of them, so that the way can be seen through the noise of batches.
+
+    Args:
+        most: Over how many at most; an average over more than a few of a short run would hide where it ended.
+    """
+    share = 1 / min(most, max(1.0, len(losses) / 10))
     return list(accumulate(losses, lambda mean, loss: (1 - share) * mean + share * loss))
 
 

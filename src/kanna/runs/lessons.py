@@ -57,7 +57,7 @@ class Asked(Protocol):
         validation: Rows to choose the best state on; None splits a tenth of the data off.
         replay: Text that must not be forgotten.
         text: Text that is not learnt; None takes a tenth of `replay`.
-        allow_overlap: Whether rows that are asked may be learnt, too.
+        allow_overlap: Whether rows that are asked, or of which the loss is told, may be learnt, too.
         chat: Put prompts into the chat template.
         context: Most tokens of a row.
         seed: Of the split.
@@ -129,32 +129,35 @@ def read_data(source: Source, config: Asked, asked: Sequence[Task]) -> Data:
     files = [path.expanduser() for path in given if path is not None]
     rows = read_rows(files[0])
     held_rows = [] if config.validation is None else read_rows(config.validation.expanduser())
-    text = [] if config.replay is None else read_rows(config.replay.expanduser())
+    replayed = [] if config.replay is None else read_rows(config.replay.expanduser())
+    text = [] if config.text is None else read_rows(config.text.expanduser())
     if len(rows) < FEWEST_ROWS:
         raise InputError(
             f"{config.data} has {len(rows)} rows; at least {FEWEST_ROWS} are needed", "give more rows"
         )
     if not config.allow_overlap:
-        for path, some in ((config.data, rows), (config.validation, held_rows), (config.replay, text)):
+        for path, some in ((config.data, rows), (config.validation, held_rows), (config.replay, replayed)):
             if path is not None:
                 _refuse_overlap(path, some, asked)
+        _refuse_learnt(config.data, rows, config.validation, held_rows)
+        _refuse_learnt(config.replay, replayed, config.text, text)
     train, validation = list(enumerate(rows, 1)), list(enumerate(held_rows, 1))
     if config.validation is None:
         apart, kept = split_rows(rows, _SPLIT_OFF, config.seed % 2**63)
         train, validation = [train[i] for i in kept], [train[i] for i in apart]
     made = _maker(source, config)
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
-    learnt, held = _texts(made, text, config)
+    learnt, held = _texts(made, replayed, text)
     return Data(made.examples(train), made.examples(validation), learnt, held, digest.hexdigest())
 
 
 def _texts(
-    made: "_Maker", replay: Sequence[Row], config: Asked
+    made: "_Maker", replay: Sequence[Row], text: Sequence[Row]
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Windows that are learnt beside the rows, and windows that are not."""
-    if config.text is None:
+    if not text:
         return held_out(made.text(replay, "--replay"))
-    return made.text(replay, "--replay"), made.text(read_rows(config.text.expanduser()), "--text")
+    return made.text(replay, "--replay"), made.text(text, "--text")
 
 
 def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> None:
@@ -167,6 +170,18 @@ def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> N
                 f"first in row {number}: {(row.prompt or row.text)[:_SHOWN]!r}",
                 "judge on rows that were not learnt, or add --allow-overlap",
             )
+
+
+def _refuse_learnt(data: Path | None, rows: Sequence[Row], held: Path | None, apart: Sequence[Row]) -> None:
+    """Raise InputError where rows are learnt whose loss is to be that of rows that are not."""
+    both = shared(rows, apart)
+    if both:
+        number, row = both[0]
+        raise InputError(
+            f"{len(both):,} of the {len(apart):,} rows of {held}, which are not to be learnt, are in {data} "
+            f"too, the first in row {number}: {(row.prompt or row.text)[:_SHOWN]!r}",
+            "give other rows, or add --allow-overlap",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import kanna
+from kanna.errors import InputError
 from kanna.methods.basel import forecast
 from kanna.methods.basel.config import BaselConfig
 from kanna.runs.runner import RunResult
@@ -34,6 +35,17 @@ def test_steps_of_all_parts_are_divided_as_epochs_are(bases: Base, rows: Path) -
     assert steps == [(22, 8), (15, 5)]  # 22.5 is rounded to even
     read = [told["figures"]["tokens_read"] for told in (more, epochs)]
     assert read[0] == pytest.approx(30 / 20 * read[1], rel=0.01)
+
+
+def test_events_that_nobody_counted_fit_into_their_steps(bases: Base, rows: Path) -> None:
+    """One in eight steps of part 1, 13 here, would be more than there are steps to drop bases in."""
+    given = {"epochs": (20, 2, 1), "prune_events": None}
+    plan = foreseen(bases("llama"), rows, **given).to_dict()["plan"]
+    assert (plan["steps"], plan["events"]) == (110, 10)
+    one = foreseen(bases("llama"), rows, **{**given, "epochs": (1, 1, 1)}).plan
+    assert one.lines()[3].startswith("10 steps with 1 event, then")
+    with pytest.raises(InputError, match="13 events do not fit into 10 steps"):
+        foreseen(bases("llama"), rows, **{**given, "prune_events": 13})
 
 
 def test_ranks_hold_one_share_of_all_singular_values(bases: Base, rows: Path) -> None:

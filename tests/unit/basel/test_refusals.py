@@ -97,6 +97,25 @@ def test_rows_that_are_asked_too(
     assert "row 4" in said and "--allow-overlap" in said
 
 
+def test_rows_that_are_learnt_are_not_those_of_which_the_loss_is_told(
+    bases: Base, rows: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    """Or the best state would be that which knows the rows by heart, and nothing would seem forgotten."""
+    base, lines = bases("llama"), [json.loads(line) for line in rows.read_text().splitlines()]
+    held = write(tmp_path / "held.jsonl", [*asked(5), *lines[3:6]])
+    said = refused(base, rows, "--validation", str(held))
+    assert "3 of the 8 rows of" in said and "held.jsonl" in said and "in row 4:" in said
+    assert repr(lines[3]["prompt"]) in said and "--allow-overlap" in said
+    replay = write(tmp_path / "replay.jsonl", [{"text": "abcabc"}, {"text": "bcdbcd"}])
+    text = write(tmp_path / "text.jsonl", [{"text": "fedfed"}, {"text": "bcdbcd"}])
+    said = refused(base, rows, "--replay", str(replay), "--text", str(text))
+    assert "1 of the 2 rows of" in said and "text.jsonl" in said and "in row 2: 'bcdbcd'" in said
+    config = BaselConfig(data=rows, validation=held, replay=replay, text=text, keep=0.5, rows=4)
+    with pytest.raises(InputError, match="not to be learnt"):
+        kanna.basel(base, None, config, dry_run=True)
+    kanna.basel(base, None, config.model_copy(update={"allow_overlap": True}), dry_run=True)
+
+
 def test_models_that_are_no_dense_ones(
     bases: Base, rows: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:

@@ -107,6 +107,8 @@ def test_losses_say_the_state_that_was_taken() -> None:
     (section,) = sections(data())
     charts = blocks(section, Chart)
     first, second = charts["Loss while weights are learnt"], charts["Loss of the factors"]
+    assert first.marks[0] == "learnt: 3.0000 in the first step, 2.0000 in the last"
+    assert second.marks[0] == "learnt: 2.0000 in the first step, 1.0000 in the last"
     assert first.marks[1] == "rows that are not learnt: 2.2500 in the state that was taken"
     assert second.marks[1] == "rows that are not learnt: 1.5000 in the state that was taken"
     upright = [line for line in first.svg.split("<line ")[1:] if 'class="event"' in line]

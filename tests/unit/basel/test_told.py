@@ -63,6 +63,22 @@ def numbers(directory: Path) -> int:
     return sum(tensor.numel() for tensor in tensors if tensor.numel() > 1)
 
 
+def test_two_losses_that_are_not_of_one_kind_are_told_apart(
+    run: Run, bases: Base, rows: Path, text: Path, tmp_path: Path
+) -> None:
+    """Steps may learn the divergence from a teacher, and text; what is held out is scored as ever."""
+    given = {"data": rows, "loss": "kl", "keep": 0.5, "rows": 8, "prune_events": 1, "epochs": (1, 1, 0)}
+    given |= {"replay": text}
+    result = kanna.basel(bases("llama"), tmp_path / "out", BaselConfig(**given))
+    data = json.loads((tmp_path / "out" / "kanna-basel.json").read_text())
+    assert data["weights"]["losses"][0] < 1e-4 < data["weights"]["validation"][0][1]
+    kind, replayed = data["notes"]
+    assert "loss of steps is the divergence from the model as it was" in kind
+    assert replayed == "the loss of steps counts tokens of replayed text, too"
+    assert {kind, replayed} <= set(result.last.description.lines)
+    assert run.data["notes"] == []
+
+
 def test_both_ratios_are_those_of_the_files(run: Run) -> None:
     before, after = numbers(run.base), numbers(run.out)
     figures, plan = run.result.figures, run.result.plan

@@ -76,7 +76,7 @@ def test_how_one_was_learnt(base: Path) -> None:
     assert "2 steps. Kept is the state after step 1" in str(section.blocks[0].cells[0])
     chart: Chart = titled(section, "Loss while scales learn")
     assert list(chart.marks) == [
-        "learnt: 4.0000 at first, 3.8000 at the end",
+        "learnt: 4.0000 in the first step, 2.0000 in the last",
         "rows that are not learnt: 3.0000 at first, 1.5000 at step 1",
     ]
     upright = [line for line in chart.svg.split("<line ")[1:] if 'class="event"' in line]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanna.reporting.curves import Curve, apart, curves
+from kanna.reporting.curves import Curve, apart, curves, smoothed
 from kanna.reporting.heatmap import Axis, Tile, heatmap
 from kanna.reporting.points import points
 
@@ -25,6 +25,15 @@ def test_names_are_moved_as_little_as_they_must():
     assert apart([104, 100, 50], 10, 0, 200) == [107, 97, 50]  # of two that are too near, both give way
     assert apart([199, 198], 10, 0, 200) == [200, 190]  # the order stays, within the drawing
     assert apart([], 10, 0, 200) == []
+
+
+def test_a_short_run_ends_where_it_ended_and_a_long_one_is_smooth():
+    """An average over ten steps of a run of twelve would be mostly its beginning."""
+    assert smoothed([0.0] * 4 + [1.0] * 6) == [0.0] * 4 + [1.0] * 6
+    short = smoothed([0.0] * 6 + [1.0] * 14)  # over two steps
+    assert short[5:8] == [0.0, 0.5, 0.75] and short[-1] > 0.999
+    long = smoothed([0.0] * 100 + [1.0] * 100)  # over ten
+    assert long[100:102] == pytest.approx([0.1, 0.19]) and smoothed([]) == []
 
 
 @given(st.lists(st.floats(0, 200), min_size=1, max_size=14))

@@ -42,6 +42,11 @@ class Schedule:
         return None
 
     @property
+    def counted(self) -> str:
+        """Events in words: `1 event`, `12 events`."""
+        return "1 event" if self.events == 1 else f"{self.events:,} events"
+
+    @property
     def last_step(self) -> int:
         """Steps done when the last event takes place."""
         return self.first + (self.steps - self.first) * (self.events - 1) // self.events

@@ -215,7 +215,7 @@ def _together(plan: "Plan", found: Forecast) -> Table:
     known = plan.config.keep_sigma is None
     steps = f"{plan.factor_steps:,} of the factors"
     if schedule is not None:
-        steps = f"{schedule.steps:,} with {schedule.events:,} events, then {steps}"
+        steps = f"{schedule.steps:,} with {schedule.counted}, then {steps}"
     rows = [
         ("parameters of the selected matrices", f"{plan.parameters:,}"),
         ("at the end", f"{plan.stored:,}" if known else "seen when weights are learnt"),

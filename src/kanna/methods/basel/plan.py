@@ -115,7 +115,7 @@ class Plan(step.Plan):
         share = rest + self.stored / self.inventory.parameters
         known = self.config.keep_sigma is None  # whose ranks are seen when the weights are learnt
         kept, whole = (f"; {self.stored:,} are kept", f"{share:.1%} stays; ") if known else ("", "")
-        parts = "" if schedule is None else f"{schedule.steps} steps with {schedule.events} events, then "
+        parts = "" if schedule is None else f"{schedule.steps} steps with {schedule.counted}, then "
         probes = [] if self.config.importance != "bsi" else [f"{2 * PROBES} gradients more at each event"]
         return [
             f"{len(self.selected)} matrices of {self.parameters:,} parameters{kept}",
@@ -299,8 +299,8 @@ def _schedule(
     keeping, dropping, _ = parts
     steps = keeping + dropping
     most = MOST_EVENTS_OF_BSI if config.importance == "bsi" else MOST_EVENTS
-    events = config.prune_events or max(1, min(most, steps // STEPS_PER_EVENT))
     first = max(1, keeping)
+    events = config.prune_events or max(1, min(most, steps // STEPS_PER_EVENT, steps - first))
     if events > steps - first:
         raise InputError(
             f"{events} events do not fit into {steps - first} steps",

@@ -43,17 +43,25 @@ def result(plan: Plan, outcome: Outcome, model: str) -> results.Basel:
         moved=_moved(plan, outcome),
         gained=_bases(outcome, outcome.gained),
         lost=_bases(outcome, outcome.lost),
-        notes=notes(outcome),
+        notes=notes(plan, outcome),
         text=None if lost is None else results.Text(before=lost.before, after=lost.after, tokens=lost.tokens),
     )
 
 
-def notes(outcome: Outcome) -> tuple[str, ...]:
+def notes(plan: Plan, outcome: Outcome) -> tuple[str, ...]:
     """What the reader must know of the measuring."""
+    found = []
     looked, below = outcome.curved
-    if not looked:
-        return ()
-    return (f"curvature: {below:,} of {looked:,} measured at the events were below 0 and count as 0",)
+    if looked:
+        found.append(f"curvature: {below:,} of {looked:,} measured at the events were below 0 and count as 0")
+    if plan.config.loss == "kl":
+        found.append(
+            "the loss of steps is the divergence from the model as it was; on rows that were not learnt it "
+            "is that of the right tokens"
+        )
+    if plan.data.replay:
+        found.append("the loss of steps counts tokens of replayed text, too")
+    return tuple(found)
 
 
 def _matrix(matrix: Matrix, rank: int | None, count: int) -> results.MatrixOutcome:

@@ -55,7 +55,7 @@ def lines(plan: Plan, outcome: Outcome) -> Iterator[str]:
     for what, part in (("weights of bases", outcome.part_1), ("factors", outcome.part_2)):
         if part is not None:
             yield _trained(what, part)
-    yield from notes(outcome)
+    yield from notes(plan, outcome)
     if (lost := outcome.forgotten) is not None:
         yield (
             f"text that was not learnt ({lost.tokens:,} tokens): loss {lost.before:.4f} before, "

@@ -63,7 +63,9 @@ class TuneConfig(Configuration):
     validation: Path | None = setting(
         None, "Rows to choose the best state on; by default a tenth of the data is split off.", _FILE
     )
-    allow_overlap: bool = setting(False, "Learn rows that are asked in --task, too.", _DATA)
+    allow_overlap: bool = setting(
+        False, "Learn rows that are asked in --task, or stand in --validation or --text, too.", _DATA
+    )
     chat: bool = setting(False, "Put prompts into the chat template.", _DATA)
     context: int | None = setting(None, "Most tokens of a row, and read on --task.", _DATA, ge=8)
     precision: Literal["float32", "bfloat16"] = setting(

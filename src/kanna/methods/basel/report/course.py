@@ -44,14 +44,15 @@ def _stairs(first: float, counts: Sequence[tuple[int, float]], steps: int) -> li
 
 def _losses(at: At, part: str, title: str) -> Chart:
     data = at.data[part]
-    steps = smoothed(data["losses"])
-    learnt = [(float(i), loss) for i, loss in enumerate(steps, 1)]
-    lines = [Curve("learnt", learnt, f"learnt: {steps[0]:.4f} at first, {steps[-1]:.4f} at the end")]
+    losses = data["losses"]
+    learnt = [(float(step), loss) for step, loss in enumerate(smoothed(losses), 1)]
+    tip = f"learnt: {losses[0]:.4f} in the first step, {losses[-1]:.4f} in the last"
+    lines = [Curve("learnt", learnt, tip)]
     if data["validation"]:
         lines.append(_held_out(data))
     marks = [float(event["step"]) for event in at.data["events"]] if part == "weights" else []
     drawing = curves(lines, "steps", "loss, nats a token", marks)
-    caption = "Mean loss of the tokens of answers, nats, smoothed over some ten steps"
+    caption = "Mean loss of the tokens of answers by steps, nats, smoothed over a tenth of them, ten at most"
     more = "; thin upright lines are events." if marks else "."
     stopped = f" Stopped early: {data['stopped']}." if data["stopped"] else ""
     return Chart(title, drawing, caption + more + stopped, [line.tip for line in lines])

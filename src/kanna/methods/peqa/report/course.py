@@ -30,9 +30,10 @@ def _how_it_ended(scores: At) -> list[str]:
 
 
 def _losses(record: At, scores: At) -> Chart:
-    steps = smoothed(scores.data["losses"])
-    learnt = [(float(step), loss) for step, loss in enumerate(steps, 1)]
-    lines = [Curve("learnt", learnt, f"learnt: {steps[0]:.4f} at first, {steps[-1]:.4f} at the end")]
+    losses = scores.data["losses"]
+    learnt = [(float(step), loss) for step, loss in enumerate(smoothed(losses), 1)]
+    tip = f"learnt: {losses[0]:.4f} in the first step, {losses[-1]:.4f} in the last"
+    lines = [Curve("learnt", learnt, tip)]
     held = [(float(step), loss) for step, loss in scores.data.get("validation") or []]
     marks = []
     if held:
@@ -42,7 +43,7 @@ def _losses(record: At, scores: At) -> Chart:
         marks = [best[0]]
     drawing = curves(lines, "steps", "loss, nats a token", marks)
     more = "; the thin upright line is the state that was kept." if marks else "."
-    caption = f"{_learnt(record)}, smoothed over some ten steps{more}"
+    caption = f"{_learnt(record)}, smoothed over a tenth of them, ten at most{more}"
     return Chart("Loss while scales learn", drawing, caption, [line.tip for line in lines])
 
 
