@@ -108,7 +108,6 @@ class _Held:
         return cls(sources, numbers, _marks(sources), copy)
 
     def still(self, sources: Sources) -> bool:
-        # Of the same tensors, which tell how often they were written to.
         return all(map(is_, sources, self.sources)) and _marks(sources) == self.marks
 
 

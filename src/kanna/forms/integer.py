@@ -75,7 +75,8 @@ class IntLinear(FormModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., n) -> (..., m)."""
-        rows, change = self.row_changes, self.scale_change
+        # Looked up where they lie: a decoded token has time for little else.
+        rows, change = self._buffers["row_changes"], self._parameters[CHANGE]
         if rows is not None:
             return self._mixed(x, rows)
         if change is not None and change.requires_grad and torch.is_grad_enabled():
