@@ -103,6 +103,71 @@ def test_behind_an_event_a_run_is_one_that_never_had_more_bases(roots: bool) -> 
             torch.testing.assert_close(adam.tensors()[f"{name}:{kind}"], plain.state[parameter][kind])
 
 
+def slopes(made: dict[str, Bases], step: int) -> dict[str, list[float]]:
+    """sigma_i dL/dsigma_i of a step's own batch, each matrix written out as the sum that it is."""
+    hidden, target = drawn(7, 12, seed=100 + step), drawn(7, 10, seed=200 + step)
+    sigmas = {name: layer.sigma.detach().requires_grad_() for name, layer in made.items()}
+    weights = {}
+    for name, layer in made.items():
+        weights[name] = layer.new_left.detach() @ layer.new_right.detach()
+        for u, row, sigma in zip(layer.left.T, layer.right, sigmas[name], strict=True):
+            weights[name] = weights[name] + sigma * torch.outer(u, row / row.norm())
+    out = (hidden @ weights["first"].T).tanh() @ weights["second"].T
+    found = torch.autograd.grad((out - target).square().mean(), list(sigmas.values()))
+    pairs = zip(sigmas.items(), found, strict=True)
+    return {name: (sigma.detach() * slope).tolist() for (name, sigma), slope in pairs}
+
+
+def left_over(worth: dict[str, dict[int, float]], last: bool, wanted: float) -> dict[str, list[int]]:
+    """Places that stay when the least worth per parameter goes first, until the count is nearest."""
+    of = {"first": (16, 12), "second": (10, 16)}
+    best = {name: max(values, key=values.__getitem__) for name, values in worth.items()}
+    order = sorted(
+        (value / sum(of[name]), name, place)
+        for name, values in worth.items()
+        for place, value in values.items()
+        if place != best[name]
+    )
+    states = []
+    for gone in range(len(order) + 1):
+        dropped = {(name, place) for _, name, place in order[:gone]}
+        stays = {name: [place for place in worth[name] if (name, place) not in dropped] for name in worth}
+        counts = {name: (len(stays[name]) + EXTRA) * sum(of[name]) for name in worth}
+        if last:  # as it is stored: dense where that is smaller
+            counts = {name: min(count, of[name][0] * of[name][1]) for name, count in counts.items()}
+        states.append((abs(sum(counts.values()) - wanted), gone, stays))
+    return min(states)[2]
+
+
+@pytest.mark.parametrize("kind", ["fisher", "taylor"])
+def test_events_drop_what_was_worth_least_since_the_last_one(kind: str) -> None:
+    """Half the mean square of sigma g, or the size of its mean, over the steps between; by hand."""
+    made, total, share = layers(roots=False), 650, 200
+    adam = Optimiser([Group(parameters(made), 0.1)])
+    found = events(made, Schedule(3, 9, 2, total, share), kind)
+    seen: list[dict[str, list[float]]] = []
+    places = {name: list(range(len(layer.left[0]))) for name, layer in made.items()}
+    for step in range(6):
+        learn(made, step)
+        seen.append(slopes(made, step))
+        found.gradients(step)
+        adam.step(1.0, None)
+        found.after(step, adam)
+        if step in (2, 5):
+            series = {name: list(zip(*(one[name] for one in seen[-3:]), strict=True)) for name in made}
+            worth = {
+                name: {
+                    place: sum(t * t for t in ts) / 6 if kind == "fisher" else abs(sum(ts) / 3)
+                    for place, ts in zip(places[name], series[name], strict=True)
+                }
+                for name in made
+            }
+            wanted = (total * share) ** 0.5 if step == 2 else float(share)
+            places = left_over(worth, step == 5, wanted)
+            assert {name: kept.tolist() for name, kept in found.kept.items()} == places
+    assert 4 <= sum(map(len, places.values())) < 8
+
+
 @pytest.mark.parametrize("kind", ["fisher", "taylor", "sigma", "bsi", "keep_sigma"])
 def test_what_was_dropped_never_returns(kind: str) -> None:
     made = layers(roots=False)
