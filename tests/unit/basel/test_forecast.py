@@ -127,6 +127,24 @@ def test_time_is_the_steps_times_one_that_was_tried(
     assert result.figures["estimated_seconds"] == pytest.approx(2.0 * (20 + looks))
 
 
+def test_text_that_is_replayed_is_read_and_takes_its_time(
+    bases: Base, rows: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows are longer than rows: without them a step seems a fraction of what it is."""
+    took: list[int] = []
+    monkeypatch.setattr(forecast, "_tried", lambda _, some: took.append(sum(map(len, some))) or 2.0)
+    result = foreseen(bases("llama"), rows, replay=text, steps=7)
+    data, read = result.plan.data, []
+    for step in range(7):
+        task, replayed = result.plan.batches.at(step)
+        assert len(task) in (5, 6) and len(replayed) == 2
+        read.append(sum(len(data.train.all[i]) for i in task) + sum(len(data.replay[i]) for i in replayed))
+    assert result.figures["tokens_read"] == pytest.approx(sum(read), rel=0.1)
+    assert took == read[:1]
+    looks = 16 * sum(map(len, data.validation.all)) / read[0] / 3
+    assert result.figures["estimated_seconds"] == pytest.approx(2.0 * (7 + looks))
+
+
 def test_where_a_step_is_too_long_the_speed_of_a_product_is_taken(
     bases: Base, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,9 +79,12 @@ def tables(plan: "Plan", found: Forecast) -> list[Table]:
 
 
 def tokens_read(plan: "Plan") -> int:
-    """Tokens of rows in all steps of both parts."""
+    """Tokens of rows, and of text that is replayed, in all steps of both parts."""
     steps = plan.factor_steps + (0 if plan.schedule is None else plan.schedule.steps)
-    return round(steps / plan.batches.task.per_epoch * plan.data.train.tokens)
+    a_step = plan.data.train.tokens / plan.batches.task.per_epoch
+    if plan.batches.replay is not None:
+        a_step += sum(map(len, plan.data.replay)) / plan.batches.replay.per_epoch
+    return round(steps * a_step)
 
 
 def _ranks(plan: "Plan") -> dict[str, int | None]:
@@ -126,7 +129,8 @@ def _stored(of: Size, rank: int | None) -> int:
 
 def _step_seconds(plan: "Plan") -> tuple[float, str]:
     """Of both parts, and what that was estimated from."""
-    batch = [plan.data.train.all[i] for i in plan.batches.at(0)[0]]
+    rows, replayed = plan.batches.at(0)
+    batch = [*(plan.data.train.all[i] for i in rows), *(plan.data.replay[i] for i in replayed)]
     tokens = sum(map(len, batch))
     work = 6 * plan.inventory.parameters  # products a token
     some = _some(batch, _MOST_FOR_A_STEP / work)
