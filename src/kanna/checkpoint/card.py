@@ -31,21 +31,29 @@ class Card:
 
     Args:
         title: Name of the output.
-        base_model: Hub id or directory's base name of the source.
+        base_model: Hub id or directory's base name of the source, or of several.
         summary: One or two sentences: what was done.
         tables: Figures.
         tags: Added to the tags that every output has.
         needs_kanna: Whether the layers are in forms that only kanna reads.
+        relation: What the output is to its bases, where it is not a compressed one.
+        licence: Front matter in the place of what the source's card says of its licence; None keeps that.
         source: Directory of the source, from whose card licence and language are copied.
     """
 
     title: str
-    base_model: str
+    base_model: str | Sequence[str]
     summary: str
     tables: Sequence[Table] = ()
     tags: Sequence[str] = ()
     needs_kanna: bool = True
+    relation: str | None = None
+    licence: Mapping[str, str] | None = None
     source: Path | None = field(default=None, compare=False)
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        return (self.base_model,) if isinstance(self.base_model, str) else tuple(self.base_model)
 
 
 def render(card: Card) -> str:
@@ -90,5 +98,11 @@ def front_matter(directory: Path) -> dict[str, Any]:
 def _front_matter(card: Card) -> dict[str, Any]:
     matter: Mapping[str, Any] = {} if card.source is None else front_matter(card.source)
     copied = {key: matter[key] for key in _COPIED if key in matter}
-    tags = list(dict.fromkeys(["kanna", "compression", *card.tags]))
-    return {"base_model": card.base_model, **copied, "library_name": "kanna", "tags": tags}
+    if card.licence is not None:
+        copied = {**card.licence, **{key: copied[key] for key in copied if not key.startswith("license")}}
+    if card.relation is None:
+        tags = list(dict.fromkeys(["kanna", "compression", *card.tags]))
+        return {"base_model": card.base_model, **copied, "library_name": "kanna", "tags": tags}
+    related = {"base_model": list(card.bases), "base_model_relation": card.relation}
+    tags = list(dict.fromkeys(["kanna", *card.tags]))
+    return {**related, **copied, "library_name": "transformers", "tags": tags}

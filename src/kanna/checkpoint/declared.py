@@ -10,13 +10,15 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from kanna.checkpoint.lineage import FORMAT_VERSION, check_format_version
+from kanna.checked import check_version
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, TORCH_DTYPES, Stored
 from kanna.errors import InputError
 from kanna.forms import Dense, Form, from_json, install
 from kanna.models.names import FileNames, aliases, tensor_name
 
 METHOD = "kanna"
+# Of quantization_config alone; kanna.json has a version of its own.
+FORMAT_VERSION = 1
 _KEYS = {"quant_method", "format_version", "forms"}
 _WRITE_AGAIN = "fetch the checkpoint again, or write it again with kanna"
 
@@ -71,7 +73,8 @@ def forms_of(config: Mapping[str, Any]) -> dict[str, Form]:
 
 def parse_forms(declared: Mapping[str, Any]) -> dict[str, Form]:
     """Module path -> form, from the `quantization_config` object itself."""
-    check_format_version(declared.get("format_version"), "quantization_config of config.json")
+    where = "quantization_config of config.json"
+    check_version(declared.get("format_version"), where, FORMAT_VERSION, _WRITE_AGAIN)
     if unknown := sorted(set(declared) - _KEYS):
         raise InputError(f"quantization_config of config.json has unknown keys {unknown}", "upgrade kanna")
     forms = declared.get("forms")

@@ -22,7 +22,8 @@ from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
 
 FILE = "kanna.json"
-FORMAT_VERSION = 1
+# 2: a step may have `inputs`. Files of the first version have none, and are read as they are.
+FORMAT_VERSION = 2
 _WRITE_AGAIN = "write the checkpoint again"
 # The model card is for people to edit, the recipe names paths of whoever ran it; the lineage cannot hold
 # its own digest.
@@ -47,6 +48,13 @@ class Base(_Record):
     hash: str
 
 
+class Input(_Record):
+    """A model that a step read beside others, or in place of the one before: its name and `base_hash`."""
+
+    name: str
+    hash: str
+
+
 class Step(_Record):
     """One method that was applied.
 
@@ -58,6 +66,7 @@ class Step(_Record):
         threads: The number of threads, on which the last bits may depend.
         data_hash: sha256 of the calibration or training data.
         scores: What was measured.
+        inputs: Of a step that reads several models: all of them, in the order of its configuration.
     """
 
     method: str
@@ -67,6 +76,7 @@ class Step(_Record):
     threads: int | None = None
     data_hash: str | None = None
     scores: dict[str, Any] = Field(default_factory=dict)
+    inputs: tuple[Input, ...] = ()
 
 
 class Lineage(_Record):
@@ -93,28 +103,42 @@ def read(directory: Path) -> Lineage | None:
     if not path.exists():
         return None
     data = read_json(path)
-    check_format_version(data.get("format_version"), path)
+    check_version(data.get("format_version"), path, FORMAT_VERSION, _WRITE_AGAIN)
     return validated(Lineage, data, f"{path} is damaged", _WRITE_AGAIN)
 
 
-def check_format_version(given: object, where: str | Path) -> None:
-    """Raise InputError for a format of a checkpoint that this version of kanna cannot read."""
-    check_version(given, where, FORMAT_VERSION, _WRITE_AGAIN)
+def write(
+    directory: Path, base: Base, steps: tuple[Step, ...], known: Mapping[str, str] | None = None
+) -> Lineage:
+    """Write kanna.json with the digests of all other files of the directory; call it last.
 
-
-def write(directory: Path, base: Base, steps: tuple[Step, ...]) -> Lineage:
-    """Write kanna.json with the digests of all other files of the directory; call it last."""
-    lineage = Lineage(base=base, steps=steps, files=file_digests(directory))
+    Args:
+        known: sha256 of files, by relative path, that was taken while they were written.
+    """
+    lineage = Lineage(base=base, steps=steps, files=file_digests(directory, known))
     write_json(directory / FILE, lineage.model_dump(mode="json"))
     return lineage
 
 
-def file_digests(directory: Path) -> dict[str, str]:
-    """Relative path -> sha256 of every file, kanna.json, recipe.yaml and README.md left out."""
+def file_digests(directory: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Relative path -> sha256 of every file, kanna.json, recipe.yaml and README.md left out.
+
+    Args:
+        known: Of files that need not be read again.
+    """
+    known = known or {}
+    return {name: known.get(name) or file_digest(path) for name, path in file_names(directory).items()}
+
+
+def file_names(directory: Path) -> dict[str, Path]:
+    """Relative path -> path of every file that a lineage holds a digest of."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = {path.relative_to(directory).as_posix(): path for path in files}
-    recorded = (name for name in names if name not in _NOT_RECORDED and not name.startswith(_SCALES))
-    return {name: file_digest(names[name]) for name in recorded}
+    return {
+        name: path
+        for name, path in names.items()
+        if name not in _NOT_RECORDED and not name.startswith(_SCALES)
+    }
 
 
 def file_digest(path: Path) -> str:
@@ -199,15 +223,24 @@ def scan(checkpoint: Checkpoint, finite: bool, digests: bool = True) -> Scan:
     """
     read = [_read_file(checkpoint, file, finite, digests) for file in checkpoint.files]
     data = {name: digest for file in read for name, digest in file.tensors.items()}
+    files = {file.name: file.digest for file in read if file.digest is not None}
+    bad = next((file.bad for file in read if file.bad is not None), None)
+    return Scan(hash_of(checkpoint, data), files, bad)
+
+
+def hash_of(checkpoint: Checkpoint, digests: Mapping[str, str]) -> str:
+    """`base_hash` of a model whose tensors somebody has read.
+
+    Args:
+        digests: sha256 of each tensor's data, by name.
+    """
     facts = [
-        [name, stored.dtype, list(stored.shape), data[name]]
+        [name, stored.dtype, list(stored.shape), digests[name]]
         for name, stored in sorted(checkpoint.tensors.items())
     ]
     config = {key: value for key, value in checkpoint.config.items() if key not in _NOT_THE_MODEL}
     canonical = json.dumps([plain_floats(config), facts], sort_keys=True, separators=(",", ":"))
-    files = {file.name: file.digest for file in read if file.digest is not None}
-    bad = next((file.bad for file in read if file.bad is not None), None)
-    return Scan(hashlib.sha256(canonical.encode()).hexdigest(), files, bad)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,20 @@ class Checkpoint:
         data, shape, dtype = self.raw(name), self.shape(name), self.dtype(name)
         return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
+    def part(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Values `start` to `stop` of a tensor laid flat, read from disk now; the caller owns them.
+
+        Raises:
+            InputError: The file became shorter since its header was read.
+        """
+        stored, dtype = self._stored(name), self.dtype(name)
+        data = bytearray((stop - start) * dtype.itemsize)
+        with stored.file.open("rb") as file:
+            file.seek(stored.offset + start * dtype.itemsize)
+            if file.readinto(data) != len(data):
+                raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
+        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
     def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of each of `names`, or of all in order; one tensor in memory at a time."""
         for name in self.tensors if names is None else names:

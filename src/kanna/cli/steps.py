@@ -13,7 +13,7 @@ from kanna.errors import InputError
 from kanna.runs.method import Method, load
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model, Out
-from kanna.terminal.lazy import command
+from kanna.terminal.lazy import command, command_at
 from kanna.terminal.session import Session, verb
 from kanna.terminal.steps import carried_out
 
@@ -77,9 +77,10 @@ def _check_required(method: Method, config: BaseModel) -> None:
 
 def real(method: Method) -> Any:
     """The command of a method: its step, or the group of its step and its further verbs."""
+    if method.command:
+        return command_at(method.words[0], method.command)
     if not method.commands:
-        function = load(method.command) if method.command else step_verb(method)
-        return command(method.words[0], function)
+        return command(method.words[0], step_verb(method))
     group: typer.Typer = load(method.commands)
     combined = typer.Typer(name=method.words[0], help=method.group, no_args_is_help=True)
     combined.command(method.words[-1])(step_verb(method))

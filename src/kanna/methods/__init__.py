@@ -19,11 +19,12 @@ TABLE: dict[str, str] = {
     "quantize": "kanna.methods.quantize:METHOD",
     "tune": "kanna.methods.peqa:METHOD",
     "export": "kanna.methods.export:METHOD",
+    "merge": "kanna.methods.merge:METHOD",
 }
 
 
 def method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name; not each is a step.
 
     Raises:
         InputError: There is none; says which there are.

@@ -36,6 +36,10 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def recipe_of(data: object, where: str) -> Recipe:
     """The recipe that a mapping says; see `read_recipe`."""
+    if isinstance(data, Mapping) and "merge_method" in data:
+        raise InputError(
+            f"{where} is a recipe of a merge, in mergekit's YAML", "kanna merge run FILE --out DIR"
+        )
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -118,6 +122,9 @@ def _call(step: Mapping[str, Any], where: str) -> Call:
         raise InputError(f"{where} must name one method, found {sorted(step)}", "make each a step of its own")
     [(name, settings)] = step.items()
     chosen = method(name)
+    if not chosen.step:
+        remedy = f"kanna {' '.join(chosen.words)} --help says how; then begin a recipe with what that wrote"
+        raise InputError(f"{where}: {name} takes several models, and is no step of a chain", remedy)
     if settings is not None and not isinstance(settings, Mapping):
         raise InputError(f"{where}: {name} must hold settings, found {settings!r}", f"write {name}: {{...}}")
     known = chosen.load_config().model_fields

@@ -45,6 +45,8 @@ def json_schema() -> dict[str, Any]:
     definitions = schema.setdefault("$defs", {})
     choices = []
     for name, method in methods().items():
+        if not method.step:
+            continue
         settings = method.load_config().model_json_schema()
         definitions |= settings.pop("$defs", {})
         if method.required:

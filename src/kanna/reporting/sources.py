@@ -22,6 +22,8 @@ from kanna.tasks.records import Evaluation
 from kanna.tasks.verdict.comparison import Comparison
 
 _SCHEMA = 1
+# Of kanna.json, which has a version of its own.
+_LINEAGE_FORMAT = 2
 _LINEAGE = "kanna.json"
 _AGAIN = "write it again with kanna"
 _REMEDY = "give a folder that a verb of kanna wrote results to with --out, or a model of kanna"
@@ -143,7 +145,7 @@ def _results(paths: Sequence[Path], views: Sequence[View], examples: bool) -> li
 
 def _model(directory: Path, views: Sequence[View], examples: bool) -> Source:
     lineage = _read(directory / _LINEAGE)
-    _check(directory / _LINEAGE, lineage, "format_version")
+    _check(directory / _LINEAGE, lineage, "format_version", _LINEAGE_FORMAT)
     run = directory.with_name(f"{directory.name}.run.json")
     data = {"lineage": lineage, "run": _read(run) if run.is_file() else None}
     validated(Model, data, directory / _LINEAGE, _AGAIN)
@@ -176,12 +178,12 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error}", "write it again, or leave it out") from error
 
 
-def _check(path: Path, data: Any, key: str) -> None:
+def _check(path: Path, data: Any, key: str, newest: int = _SCHEMA) -> None:
     version = data.get(key) if isinstance(data, dict) else None
     if not isinstance(version, int):
         raise InputError(f"{path} has no {key}", _AGAIN)
-    if version > _SCHEMA:
-        raise InputError(f"{path} has {key} {version}, this kanna knows {_SCHEMA}", "upgrade kanna")
+    if version > newest:
+        raise InputError(f"{path} has {key} {version}, this kanna knows {newest}", "upgrade kanna")
 
 
 def _lean(data: Mapping[str, Any], examples: bool) -> dict[str, Any]:

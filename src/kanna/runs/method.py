@@ -19,13 +19,15 @@ class Method:
     Args:
         name: Of its step in recipes, in the lineage and in results.
         summary: One sentence, for lists of verbs.
-        config: "module:class" of a pydantic model that imports neither torch nor transformers; its fields
-            become flags, keys of recipes and Python arguments alike.
-        step: "module:object" of its `runs.step.Step`.
+        config: Of a method with a step, "module:class" of a pydantic model that imports neither torch nor
+            transformers; its fields become flags, keys of recipes and Python arguments alike.
+        step: "module:object" of its `runs.step.Step`; empty for a method that takes several models and so has
+            verbs alone.
         verb: Words of the command that runs the step; empty for the name alone.
         example: A command line, shown in the help.
         group: One sentence on all verbs of the method, where it has several.
-        command: "module:function" of the verb, where it does more than run the step.
+        command: "module:function" of the verb, where it does more than run the step; or "module:app" of all
+            verbs of a method without a step.
         commands: "module:app" of a typer app with further verbs; they come under the first word of `verb`.
         views: "module:VIEWS" of what a report can show of its results.
         calibration: Whether the step can read calibration text.
@@ -38,8 +40,8 @@ class Method:
 
     name: str
     summary: str
-    config: str
-    step: str
+    config: str = ""
+    step: str = ""
     verb: tuple[str, ...] = ()
     example: str = ""
     group: str = ""

@@ -133,7 +133,7 @@ def test_the_card_may_be_edited(llama: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"format_version": 2}, "format_version 2"),
+        ({"format_version": 3}, "format_version 3"),
         ({"format_version": "1"}, "no sound format_version"),
         ({"base": {"name": "x"}}, "base.hash"),
         ({"surprise": 1}, "surprise"),
@@ -145,7 +145,7 @@ def test_bad_lineage(llama: Path, changes: dict, text: str) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputError, match=text) as error:
         lineage.read(llama)
-    if text == "format_version 2":
+    if text == "format_version 3":
         assert error.value.remedy == "upgrade kanna"
 
 

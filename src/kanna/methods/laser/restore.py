@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kanna.checked import read_json, tagged_floats
+from kanna.checked import check_version, read_json, tagged_floats
 from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint, read_headers, weight_files
@@ -16,6 +16,9 @@ from kanna.methods.laser.step import MANIFEST, ORIGINALS
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.unfinished import sole_writer
+
+# The newest format of the files that steps of `laser` leave beside a model.
+_FORMAT = 1
 
 
 def restore(
@@ -90,7 +93,7 @@ def read_recorded(path: Path, missing: str, remedy: str, version: str) -> dict[s
     if not path.is_file():
         raise InputError(missing, remedy)
     data = read_json(path)
-    lineage.check_format_version(data.get(version), path)
+    check_version(data.get(version), path, _FORMAT, "write the checkpoint again")
     return data
 
 

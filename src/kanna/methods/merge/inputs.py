@@ -1,0 +1,215 @@
+"""The models of a recipe, opened by their headers; whatever does not fit together is refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.checked import read_json
+from kanna.checkpoint import lineage
+from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits, refuse_quantized
+from kanna.errors import InputError
+from kanna.methods.merge.recipe import Recipe
+
+_YET = "merging them is not supported yet"
+# Keys of a configuration that say nothing of the weights.
+_IGNORED = {
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "architectures",
+    "auto_map",
+}
+# Parts of keys that say what weights mean; others, such as positions and token ids, may differ.
+_MEANING = re.compile(
+    r"head|rope|rotary|activation|hidden_act|eps|sliding|window|layer_types|expert|norm|softcap|scal|residual"
+    r"|hidden_size|intermediate|n_embd|n_inner|num_hidden_layers|n_layer|position_embedding|attention_bias"
+)
+_AGREE = "merge models that agree in it"
+_VOCABULARY = "vocab_size"
+_TIED = "tie_word_embeddings"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Models that fit together.
+
+    Args:
+        models: In the order of the recipe.
+        first: Index of the one that configuration, tokenizer and side files come from.
+        warnings: Where they differ in what does not matter to the weights.
+    """
+
+    models: tuple[Checkpoint, ...]
+    first: int
+    warnings: tuple[str, ...]
+
+    @property
+    def lead(self) -> Checkpoint:
+        return self.models[self.first]
+
+
+def opened(recipe: Recipe) -> Inputs:
+    """Open all models of a recipe. Reads headers, configurations and tokenizers.
+
+    Raises:
+        InputError: One cannot be read, is quantised, or does not fit the others; model and tensor are named.
+    """
+    models = tuple(_opened(source.model) for source in recipe.sources)
+    first = next(i for i, source in enumerate(recipe.sources) if source.model == recipe.first)
+    lead, warnings = models[first], []
+    for index, model in enumerate(models):
+        if index != first:
+            warnings += _compared(lead, model)
+    return Inputs(models, first, tuple(dict.fromkeys(warnings)))
+
+
+def _opened(name: str) -> Checkpoint:
+    checkpoint = Checkpoint.open(name)
+    refuse_quantized(checkpoint.config, checkpoint.directory)
+    refuse_eight_bits(checkpoint, checkpoint.directory)
+    for tensor, stored in checkpoint.tensors.items():
+        if stored.dtype.startswith(("F8", "C")):
+            raise InputError(
+                f"{stored.file} holds {tensor} of dtype {stored.dtype}, which is not merged",
+                "start from a model in float32, float16 or bfloat16",
+            )
+    lineage.verify(checkpoint.directory)
+    return checkpoint
+
+
+def _compared(lead: Checkpoint, other: Checkpoint) -> list[str]:
+    """Warnings; raises InputError for what does not fit."""
+    for key in ("model_type", "architectures"):
+        if lead.config.get(key) != other.config.get(key):
+            raise InputError(
+                f"{other.directory} is another architecture than {lead.directory}: {key} is "
+                f"{other.config.get(key)!r} there and {lead.config.get(key)!r} here",
+                "only models of one architecture are merged",
+            )
+    warnings = _configurations(lead, other)
+    _tensors(lead, other)
+    return warnings + _tokens(lead, other)
+
+
+def _configurations(lead: Checkpoint, other: Checkpoint) -> list[str]:
+    mine, theirs = _settled(lead), _settled(other)
+    different = sorted(
+        key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key) and not _ignored(key)
+    )
+    warnings = []
+    for key in different:
+        said = f"{key} is {theirs.get(key)!r} in {other.name} and {mine.get(key)!r} in {lead.name}"
+        leaf = key.rpartition(".")[2]
+        if leaf == _VOCABULARY:
+            raise InputError(f"vocabularies differ: {said}", _YET)
+        if leaf == _TIED:
+            raise InputError(f"one model has a head of its own: {said}", _YET)
+        if _MEANING.search(key):
+            raise InputError(
+                f"the same numbers would mean something else: {said}", "merge models that agree in it"
+            )
+        warnings.append(f"{said}: the merge has the latter")
+    return warnings
+
+
+def _ignored(key: str) -> bool:
+    return bool(_IGNORED & set(key.split(".")))
+
+
+def _settled(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A configuration with the defaults of transformers, flat; as it is where transformers has none."""
+    from transformers import AutoConfig
+
+    try:
+        read = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True).to_dict()
+    except Exception:  # code of the model's own, or nothing that transformers knows: by what is written alone
+        read = dict(checkpoint.config)
+    return dict(_flat(read, ""))
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _tensors(lead: Checkpoint, other: Checkpoint) -> None:
+    for here, there in ((lead, other), (other, lead)):
+        if missing := [name for name in here.tensors if name not in there.tensors]:
+            raise InputError(
+                f"{there.directory} holds no tensor {missing[0]!r}, which {here.directory} has "
+                f"({here.tensors[missing[0]].file.name})",
+                f"models must have the same tensors; where one is tied and the other not, {_YET}",
+            )
+    for name, stored in lead.tensors.items():
+        theirs = other.tensors[name]
+        if stored.shape != theirs.shape:
+            raise InputError(
+                f"{name} has shape {list(theirs.shape)} in {theirs.file} and {list(stored.shape)} in "
+                f"{stored.file}",
+                f"where vocabularies differ, {_YET}",
+            )
+        floating = lead.dtype(name).is_floating_point, other.dtype(name).is_floating_point
+        if floating[0] != floating[1] or (not floating[0] and stored.dtype != theirs.dtype):
+            raise InputError(
+                f"{name} is {theirs.dtype} in {theirs.file} and {stored.dtype} in {stored.file}",
+                "models must hold the same kind of numbers",
+            )
+
+
+def _tokens(lead: Checkpoint, other: Checkpoint) -> list[str]:
+    """Raises InputError where the same row stands for different tokens."""
+    mine, theirs = _vocabulary(lead.directory), _vocabulary(other.directory)
+    if mine is None or theirs is None:
+        return [f"no tokenizer.json or vocab.json in both {lead.name} and {other.name}: tokens not compared"]
+    if mine == theirs:
+        return []
+    token = min((mine.items() ^ theirs.items()), key=lambda item: (item[1], item[0]))[0]
+    raise InputError(
+        f"vocabularies differ: the token {token!r} is number {theirs.get(token)} in {other.directory} and "
+        f"{mine.get(token)} in {lead.directory}",
+        _YET,
+    )
+
+
+def _vocabulary(directory: Path) -> dict[str, int] | None:
+    """Token -> number; None where there is no file that says it plainly."""
+    fast, plain = directory / "tokenizer.json", directory / "vocab.json"
+    if fast.is_file():
+        data = read_json(fast)
+        added = {str(one["content"]): int(one["id"]) for one in data.get("added_tokens") or ()}
+        return {**_listed(data.get("model", {}).get("vocab")), **added}
+    if plain.is_file():
+        return _listed(read_json(plain))
+    return None
+
+
+def _listed(vocabulary: Any) -> dict[str, int]:
+    """A mapping of tokens to numbers; a list of (token, score) is numbered by its order."""
+    if isinstance(vocabulary, Mapping):
+        return {str(token): int(number) for token, number in vocabulary.items() if isinstance(number, int)}
+    return {str(entry[0]): number for number, entry in enumerate(vocabulary or ())}
+
+
+def licences(models: Iterable[Checkpoint]) -> dict[str, str]:
+    """Name of a model -> its licence as its card says; models whose card says none are left out."""
+    from kanna.checkpoint.card import front_matter
+
+    found = {}
+    for model in models:
+        matter = front_matter(model.directory)
+        named = matter.get("license")
+        if named == "other" and matter.get("license_name"):
+            named = matter["license_name"]
+        if named:
+            found[model.name] = named if isinstance(named, str) else json.dumps(named)
+    return found

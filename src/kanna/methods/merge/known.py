@@ -1,0 +1,115 @@
+"""What recipes may say: the keys of mergekit's YAML, its methods, and which of them are built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a method.
+
+    Args:
+        default: None where it must be given.
+        flag: Whether it is true or false, and not a number.
+        lowest: None for no bound.
+        highest: None for no bound.
+        idle: Why it changes nothing; empty where it does.
+        only: The one value that is built; None for all.
+    """
+
+    default: float | None = None
+    flag: bool = False
+    lowest: float | None = None
+    highest: float | None = None
+    idle: str = ""
+    only: float | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that is built.
+
+    Args:
+        of_models: Parameters with a value for each model; they may stand beside a model or at the top.
+        of_all: Parameters with one value for all models; they stand at the top.
+        needs_base: Whether differences from a base model are merged.
+        looks: How often a tensor's values are read before its result is known.
+        nanoseconds: For a value of an input, on one core; a rough figure.
+    """
+
+    of_models: Mapping[str, Parameter]
+    of_all: Mapping[str, Parameter]
+    needs_base: bool
+    looks: int
+    nanoseconds: float
+
+
+_MEMORY = "masks take no memory here that eight bits would save"
+_NO_RESCALE = Parameter(default=0.0, flag=True, only=0.0)
+_WEIGHT = Parameter()
+_DIFFERENCES = {"lambda": Parameter(default=1.0), "int8_mask": Parameter(0.0, flag=True, idle=_MEMORY)}
+
+METHODS: Mapping[str, Method] = {
+    "linear": Method({"weight": _WEIGHT}, {"normalize": Parameter(1.0, flag=True)}, False, 0, 12),
+    "task_arithmetic": Method(
+        {"weight": _WEIGHT},
+        {"normalize": Parameter(0.0, flag=True), "rescale": _NO_RESCALE, **_DIFFERENCES},
+        True,
+        0,
+        14,
+    ),
+    "ties": Method(
+        {"weight": _WEIGHT, "density": Parameter(1.0, lowest=0.0, highest=1.0)},
+        {"normalize": Parameter(1.0, flag=True), "rescale": _NO_RESCALE, **_DIFFERENCES},
+        True,
+        2,
+        40,
+    ),
+}
+# Of mergekit 0.1.5, and not built.
+NOT_YET = (
+    "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "dare_linear",
+    "dare_ties",
+    "della",
+    "della_linear",
+    "karcher",
+    "model_stock",
+    "multislerp",
+    "nearswap",
+    "nuslerp",
+    "passthrough",
+    "ram",
+    "ramplus_tl",
+    "sce",
+    "slerp",
+)
+# Parameters of all methods of mergekit.
+PARAMETERS = (
+    "density",
+    "epsilon",
+    "filter_wise",
+    "gamma",
+    "int8_mask",
+    "lambda",
+    "max_iter",
+    "normalize",
+    "nuslerp_flatten",
+    "nuslerp_row_wise",
+    "rescale",
+    "scale",
+    "select_topk",
+    "t",
+    "tol",
+    "weight",
+)
+KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "name")
+KEYS_NOT_YET = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
+KEYS_OF_MODEL = ("model", "parameters")
+# They belong to slices, where the same model may have other layers.
+KEYS_OF_SOURCE = ("layer_range", "sources")
+DTYPES = ("float32", "float16", "bfloat16", "float64")

@@ -1,0 +1,218 @@
+"""What a merge will do, from headers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kanna.checkpoint.safetensors_format import TensorSpec
+from kanna.checkpoint.side_files import refuse_lost_modules, side_files
+from kanna.errors import InputError
+from kanna.methods.merge.inputs import Inputs, licences, opened
+from kanna.methods.merge.layers import layers_of
+from kanna.methods.merge.recipe import Recipe, dtype_named
+from kanna.methods.merge.resolve import Values, resolved, warnings_of
+
+DEFAULT_MEMORY = 2 * 10**9
+# The program itself, with torch and transformers.
+_PROGRAM = 10**9
+# Figures are summed over blocks of so many values, so chunks are multiples of it: sums do not depend on them.
+BLOCK = 2**14
+_LARGEST_CHUNK = 2**22
+# Arrays of the length of a chunk, beside those of each model: results, masks, figures; bytes for a value.
+_BESIDE = 64
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A tensor of the output.
+
+    Args:
+        spec: Name, dtype and shape.
+        values: What the recipe says for it; None for one that is no number with a fraction, and is copied.
+    """
+
+    spec: TensorSpec
+    values: Values | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that have the same values.
+
+    Args:
+        tensors: Their names.
+        numbers: How many values they hold.
+        values: None for copied ones.
+    """
+
+    tensors: tuple[str, ...]
+    numbers: int
+    values: Values | None
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A recipe, its models, and what becomes of every tensor.
+
+    Args:
+        recipe: As it was read.
+        inputs: The models.
+        tensors: Of the output, in the order of the first model's files.
+        chunk: Values of a tensor that are in memory at once.
+        memory: Bytes that are needed at most, about.
+        warnings: What a user should know.
+    """
+
+    recipe: Recipe
+    inputs: Inputs
+    tensors: tuple[Merged, ...]
+    chunk: int
+    memory: int
+    warnings: tuple[str, ...]
+
+    @property
+    def base(self) -> int:
+        """Index of the base model; -1 without one."""
+        return self.inputs.first if self.recipe.base is not None else -1
+
+    @property
+    def chunk_bytes(self) -> int:
+        """What is needed beside the program itself."""
+        return self.memory - _PROGRAM
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(model.bytes for model in self.inputs.models)
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(tensor.spec.bytes for tensor in self.tensors)
+
+    @property
+    def side_bytes(self) -> int:
+        return side_files(self.inputs.lead.directory, self.inputs.lead.files).bytes
+
+    @property
+    def seconds(self) -> float:
+        """A rough guess, on one core: arithmetic, hashes, files."""
+        numbers = sum(tensor.spec.numbers for tensor in self.tensors) * len(self.inputs.models)
+        return numbers * self.recipe.rule.nanoseconds * 1e-9 + (self.bytes_read + self.bytes_written) / 5e8
+
+    def groups(self) -> list[Group]:
+        """Tensors by what holds for them."""
+        found: dict[Values | None, list[Merged]] = {}
+        for tensor in self.tensors:
+            found.setdefault(tensor.values, []).append(tensor)
+        return [
+            Group(tuple(one.spec.name for one in tensors), sum(one.spec.numbers for one in tensors), values)
+            for values, tensors in found.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "kind": "merge-plan",
+            "method": self.recipe.method,
+            "inputs": [_input(model, licences([model]).get(model.name)) for model in self.inputs.models],
+            "base": None if self.base < 0 else self.inputs.lead.name,
+            "dtype": self.recipe.dtype,
+            "groups": [self._group(group) for group in self.groups()],
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "memory_bytes": self.memory,
+            "seconds": round(self.seconds, 1),
+            "warnings": list(self.warnings),
+        }
+
+    def _group(self, group: Group) -> dict[str, Any]:
+        values = group.values
+        told: dict[str, Any] = {"tensors": list(group.tensors), "values": group.numbers}
+        if values is None:
+            return {"method": "copied", **told}
+        each = {name: list(given) for name, given in values.of_models}  # in the order of the inputs
+        return {"method": self.recipe.method, **told, "parameters": {**dict(values.of_all), **each}}
+
+
+def planned(recipe: Recipe, out_dtype: str | None, max_memory: int) -> MergePlan:
+    """What a recipe makes of its models. Reads headers, configurations and tokenizers.
+
+    Args:
+        out_dtype: In the place of the recipe's.
+        max_memory: Bytes.
+
+    Raises:
+        InputError: Whatever is wrong with models or parameters, or too little memory.
+    """
+    inputs = opened(recipe)
+    refuse_lost_modules(inputs.lead.directory)
+    dtype = dtype_named(out_dtype) if out_dtype is not None else recipe.dtype
+    names = [name for name in inputs.lead.tensors if inputs.lead.dtype(name).is_floating_point]
+    layers = layers_of(inputs.lead.config, inputs.lead.tensors)
+    values = resolved(recipe, names, layers)
+    tensors = tuple(Merged(_spec(inputs, name, dtype), values.get(name)) for name in inputs.lead.tensors)
+    chunk, memory = _chunk(inputs, max_memory)
+    warnings = (*recipe.warnings, *inputs.warnings, *_licence_warning(inputs), *warnings_of(recipe, layers))
+    return MergePlan(recipe, inputs, tensors, chunk, memory, warnings)
+
+
+def working_dtype(inputs: Inputs, name: str) -> torch.dtype:
+    """In which a tensor is computed: float32, or float64 where an input is."""
+    wide = any(model.dtype(name) == torch.float64 for model in inputs.models)
+    return torch.float64 if wide else torch.float32
+
+
+def _spec(inputs: Inputs, name: str, dtype: str | None) -> TensorSpec:
+    shape, stored = inputs.lead.shape(name), inputs.lead.dtype(name)
+    if not stored.is_floating_point:
+        return TensorSpec(name, stored, shape)
+    if dtype is not None:
+        named: torch.dtype = getattr(torch, dtype)
+        return TensorSpec(name, named, shape)
+    for model in inputs.models:
+        stored = torch.promote_types(stored, model.dtype(name))
+    return TensorSpec(name, stored, shape)
+
+
+def _chunk(inputs: Inputs, max_memory: int) -> tuple[int, int]:
+    """Values of a chunk, and the memory that it takes with the program itself."""
+    wide = any(stored.dtype == "F64" for model in inputs.models for stored in model.tensors.values())
+    a_value = (16 if wide else 8) * len(inputs.models) + _BESIDE
+    longest = max((math.prod(stored.shape) for stored in inputs.lead.tensors.values()), default=1)
+    useful = min(_LARGEST_CHUNK, -(-longest // BLOCK) * BLOCK)
+    chunk = min(useful, (max_memory - _PROGRAM) // a_value // BLOCK * BLOCK)
+    if chunk < BLOCK:
+        raise InputError(
+            f"{max_memory / 1e9:.2f} GB of memory are too little for {len(inputs.models)} models",
+            f"give at least {(_PROGRAM + a_value * BLOCK) / 1e9 + 0.01:.2f}G",
+        )
+    return chunk, _PROGRAM + a_value * chunk
+
+
+def _licence_warning(inputs: Inputs) -> tuple[str, ...]:
+    found = licences(inputs.models)
+    if len(set(found.values())) < 2:
+        return ()
+    named = ", ".join(f"{name}: {licence}" for name, licence in found.items())
+    return (f"the models have different licences ({named}): see which of them let you share a merge",)
+
+
+def _input(model: Any, licence: str | None) -> dict[str, Any]:
+    dtypes = sorted({stored.dtype for stored in model.tensors.values()})
+    return {
+        "name": model.name,
+        "bytes": model.bytes,
+        "files": len(model.files),
+        "dtypes": dtypes,
+        "vocabulary": _vocabulary(model.config),
+        "licence": licence,
+    }
+
+
+def _vocabulary(config: Mapping[str, Any]) -> int | None:
+    found = config.get("vocab_size")
+    return found if isinstance(found, int) else None

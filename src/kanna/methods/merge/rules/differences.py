@@ -1,0 +1,123 @@
+"""What models differ by from a base, scaled, pruned and added to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kanna.errors import InputError
+from kanna.methods.merge.rules.counting import Largest, how_many, passes
+
+# Weights that agree cancel where their sum is this small a part of their sizes; they are added in float32.
+_CANCELLED = 1e-6
+
+
+class TaskArithmetic:
+    """base + scale sum(w (x - base)), where normalised divided by sum(w).
+
+    Args:
+        base: Index of the base model.
+        weights: One for each model; that of the base does not count.
+        normalize: Whether they are divided by their sum; where all are 0, nothing is added.
+        scale: The `lambda` of recipes.
+    """
+
+    kept = (0, 0)
+    looks = 0
+
+    def __init__(self, base: int, weights: Sequence[float], normalize: bool, scale: float) -> None:
+        self._base, self._scale = base, scale
+        total = math.fsum(weights)
+        self._weights = [weight / total if normalize and weight else weight for weight in weights]
+
+    def look(self, number: int, chunk: Sequence[Tensor]) -> None:
+        raise AssertionError("sums need no look at the whole tensor")
+
+    def merged(self, chunk: Sequence[Tensor]) -> Tensor:
+        base = chunk[self._base]
+        change = torch.zeros_like(base)
+        for index, (values, weight) in enumerate(zip(chunk, self._weights, strict=True)):
+            if index != self._base and weight != 0:
+                change += values.sub_(base).mul_(weight)
+        return change.mul_(self._scale).add_(base)
+
+
+class Ties:
+    """TIES: the largest differences of each model; of these, the ones whose sign has the larger weighted sum.
+
+    Args:
+        name: Of the tensor, for messages.
+        count: Of its values.
+        dtype: In which it is computed.
+        base: Index of the base model.
+        weights: One for each model.
+        densities: Share of the differences that is kept, one for each model.
+        normalize: Whether each entry is divided by the sum of the weights that went into it.
+        scale: The `lambda` of recipes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        dtype: torch.dtype,
+        base: int,
+        weights: Sequence[float],
+        densities: Sequence[float],
+        normalize: bool,
+        scale: float,
+    ) -> None:
+        self._name, self._base, self._weights = name, base, weights
+        self._normalize, self._scale = normalize, scale
+        sizes = {
+            index: how_many(densities[index], count)
+            for index, weight in enumerate(weights)
+            if index != base and weight != 0
+        }
+        self._used = [index for index, k in sizes.items() if k]
+        self._largest = {index: Largest(sizes[index], dtype) for index in self._used if sizes[index] < count}
+        self.kept = sum(sizes.values()), count * len(sizes)
+        self.looks = passes(dtype) if self._largest else 0
+
+    def look(self, number: int, chunk: Sequence[Tensor]) -> None:
+        for index, largest in self._largest.items():
+            largest.count(number, chunk[index] - chunk[self._base])
+
+    def merged(self, chunk: Sequence[Tensor]) -> Tensor:
+        base = chunk[self._base]
+        total = torch.zeros_like(base)
+        for index in self._used:
+            values = chunk[index].sub_(base)
+            if index in self._largest:
+                values *= self._largest[index].pick(values)
+            total += values.mul_(self._weights[index])
+        change, divisor = self._agreeing(chunk, total >= 0)
+        if divisor is not None:
+            change /= divisor
+        return change.mul_(self._scale).add_(base)
+
+    def _agreeing(self, chunk: Sequence[Tensor], positive: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Sum of the weighted differences of the elected sign, and of their weights where these divide it.
+
+        A difference of 0 agrees with nobody; where nobody agrees, the divisor is 1.
+        """
+        change = torch.zeros_like(chunk[self._base])
+        weights, sizes = torch.zeros_like(change), torch.zeros_like(change)
+        for index in self._used:
+            values, weight = chunk[index], self._weights[index]
+            agrees = torch.where(positive, values > 0, values < 0)
+            change += values * agrees
+            if self._normalize:
+                weights += agrees * weight
+                sizes += agrees * abs(weight)
+        if not self._normalize:
+            return change, None
+        if bool(((weights.abs() <= _CANCELLED * sizes) & (sizes > 0)).any()):
+            raise InputError(
+                f"{self._name}: weights of differences of one sign sum to 0 and are to be normalised",
+                "give weights of one sign, or normalize: false",
+            )
+        return change, torch.where(sizes > 0, weights, torch.ones_like(weights))

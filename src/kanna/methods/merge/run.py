@@ -1,0 +1,185 @@
+"""The way from a recipe to a merged model, from Python; the verbs take it too."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.outputs import final_name
+from kanna.checkpoint.writer import output_directory
+from kanna.errors import InputError
+from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
+from kanna.methods.merge.recipe import read_recipe
+from kanna.methods.merge.shards import written_shards
+from kanna.methods.merge.written import complete
+from kanna.progress import Progress
+from kanna.runs.in_the_way import refuse_existing, refuse_input
+from kanna.runs.places import free_bytes, work_directory
+from kanna.runs.probe import Verdict
+from kanna.runs.record import Stages, run_record
+from kanna.runs.unfinished import FREE_SPACE, about_to_name, clear, replaces, unfinished_work
+
+Announce = Callable[[MergePlan], None]
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge did.
+
+    Args:
+        out: The directory.
+        plan: What was to be done.
+        figures: What rounding cost, what was kept.
+        verdict: Whether the result loads and computes finite numbers; None where that was not tried.
+        note: Why it was not tried; empty otherwise.
+        run: Times and memory, also in `OUT.run.json`.
+    """
+
+    out: Path
+    plan: MergePlan
+    figures: Mapping[str, Any]
+    verdict: Verdict | None
+    note: str
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        return self.verdict is None or self.verdict.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "kind": "merge",
+            "out": str(self.out),
+            "plan": self.plan.to_dict(),
+            "figures": dict(self.figures),
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
+            "note": self.note,
+            "run": dict(self.run),
+        }
+
+
+def merge_plan(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    out_dtype: str | None = None,
+    max_memory: int = DEFAULT_MEMORY,
+    lax: bool = False,
+) -> MergePlan:
+    """What a recipe in mergekit's YAML would do. Reads headers, configurations and tokenizers.
+
+    Args:
+        recipe: A file, or what it would hold. Relative paths are taken from where the program runs.
+        out_dtype: Of the output, in the place of the recipe's.
+        max_memory: Bytes that a merge may take.
+        lax: What looks like a mistake in the recipe is a warning.
+
+    Raises:
+        InputError: Whatever is wrong with the recipe or its models, or not supported yet.
+    """
+    return planned(read_recipe(recipe, lax), out_dtype, max_memory)
+
+
+def merge(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    out_dtype: str | None = None,
+    max_memory: int = DEFAULT_MEMORY,
+    lax: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    announce: Announce = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> MergeResult:
+    """Make one model out of several; see `merge_plan` for the other arguments.
+
+    Args:
+        out: New directory.
+        force: Replace `out`, and start over where an unfinished merge is in the way.
+        resume: Go on with a merge that was interrupted, to the same bytes.
+        announce: Called with the plan before the long work begins.
+        progress: Called with (stage, done, total).
+
+    Raises:
+        InputError: Whatever is wrong, and then nothing is written.
+    """
+    started = time.perf_counter()
+    plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, lax=lax)
+    place = final_name(out)
+    refuse_input(place, *(model.directory for model in plan.inputs.models))
+    replace = replaces(place, force, resume)
+    refuse_existing(place, replace)
+    _check_memory(plan)
+    _check_space(plan, place)
+    announce(plan)
+    stages = Stages(progress)
+    with unfinished_work(place, _key(plan), resume, force) as work:
+        shards = written_shards(plan, work, stages.report)
+        with output_directory(place, force=replace, needed_bytes=plan.side_bytes) as partial:
+            shards.put_into(partial)
+            stages.report("verify", 0, 1)
+            done = complete(plan, shards, partial, place.name, max_memory)
+            stages.report("verify", 1, 1)
+            about_to_name(work, partial)
+        clear(work)
+    run = run_record(started, stages.seconds, "cpu")
+    lineage.write_run_record(place, run)
+    return MergeResult(place, plan, done.figures, done.verdict, done.note, run)
+
+
+def _key(plan: MergePlan) -> str:
+    """sha256 of all that the bytes of the output depend on; files of the models by size and time."""
+    facts = {
+        "recipe": plan.recipe.document,
+        "sources": [source.model for source in plan.recipe.sources],
+        "models": [
+            [model.config, [[name, stored.dtype, stored.shape] for name, stored in model.tensors.items()]]
+            for model in plan.inputs.models
+        ],
+        "files": [list(_state(model.files)) for model in plan.inputs.models],
+        "output": [[one.spec.name, str(one.spec.dtype), one.spec.shape] for one in plan.tensors],
+        "versions": lineage.versions(),
+    }
+    return lineage.digest_of(facts)
+
+
+def _state(files: tuple[Path, ...]) -> Iterator[list[object]]:
+    for file in files:
+        found = file.stat()
+        yield [file.name, found.st_size, found.st_mtime_ns]
+
+
+def _check_memory(plan: MergePlan) -> None:
+    available = psutil.virtual_memory().available
+    if plan.chunk_bytes > available:
+        raise InputError(
+            f"about {plan.chunk_bytes / 1e9:.2f} GB of memory are needed, {available / 1e9:.2f} GB are free",
+            "give a smaller --max-memory",
+        )
+
+
+def _check_space(plan: MergePlan, place: Path) -> None:
+    """Room for the files of the output; what a merge that is resumed has written counts as free."""
+    work = work_directory(place)
+    there = sum(_occupied(path) for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0
+    needed, free = plan.bytes_written + plan.side_bytes, free_bytes(place) + there
+    if needed > free:
+        raise InputError(
+            f"{needed / 1e9:.2f} GB of space are needed for {place} and {free / 1e9:.2f} GB are free",
+            FREE_SPACE,
+        )
+
+
+def _occupied(path: Path) -> int:
+    """Bytes on the disk: files of work have holes."""
+    found: os.stat_result = path.stat()
+    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)

@@ -1,0 +1,160 @@
+"""One tensor, chunk by chunk: read from all models and hashed, merged, rounded, counted."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kanna.checkpoint.reader import Checkpoint, not_finite
+from kanna.errors import InputError
+from kanna.methods.merge.plan import BLOCK, Merged, MergePlan, working_dtype
+from kanna.methods.merge.rules.make import Subject, operation
+from kanna.methods.merge.rules.operation import Operation
+from kanna.methods.merge.rules.rounding import rounded
+
+
+@dataclass
+class Figures:
+    """Of a tensor, or of several.
+
+    Args:
+        lost: Sum of squares of what rounding changed.
+        moved: Sum of squares of what merging changed, from the model that the output is named after.
+        kept: Entries of differences that went in.
+        differences: How many there were to choose from.
+    """
+
+    lost: float = 0.0
+    moved: float = 0.0
+    kept: int = 0
+    differences: int = 0
+
+    def to_list(self) -> list[float]:
+        return [self.lost, self.moved, self.kept, self.differences]
+
+
+@dataclass
+class Stream:
+    """Merges one tensor.
+
+    `pieces` gives what is to be written, in order; when they are through, digests and figures are known.
+    """
+
+    plan: MergePlan
+    tensor: Merged
+    figures: Figures = field(default_factory=Figures)
+
+    def __post_init__(self) -> None:
+        self._hashes = [hashlib.sha256() for _ in self.plan.inputs.models]
+        self._read_before = False
+        self._last: tuple[int, list[Tensor]] | None = None
+
+    @property
+    def digests(self) -> list[str]:
+        """sha256 of the tensor's data in each model."""
+        return [one.hexdigest() for one in self._hashes]
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The values of the output, flat.
+
+        Raises:
+            InputError: A value of an input is not finite, one of the output too large for its dtype, or
+                tensors differ that can only be copied.
+        """
+        if self.tensor.values is None:
+            yield from self._copied()
+        else:
+            yield from self._merged()
+
+    def _copied(self) -> Iterator[Tensor]:
+        models, name = self.plan.inputs.models, self.tensor.spec.name
+        for chunk in self._chunks():
+            for model, values in zip(models, chunk, strict=True):
+                if not torch.equal(values, chunk[self.plan.inputs.first]):
+                    lead = self.plan.inputs.lead
+                    raise InputError(
+                        f"{name}, whose values are whole numbers, is another in {model.tensors[name].file} "
+                        f"than in {lead.tensors[name].file}",
+                        "such a tensor can only be copied, and must be the same in all models",
+                    )
+            yield chunk[self.plan.inputs.first]
+
+    def _merged(self) -> Iterator[Tensor]:
+        spec, dtype = self.tensor.spec, working_dtype(self.plan.inputs, self.tensor.spec.name)
+        assert self.tensor.values is not None
+        subject = Subject(spec.name, spec.numbers, dtype, self.plan.base, self.tensor.values)
+        act = operation(self.plan.recipe.method, subject)
+        self._look(act, dtype)
+        for chunk in self._chunks():
+            wide = [values.to(dtype, copy=True) for values in chunk]
+            exact = act.merged(wide)
+            written = rounded(exact, spec.dtype)
+            if bad := not_finite(written):
+                raise InputError(
+                    f"{spec.name}: {bad} merged values are too large for "
+                    f"{str(spec.dtype).removeprefix('torch.')}",
+                    "write another dtype, such as bfloat16, with --out-dtype",
+                )
+            self._account(chunk[self.plan.inputs.first].to(dtype), exact, written)
+            yield written
+        self.figures.kept, self.figures.differences = act.kept
+
+    def _look(self, act: Operation, dtype: torch.dtype) -> None:
+        for number in range(act.looks):
+            for chunk in self._chunks():
+                act.look(number, [values.to(dtype) for values in chunk])
+
+    def _chunks(self) -> Iterator[list[Tensor]]:
+        """The values of all models; read again each time, but where one chunk is all of the tensor."""
+        count, step = self.tensor.spec.numbers, self.plan.chunk
+        if self._last is not None:
+            yield self._last[1]
+            return
+        for start in range(0, count, step):
+            chunk = [self._part(index, start, min(count, start + step)) for index in range(len(self._hashes))]
+            if count <= step:
+                self._last = (start, chunk)
+            yield chunk
+        self._read_before = True
+
+    def _part(self, index: int, start: int, stop: int) -> Tensor:
+        model, name = self.plan.inputs.models[index], self.tensor.spec.name
+        values = model.part(name, start, stop)
+        if not self._read_before:
+            self._hashes[index].update(values.view(torch.uint8).numpy().data)
+            _refuse_not_finite(model, name, values)
+        return values
+
+    def _account(self, origin: Tensor, exact: Tensor, written: Tensor) -> None:
+        self.figures.lost = _summed(self.figures.lost, written.to(exact.dtype) - exact)
+        self.figures.moved = _summed(self.figures.moved, exact - origin)
+
+
+def _refuse_not_finite(model: Checkpoint, name: str, values: Tensor) -> None:
+    if bad := not_finite(values):
+        raise InputError(
+            f"{name} in {model.tensors[name].file} holds NaN or infinite values ({bad} in {len(values)})",
+            "fetch that model again, or merge without it",
+        )
+
+
+def _summed(before: float, values: Tensor) -> float:
+    """A sum of squares that goes on; added up block by block, so chunks of any size give the same."""
+    wide = values.double().numpy()
+    squares = wide * wide
+    for start in range(0, len(squares), BLOCK):
+        before += float(np.add.reduce(squares[start : start + BLOCK]))
+    return before
+
+
+def total(figures: Sequence[Sequence[float]]) -> Figures:
+    """Of several tensors."""
+    lost, moved = (math.fsum(one[index] for one in figures) for index in (0, 1))
+    kept, differences = (int(sum(one[index] for one in figures)) for index in (2, 3))
+    return Figures(lost, moved, kept, differences)

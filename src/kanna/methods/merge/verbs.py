@@ -1,0 +1,214 @@
+"""kanna merge plan | run | verify"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kanna.errors import InputError
+from kanna.terminal import asking
+from kanna.terminal.asking import Directory, Force
+from kanna.terminal.session import Session, verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.methods.merge.plan import MergePlan
+    from kanna.methods.merge.run import MergeResult
+    from kanna.methods.merge.verify import MergeCheck
+    from kanna.runs.probe import Verdict
+
+app = typer.Typer(help="Make one model out of several, by a recipe in mergekit's YAML.", no_args_is_help=True)
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SHOWN = 12
+
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A file in mergekit's YAML.")]
+OutDtype = Annotated[
+    str | None,
+    typer.Option("--out-dtype", metavar="DTYPE", help="Of the output, in the place of the recipe's."),
+]
+MaxMemory = Annotated[
+    str, typer.Option("--max-memory", metavar="SIZE", help="Bytes that may be taken: 900M, 2G.")
+]
+Lax = Annotated[bool, typer.Option("--lax", help="What looks like a mistake in the recipe is a warning.")]
+
+
+@verb
+def plan(
+    session: Session,
+    recipe: Recipe,
+    out_dtype: OutDtype = None,
+    max_memory: MaxMemory = "2G",
+    lax: Lax = False,
+) -> None:
+    """What a recipe would do: models, what applies to which tensor, bytes, memory. Reads headers only.
+
+    kanna merge plan recipe.yml
+    """
+    from kanna.methods.merge.run import merge_plan
+
+    found = merge_plan(recipe, out_dtype=out_dtype, max_memory=size_of(max_memory), lax=lax)
+    session.show(found.to_dict(), lambda console: _render_plan(console, found))
+
+
+@verb
+def run(
+    session: Session,
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New directory for the result.")],
+    out_dtype: OutDtype = None,
+    max_memory: MaxMemory = "2G",
+    lax: Lax = False,
+    force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted merge.")] = False,
+) -> int:
+    """Merge models, chunk by chunk, and check what was written.
+
+    kanna merge run recipe.yml --out DIR
+    """
+    from kanna.methods.merge.run import merge
+
+    with session.resumable(out), session.progress() as progress:
+        done = merge(
+            recipe,
+            out,
+            out_dtype=out_dtype,
+            max_memory=size_of(max_memory),
+            lax=lax,
+            force=force,
+            resume=resume,
+            announce=lambda found: _announce(session, found),
+            progress=progress,
+        )
+    session.show(done.to_dict(), lambda console: _render_run(console, done))
+    return 0 if done.passed else asking.VERDICT_FAILED
+
+
+@verb
+def verify(
+    session: Session,
+    directory: Directory,
+    max_memory: Annotated[
+        str | None,
+        typer.Option("--max-memory", metavar="SIZE", help="Load it only if that is enough: 900M, 2G."),
+    ] = None,
+) -> int:
+    """Whether a merged model is what was written: digests, headers, finite values; and whether it loads.
+
+    kanna merge verify DIR
+    """
+    from kanna.methods.merge.verify import merge_verify
+
+    limit = None if max_memory is None else size_of(max_memory)
+    found = merge_verify(directory, max_memory=limit)
+    session.show(found.to_dict(), lambda console: _render_check(console, found))
+    return 0 if found.passed else asking.VERDICT_FAILED
+
+
+for command in (plan, run, verify):
+    app.command()(command)
+
+
+def size_of(text: str) -> int:
+    """Bytes of "900M" or "2G".
+
+    Raises:
+        InputError: It is no size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise InputError(f"{text!r} is no size", "write 900M or 2G")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _announce(session: Session, found: MergePlan) -> None:
+    from kanna.reporting.wording import size
+
+    for warning in found.warnings:
+        session.say(f"note: {warning}")
+    read, written = size(found.bytes_read), size(found.bytes_written)
+    session.say(f"{found.recipe.method} of {len(found.inputs.models)} models: {read} read, {written} written")
+
+
+def _render_plan(console: Console, found: MergePlan) -> None:
+    from kanna.reporting.blocks import Table
+    from kanna.reporting.console import draw_block
+    from kanna.reporting.wording import size
+    from kanna.terminal.progress import duration
+
+    told = found.to_dict()
+    draw_block(
+        console,
+        Table("Models", ("model", "dtypes", ">files", ">vocabulary", ">bytes", "licence"), _models(told)),
+    )
+    groups = told["groups"]
+    rows = [_group(group) for group in groups[:_SHOWN]]
+    draw_block(console, Table("Tensors", ("method", ">tensors", ">values", "parameters", "such as"), rows))
+    if len(groups) > _SHOWN:
+        console.print(f"and {len(groups) - _SHOWN} further groups: see --json")
+    for warning in found.warnings:
+        console.print(f"note: {warning}")
+    console.print(
+        f"reads {size(found.bytes_read)}, writes {size(found.bytes_written)}, memory at most about "
+        f"{size(found.memory)}, about {duration(found.seconds)}"
+    )
+    console.print("nothing was written")
+
+
+def _models(told: dict[str, Any]) -> list[list[str]]:
+    from kanna.reporting.wording import size
+
+    return [
+        [
+            f"{one['name']} (base)" if one["name"] == told["base"] else one["name"],
+            " ".join(one["dtypes"]),
+            str(one["files"]),
+            "" if one["vocabulary"] is None else str(one["vocabulary"]),
+            size(one["bytes"]),
+            one["licence"] or "not said",
+        ]
+        for one in told["inputs"]
+    ]
+
+
+def _group(group: dict[str, Any]) -> list[str]:
+    said = "; ".join(f"{name} {_values(value)}" for name, value in group.get("parameters", {}).items())
+    return [group["method"], str(len(group["tensors"])), f"{group['values']:,}", said, group["tensors"][0]]
+
+
+def _values(value: Any) -> str:
+    return " ".join(f"{one:g}" for one in (value if isinstance(value, list) else [value]))
+
+
+def _render_run(console: Console, done: MergeResult) -> None:
+    from kanna.reporting.wording import percent, size
+    from kanna.terminal.progress import duration
+
+    figures = done.figures
+    copied = f", {figures['tensors_copied']} copied" if figures["tensors_copied"] else ""
+    console.print(f"{figures['tensors_merged']} tensors merged{copied}")
+    if figures["kept_share"] is not None:
+        console.print(f"differences kept: {percent(figures['kept_share'])}")
+    if figures["rounding_loss"] is not None:
+        console.print(f"rounding took {percent(figures['rounding_loss'])} of what merging changed")
+    console.print(f"took {duration(done.run['seconds'])}, peak memory {size(done.run['peak_memory_bytes'])}")
+    console.print(_said(done.verdict, done.note))
+    console.print(f"written: {done.out}")
+
+
+def _render_check(console: Console, found: MergeCheck) -> None:
+    console.print(f"a merge of {', '.join(found.inputs)}")
+    console.print(f"{found.files} files have the recorded sha256; {found.tensors} tensors, all values finite")
+    if found.unrecorded:
+        console.print(f"not recorded: {', '.join(found.unrecorded)}")
+    console.print(_said(found.verdict, found.note))
+
+
+def _said(verdict: Verdict | None, note: str) -> str:
+    if verdict is None:
+        return note
+    return "loaded: logits finite" if verdict.passed else f"verdict: FAIL: {verdict.reason}"

@@ -1,0 +1,193 @@
+"""What a merge gets beside its weights: configuration, tokenizer, result file, recipe, card, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kanna.checked import tagged_floats
+from kanna.checkpoint import card, lineage
+from kanna.checkpoint.side_files import copy_side_files
+from kanna.checkpoint.writer import write_json
+from kanna.errors import InputError
+from kanna.methods.merge.inputs import licences
+from kanna.methods.merge.plan import MergePlan
+from kanna.methods.merge.shards import Shards
+from kanna.models.inventory import inventory
+from kanna.models.skeleton import skeleton
+from kanna.runs.probe import Verdict, verify_output
+
+RESULT = "merge.json"
+RECIPE = "recipe.yaml"
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+# Bytes for a parameter of a model that is loaded in float32 and run.
+_LOADED = 5
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is known of a merge when its directory is whole; see `run.MergeResult`."""
+
+    figures: Mapping[str, Any]
+    verdict: Verdict | None
+    note: str
+
+
+def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_memory: int) -> Done:
+    """Write all but the weights, which are there, and look whether the model loads."""
+    write_json(directory / "config.json", tagged_floats(_config(plan)))
+    lead = plan.inputs.lead
+    left_out = copy_side_files(lead.directory, directory, lead.files).left_out
+    hashes = [
+        lineage.hash_of(model, digests)
+        for model, digests in zip(plan.inputs.models, shards.digests, strict=True)
+    ]
+    figures = _figures(plan, shards)
+    write_json(directory / RESULT, _result(plan, figures, hashes))
+    verdict, note = probed(directory, max_memory)
+    recipe = portable(plan)
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    (directory / RECIPE).write_text(text, encoding="utf-8", newline="\n")
+    card.write(directory, _card(plan, figures, title))
+    step = lineage.Step(
+        method="merge",
+        config={"recipe": recipe, "dtype": _dtype(plan)},
+        versions=lineage.versions(),
+        scores={
+            "model_bytes_before": lead.bytes,
+            "model_bytes_after": plan.bytes_written,
+            **figures,
+            "left_out": list(left_out),
+            "verdict": None if verdict is None else verdict.to_dict(),
+        },
+        inputs=tuple(
+            lineage.Input(name=model.name, hash=digest)
+            for model, digest in zip(plan.inputs.models, hashes, strict=True)
+        ),
+    )
+    known = lineage.read(lead.directory)
+    own = lineage.Base(name=lead.name, hash=hashes[plan.inputs.first])
+    base, before = (own, ()) if known is None else (known.base, known.steps)
+    digests = {path.name: digest for path, digest in shards.files.items()}
+    lineage.write(directory, base, (*before, step), digests)
+    return Done(figures, verdict, note)
+
+
+def probed(directory: Path, max_memory: int) -> tuple[Verdict | None, str]:
+    """Whether a model loads and computes finite numbers; else why that was not tried."""
+    try:
+        built = skeleton(directory)
+    except InputError as error:
+        return None, f"not loaded: transformers does not know the model ({error.problem})"
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    if _LOADED * parameters > max_memory:
+        return None, "not loaded: too large for --max-memory; kanna merge verify DIR loads it"
+    try:
+        return verify_output(directory, inventory(built), None, parameters)[0], ""
+    except InputError as error:
+        problem = error.problem.replace(f"{directory}/", "").replace(str(directory), "the merge")
+        return Verdict(False, None, None, problem), ""  # which is recorded, so it names no place
+
+
+def portable(plan: MergePlan) -> dict[str, Any]:
+    """The recipe, with base names in the place of paths."""
+    names = {
+        source.model: model.name
+        for source, model in zip(plan.recipe.sources, plan.inputs.models, strict=True)
+    }
+    document = {**plan.recipe.document}
+    document["models"] = [{**entry, "model": names[str(entry["model"])]} for entry in document["models"]]
+    if document.get("base_model") is not None:
+        document["base_model"] = names[str(document["base_model"])]
+    return document
+
+
+def _config(plan: MergePlan) -> dict[str, Any]:
+    config = {**plan.inputs.lead.config}
+    if not any(key in config for key in _DTYPE_KEYS):
+        config["dtype"] = ""
+    named = _with_dtype(config, _dtype(plan))
+    assert isinstance(named, dict)
+    return named
+
+
+def _with_dtype(value: Any, dtype: str) -> Any:
+    """A configuration, and those in it, with that dtype wherever one is named."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: dtype if key in _DTYPE_KEYS and isinstance(item, str) else _with_dtype(item, dtype)
+        for key, item in value.items()
+    }
+
+
+def _dtype(plan: MergePlan) -> str:
+    """Of most of what is merged."""
+    numbers: dict[str, int] = {}
+    for tensor in plan.tensors:
+        if tensor.values is not None:
+            name = str(tensor.spec.dtype).removeprefix("torch.")
+            numbers[name] = numbers.get(name, 0) + tensor.spec.numbers
+    return max(numbers, key=lambda name: numbers[name])
+
+
+def _figures(plan: MergePlan, shards: Shards) -> dict[str, Any]:
+    found = shards.figures
+    loss = (found.lost / found.moved) ** 0.5 if found.moved else None
+    merged = sum(tensor.values is not None for tensor in plan.tensors)
+    return {
+        "tensors_merged": merged,
+        "tensors_copied": len(plan.tensors) - merged,
+        "kept_share": found.kept / found.differences if found.differences else None,
+        "rounding_loss": None if loss is None else float(f"{loss:.6g}"),
+    }
+
+
+def _result(plan: MergePlan, figures: Mapping[str, Any], hashes: list[str]) -> dict[str, Any]:
+    told = plan.to_dict()
+    inputs = [{**one, "hash": digest} for one, digest in zip(told["inputs"], hashes, strict=True)]
+    kept = ("schema_version", "method", "base", "groups", "bytes_read", "bytes_written", "warnings")
+    return {
+        **{key: told[key] for key in kept},
+        "kind": "merge",
+        "dtype": _dtype(plan),
+        "inputs": inputs,
+        "figures": dict(figures),
+    }
+
+
+def _card(plan: MergePlan, figures: Mapping[str, Any], title: str) -> card.Card:
+    models = plan.inputs.models
+    found = licences(models)
+    rows = [(model.name, found.get(model.name, "not said")) for model in models]
+    told = [
+        ("method", plan.recipe.method),
+        *((key.replace("_", " "), value) for key, value in figures.items()),
+    ]
+    notes = [card.Table("To know", ("note",), [(warning,) for warning in plan.warnings])]
+    return card.Card(
+        title=title,
+        base_model=tuple(dict.fromkeys(model.name for model in models)),
+        summary=f"{len(models)} models merged by {plan.recipe.method}; `recipe.yaml` says how.",
+        tables=[
+            card.Table("What it is", ("what", "value"), [row for row in told if row[1] is not None]),
+            card.Table("Models", ("model", "licence"), rows),
+            *(notes if plan.warnings else []),
+        ],
+        tags=("merge", plan.recipe.method.replace("_", "-")),
+        needs_kanna=False,
+        relation="merge",
+        licence=_licence(found),
+        source=plan.inputs.lead.directory,
+    )
+
+
+def _licence(found: Mapping[str, str]) -> dict[str, str] | None:
+    """Front matter where the models' licences differ, which no single licence stands for."""
+    if len(set(found.values())) < 2:
+        return None
+    return {"license": "other", "license_name": "those-of-the-merged-models"}

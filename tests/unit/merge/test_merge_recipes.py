@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import pytest
+
+from kanna.errors import InputError
+from kanna.methods.merge.layers import Layers, layers_of
+from kanna.methods.merge.recipe import read_recipe
+from kanna.methods.merge.resolve import resolved, warnings_of
+
+GOOD = """
+x-anchor: &half {weight: 0.5}
+models:
+  - model: one
+    parameters: {<<: *half}
+  - model: two
+    parameters:
+      weight:
+        - filter: mlp
+          value: [0, 1]
+        - value: "2.5e-1"
+merge_method: ties
+base_model: zero
+parameters:
+  density: [1, 0.5, 0.25]
+  normalize: false
+  normalize: true
+  int8_mask: true
+  gamma: 0.1
+dtype: float32
+out_dtype: bfloat16
+"""
+TENSORS = [
+    "model.embed_tokens.weight",
+    *(f"model.layers.{n}.{part}.weight" for n in range(3) for part in ("self_attn", "mlp")),
+    "model.norm.weight",
+]
+
+
+def test_what_holds_for_which_tensor(tmp_path: Path) -> None:
+    recipe = read_recipe(write(GOOD, tmp_path))
+    assert [source.model for source in recipe.sources] == ["zero", "one", "two"]
+    assert recipe.dtype == "bfloat16"
+    layers = layers_of({"num_hidden_layers": 3}, TENSORS)
+    assert layers == Layers("model.layers.", 3)
+    found = resolved(recipe, TENSORS, layers)
+    assert found["model.embed_tokens.weight"].each("weight") == (0, 0.5, 0.25)
+    assert found["model.norm.weight"].each("density") == (0, 1, 1)
+    assert found["model.layers.1.mlp.weight"].each("weight") == (0, 0.5, 0.5)
+    assert found["model.layers.1.mlp.weight"].each("density") == (0, 0.5, 0.5)
+    assert found["model.layers.2.mlp.weight"].each("weight") == (0, 0.5, 1)
+    assert found["model.layers.2.self_attn.weight"].each("weight") == (0, 0.5, 0.25)
+    assert found["model.layers.2.self_attn.weight"].each("density") == (0, 0.25, 0.25)
+    assert found["model.norm.weight"].one("normalize") == 1
+    said = "\n".join(recipe.warnings)
+    assert (
+        "x-anchor" in said and "int8_mask has no effect" in said and "gamma has no effect under ties" in said
+    )
+    assert "first value" in warnings_of(recipe, layers)[0]
+
+
+def write(text: str, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yml"
+    path.write_text(text)
+    return path
+
+
+MODELS = "models:\n  - model: one\n    parameters: {weight: 1}\n"
+BAD = [
+    ("merge_method: dare-ties\n" + MODELS, "line 1", "did you mean dare_ties"),
+    ("merge_method: core_space\n" + MODELS, "line 1", "no method 'core_space'"),
+    ("merge_method: slerp\n" + MODELS, "line 1", "slerp is not supported yet"),
+    ("merge_method: linear\ndype: float32\n" + MODELS, "line 2", "did you mean dtype"),
+    ("merge_method: linear\nselect_topk: 1\n" + MODELS, "line 2", "select_topk at the top is not read"),
+    ("merge_method: linear\nmodels:\n  - model: one\n    weight: 1\n", "line 4", "weight beside model"),
+    ("merge_method: linear\n" + MODELS.replace("weight", "wieght"), "line 4", "did you mean weight"),
+    ("merge_method: linear\nslices: []\n", "line 2", "slices: is not supported yet"),
+    ("merge_method: linear\nmodules: {}\n", "line 2", "modules: is not supported yet"),
+    ("merge_method: linear\ntokenizer_source: union\n" + MODELS, "line 2", "tokenizer_source: is not"),
+    ("merge_method: linear\nchat_template: auto\n" + MODELS, "line 2", "chat_template: is not"),
+    ("merge_method: linear\n" + MODELS + "---\nmerge_method: linear\n", "line 6", "several documents"),
+    ("merge_method: linear\n" + MODELS.replace("one", "one+two"), "line 3", "adapter is not supported"),
+    ("merge_method: linear\n" + MODELS.replace("one", "one@main"), "line 3", "revision of a model is not"),
+    ("merge_method: ties\n" + MODELS, "line 1", "add base_model"),
+    ("merge_method: ties\nbase_model: one\n" + MODELS, "line 3", "no model but the base"),
+    ("merge_method: linear\n" + MODELS + "  - model: one\n", "line 5", "stands twice"),
+    ("merge_method: linear\n" + MODELS + "dtype: float8\n", "line 5", "no dtype 'float8'"),
+    ("merge_method: linear\n" + MODELS.replace("1}", "much}"), "line 4", "weight is a number"),
+    ("merge_method: linear\n" + MODELS + "parameters: {normalize: 1}\n", "line 5", "true or false"),
+    ("merge_method: linear\n" + MODELS.replace("1}", "[{filter: mlp}]}"), "line 4", "no filter"),
+    ("merge_method: ties\nbase_model: b\nparameters: {density: 1.5}\n" + MODELS, "line 3", "at most 1"),
+    (
+        "merge_method: ties\nbase_model: b\nparameters: {rescale: true}\n" + MODELS,
+        "line 3",
+        "not supported yet",
+    ),
+    ("models: []\nmerge_method: linear\n", "line 1", "no list"),
+    ("models:\n  - one\nmerge_method: linear\n", "line 2", "keys and values"),
+    ("- 1\n", "line 1", "keys and values"),
+    ("a: [\n", "", "cannot be read"),
+    ("a: &a [*a]\n", "", "holds itself"),
+    ("", "", "is empty"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "said"), BAD, ids=[said for _, _, said in BAD])
+def test_recipes_that_are_wrong(text: str, line: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_recipe(write(text, tmp_path))
+    message = str(caught.value)
+    assert said in message and str(tmp_path / "recipe.yml") in message
+    assert not line or f"{line}:" in message
+    assert caught.value.remedy
+
+
+def test_lax_makes_warnings_of_likely_mistakes(tmp_path: Path) -> None:
+    text = "merge_method: linear\ndype: float32\nselect_topk: 1\n" + MODELS
+    recipe = read_recipe(write(text, tmp_path), lax=True)
+    assert [warning.partition(":")[0] for warning in recipe.warnings] == ["line 2", "line 3"]
+
+
+def test_no_value_for_a_tensor_names_it(tmp_path: Path) -> None:
+    text = "merge_method: linear\n" + MODELS.replace("1}", "[{filter: mlp, value: 1}]}")
+    recipe = read_recipe(write(text, tmp_path))
+    with pytest.raises(InputError, match=r"line 3: weight of one has no value for the tensor model.embed"):
+        resolved(recipe, TENSORS, None)
+
+
+def test_weights_that_cancel_name_the_tensor(tmp_path: Path) -> None:
+    text = "merge_method: linear\n" + MODELS + "  - {model: two, parameters: {weight: [0.3, -1]}}\n"
+    recipe = read_recipe(write(text, tmp_path))
+    with pytest.raises(InputError, match=r"weights of model.layers.2.self_attn.weight sum to 0"):
+        resolved(recipe, TENSORS, Layers("model.layers.", 3))
+
+
+def test_a_gradient_needs_layers(tmp_path: Path) -> None:
+    recipe = read_recipe(write("merge_method: linear\n" + MODELS.replace("1}", "[0, 1]}"), tmp_path))
+    assert layers_of({"num_hidden_layers": 4}, TENSORS) is None
+    with pytest.raises(InputError, match="line 4: weight depends on the layer"):
+        resolved(recipe, TENSORS, None)
+
+
+def test_layers_are_counted_from_the_first_number() -> None:
+    one = layers_of({"n_layer": 1}, ["h.0.experts.3.w", "wte"])
+    assert one is not None and one.position("h.0.experts.3.w") == 1 and one.position("wte") == 0
+    assert layers_of({"num_hidden_layers": 1}, ["encoder.0.w", "decoder.0.w"]) is None
