@@ -41,8 +41,9 @@ class Course:
         tokens: Read in one pass; what is more in a step is accumulated. Results are those of one pass.
         validate_every: Steps between validations; 0 validates at the end only.
         patience: Validations without a better one after which a run stops; 0 never stops early.
-        best_from: Steps done from which on the best state is looked for; with 0 the one that training begins
-            with is validated, too, and kept if none is better.
+        first: Whether what training begins with is validated, too.
+        best_from: Steps done from which on the best state is looked for; with 0 what training begins with is
+            kept, where it was validated and nothing is better.
         seed: Of dropout.
         precision: float32, or bfloat16 for products (parameters stay as they are).
         recompute: Keep no activations between blocks, and compute them again on the way back.
@@ -56,6 +57,7 @@ class Course:
     tokens: int = 8192
     validate_every: int = 0
     patience: int = 0
+    first: bool = False
     best_from: int = 1
     seed: int = 0
     precision: str = "float32"
@@ -219,7 +221,7 @@ class _Run:
         with _training(self.model, self.optimiser, self.course):
             self._restore()
             self.between.begin(lambda step: self._gradients(step, "float32"))
-            if self.course.best_from == 0 and self.material.validation and not self.at.validation:
+            if self.course.first and self.material.validation and not self.at.validation:
                 self._validate()
             while not self.at.finished:
                 self._step()

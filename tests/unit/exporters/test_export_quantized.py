@@ -104,6 +104,25 @@ def test_gptq_bit_by_bit(bits: int, group: int | str, packed: Callable[..., Path
     assert config == json.loads((tmp_path / "out" / "quantize_config.json").read_text())
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("bits", "group"), [(3, 32), (4, "channel"), (8, 32)])
+@pytest.mark.parametrize("format", ["gptq", "compressed-tensors"])
+def test_what_was_exported_comes_back(
+    format: str, bits: int, group: int | str, symmetric: bool, packed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Same codes and zero-points, also those of symmetric grids that nobody stores; scales in float16."""
+    directory = packed(bits, group, symmetric)
+    kanna.export_quantized(directory, tmp_path / "out", format)  # type: ignore[arg-type]
+    kanna.import_quantized(tmp_path / "out", tmp_path / "back")
+    before, after = matrices(directory), matrices(tmp_path / "back")
+    assert before.keys() == after.keys()
+    for path, codes in before.items():
+        back = after[path]
+        assert torch.equal(back.codes.int(), codes.codes.int()), path
+        assert torch.equal(back.zero.int(), codes.zero.int()), path
+        assert torch.equal(back.scale, codes.scale.half().float()), path
+
+
 def test_awq_word_by_word(packed: Callable[..., Path], tmp_path: Path) -> None:
     """Nibble i of a word holds output 0, 2, 4, 6, 1, 3, 5, 7 of eight."""
     directory = packed()

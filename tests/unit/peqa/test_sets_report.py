@@ -93,10 +93,14 @@ def test_how_one_was_learnt(base: Path) -> None:
     assert all(f">{role}</text>" in moved.svg for role in ("q", "gate", "down"))
 
 
-def test_a_step_that_was_no_better_is_said(base: Path) -> None:
-    rewritten(base, "law", lambda record: record["scores"].update(best_step=0))
+def test_a_loss_that_rose_is_said(base: Path) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["scores"] |= {"validation": [[0, 1.25], [1, 1.5], [2, 2.5]], "best_step": 1}
+
+    rewritten(base, "law", change)
     section = next(one for one in drawn(base) if one.title == "Scales law of base")
-    assert "no step was better than none" in str(section.blocks[0].cells[0])  # type: ignore[union-attr]
+    assert isinstance(section.blocks[0], Paragraph)
+    assert "1.5000, is the least of all steps, but more than the 1.2500 before." in section.blocks[0].cells[0]
 
 
 def test_sets_that_were_judged_are_among_the_models(

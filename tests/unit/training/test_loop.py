@@ -220,12 +220,21 @@ def test_where_no_state_may_be_the_best_the_last_one_is(tmp_path: Path) -> None:
     assert [done for done, _ in result.validation] == [2, 4, 6] and result.best == 6
 
 
-def test_what_training_begins_with_is_kept_where_no_step_is_better(tmp_path: Path) -> None:
+@pytest.mark.parametrize("best_from", [0, 1])
+def test_what_training_begins_with_is_kept_where_no_step_is_better_and_that_was_asked(
+    best_from: int, tmp_path: Path
+) -> None:
     model, before = llama(), dict(llama().named_parameters())
-    course = Course(steps=6, validate_every=2, best_from=0, warm_up=0.0, last=1.0, clip=None)
+    course = Course(
+        steps=6, validate_every=2, first=True, best_from=best_from, warm_up=0.0, last=1.0, clip=None
+    )
     result = train(model, optimiser(model, 0.5), material(4), course, tmp_path)
     losses = dict(result.validation)
-    assert result.best == 0 and list(losses) == [0, 2, 4, 6] and losses[0] == min(losses.values())
+    assert list(losses) == [0, 2, 4, 6] and losses[0] == min(losses.values())
+    if best_from:
+        assert result.best == min((2, 4, 6), key=lambda step: losses[step])
+        return
+    assert result.best == 0
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]), name
 

@@ -325,6 +325,7 @@ def _train_factors(model: nn.Module, held: Mapping[str, Form], job: Job, plan: P
     course = Course(
         steps=plan.factor_steps,
         validate_every=eighth(plan.factor_steps),
+        first=True,
         best_from=0,
         seed=config.seed + 1,
         precision=config.precision,

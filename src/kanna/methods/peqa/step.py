@@ -64,7 +64,7 @@ class TuneStep(Step[Plan]):
         assert isinstance(changes, Tuned)
         record, outcome = changes.made.record, changes.outcome
         trained = outcome.trained
-        after = min((loss for _, loss in trained.validation), default=None)
+        after = dict(trained.validation).get(trained.best)
         figures = {
             "scales": record.name,
             "trainable": record.numbers,
@@ -98,7 +98,9 @@ def _lines(plan: Plan, changes: Tuned, after: float | None) -> Iterator[str]:
     stopped = f"; stopped early: {trained.stopped}" if trained.stopped else ""
     yield f"{len(trained.losses)} steps, loss {trained.losses[0]:.4f} to {trained.losses[-1]:.4f}{stopped}"
     if after is not None:
-        at = f"at step {trained.best}" if trained.best else "(no step was better: scales are as they were)"
+        at = f"at step {trained.best}"
+        if after > outcome.before:
+            at += ", which is more: try a lower --rate, fewer steps or more rows"
         yield f"on rows that were not learnt: loss {outcome.before:.4f} before, {after:.4f} {at}"
     if record.flipped:
         share = record.flipped / record.numbers

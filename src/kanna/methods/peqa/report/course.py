@@ -1,5 +1,7 @@
 """How one set was learnt: losses over steps with the best state marked, and how far scales moved."""
 
+import math
+
 from kanna.reporting import moved
 from kanna.reporting.blocks import At, Block, Chart, Paragraph
 from kanna.reporting.curves import Curve, curves, smoothed
@@ -20,12 +22,11 @@ def _how_it_ended(scores: At) -> list[str]:
     steps = f"{len(losses):,} steps; stopped early: {stopped}." if stopped else f"{len(losses):,} steps."
     if not scores.data.get("validation"):
         return [f"{steps} No rows were held out; the last state is kept."]
-    if not best:
-        return [
-            f"{steps} On rows that were not learnt no step was better than none: scales are as they were."
-        ]
+    held = dict(scores.data["validation"])
+    more = f", but more than the {held[0]:.4f} before" if held.get(0, math.inf) < held[best] else ""
     return [
-        f"{steps} Kept is the state after step {best:,}: its loss on rows that were not learnt is the least."
+        f"{steps} Kept is the state after step {best:,}: its loss on rows that were not learnt, "
+        f"{held[best]:.4f}, is the least of all steps{more}."
     ]
 
 
@@ -37,7 +38,7 @@ def _losses(record: At, scores: At) -> Chart:
     held = [(float(step), loss) for step, loss in scores.data.get("validation") or []]
     marks = []
     if held:
-        best = min(held, key=lambda one: one[1])
+        best = next(one for one in held if one[0] == scores.data["best_step"])
         tip = f"rows that are not learnt: {held[0][1]:.4f} at first, {best[1]:.4f} at step {best[0]:.0f}"
         lines.append(Curve("held out", held, tip))
         marks = [best[0]]
