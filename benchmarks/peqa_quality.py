@@ -44,7 +44,10 @@ from peqa_tasks import Task, answers, demo_moved, demo_repair, own_task
 
 PARTS = ("repair", "adapt", "ablations")
 ROWS, ADAPTED_ROWS = 600, 2000
-CODES: dict[str, dict[str, Any]] = {"minmax": {"method": "minmax"}, "gptq": {"method": "gptq"}}
+CODES: dict[str, dict[str, Any]] = {
+    "minmax": {"method": "minmax"},
+    "gptq": {"method": "gptq", "inputs": "anchored", "refit": True},
+}
 
 
 @dataclass(frozen=True)

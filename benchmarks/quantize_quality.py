@@ -27,10 +27,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "minmax": {"method": "minmax"},
     "mse": {"method": "mse"},
     "hqq": {"method": "hqq"},
-    "gptq": {"method": "gptq", "inputs": "original", "refit": False},
-    "gptq, refit": {"method": "gptq", "inputs": "original"},
-    "anchored": {"method": "gptq", "refit": False},
-    "anchored, refit (default)": {"method": "gptq"},
+    "gptq (default)": {"method": "gptq"},
+    "gptq, refit": {"method": "gptq", "refit": True},
+    "anchored": {"method": "gptq", "inputs": "anchored"},
+    "anchored, refit": {"method": "gptq", "inputs": "anchored", "refit": True},
 }
 
 

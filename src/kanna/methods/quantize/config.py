@@ -49,13 +49,13 @@ class QuantizeConfig(Configuration):
     method: Literal["auto", "minmax", "mse", "hqq", "gptq"] = setting(
         "auto", "minmax, mse, hqq; gptq, which needs calibration text (auto takes it where there is).", _NAME
     )
-    inputs: Literal["anchored", "original"] = setting(
-        "anchored",
-        "Of gptq: what the quantised part before hands on, fitted to the original outputs (anchored), or "
-        "what the original model reads (original).",
+    inputs: Literal["original", "anchored"] = setting(
+        "original",
+        "Of gptq: what the original model reads (original), or what the quantised part before hands on, "
+        "fitted to the original outputs (anchored), which needs many tokens for each input.",
         _NAME,
     )
-    refit: bool = setting(True, "Of gptq: the best scales for the codes that were chosen.", _HOW)
+    refit: bool = setting(False, "Of gptq: the best scales for the codes that were chosen.", _HOW)
     tokens: int = setting(32_768, "Calibration tokens at most.", _DATA, ge=256)
     context: int | None = setting(
         None, "Length of calibration windows, and most tokens read on --task.", _DATA, ge=8
