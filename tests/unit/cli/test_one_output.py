@@ -222,7 +222,7 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on(base, text, tmp_path, numb
         return ended
 
     child, work = start(action), tmp_path / "out.kanna-work" / "run.json"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not work.is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.3)
@@ -241,7 +241,7 @@ def test_a_real_process_ends_on_sigterm(shared_base, tmp_path):
     words = [str(word) for word in ("lowrank", shared_base, *PLAIN, "--out", out, "-q")]
     process = subprocess.Popen([sys.executable, "-c", _WAITS, *words], stderr=subprocess.PIPE, text=True)
     work = tmp_path / "out.kanna-work" / "run.json"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not work.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.terminate()
