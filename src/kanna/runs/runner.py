@@ -36,9 +36,10 @@ from kanna.runs.places import cache_directory, usable_cache
 from kanna.runs.probe import Verdict, verify_output
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
+from kanna.runs.room import check_memory, check_space
 from kanna.runs.source import Source
 from kanna.runs.step import Description, Inputs, Job, Plan
-from kanna.runs.unfinished import FREE_SPACE, about_to_name, clear, replaces, unfinished_work
+from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
 from kanna.tasks.verdict.comparison import NOT_JUDGED, Comparison
@@ -279,24 +280,14 @@ def _check_ready(ready: _Ready, replace: bool) -> None:
 
 
 def _check_memory(plan: Plan) -> None:
-    available = psutil.virtual_memory().available
-    if plan.memory > available and not plan.changes_nothing:
-        raise InputError(
-            f"about {plan.memory / 1e9:.1f} GB of memory are needed and {available / 1e9:.1f} GB are free",
-            plan.less_memory,
-        )
+    if not plan.changes_nothing:
+        check_memory(plan.memory, plan.less_memory)
 
 
 def _check_space(out: Path, plan: Plan) -> None:
     """The files of work fit beside the output; the output itself is checked before it is written."""
-    place = next(parent for parent in out.parents if parent.is_dir())
-    free = shutil.disk_usage(place).free
-    if plan.work_bytes > free and not plan.changes_nothing:
-        raise InputError(
-            f"about {plan.work_bytes / 1e9:.2f} GB of space are needed for work in {place}, and "
-            f"{free / 1e9:.2f} GB are free",
-            FREE_SPACE,
-        )
+    if not plan.changes_nothing:
+        check_space(plan.work_bytes, out, f"work in {out.parent}")
 
 
 def _fingerprint(ready: _Ready) -> str:

@@ -9,22 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.writer import output_directory
-from kanna.errors import InputError
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
 from kanna.methods.merge.recipe import read_recipe
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.written import complete
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
-from kanna.runs.places import free_bytes, work_directory
+from kanna.runs.places import work_directory
 from kanna.runs.probe import Verdict
 from kanna.runs.record import Stages, run_record
-from kanna.runs.unfinished import FREE_SPACE, about_to_name, clear, replaces, unfinished_work
+from kanna.runs.room import check_memory, check_space
+from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
 
 Announce = Callable[[MergePlan], None]
 
@@ -118,7 +116,7 @@ def merge(
     refuse_input(place, *(model.directory for model in plan.inputs.models))
     replace = replaces(place, force, resume)
     refuse_existing(place, replace)
-    _check_memory(plan)
+    check_memory(plan.chunk_bytes, "give a smaller --max-memory")
     _check_space(plan, place)
     announce(plan)
     stages = Stages(progress)
@@ -158,25 +156,11 @@ def _state(files: tuple[Path, ...]) -> Iterator[list[object]]:
         yield [file.name, found.st_size, found.st_mtime_ns]
 
 
-def _check_memory(plan: MergePlan) -> None:
-    available = psutil.virtual_memory().available
-    if plan.chunk_bytes > available:
-        raise InputError(
-            f"about {plan.chunk_bytes / 1e9:.2f} GB of memory are needed, {available / 1e9:.2f} GB are free",
-            "give a smaller --max-memory",
-        )
-
-
 def _check_space(plan: MergePlan, place: Path) -> None:
     """Room for the files of the output; what a merge that is resumed has written counts as free."""
     work = work_directory(place)
     there = sum(_occupied(path) for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0
-    needed, free = plan.bytes_written + plan.side_bytes, free_bytes(place) + there
-    if needed > free:
-        raise InputError(
-            f"{needed / 1e9:.2f} GB of space are needed for {place} and {free / 1e9:.2f} GB are free",
-            FREE_SPACE,
-        )
+    check_space(plan.bytes_written + plan.side_bytes, place, str(place), there)
 
 
 def _occupied(path: Path) -> int:
