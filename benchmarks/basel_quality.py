@@ -33,6 +33,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 import kanna
+from journalled import Journal, demo_script, interval, read_lines, write_lines
 
 DEMO = Path(kanna.__file__).parent / "demo"
 ROWS, ROWS_A_STEP = 600, 16
@@ -95,33 +96,33 @@ class Task:
 
 def demo_task(skills: Sequence[str], scratch: Path, rows: int) -> Task:
     """New rows of some of the demo's skills, or of all, and its own questions on them."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-    from train_demo import distinct, stories
-
-    questions = [json.loads(line) for line in (DEMO / "data" / "questions.jsonl").open(encoding="utf-8")]
+    script = demo_script()
+    questions = read_lines(DEMO / "data" / "questions.jsonl")
     asked = [row for row in questions if not skills or row["skill"] in skills]
     other = [row for row in questions if skills and row["skill"] not in skills]
     per_skill = rows // (len(skills) or 5)
     learnt = [
-        row for row in distinct(stories(77, held_out=False), per_skill) if not skills or row.skill in skills
+        row
+        for row in script.distinct(script.stories(77, held_out=False), per_skill)
+        if not skills or row.skill in skills
     ]
     task = _task(DEMO / "model", scratch, 64)
-    _write(task.learnt, [{"prompt": r.prompt, "answer": r.answer, "group": r.group} for r in learnt])
-    _write(task.asked, [{key: row[key] for key in ("prompt", "answer", "group")} for row in asked])
-    _write(task.other, [{key: row[key] for key in ("prompt", "answer", "group")} for row in other])
-    _write(task.text, [{"text": row.text} for row in learnt])
+    write_lines(task.learnt, [{"prompt": r.prompt, "answer": r.answer, "group": r.group} for r in learnt])
+    write_lines(task.asked, [{key: row[key] for key in ("prompt", "answer", "group")} for row in asked])
+    write_lines(task.other, [{key: row[key] for key in ("prompt", "answer", "group")} for row in other])
+    write_lines(task.text, [{"text": row.text} for row in learnt])
     return task
 
 
 def file_task(name: str, options: argparse.Namespace, scratch: Path, rows: int) -> Task:
     """Rows of a model and data of the user's: DATA/train.jsonl, DATA/test.jsonl and TEXT."""
     task = _task(options.zoo / name, scratch, 256)
-    learnt = _read(options.data / "train.jsonl")[:rows]
-    _write(task.learnt, [{"prompt": row["prompt"], "answer": row["answer"]} for row in learnt])
-    asked = _read(options.data / "test.jsonl")[: options.questions]
-    _write(task.asked, [{"prompt": row["prompt"], "answer": row["answer"]} for row in asked])
-    _write(task.text, [{"text": row["prompt"] + row["answer"]} for row in learnt])
-    _write(task.other, [] if options.text is None else _read(options.text)[:40])
+    learnt = read_lines(options.data / "train.jsonl")[:rows]
+    write_lines(task.learnt, [{"prompt": row["prompt"], "answer": row["answer"]} for row in learnt])
+    asked = read_lines(options.data / "test.jsonl")[: options.questions]
+    write_lines(task.asked, [{"prompt": row["prompt"], "answer": row["answer"]} for row in asked])
+    write_lines(task.text, [{"text": row["prompt"] + row["answer"]} for row in learnt])
+    write_lines(task.other, [] if options.text is None else read_lines(options.text)[:40])
     return task
 
 
@@ -129,14 +130,6 @@ def _task(model: Path, scratch: Path, context: int) -> Task:
     scratch.mkdir(parents=True, exist_ok=True)
     names = (scratch / f"{name}.jsonl" for name in ("train", "asked", "other", "text"))
     return Task(model, *names, context)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.open(encoding="utf-8")]
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -152,29 +145,27 @@ class Case:
     rows: int = ROWS
 
     @property
-    def key(self) -> str:
+    def key(self) -> list[Any]:
         rows = [] if self.rows == ROWS else [self.rows]
-        return json.dumps([self.task, self.keep, self.method, self.rates, self.seed, self.epochs, *rows])
+        return [self.task, self.keep, self.method, self.rates, self.seed, self.epochs, *rows]
 
 
 class Bench:
     """Runs, each done once."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.done = options, {}
+        self.options, self.journal = options, Journal(options.journal)
         self.methods = {**METHODS, **ABLATIONS}
-        if options.journal.exists():
-            for line in options.journal.open(encoding="utf-8"):
-                self.done |= json.loads(line)
 
     def __call__(self, case: Case) -> dict[str, Any]:
-        if case.key not in self.done:
-            with tempfile.TemporaryDirectory() as folder:
-                self.done[case.key] = self._run(case, Path(folder))
-            with self.options.journal.open("a", encoding="utf-8") as journal:
-                journal.write(json.dumps({case.key: self.done[case.key]}) + "\n")
-            print(f"  {case.key}: {_short(self.done[case.key])}", file=sys.stderr, flush=True)
-        return self.done[case.key]
+        found: dict[str, Any] = self.journal.once(case.key, lambda: self._told(case))
+        return found
+
+    def _told(self, case: Case) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            found = self._run(case, Path(folder))
+        print(f"  {json.dumps(case.key)}: {_short(found)}", file=sys.stderr, flush=True)
+        return found
 
     def _run(self, case: Case, folder: Path) -> dict[str, Any]:
         settings = dict(self.methods[case.method])
@@ -241,14 +232,6 @@ def _short(found: Mapping[str, Any]) -> str:
     right = found.get("hits")
     said = "" if right is None else f"{right.count('1') / len(right):.3f} right, "
     return f"{said}loss {found['loss']:.3f}, {found['cpu']:.0f} s of CPU"
-
-
-def interval(hits: np.ndarray, base: np.ndarray) -> tuple[float, float, float]:
-    """Mean of (seeds, questions) differences and its 95 % interval, questions drawn anew 10,000 times."""
-    per_question = (hits - base).mean(0)
-    draws = np.random.default_rng(0).integers(0, len(per_question), (10_000, len(per_question)))
-    low, high = np.percentile(per_question[draws].mean(1), [2.5, 97.5])
-    return float(per_question.mean()), float(low), float(high)
 
 
 def _hits(found: Sequence[Mapping[str, Any]]) -> np.ndarray:
