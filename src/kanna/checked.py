@@ -100,19 +100,20 @@ def _refuse_key_twice(path: Path, keys: list[yaml.Node]) -> None:
         seen.add(named)
 
 
-def check_version(given: object, where: str | Path, known: int, remedy: str) -> None:
+def check_version(
+    given: object, where: str | Path, known: int, remedy: str, key: str = "format_version"
+) -> None:
     """Raise InputError for a format that this version of kanna cannot read.
 
     Args:
         known: The newest that it can.
         remedy: Where there is no version.
+        key: By which the version is told.
     """
     if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise InputError(f"{where} has no sound format_version (found {given!r})", remedy)
+        raise InputError(f"{where} has no sound {key} (found {given!r})", remedy)
     if given > known:
-        raise InputError(
-            f"{where} has format_version {given}; this kanna reads up to {known}", "upgrade kanna"
-        )
+        raise InputError(f"{where} has {key} {given}; this kanna reads up to {known}", "upgrade kanna")
 
 
 def validated(model: type[M], data: object, where: str | Path, remedy: str) -> M:

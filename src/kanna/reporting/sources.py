@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from kanna.checked import validated
+from kanna.checked import check_version, validated
 from kanna.errors import InputError
 from kanna.measure.results import BenchResult
 from kanna.reporting.views import View
@@ -180,10 +180,7 @@ def _read(path: Path) -> Any:
 
 def _check(path: Path, data: Any, key: str, newest: int = _SCHEMA) -> None:
     version = data.get(key) if isinstance(data, dict) else None
-    if not isinstance(version, int):
-        raise InputError(f"{path} has no {key}", _AGAIN)
-    if version > newest:
-        raise InputError(f"{path} has {key} {version}, this kanna knows {newest}", "upgrade kanna")
+    check_version(version, path, newest, _AGAIN, key)
 
 
 def _lean(data: Mapping[str, Any], examples: bool) -> dict[str, Any]:

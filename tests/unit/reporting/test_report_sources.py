@@ -95,7 +95,7 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda data: data.pop("schema_version"), "has no schema_version"),
+        (lambda data: data.pop("schema_version"), "has no sound schema_version"),
         (lambda data: data.update(schema_version=2), "upgrade kanna"),
         (lambda data: data.pop("status"), "status is missing"),
         (lambda data: data.update(status="<b>"), "status"),

@@ -92,7 +92,7 @@ def _compare_result(checkpoint: Checkpoint, whole: bool) -> None:
     """The tensors that the result file tells of are those of the files."""
     path = checkpoint.directory / RESULT
     data = read_json(path)
-    check_version(data.get("schema_version"), path, _SCHEMA, _AGAIN)
+    check_version(data.get("schema_version"), path, _SCHEMA, _AGAIN, "schema_version")
     told = {name for group in data.get("groups", ()) for name in group["tensors"]}
     if whole and told != set(checkpoint.tensors):
         name = min(told ^ set(checkpoint.tensors))
