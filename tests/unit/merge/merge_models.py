@@ -14,13 +14,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 VOCABULARY = 400
 
 
-def save_model(directory: Path, seed: int, dtype: torch.dtype, like: Path | None = None) -> Path:
-    """A Llama of two layers; one that is `like` another differs from it in steps of equal size."""
+def save_model(
+    directory: Path, seed: int, dtype: torch.dtype, like: Path | None = None, layers: int = 2
+) -> Path:
+    """A Llama; one that is `like` another differs from it in steps of equal size."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=32,

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from kanna.errors import InputError
-from kanna.methods.merge.layers import Layers, layers_of
-from kanna.methods.merge.recipe import read_recipe
-from kanna.methods.merge.resolve import resolved, warnings_of
+from kanna.methods.merge.layers import Layers, layers_of, position
+from kanna.methods.merge.layout import Part, Target
+from kanna.methods.merge.reading import read_recipe
+from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.resolve import check_gradients, resolved, warnings_of
 
 GOOD = """
 x-anchor: &half {weight: 0.5}
@@ -36,13 +38,24 @@ TENSORS = [
 ]
 
 
+def targets(recipe: Recipe, layers: Layers | None) -> list[Target]:
+    """What a recipe of one slice makes of three layers."""
+    (one,) = recipe.slices
+    found = []
+    for name in TENSORS:
+        number = None if layers is None else layers.number(name)
+        place = 0.0 if layers is None or number is None else position(number, layers.count)
+        found.append(Target(name, tuple(Part(n, name) for n in range(len(one.sources))), one, place))
+    return found
+
+
 def test_what_holds_for_which_tensor(tmp_path: Path) -> None:
     recipe = read_recipe(write(GOOD, tmp_path))
-    assert [source.model for source in recipe.sources] == ["zero", "one", "two"]
+    assert recipe.models == ("zero", "one", "two")
     assert recipe.dtype == "bfloat16"
     layers = layers_of({"num_hidden_layers": 3}, TENSORS)
     assert layers == Layers("model.layers.", 3)
-    found = resolved(recipe, TENSORS, layers)
+    found = resolved(recipe, targets(recipe, layers))
     assert found["model.embed_tokens.weight"].each("weight") == (0, 0.5, 0.25)
     assert found["model.norm.weight"].each("density") == (0, 1, 1)
     assert found["model.layers.1.mlp.weight"].each("weight") == (0, 0.5, 0.5)
@@ -55,7 +68,7 @@ def test_what_holds_for_which_tensor(tmp_path: Path) -> None:
     assert (
         "x-anchor" in said and "int8_mask has no effect" in said and "gamma has no effect under ties" in said
     )
-    assert "first value" in warnings_of(recipe, layers)[0]
+    assert "first value" in warnings_of(recipe)[0]
 
 
 def write(text: str, tmp_path: Path) -> Path:
@@ -65,6 +78,12 @@ def write(text: str, tmp_path: Path) -> Path:
 
 
 MODELS = "models:\n  - model: one\n    parameters: {weight: 1}\n"
+SLICE = """merge_method: linear
+slices:
+  - sources:
+      - {model: one, layer_range: [0, 2], parameters: {weight: 1}}
+      - {model: two, layer_range: [4, 6], parameters: {weight: 1}}
+"""
 BAD = [
     ("merge_method: dare-ties\n" + MODELS, "line 1", "did you mean dare_ties"),
     ("merge_method: core_space\n" + MODELS, "line 1", "no method 'core_space'"),
@@ -73,8 +92,18 @@ BAD = [
     ("merge_method: linear\nselect_topk: 1\n" + MODELS, "line 2", "select_topk at the top is not read"),
     ("merge_method: linear\nmodels:\n  - model: one\n    weight: 1\n", "line 4", "weight beside model"),
     ("merge_method: linear\n" + MODELS.replace("weight", "wieght"), "line 4", "did you mean weight"),
-    ("merge_method: linear\nslices: []\n", "line 2", "slices: is not supported yet"),
-    ("merge_method: linear\nmodules: {}\n", "line 2", "modules: is not supported yet"),
+    ("merge_method: linear\nslices: []\n", "line 2", "slices is no list"),
+    ("merge_method: linear\nmodules: {}\n", "line 2", "modules is empty"),
+    ("merge_method: linear\nmodules: {a: 1, b: 2}\n", "line 2", "several modules (a, b)"),
+    ("merge_method: linear\nslices: [1]\n" + MODELS, "line 2", "models and slices stand beside"),
+    (SLICE.replace("layer_range: [0, 2], ", ""), "line 4", "a source has no layer_range"),
+    (SLICE.replace("[0, 2]", "[2, 0]"), "line 4", "[2, 0] is no range"),
+    (SLICE.replace("[0, 2]", "[0, 3]"), "line 5", "has 3 layers of one and 2 of two"),
+    (SLICE + "    weight: 1\n", "line 6", "weight in a slice is not read"),
+    (SLICE + "    merge_method: ties\n", "line 6", "merge_method in a slice is not read"),
+    (SLICE.replace("linear", "ties"), "line 1", "add base_model"),
+    (SLICE.replace("linear", "ties") + "    base_model: zero\n", "line 3", "zero is no source of the slice"),
+    ("merge_method: linear\n" + MODELS + "    layer_range: [0, 1]\n", "line 5", "belongs to slices:"),
     ("merge_method: linear\ntokenizer_source: union\n" + MODELS, "line 2", "tokenizer_source: is not"),
     ("merge_method: linear\nchat_template: auto\n" + MODELS, "line 2", "chat_template: is not"),
     ("merge_method: linear\n" + MODELS + "---\nmerge_method: linear\n", "line 6", "several documents"),
@@ -122,24 +151,25 @@ def test_no_value_for_a_tensor_names_it(tmp_path: Path) -> None:
     text = "merge_method: linear\n" + MODELS.replace("1}", "[{filter: mlp, value: 1}]}")
     recipe = read_recipe(write(text, tmp_path))
     with pytest.raises(InputError, match=r"line 3: weight of one has no value for the tensor model.embed"):
-        resolved(recipe, TENSORS, None)
+        resolved(recipe, targets(recipe, None))
 
 
 def test_weights_that_cancel_name_the_tensor(tmp_path: Path) -> None:
     text = "merge_method: linear\n" + MODELS + "  - {model: two, parameters: {weight: [0.3, -1]}}\n"
     recipe = read_recipe(write(text, tmp_path))
     with pytest.raises(InputError, match=r"weights of model.layers.2.self_attn.weight sum to 0"):
-        resolved(recipe, TENSORS, Layers("model.layers.", 3))
+        resolved(recipe, targets(recipe, Layers("model.layers.", 3)))
 
 
 def test_a_gradient_needs_layers(tmp_path: Path) -> None:
     recipe = read_recipe(write("merge_method: linear\n" + MODELS.replace("1}", "[0, 1]}"), tmp_path))
     assert layers_of({"num_hidden_layers": 4}, TENSORS) is None
     with pytest.raises(InputError, match="line 4: weight depends on the layer"):
-        resolved(recipe, TENSORS, None)
+        check_gradients(recipe)
 
 
 def test_layers_are_counted_from_the_first_number() -> None:
     one = layers_of({"n_layer": 1}, ["h.0.experts.3.w", "wte"])
-    assert one is not None and one.position("h.0.experts.3.w") == 1 and one.position("wte") == 0
+    assert one is not None and one.parts("h.0.experts.3.w") == (0, "experts.3.w")
+    assert one.number("wte") is None and position(0, 1) == 1 and position(1, 3) == 0.5
     assert layers_of({"num_hidden_layers": 1}, ["encoder.0.w", "decoder.0.w"]) is None

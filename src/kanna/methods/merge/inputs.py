@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from kanna.checked import read_json
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits, refuse_quantized
 from kanna.errors import InputError
+from kanna.methods.merge.layers import Layers, layer_keys, layers_of
 from kanna.methods.merge.recipe import Recipe
 
 _YET = "merging them is not supported yet"
@@ -44,11 +45,13 @@ class Inputs:
         models: In the order of the recipe.
         first: Index of the one that configuration, tokenizer and side files come from.
         warnings: Where they differ in what does not matter to the weights.
+        layers: Of each model, where they stand; None where that cannot be told.
     """
 
     models: tuple[Checkpoint, ...]
     first: int
     warnings: tuple[str, ...]
+    layers: tuple[Layers | None, ...]
 
     @property
     def lead(self) -> Checkpoint:
@@ -61,13 +64,15 @@ def opened(recipe: Recipe) -> Inputs:
     Raises:
         InputError: One cannot be read, is quantised, or does not fit the others; model and tensor are named.
     """
-    models = tuple(_opened(source.model) for source in recipe.sources)
-    first = next(i for i, source in enumerate(recipe.sources) if source.model == recipe.first)
+    models = tuple(_opened(name) for name in recipe.models)
+    first = recipe.models.index(recipe.first)
     lead, warnings = models[first], []
-    for index, model in enumerate(models):
-        if index != first:
-            warnings += _compared(lead, model)
-    return Inputs(models, first, tuple(dict.fromkeys(warnings)))
+    ends = {source.model for one in (recipe.slices[0], recipe.slices[-1]) for source in one.sources}
+    for name, model in zip(recipe.models, models, strict=True):
+        if model is not lead:
+            warnings += _compared(lead, model, recipe.sliced, name in ends)
+    layers = tuple(layers_of(model.config, model.tensors) for model in models)
+    return Inputs(models, first, tuple(dict.fromkeys(warnings)), layers)
 
 
 def _opened(name: str) -> Checkpoint:
@@ -84,8 +89,13 @@ def _opened(name: str) -> Checkpoint:
     return checkpoint
 
 
-def _compared(lead: Checkpoint, other: Checkpoint) -> list[str]:
-    """Warnings; raises InputError for what does not fit."""
+def _compared(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: bool) -> list[str]:
+    """Warnings; raises InputError for what does not fit.
+
+    Args:
+        sliced: Whether layers are taken by their numbers; then there may be more of them in one model.
+        tokens: Whether embeddings are merged, so that tokens must be the same.
+    """
     for key in ("model_type", "architectures"):
         if lead.config.get(key) != other.config.get(key):
             raise InputError(
@@ -93,21 +103,21 @@ def _compared(lead: Checkpoint, other: Checkpoint) -> list[str]:
                 f"{other.config.get(key)!r} there and {lead.config.get(key)!r} here",
                 "only models of one architecture are merged",
             )
-    warnings = _configurations(lead, other)
-    _tensors(lead, other)
-    return warnings + _tokens(lead, other)
+    warnings = _configurations(lead, other, sliced, tokens)
+    return warnings + (_tokens(lead, other) if tokens else [])
 
 
-def _configurations(lead: Checkpoint, other: Checkpoint) -> list[str]:
-    mine, theirs = _settled(lead), _settled(other)
-    different = sorted(
-        key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key) and not _ignored(key)
-    )
+def _configurations(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: bool) -> list[str]:
+    mine, theirs = settled(lead), settled(other)
+    layered = layer_keys(lead.config, mine) | layer_keys(other.config, theirs) if sliced else set()
+    flat, flat_theirs = dict(_flat(mine, "")), dict(_flat(theirs, ""))
     warnings = []
-    for key in different:
-        said = f"{key} is {theirs.get(key)!r} in {other.name} and {mine.get(key)!r} in {lead.name}"
+    for key in sorted((flat.keys() | flat_theirs.keys()) - layered):
+        if flat.get(key) == flat_theirs.get(key) or _ignored(key):
+            continue
+        said = f"{key} is {flat_theirs.get(key)!r} in {other.name} and {flat.get(key)!r} in {lead.name}"
         leaf = key.rpartition(".")[2]
-        if leaf == _VOCABULARY:
+        if leaf == _VOCABULARY and tokens:
             raise InputError(f"vocabularies differ: {said}", _YET)
         if leaf == _TIED:
             raise InputError(f"one model has a head of its own: {said}", _YET)
@@ -123,15 +133,15 @@ def _ignored(key: str) -> bool:
     return bool(_IGNORED & set(key.split(".")))
 
 
-def _settled(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A configuration with the defaults of transformers, flat; as it is where transformers has none."""
+def settled(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A configuration with the defaults of transformers; as it is where transformers has none."""
     from transformers import AutoConfig
 
     try:
         read = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True).to_dict()
     except Exception:  # code of the model's own, or nothing that transformers knows: by what is written alone
         read = dict(checkpoint.config)
-    return dict(_flat(read, ""))
+    return dict(read)
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -142,26 +152,26 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _tensors(lead: Checkpoint, other: Checkpoint) -> None:
-    for here, there in ((lead, other), (other, lead)):
-        if missing := [name for name in here.tensors if name not in there.tensors]:
+def compare_tensors(parts: Sequence[tuple[Checkpoint, str]]) -> None:
+    """Tensors that are to be merged into one.
+
+    Raises:
+        InputError: One has another shape than the first, or another kind of numbers.
+    """
+    (lead, name), *others = parts
+    mine = lead.tensors[name]
+    for other, called in others:
+        theirs = other.tensors[called]
+        if mine.shape != theirs.shape:
             raise InputError(
-                f"{there.directory} holds no tensor {missing[0]!r}, which {here.directory} has "
-                f"({here.tensors[missing[0]].file.name})",
-                f"models must have the same tensors; where one is tied and the other not, {_YET}",
-            )
-    for name, stored in lead.tensors.items():
-        theirs = other.tensors[name]
-        if stored.shape != theirs.shape:
-            raise InputError(
-                f"{name} has shape {list(theirs.shape)} in {theirs.file} and {list(stored.shape)} in "
-                f"{stored.file}",
+                f"{called} has shape {list(theirs.shape)} in {theirs.file} and {list(mine.shape)} in "
+                f"{mine.file}",
                 f"where vocabularies differ, {_YET}",
             )
-        floating = lead.dtype(name).is_floating_point, other.dtype(name).is_floating_point
-        if floating[0] != floating[1] or (not floating[0] and stored.dtype != theirs.dtype):
+        floating = lead.dtype(name).is_floating_point, other.dtype(called).is_floating_point
+        if floating[0] != floating[1] or (not floating[0] and mine.dtype != theirs.dtype):
             raise InputError(
-                f"{name} is {theirs.dtype} in {theirs.file} and {stored.dtype} in {stored.file}",
+                f"{called} is {theirs.dtype} in {theirs.file} and {mine.dtype} in {mine.file}",
                 "models must hold the same kind of numbers",
             )
 

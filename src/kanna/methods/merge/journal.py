@@ -17,7 +17,7 @@ class Note:
     Args:
         tensor: Its name.
         file: sha256 of its file up to the end of its data.
-        inputs: sha256 of its data in each model.
+        inputs: sha256 of the data of each part that it is made from.
         figures: See `streaming.Figures`.
     """
 

@@ -107,9 +107,22 @@ PARAMETERS = (
     "tol",
     "weight",
 )
-KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "name")
-KEYS_NOT_YET = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
+# Exactly one of them says which models there are.
+LAYOUTS = ("models", "slices", "modules")
+KEYS = ("merge_method", *LAYOUTS, "base_model", "parameters", "dtype", "out_dtype", "name")
+KEYS_NOT_YET = ("tokenizer", "tokenizer_source", "chat_template")
 KEYS_OF_MODEL = ("model", "parameters")
-# They belong to slices, where the same model may have other layers.
-KEYS_OF_SOURCE = ("layer_range", "sources")
+KEYS_OF_SOURCE = ("model", "layer_range", "parameters")
+KEYS_OF_SLICE = ("sources", "base_model", "parameters")
+KEYS_OF_MODULE = ("slices", "parameters")
+# Where a key belongs that is known and stands elsewhere.
+PLACES: Mapping[str, str] = {
+    **dict.fromkeys((*KEYS, *KEYS_NOT_YET), "at the top"),
+    "base_model": "at the top, or in a slice",
+    "parameters": "at the top, in a slice or module, or beside a model",
+    "sources": "in an entry of slices:",
+    "layer_range": "beside a model in sources:, which belongs to slices:",
+    "model": "in an entry of models: or sources:",
+    "slices": "at the top, or in a module",
+}
 DTYPES = ("float32", "float16", "bfloat16", "float64")

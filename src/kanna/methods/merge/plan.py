@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +11,11 @@ import torch
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.side_files import refuse_lost_modules, side_files
 from kanna.errors import InputError
+from kanna.methods.merge.composed import composed
 from kanna.methods.merge.inputs import Inputs, licences, opened
-from kanna.methods.merge.layers import layers_of
+from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
-from kanna.methods.merge.resolve import Values, resolved, warnings_of
+from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
 
 DEFAULT_MEMORY = 2 * 10**9
 # The program itself, with torch and transformers.
@@ -34,10 +34,19 @@ class Merged:
     Args:
         spec: Name, dtype and shape.
         values: What the recipe says for it; None for one that is no number with a fraction, and is copied.
+        parts: What it is made from.
+        base: Index of the base model among the parts; -1 without one.
     """
 
     spec: TensorSpec
     values: Values | None
+    parts: tuple[Part, ...]
+    base: int
+
+    @property
+    def origin(self) -> int:
+        """Index of the part that says what merging changed."""
+        return max(0, self.base)
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,13 @@ class Group:
         tensors: Their names.
         numbers: How many values they hold.
         values: None for copied ones.
+        models: Numbers of the models that they are made from.
     """
 
     tensors: tuple[str, ...]
     numbers: int
     values: Values | None
+    models: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class MergePlan:
         tensors: Of the output, in the order of the first model's files.
         chunk: Values of a tensor that are in memory at once.
         memory: Bytes that are needed at most, about.
+        config: What its config.json will say, but for the dtype.
         warnings: What a user should know.
     """
 
@@ -73,12 +85,8 @@ class MergePlan:
     tensors: tuple[Merged, ...]
     chunk: int
     memory: int
+    config: Mapping[str, Any]
     warnings: tuple[str, ...]
-
-    @property
-    def base(self) -> int:
-        """Index of the base model; -1 without one."""
-        return self.inputs.first if self.recipe.base is not None else -1
 
     @property
     def chunk_bytes(self) -> int:
@@ -100,17 +108,23 @@ class MergePlan:
     @property
     def seconds(self) -> float:
         """A rough guess, on one core: arithmetic, hashes, files."""
-        numbers = sum(tensor.spec.numbers for tensor in self.tensors) * len(self.inputs.models)
+        numbers = sum(tensor.spec.numbers * len(tensor.parts) for tensor in self.tensors)
         return numbers * self.recipe.rule.nanoseconds * 1e-9 + (self.bytes_read + self.bytes_written) / 5e8
 
     def groups(self) -> list[Group]:
         """Tensors by what holds for them."""
-        found: dict[Values | None, list[Merged]] = {}
+        found: dict[tuple[Values | None, tuple[int, ...]], list[Merged]] = {}
         for tensor in self.tensors:
-            found.setdefault(tensor.values, []).append(tensor)
+            models = tuple(part.model for part in tensor.parts)
+            found.setdefault((tensor.values, models), []).append(tensor)
         return [
-            Group(tuple(one.spec.name for one in tensors), sum(one.spec.numbers for one in tensors), values)
-            for values, tensors in found.items()
+            Group(
+                tuple(one.spec.name for one in tensors),
+                sum(one.spec.numbers for one in tensors),
+                values,
+                models,
+            )
+            for (values, models), tensors in found.items()
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,7 +133,7 @@ class MergePlan:
             "kind": "merge-plan",
             "method": self.recipe.method,
             "inputs": [_input(model, licences([model]).get(model.name)) for model in self.inputs.models],
-            "base": None if self.base < 0 else self.inputs.lead.name,
+            "base": None if self.recipe.base is None else self.inputs.lead.name,
             "dtype": self.recipe.dtype,
             "groups": [self._group(group) for group in self.groups()],
             "bytes_read": self.bytes_read,
@@ -131,10 +145,11 @@ class MergePlan:
 
     def _group(self, group: Group) -> dict[str, Any]:
         values = group.values
-        told: dict[str, Any] = {"tensors": list(group.tensors), "values": group.numbers}
+        names = [self.inputs.models[number].name for number in group.models]
+        told: dict[str, Any] = {"tensors": list(group.tensors), "values": group.numbers, "models": names}
         if values is None:
             return {"method": "copied", **told}
-        each = {name: list(given) for name, given in values.of_models}  # in the order of the inputs
+        each = {name: list(given) for name, given in values.of_models}  # in the order of "models"
         return {"method": self.recipe.method, **told, "parameters": {**dict(values.of_all), **each}}
 
 
@@ -151,43 +166,55 @@ def planned(recipe: Recipe, out_dtype: str | None, max_memory: int) -> MergePlan
     inputs = opened(recipe)
     refuse_lost_modules(inputs.lead.directory)
     dtype = dtype_named(out_dtype) if out_dtype is not None else recipe.dtype
-    names = [name for name in inputs.lead.tensors if inputs.lead.dtype(name).is_floating_point]
-    layers = layers_of(inputs.lead.config, inputs.lead.tensors)
-    values = resolved(recipe, names, layers)
-    tensors = tuple(Merged(_spec(inputs, name, dtype), values.get(name)) for name in inputs.lead.tensors)
-    chunk, memory = _chunk(inputs, max_memory)
-    warnings = (*recipe.warnings, *inputs.warnings, *_licence_warning(inputs), *warnings_of(recipe, layers))
-    return MergePlan(recipe, inputs, tensors, chunk, memory, warnings)
+    layout = laid_out(recipe, inputs)
+    if not layout.layered:
+        check_gradients(recipe)
+    floating = [one for one in layout.targets if _dtype(inputs, one.parts[0]).is_floating_point]
+    values = resolved(recipe, floating)
+    tensors = tuple(
+        Merged(_spec(inputs, one, dtype), values.get(one.name), one.parts, one.slice.base_index)
+        for one in layout.targets
+    )
+    chunk, memory = _chunk(inputs, tensors, max_memory)
+    warnings = (*recipe.warnings, *inputs.warnings, *_licence_warning(inputs), *warnings_of(recipe))
+    config = composed(inputs, layout.stack)
+    return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings)
 
 
-def working_dtype(inputs: Inputs, name: str) -> torch.dtype:
+def working_dtype(inputs: Inputs, tensor: Merged) -> torch.dtype:
     """In which a tensor is computed: float32, or float64 where an input is."""
-    wide = any(model.dtype(name) == torch.float64 for model in inputs.models)
+    wide = any(_dtype(inputs, part) == torch.float64 for part in tensor.parts)
     return torch.float64 if wide else torch.float32
 
 
-def _spec(inputs: Inputs, name: str, dtype: str | None) -> TensorSpec:
-    shape, stored = inputs.lead.shape(name), inputs.lead.dtype(name)
+def _dtype(inputs: Inputs, part: Part) -> torch.dtype:
+    return inputs.models[part.model].dtype(part.tensor)
+
+
+def _spec(inputs: Inputs, target: Target, dtype: str | None) -> TensorSpec:
+    first = target.parts[0]
+    shape, stored = inputs.models[first.model].shape(first.tensor), _dtype(inputs, first)
     if not stored.is_floating_point:
-        return TensorSpec(name, stored, shape)
+        return TensorSpec(target.name, stored, shape)
     if dtype is not None:
         named: torch.dtype = getattr(torch, dtype)
-        return TensorSpec(name, named, shape)
-    for model in inputs.models:
-        stored = torch.promote_types(stored, model.dtype(name))
-    return TensorSpec(name, stored, shape)
+        return TensorSpec(target.name, named, shape)
+    for part in target.parts:
+        stored = torch.promote_types(stored, _dtype(inputs, part))
+    return TensorSpec(target.name, stored, shape)
 
 
-def _chunk(inputs: Inputs, max_memory: int) -> tuple[int, int]:
+def _chunk(inputs: Inputs, tensors: tuple[Merged, ...], max_memory: int) -> tuple[int, int]:
     """Values of a chunk, and the memory that it takes with the program itself."""
     wide = any(stored.dtype == "F64" for model in inputs.models for stored in model.tensors.values())
-    a_value = (16 if wide else 8) * len(inputs.models) + _BESIDE
-    longest = max((math.prod(stored.shape) for stored in inputs.lead.tensors.values()), default=1)
+    most = max((len(tensor.parts) for tensor in tensors), default=1)
+    a_value = (16 if wide else 8) * most + _BESIDE
+    longest = max((tensor.spec.numbers for tensor in tensors), default=1)
     useful = min(_LARGEST_CHUNK, -(-longest // BLOCK) * BLOCK)
     chunk = min(useful, (max_memory - _PROGRAM) // a_value // BLOCK * BLOCK)
     if chunk < BLOCK:
         raise InputError(
-            f"{max_memory / 1e9:.2f} GB of memory are too little for {len(inputs.models)} models",
+            f"{max_memory / 1e9:.2f} GB of memory are too little for {most} models",
             f"give at least {(_PROGRAM + a_value * BLOCK) / 1e9 + 0.01:.2f}G",
         )
     return chunk, _PROGRAM + a_value * chunk

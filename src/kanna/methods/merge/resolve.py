@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from kanna.errors import InputError
 from kanna.methods.merge.known import Parameter
-from kanna.methods.merge.layers import Layers
-from kanna.methods.merge.recipe import Recipe, Source
+from kanna.methods.merge.layout import Target
+from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.settings import Setting
 from kanna.methods.merge.tree import Node
 
@@ -36,40 +36,22 @@ class Values:
         return dict(self.of_all)[name]
 
 
-def resolved(recipe: Recipe, tensors: Iterable[str], layers: Layers | None) -> dict[str, Values]:
+def resolved(recipe: Recipe, targets: Iterable[Target]) -> dict[str, Values]:
     """The values of every tensor.
 
     Raises:
-        InputError: A parameter that must be given has no value for a tensor; a gradient without layers;
-            weights that are to be normalised and cancel.
+        InputError: A parameter that must be given has no value for a tensor; weights that are to be
+            normalised and cancel.
     """
-    _check_gradients(recipe, layers)
-    found = {}
-    for tensor in tensors:
-        position = 0.0 if layers is None else layers.position(tensor)
-        found[tensor] = _values(recipe, tensor, position)
-    return found
+    return {target.name: _values(recipe, target) for target in targets}
 
 
-def warnings_of(recipe: Recipe, layers: Layers | None) -> tuple[str, ...]:
-    """What tensors outside of layers get, where somebody may think otherwise."""
-    ends = sorted({name for name, setting in _settings(recipe) if setting.ends_differ})
-    if layers is None or not ends:
-        return ()
-    named = " and ".join(ends)
-    return (
-        f"embeddings, final norm and head get the first value of the gradient of {named}, as in mergekit",
-    )
+def check_gradients(recipe: Recipe) -> None:
+    """For models whose layers are not known.
 
-
-def _settings(recipe: Recipe) -> list[tuple[str, Setting]]:
-    given = (recipe.parameters, *(source.parameters for source in recipe.sources))
-    return [item for parameters in given for item in parameters.items()]
-
-
-def _check_gradients(recipe: Recipe, layers: Layers | None) -> None:
-    if layers is not None:
-        return
+    Raises:
+        InputError: A parameter depends on the layer.
+    """
     for name, setting in _settings(recipe):
         if setting.graded:
             raise recipe.place.error(
@@ -79,36 +61,42 @@ def _check_gradients(recipe: Recipe, layers: Layers | None) -> None:
             )
 
 
-def _values(recipe: Recipe, tensor: str, position: float) -> Values:
-    rule = recipe.rule
-    of_all = {
-        name: _value(recipe, None, name, parameter, tensor, position)
-        for name, parameter in rule.of_all.items()
-    }
+def warnings_of(recipe: Recipe) -> tuple[str, ...]:
+    """What tensors outside of layers get, where somebody may think otherwise."""
+    ends = sorted({name for name, setting in _settings(recipe) if setting.ends_differ})
+    if not ends:
+        return ()
+    named = " and ".join(ends)
+    return (
+        f"embeddings, final norm and head get the first value of the gradient of {named}, as in mergekit",
+    )
+
+
+def _settings(recipe: Recipe) -> list[tuple[str, Setting]]:
+    return [item for one in recipe.slices for item in one.settings]
+
+
+def _values(recipe: Recipe, target: Target) -> Values:
+    rule, base = recipe.rule, target.slice.base_index
+    of_all = {name: _value(recipe, target, None, name, parameter) for name, parameter in rule.of_all.items()}
     of_models = {
         name: tuple(
-            0.0
-            if rule.needs_base and source.model == recipe.base
-            else _value(recipe, source, name, parameter, tensor, position)
-            for source in recipe.sources
+            0.0 if rule.needs_base and index == base else _value(recipe, target, index, name, parameter)
+            for index in range(len(target.parts))
         )
         for name, parameter in rule.of_models.items()
     }
-    _refuse_cancelled(recipe, tensor, of_models["weight"], of_all["normalize"])
+    _refuse_cancelled(recipe, target.name, of_models, of_all)
     return Values(tuple(of_models.items()), tuple(of_all.items()))
 
 
-def _value(
-    recipe: Recipe,
-    source: Source | None,
-    name: str,
-    parameter: Parameter,
-    tensor: str,
-    position: float,
-) -> float:
+def _value(recipe: Recipe, target: Target, index: int | None, name: str, parameter: Parameter) -> float:
+    """Of a parameter for all models (index None) or one; filters look at the tensor's name in that model."""
+    source = None if index is None else target.slice.sources[index]
+    tensor = target.name if index is None else target.parts[index].tensor
     own: Mapping[str, Setting] = {} if source is None else source.parameters
-    for given in (own, recipe.parameters):
-        value = given[name].value(tensor, position) if name in given else None
+    for given in (own, *target.slice.shared):
+        value = given[name].value(tensor, target.position) if name in given else None
         if value is not None:
             return value
     if parameter.default is not None:
@@ -116,15 +104,18 @@ def _value(
     whose = "" if source is None else f" of {source.model}"
     node = Node(None, recipe.line if source is None else source.line)
     remedy = f"give {name} beside the model or under parameters: at the top, for all tensors"
-    if source is not None and source.model == recipe.base:
+    if source is not None and source.model == target.slice.base:
         remedy += f"; under {recipe.method} the base model is merged like the others"
     raise recipe.place.error(node, f"{name}{whose} has no value for the tensor {tensor}", remedy)
 
 
-def _refuse_cancelled(recipe: Recipe, tensor: str, weights: tuple[float, ...], normalize: float) -> None:
+def _refuse_cancelled(
+    recipe: Recipe, tensor: str, of_models: Mapping[str, tuple[float, ...]], of_all: Mapping[str, float]
+) -> None:
     """Nothing can be divided by a sum of 0; where differences have no weight at all, nothing is added."""
+    weights = of_models.get("weight", ())
     size = sum(map(abs, weights))
-    if not normalize or abs(math.fsum(weights)) > CANCELLED * size:
+    if not weights or not of_all.get("normalize") or abs(math.fsum(weights)) > CANCELLED * size:
         return
     if recipe.rule.needs_base and (size == 0 or recipe.method == "ties"):  # ties divides entry by entry
         return

@@ -13,7 +13,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.writer import output_directory
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
-from kanna.methods.merge.recipe import read_recipe
+from kanna.methods.merge.reading import read_recipe
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.written import complete
 from kanna.progress import Progress
@@ -138,13 +138,16 @@ def _key(plan: MergePlan) -> str:
     """sha256 of all that the bytes of the output depend on; files of the models by size and time."""
     facts = {
         "recipe": plan.recipe.document,
-        "sources": [source.model for source in plan.recipe.sources],
+        "sources": plan.recipe.models,
         "models": [
             [model.config, [[name, stored.dtype, stored.shape] for name, stored in model.tensors.items()]]
             for model in plan.inputs.models
         ],
         "files": [list(_state(model.files)) for model in plan.inputs.models],
-        "output": [[one.spec.name, str(one.spec.dtype), one.spec.shape] for one in plan.tensors],
+        "output": [
+            [one.spec.name, str(one.spec.dtype), one.spec.shape, [[p.model, p.tensor] for p in one.parts]]
+            for one in plan.tensors
+        ],
         "versions": lineage.versions(),
     }
     return lineage.digest_of(facts)

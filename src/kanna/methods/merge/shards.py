@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kanna.checkpoint.parts import Parts
-from kanna.checkpoint.reader import INDEX
+from kanna.checkpoint.reader import INDEX, Checkpoint
 from kanna.checkpoint.writer import SHARD_BYTES, plan_shards, tensor_bytes, write_json
 from kanna.errors import InputError
 from kanna.methods.merge.journal import Journal, Note
@@ -81,11 +84,21 @@ class _Writing:
         if len(planned) > 1:
             places = {spec.name: shard.file for shard in planned for spec in shard.specs}
             index = {"metadata": {"total_size": sum(spec.bytes for spec in specs)}, "weight_map": places}
-        digests = tuple(
-            {note.tensor: note.inputs[number] for note in self._notes}
-            for number in range(len(self._plan.inputs.models))
-        )
+        digests = self._digests()
         return Shards(files, digests, total([note.figures for note in self._notes]), index)
+
+    def _digests(self) -> tuple[dict[str, str], ...]:
+        """Of each model; what no tensor is made from, such as layers that are left out, is read for it."""
+        found: list[dict[str, str]] = [{} for _ in self._plan.inputs.models]
+        for note in self._notes:
+            for part, digest in zip(self._tensors[note.tensor].parts, note.inputs, strict=True):
+                found[part.model][part.tensor] = digest
+        for model, digests in zip(self._plan.inputs.models, found, strict=True):
+            for name in model.tensors:
+                if name not in digests:
+                    self._tell(f"checking {name}")
+                    digests[name] = _digest(model, name, self._plan.chunk)
+        return tuple(found)
 
     def _file(self, parts: Parts) -> str:
         """Fill one file; its sha256."""
@@ -138,6 +151,14 @@ class _Writing:
         megabytes = max(1, self._plan.bytes_written // 10**6)
         done = min(megabytes, (self._done + part) // 10**6)
         self._progress(going(_STAGE, what), done if what else megabytes, megabytes)
+
+
+def _digest(model: Checkpoint, name: str, chunk: int) -> str:
+    found, count = hashlib.sha256(), math.prod(model.shape(name))
+    for start in range(0, count, chunk):
+        values = model.part(name, start, min(count, start + chunk))
+        found.update(values.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _link(path: Path, name: Path) -> None:

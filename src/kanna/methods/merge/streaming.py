@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kanna.checkpoint.reader import Checkpoint, not_finite
 from kanna.errors import InputError
+from kanna.methods.merge.layout import Part
 from kanna.methods.merge.plan import BLOCK, Merged, MergePlan, working_dtype
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.rules.operation import Operation
@@ -51,13 +53,13 @@ class Stream:
     figures: Figures = field(default_factory=Figures)
 
     def __post_init__(self) -> None:
-        self._hashes = [hashlib.sha256() for _ in self.plan.inputs.models]
+        self._hashes = [hashlib.sha256() for _ in self.tensor.parts]
         self._read_before = False
         self._last: tuple[int, list[Tensor]] | None = None
 
     @property
     def digests(self) -> list[str]:
-        """sha256 of the tensor's data in each model."""
+        """sha256 of the data of each part."""
         return [one.hexdigest() for one in self._hashes]
 
     def pieces(self) -> Iterator[Tensor]:
@@ -73,22 +75,21 @@ class Stream:
             yield from self._merged()
 
     def _copied(self) -> Iterator[Tensor]:
-        models, name = self.plan.inputs.models, self.tensor.spec.name
+        origin = self.tensor.origin
         for chunk in self._chunks():
-            for model, values in zip(models, chunk, strict=True):
-                if not torch.equal(values, chunk[self.plan.inputs.first]):
-                    lead = self.plan.inputs.lead
+            for part, values in zip(self.tensor.parts, chunk, strict=True):
+                if not torch.equal(values, chunk[origin]):
                     raise InputError(
-                        f"{name}, whose values are whole numbers, is another in {model.tensors[name].file} "
-                        f"than in {lead.tensors[name].file}",
+                        f"{part.tensor}, whose values are whole numbers, is another in {self._file(part)} "
+                        f"than in {self._file(self.tensor.parts[origin])}",
                         "such a tensor can only be copied, and must be the same in all models",
                     )
-            yield chunk[self.plan.inputs.first]
+            yield chunk[origin]
 
     def _merged(self) -> Iterator[Tensor]:
-        spec, dtype = self.tensor.spec, working_dtype(self.plan.inputs, self.tensor.spec.name)
+        spec, dtype = self.tensor.spec, working_dtype(self.plan.inputs, self.tensor)
         assert self.tensor.values is not None
-        subject = Subject(spec.name, spec.numbers, dtype, self.plan.base, self.tensor.values)
+        subject = Subject(spec.name, spec.numbers, dtype, self.tensor.base, self.tensor.values)
         act = operation(self.plan.recipe.method, subject)
         self._look(act, dtype)
         for chunk in self._chunks():
@@ -101,7 +102,7 @@ class Stream:
                     f"{str(spec.dtype).removeprefix('torch.')}",
                     "write another dtype, such as bfloat16, with --out-dtype",
                 )
-            self._account(chunk[self.plan.inputs.first].to(dtype), exact, written)
+            self._account(chunk[self.tensor.origin].to(dtype), exact, written)
             yield written
         self.figures.kept, self.figures.differences = act.kept
 
@@ -124,12 +125,16 @@ class Stream:
         self._read_before = True
 
     def _part(self, index: int, start: int, stop: int) -> Tensor:
-        model, name = self.plan.inputs.models[index], self.tensor.spec.name
-        values = model.part(name, start, stop)
+        part = self.tensor.parts[index]
+        model = self.plan.inputs.models[part.model]
+        values = model.part(part.tensor, start, stop)
         if not self._read_before:
             self._hashes[index].update(values.view(torch.uint8).numpy().data)
-            _refuse_not_finite(model, name, values)
+            _refuse_not_finite(model, part.tensor, values)
         return values
+
+    def _file(self, part: Part) -> Path:
+        return self.plan.inputs.models[part.model].tensors[part.tensor].file
 
     def _account(self, origin: Tensor, exact: Tensor, written: Tensor) -> None:
         self.figures.lost = _summed(self.figures.lost, written.to(exact.dtype) - exact)

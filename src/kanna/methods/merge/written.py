@@ -95,19 +95,26 @@ def probed(directory: Path, max_memory: int) -> tuple[Verdict | None, str]:
 
 def portable(plan: MergePlan) -> dict[str, Any]:
     """The recipe, with base names in the place of paths."""
-    names = {
-        source.model: model.name
-        for source, model in zip(plan.recipe.sources, plan.inputs.models, strict=True)
+    names = {given: model.name for given, model in zip(plan.recipe.models, plan.inputs.models, strict=True)}
+    named = _named(plan.recipe.document, names)
+    assert isinstance(named, dict)
+    return named
+
+
+def _named(value: Any, names: Mapping[str, str]) -> Any:
+    """What a recipe holds, with other names in the fields of models."""
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: names.get(str(item), item) if key in ("model", "base_model") else _named(item, names)
+        for key, item in value.items()
     }
-    document = {**plan.recipe.document}
-    document["models"] = [{**entry, "model": names[str(entry["model"])]} for entry in document["models"]]
-    if document.get("base_model") is not None:
-        document["base_model"] = names[str(document["base_model"])]
-    return document
 
 
 def _config(plan: MergePlan) -> dict[str, Any]:
-    config = {**plan.inputs.lead.config}
+    config = {**plan.config}
     if not any(key in config for key in _DTYPE_KEYS):
         config["dtype"] = ""
     named = _with_dtype(config, _dtype(plan))
