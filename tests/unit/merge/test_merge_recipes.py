@@ -84,6 +84,14 @@ slices:
       - {model: one, layer_range: [0, 2], parameters: {weight: 1}}
       - {model: two, layer_range: [4, 6], parameters: {weight: 1}}
 """
+LOOP = """
+merge_method: linear
+models: [{model: x, parameters: {weight: 1}}]
+name: x
+---
+merge_method: linear
+models: [{model: x, parameters: {weight: 1}}]
+"""
 BAD = [
     ("merge_method: dare-ties\n" + MODELS, "line 1", "did you mean dare_ties"),
     ("merge_method: core_space\n" + MODELS, "line 1", "no method 'core_space'"),
@@ -106,7 +114,13 @@ BAD = [
     ("merge_method: linear\n" + MODELS + "    layer_range: [0, 1]\n", "line 5", "belongs to slices:"),
     ("merge_method: linear\ntokenizer_source: union\n" + MODELS, "line 2", "tokenizer_source: is not"),
     ("merge_method: linear\nchat_template: auto\n" + MODELS, "line 2", "chat_template: is not"),
-    ("merge_method: linear\n" + MODELS + "---\nmerge_method: linear\n", "line 6", "several documents"),
+    ("merge_method: linear\n" + MODELS + "---\nmerge_method: linear\n" + MODELS, "line 6", "no name"),
+    (
+        "name: x\nmerge_method: linear\n" + MODELS + "---\nname: x\nmerge_method: linear\n" + MODELS,
+        "line 7",
+        "two documents have the name x",
+    ),
+    (LOOP, "line 2", "x is made from itself"),
     ("merge_method: linear\n" + MODELS.replace("one", "one+two"), "line 3", "adapter is not supported"),
     ("merge_method: linear\n" + MODELS.replace("one", "one@main"), "line 3", "revision of a model is not"),
     ("merge_method: ties\n" + MODELS, "line 1", "add base_model"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,16 @@ class Inputs:
         return self.models[self.first]
 
 
-def opened(recipe: Recipe) -> Inputs:
+def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
     """Open all models of a recipe. Reads headers, configurations and tokenizers.
+
+    Args:
+        made: Name of a document -> its result.
 
     Raises:
         InputError: One cannot be read, is quantised, or does not fit the others; model and tensor are named.
     """
-    models = tuple(_opened(name) for name in recipe.models)
+    models = tuple(made[name] if name in made else _opened(name) for name in recipe.models)
     first = recipe.models.index(recipe.first)
     lead, warnings = models[first], []
     ends = {source.model for one in (recipe.slices[0], recipe.slices[-1]) for source in one.sources}
@@ -138,7 +142,12 @@ def settled(checkpoint: Checkpoint) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        read = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True).to_dict()
+        if checkpoint.config == read_json(checkpoint.directory / "config.json"):
+            read = AutoConfig.from_pretrained(checkpoint.directory, local_files_only=True).to_dict()
+        else:  # of a model that is not written yet
+            with tempfile.TemporaryDirectory() as place:
+                (Path(place) / "config.json").write_text(json.dumps(dict(checkpoint.config)))
+                read = AutoConfig.from_pretrained(place, local_files_only=True).to_dict()
     except Exception:  # code of the model's own, or nothing that transformers knows: by what is written alone
         read = dict(checkpoint.config)
     return dict(read)

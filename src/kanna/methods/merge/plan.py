@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.side_files import refuse_lost_modules, side_files
 from kanna.errors import InputError
@@ -78,6 +79,7 @@ class MergePlan:
         memory: Bytes that are needed at most, about.
         config: What its config.json will say, but for the dtype.
         warnings: What a user should know.
+        before: Plans of other documents, whose results this one takes.
     """
 
     recipe: Recipe
@@ -87,6 +89,7 @@ class MergePlan:
     memory: int
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
+    before: tuple[MergePlan, ...] = ()
 
     @property
     def chunk_bytes(self) -> int:
@@ -141,6 +144,7 @@ class MergePlan:
             "memory_bytes": self.memory,
             "seconds": round(self.seconds, 1),
             "warnings": list(self.warnings),
+            **({"before": [plan.to_dict() for plan in self.before]} if self.before else {}),
         }
 
     def _group(self, group: Group) -> dict[str, Any]:
@@ -153,17 +157,20 @@ class MergePlan:
         return {"method": self.recipe.method, **told, "parameters": {**dict(values.of_all), **each}}
 
 
-def planned(recipe: Recipe, out_dtype: str | None, max_memory: int) -> MergePlan:
+def planned(
+    recipe: Recipe, out_dtype: str | None, max_memory: int, made: Mapping[str, Checkpoint] | None = None
+) -> MergePlan:
     """What a recipe makes of its models. Reads headers, configurations and tokenizers.
 
     Args:
         out_dtype: In the place of the recipe's.
         max_memory: Bytes.
+        made: Name of another document -> its result.
 
     Raises:
         InputError: Whatever is wrong with models or parameters, or too little memory.
     """
-    inputs = opened(recipe)
+    inputs = opened(recipe, made or {})
     refuse_lost_modules(inputs.lead.directory)
     dtype = dtype_named(out_dtype) if out_dtype is not None else recipe.dtype
     layout = laid_out(recipe, inputs)

@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna.errors import InputError, suggestion
 from kanna.methods.merge import known
+from kanna.methods.merge.documents import ordered
 from kanna.methods.merge.recipe import Recipe, Slice, Source, dtype_named
 from kanna.methods.merge.settings import Setting, read_setting
 from kanna.methods.merge.tree import Node, Place, read_documents
@@ -19,8 +20,8 @@ _YET = "is not supported yet"
 _NOW = f"what there is now: {', '.join(known.METHODS)}, see docs/merge.md"
 
 
-def read_recipe(recipe: str | Path | Mapping[str, Any], lax: bool = False) -> Recipe:
-    """The recipe in a file, or what one would hold.
+def read_recipes(recipe: str | Path | Mapping[str, Any], lax: bool = False) -> tuple[Recipe, ...]:
+    """The recipes in a file, or what one would hold; each behind those whose results it takes.
 
     Args:
         lax: Near misses of known keys, and parameters at the wrong place, are warnings.
@@ -31,11 +32,18 @@ def read_recipe(recipe: str | Path | Mapping[str, Any], lax: bool = False) -> Re
     place, documents = read_documents(recipe)
     if not documents:
         raise InputError(f"{place.name} is empty", _NOW)
-    if len(documents) > 1:
-        raise place.error(
-            documents[1], f"a recipe of several documents {_YET}", "run them one after the other"
-        )
-    return _Reader(place, lax).recipe(documents[0])
+    names = {
+        str(one.value["name"].value)
+        for one in documents
+        if isinstance(one.value, dict) and "name" in one.value
+    }
+    others = frozenset(names if len(documents) > 1 else ())
+    return ordered([_Reader(place, lax, others).recipe(one) for one in documents])
+
+
+def read_recipe(recipe: str | Path | Mapping[str, Any], lax: bool = False) -> Recipe:
+    """The one that makes the output; see `read_recipes`."""
+    return read_recipes(recipe, lax)[-1]
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,12 @@ class _Reader:
 
     Args:
         place: Where it comes from.
-        lax: See `read_recipe`.
+        lax: See `read_recipes`.
+        names: Of documents, which stand for models.
     """
 
-    def __init__(self, place: Place, lax: bool) -> None:
-        self.place, self.lax = place, lax
+    def __init__(self, place: Place, lax: bool, names: frozenset[str] = frozenset()) -> None:
+        self.place, self.lax, self._names = place, lax, names
         self.warnings: list[str] = []
 
     def recipe(self, root: Node) -> Recipe:
@@ -90,6 +99,7 @@ class _Reader:
             tuple(self.warnings),
             root.plain,
             root.line,
+            None if (name := top.get("name")) is None or name.value is None else str(name.value),
         )
 
     def _base(self, entries: Mapping[str, Node]) -> str | None:
@@ -224,7 +234,7 @@ class _Reader:
         """A directory, or a hub id in the local cache."""
         if not isinstance(node.value, str) or not node.value:
             raise self.place.error(node, f"a model that is given by parts {_YET}", "name its directory")
-        if not Path(node.value).expanduser().is_dir():
+        if node.value not in self._names and not Path(node.value).expanduser().is_dir():
             for sign, what in (("+", "a model with an adapter"), ("@", "a revision of a model")):
                 if sign in node.value:
                     said = f"{node.value!r}: {what} {_YET}"

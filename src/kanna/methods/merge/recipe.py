@@ -72,6 +72,7 @@ class Recipe:
         warnings: What of it changes nothing.
         document: As it was read.
         line: Where it begins.
+        name: By which other documents of the file take its result; None without one.
     """
 
     place: Place
@@ -82,6 +83,7 @@ class Recipe:
     warnings: tuple[str, ...]
     document: Mapping[str, Any]
     line: int = 0
+    name: str | None = None
 
     @property
     def rule(self) -> known.Method:

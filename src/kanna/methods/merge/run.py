@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
+from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import output_directory
+from kanna.methods.merge.documents import foretold
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
-from kanna.methods.merge.reading import read_recipe
+from kanna.methods.merge.reading import read_recipes
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.written import complete
 from kanna.progress import Progress
@@ -24,6 +29,8 @@ from kanna.runs.record import Stages, run_record
 from kanna.runs.room import check_memory, check_space
 from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
 
+_BETWEEN = "documents"
+_NOT_PLAIN = re.compile(r"[^\w.-]+")
 Announce = Callable[[MergePlan], None]
 
 
@@ -83,7 +90,19 @@ def merge_plan(
     Raises:
         InputError: Whatever is wrong with the recipe or its models, or not supported yet.
     """
-    return planned(read_recipe(recipe, lax), out_dtype, max_memory)
+    *before, last = read_recipes(recipe, lax)
+    made: dict[str, Checkpoint] = {}
+    plans: list[MergePlan] = []
+    for one in before:
+        assert one.name is not None  # only the last one may have none
+        plans.append(
+            changed(
+                planned(one, None, max_memory, made),
+                before=tuple(p for p in plans if p.recipe.name in one.models),
+            )
+        )
+        made[one.name] = foretold(plans[-1], one.name)
+    return changed(planned(last, out_dtype, max_memory, made), before=tuple(plans))
 
 
 def merge(
@@ -95,6 +114,7 @@ def merge(
     lax: bool = False,
     force: bool = False,
     resume: bool = False,
+    keep_intermediates: str | Path | None = None,
     announce: Announce = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> MergeResult:
@@ -104,6 +124,7 @@ def merge(
         out: New directory.
         force: Replace `out`, and start over where an unfinished merge is in the way.
         resume: Go on with a merge that was interrupted, to the same bytes.
+        keep_intermediates: Where results of other documents lie and stay; None for unfinished work.
         announce: Called with the plan before the long work begins.
         progress: Called with (stage, done, total).
 
@@ -113,7 +134,7 @@ def merge(
     started = time.perf_counter()
     plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, lax=lax)
     place = final_name(out)
-    refuse_input(place, *(model.directory for model in plan.inputs.models))
+    refuse_input(place, *(model.directory for one in (*plan.before, plan) for model in one.inputs.models))
     replace = replaces(place, force, resume)
     refuse_existing(place, replace)
     check_memory(plan.chunk_bytes, "give a smaller --max-memory")
@@ -121,6 +142,11 @@ def merge(
     announce(plan)
     stages = Stages(progress)
     with unfinished_work(place, _key(plan), resume, force) as work:
+        if plan.before:
+            kept = work / _BETWEEN if keep_intermediates is None else Path(keep_intermediates).expanduser()
+            made = _made_before(plan, work, kept, max_memory, stages)
+            after = planned(plan.recipe, out_dtype, max_memory, made)
+            plan = changed(after, before=plan.before)
         shards = written_shards(plan, work, stages.report)
         with output_directory(place, force=replace, needed_bytes=plan.side_bytes) as partial:
             shards.put_into(partial)
@@ -134,8 +160,31 @@ def merge(
     return MergeResult(place, plan, done.figures, done.verdict, done.note, run)
 
 
+def _made_before(
+    plan: MergePlan, work: Path, kept: Path, max_memory: int, stages: Stages
+) -> dict[str, Checkpoint]:
+    """The results of the other documents, by name; what lies there from an equal document is taken."""
+    made: dict[str, Checkpoint] = {}
+    for foreseen in plan.before:
+        name = str(foreseen.recipe.name)
+        place = kept / f"{_NOT_PLAIN.sub('-', name)}-{_key(foreseen)[:16]}"
+        if not place.is_dir():
+            one = planned(foreseen.recipe, None, max_memory, made)
+            room = work / f"{place.name}.work"
+            room.mkdir(exist_ok=True)
+            kept.mkdir(parents=True, exist_ok=True)
+            shards = written_shards(one, room, stages.report)
+            with output_directory(place, needed_bytes=one.side_bytes) as partial:
+                shards.put_into(partial)
+                complete(one, shards, partial, name, max_memory)
+            shutil.rmtree(room)
+        made[name] = changed(Checkpoint.open(place), name=name)
+    return made
+
+
 def _key(plan: MergePlan) -> str:
     """sha256 of all that the bytes of the output depend on; files of the models by size and time."""
+    before = {one.recipe.name for one in plan.before}
     facts = {
         "recipe": plan.recipe.document,
         "sources": plan.recipe.models,
@@ -143,7 +192,11 @@ def _key(plan: MergePlan) -> str:
             [model.config, [[name, stored.dtype, stored.shape] for name, stored in model.tensors.items()]]
             for model in plan.inputs.models
         ],
-        "files": [list(_state(model.files)) for model in plan.inputs.models],
+        "files": [
+            [] if name in before else list(_state(model.files))
+            for name, model in zip(plan.recipe.models, plan.inputs.models, strict=True)
+        ],
+        "before": [_key(one) for one in plan.before],
         "output": [
             [one.spec.name, str(one.spec.dtype), one.spec.shape, [[p.model, p.tensor] for p in one.parts]]
             for one in plan.tensors
@@ -163,7 +216,8 @@ def _check_space(plan: MergePlan, place: Path) -> None:
     """Room for the files of the output; what a merge that is resumed has written counts as free."""
     work = work_directory(place)
     there = sum(_occupied(path) for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0
-    check_space(plan.bytes_written + plan.side_bytes, place, str(place), there)
+    needed = sum(one.bytes_written + one.side_bytes for one in (*plan.before, plan))
+    check_space(needed, place, str(place), there)
 
 
 def _occupied(path: Path) -> int:

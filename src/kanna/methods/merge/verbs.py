@@ -65,6 +65,10 @@ def run(
     lax: Lax = False,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted merge.")] = False,
+    keep_intermediates: Annotated[
+        Path | None,
+        typer.Option("--keep-intermediates", metavar="DIR", help="Where results of other documents stay."),
+    ] = None,
 ) -> int:
     """Merge models, chunk by chunk, and check what was written.
 
@@ -81,6 +85,7 @@ def run(
             lax=lax,
             force=force,
             resume=resume,
+            keep_intermediates=keep_intermediates,
             announce=lambda found: _announce(session, found),
             progress=progress,
         )

@@ -50,7 +50,8 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     write_json(directory / RESULT, _result(plan, figures, hashes))
     verdict, note = probed(directory, max_memory)
     recipe = portable(plan)
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    documents = [*map(portable, plan.before), recipe]
+    text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
     (directory / RECIPE).write_text(text, encoding="utf-8", newline="\n")
     card.write(directory, _card(plan, figures, title))
     step = lineage.Step(
@@ -178,7 +179,7 @@ def _card(plan: MergePlan, figures: Mapping[str, Any], title: str) -> card.Card:
     notes = [card.Table("To know", ("note",), [(warning,) for warning in plan.warnings])]
     return card.Card(
         title=title,
-        base_model=tuple(dict.fromkeys(model.name for model in models)),
+        base_model=_origins(plan),
         summary=f"{len(models)} models merged by {plan.recipe.method}; `recipe.yaml` says how.",
         tables=[
             card.Table("What it is", ("what", "value"), [row for row in told if row[1] is not None]),
@@ -191,6 +192,18 @@ def _card(plan: MergePlan, figures: Mapping[str, Any], title: str) -> card.Card:
         licence=_licence(found),
         source=plan.inputs.lead.directory,
     )
+
+
+def _origins(plan: MergePlan) -> tuple[str, ...]:
+    """The models that are no results of other documents."""
+    documents = {one.recipe.name for one in plan.before}
+    given = [
+        model.name
+        for one in (*plan.before, plan)
+        for name, model in zip(one.recipe.models, one.inputs.models, strict=True)
+        if name not in documents
+    ]
+    return tuple(dict.fromkeys(given))
 
 
 def _licence(found: Mapping[str, str]) -> dict[str, str] | None:
