@@ -3,7 +3,7 @@
     python benchmarks/basel_quality.py                  the shipped model: two tasks, two sizes, three seeds
     python benchmarks/basel_quality.py --tasks math --zoo DIR --data DIR/math --seeds 0    another model
     python benchmarks/basel_quality.py --rows 3600      as many steps on rows of which none comes twice
-    python benchmarks/basel_quality.py --full           more sizes; goes on where it was killed
+    python benchmarks/basel_quality.py --full           more sizes and rows; goes on where it was killed
     python benchmarks/basel_quality.py --ablations --seeds 0    what each part of the method is worth
 
 Every row of a table: the same optimiser steps (parts 1 and 2 of Basel together; all of them on the factors of
@@ -13,6 +13,9 @@ after half as many steps at the first of --keep. Each finished run is a line of 
 Printed are, over all seeds: right answers (written out, compared exactly) on questions that were not learnt,
 with the difference to Basel by default and its paired 95 % interval (bootstrap over questions); the loss per
 answer on them; the loss on what the task does not ask for, before and after; seconds of CPU.
+
+Of magnitude pruning only the entries that stay are counted, not where they stand. Whole numbers are not
+trained; their bits are the share of 16 that is kept, groups of 64, codes by GPTQ on the rows' text.
 """
 
 import argparse
@@ -33,6 +36,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 import kanna
+from basel_beside import pruned
 from journalled import Journal, demo_script, interval, read_lines, write_lines
 
 DEMO = Path(kanna.__file__).parent / "demo"
@@ -52,6 +56,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "lowrank": {"low": {}},
     "SVD, uniform": {"low": {"method": "plain", "allocation": "uniform"}},
     "whitened, uniform": {"low": {"method": "whitened", "allocation": "uniform"}},
+}
+MORE_METHODS: dict[str, dict[str, Any]] = {
+    "FWSVD, uniform": {"low": {"method": "fwsvd", "allocation": "uniform"}},
+    "magnitude pruning": {"pruned": True},
+    "whole numbers": {"whole": True},
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
@@ -155,7 +164,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.journal = options, Journal(options.journal)
-        self.methods = {**METHODS, **ABLATIONS}
+        self.methods = {**METHODS, **MORE_METHODS, **ABLATIONS}
 
     def __call__(self, case: Case) -> dict[str, Any]:
         found: dict[str, Any] = self.journal.once(case.key, lambda: self._told(case))
@@ -172,6 +181,8 @@ class Bench:
         rows = settings.pop("rows_of_data", case.rows)
         task = self.task(case.task, folder / "task", rows)
         out = folder / "out"
+        if settings.pop("whole", False):
+            return _whole_numbers(task, case.keep, out)
         given: dict[str, Any] = {
             "data": task.learnt,
             "epochs": settings.pop("epochs", case.epochs),
@@ -189,13 +200,13 @@ class Bench:
         else:
             given["keep"] = case.keep
         cpu = time.process_time()
-        result = kanna.basel(task.model, out, kanna.BaselConfig(**{**given, **settings}))
-        figures = {
-            "loss": result.figures["validation_loss"],
-            "kept": result.figures["keep_selected"],
-            "steps": result.figures["steps"],
-            "cpu": time.process_time() - cpu,
-        }
+        if settings.pop("pruned", False):
+            config = kanna.BaselConfig(**{**given, "rate": given["factor_rate"]})
+            loss, kept = pruned(task.model, config, case.keep, out)
+        else:
+            found = kanna.basel(task.model, out, kanna.BaselConfig(**{**given, **settings})).figures
+            loss, kept = found["validation_loss"], found["keep_selected"]
+        figures = {"loss": loss, "kept": kept, "steps": given["steps"], "cpu": time.process_time() - cpu}
         return figures if case.epochs == SHORT else figures | answers(out, task)
 
     def task(self, name: str, scratch: Path, rows: int) -> Task:
@@ -203,13 +214,25 @@ class Bench:
             return demo_task(DEMO_SKILLS[name], scratch, rows)
         return file_task(name, self.options, scratch, rows)
 
-    def rates(self, task: str, method: str) -> tuple[float, float]:
-        """The best of three after half as many steps at the first share, on held-out rows."""
+    def rates(self, task: str, method: str) -> tuple[float, float] | None:
+        """The best of three after half as many steps at the first share, on held-out rows; None untrained."""
         keep = self.options.keep[0]
         known = self.methods[method]
+        if known.get("whole"):
+            return None
         some = PAPER_RATES if known.get("preset") else RATES
         rows = self.options.rows
         return min(some, key=lambda rates: self(Case(task, keep, method, rates, 0, SHORT, rows))["loss"])
+
+
+def _whole_numbers(task: Task, keep: float, out: Path) -> dict[str, Any]:
+    """Nearly as many bytes, without training: bits are the share of 16, from 2 to 8."""
+    bits = min(8, max(2, round(16 * keep)))
+    cpu = time.process_time()
+    config = kanna.QuantizeConfig(bits=bits, group="64", context=task.context, tokens=8192)
+    figures = kanna.quantize(task.model, out, config, calibration=task.text).figures
+    kept = figures["bits_a_weight"] / 16
+    return {"kept": kept, "cpu": time.process_time() - cpu, "loss": float("nan"), **answers(out, task)}
 
 
 def answers(model: Path, task: Task) -> dict[str, Any]:
@@ -248,8 +271,8 @@ def table(
     other = f", elsewhere {before['other']:.2f}" if "other" in before else ""
     right = _hits([before]).mean()
     yield f"\n{task}, keep {keep:g}: before {right:.1%} right, loss {before['log_loss']:.3f}{other}"
-    yield "| | right | difference to basel (95 %) | loss | elsewhere | rates | CPU s |"
-    yield "|---|---:|---:|---:|---:|---|---:|"
+    yield "| | kept | right | difference to basel (95 %) | loss | elsewhere | rates | CPU s |"
+    yield "|---|---:|---:|---:|---:|---:|---|---:|"
     base = None
     for method in methods:
         rates = bench.rates(task, method) if methods is not ABLATIONS else None
@@ -260,9 +283,9 @@ def table(
         away = "" if method == DEFAULT else f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
         elsewhere = f"{fmean(run['other'] for run in runs):.2f}" if "other" in runs[0] else ""
         yield (
-            f"| {method} | {hits.mean():.1%} | {away} | "
+            f"| {method} | {fmean(run['kept'] for run in runs):.3f} | {hits.mean():.1%} | {away} | "
             f"{fmean(run['log_loss'] for run in runs):.3f} | {elsewhere} | "
-            f"{'default' if rates is None else '{:g}, {:g}'.format(*rates)} | "
+            f"{'as they come' if rates is None else '{:g}, {:g}'.format(*rates)} | "
             f"{fmean(run['cpu'] for run in runs):.0f} |"
         )
 
@@ -273,10 +296,10 @@ def main() -> None:
     )
     parser.add_argument("--tasks", nargs="+", default=list(DEMO_SKILLS))
     parser.add_argument("--keep", nargs="+", type=float, default=[0.25, 0.15])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *MORE_METHODS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=ROWS, help="of data, a tenth of them held out")
-    parser.add_argument("--full", action="store_true", help="keep 0.75 and 0.5, too")
+    parser.add_argument("--full", action="store_true", help="keep 0.75 and 0.5 and more methods, too")
     parser.add_argument("--ablations", action="store_true", help="parts of the method, at default rates")
     parser.add_argument("--zoo", type=Path, help="folder of models named as in --tasks")
     parser.add_argument("--data", type=Path, help="folder of train.jsonl and test.jsonl")
@@ -285,7 +308,8 @@ def main() -> None:
     parser.add_argument("--journal", type=Path, default=Path("basel_quality.jsonl"))
     options = parser.parse_args()
     bench = Bench(options)
-    methods: Any = ABLATIONS if options.ablations else options.methods
+    more = [*options.methods, *(MORE_METHODS if options.full else ())]
+    methods: Any = ABLATIONS if options.ablations else list(dict.fromkeys(more))
     for task in options.tasks:
         for keep in (*([0.75, 0.5] if options.full else []), *options.keep):
             for line in table(bench, task, keep, methods, options.seeds):

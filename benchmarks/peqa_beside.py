@@ -29,7 +29,7 @@ ALPHA = 2  # of LoRA, times its rank
 _SIDE_FILES = ("tokenizer*", "special_tokens_map.json", "generation_config.json", "vocab*", "merges*")
 
 
-class _Learnt(nn.Module):
+class Learnt(nn.Module):
     """A matrix that is made anew in every pass, of what is learnt."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class _Learnt(nn.Module):
         raise NotImplementedError
 
 
-class Zeros(_Learnt):
+class Zeros(Learnt):
     """w = s (q - z - e): only zero-points move, and are no whole numbers any more."""
 
     def __init__(self, module: IntLinear) -> None:
@@ -56,7 +56,7 @@ class Zeros(_Learnt):
         return (self.steps - moved) * self.grid.spread(self.scale, self.columns)
 
 
-class Anew(_Learnt):
+class Anew(Learnt):
     """All weights, rounded in every pass to the grid that just holds them; gradients go straight through."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, grid: Grid) -> None:
@@ -108,15 +108,15 @@ def learn(how: str, base: Path, original: Path, config: kanna.TuneConfig, rank: 
         given = None if how == "zeros" else _weights(original, inside)
         for path, module in inside.items():
             install(model, path, _other(module, None if given is None else given[path]))
-        learnt = _of_learnt(model)
-    loss = _train(model, learnt, base, config, out.with_name(f"{out.name}-training"))
-    _write(original, {path: _dense(model.get_submodule(path)) for path in inside}, out)
+        learnt = learnt_of(model)
+    loss = train_learnt(model, learnt, base, config, out.with_name(f"{out.name}-training"))
+    write_dense(original, {path: _dense(model.get_submodule(path)) for path in inside}, out)
     return Dense(out, sum(p.numel() for p in learnt.values()), loss)
 
 
-def _of_learnt(model: nn.Module) -> dict[str, nn.Parameter]:
+def learnt_of(model: nn.Module) -> dict[str, nn.Parameter]:
     """What the layers put in learn: all of their parameters but the bias."""
-    made = {path: module for path, module in model.named_modules() if isinstance(module, _Learnt)}
+    made = {path: module for path, module in model.named_modules() if isinstance(module, Learnt)}
     return {
         f"{path}.{name}": parameter
         for path, module in made.items()
@@ -125,7 +125,7 @@ def _of_learnt(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def _other(module: IntLinear, weight: Tensor | None) -> _Learnt:
+def _other(module: IntLinear, weight: Tensor | None) -> Learnt:
     return Zeros(module) if weight is None else Anew(weight, module.bias, module.form.grid)
 
 
@@ -157,8 +157,12 @@ def _with_lora(model: nn.Module, inside: Mapping[str, IntLinear], rank: int) -> 
     return {name: p for name, p in model.named_parameters() if "lora_" in name}
 
 
-def _train(
-    model: nn.Module, learnt: Mapping[str, nn.Parameter], base: Path, config: kanna.TuneConfig, place: Path
+def train_learnt(
+    model: nn.Module,
+    learnt: Mapping[str, nn.Parameter],
+    base: Path,
+    config: kanna.TuneConfig | kanna.BaselConfig,
+    place: Path,
 ) -> float:
     """As `kanna tune` does: rows, batches, course and validations are its own."""
     data = read_data(Source.open(base), config, ())
@@ -175,13 +179,13 @@ def _train(
 @torch.no_grad()
 def _dense(module: Any) -> Tensor:
     """The weight that a layer computes with, now that it has learnt."""
-    if isinstance(module, _Learnt):
+    if isinstance(module, Learnt):
         return module.dense()
     return module.base_layer.weight + module.get_delta_weight("default")
 
 
 @torch.no_grad()
-def _write(original: Path, weights: Mapping[str, Tensor], out: Path) -> None:
+def write_dense(original: Path, weights: Mapping[str, Tensor], out: Path) -> None:
     """The original with these weights, in float32."""
     model, _ = kanna.load(original, dtype="float32")
     for path, weight in weights.items():

@@ -141,7 +141,7 @@ class Bench:
         """A quantised model, made once in this process."""
         name = repr((str(model or task.model), sorted(codes.items())))
         if name not in self.made:
-            out = self.scratch / f"base-{len(self.made)}"
+            out = Path(tempfile.mkdtemp(dir=self.scratch)) / "base"
             config = kanna.QuantizeConfig(context=task.context, tokens=8192, **codes)
             text = task.calibration if codes["method"] == "gptq" else None
             kanna.quantize(model or task.model, out, config, calibration=text)
