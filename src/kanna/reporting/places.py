@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from kanna.models.families import role_of
+from kanna.models.families import UNGATED, role_of
 from kanna.models.matrix import role_key
 from kanna.reporting import heatmap
 from kanna.reporting.blocks import COMPUTED, Chart, Table
@@ -36,29 +36,42 @@ class Spot:
     tip: str
 
 
-def placed(paths: Collection[str]) -> dict[str, Place]:
-    """(layer, role) of the paths of modules; blocks of a second stack are counted on from the first."""
+def placed(paths: Collection[str], known: Collection[str] = ()) -> dict[str, Place]:
+    """(layer, role) of the paths of modules; blocks of a second stack are counted on from the first.
+
+    Args:
+        known: The roles that the inventory had; without them `up` and `down` are gated if a gate is there.
+    """
     stacks: dict[str, set[int]] = defaultdict(set)
     for stack, number in map(_block, paths):
         stacks[stack].add(number)
     first, count = {}, 0
     for stack in sorted(stacks, key=lambda name: ("decoder" in name, name)):
         first[stack], count = count, count + max(stacks[stack]) + 1
+    roles = _roles(paths, known)
     found = {}
     for path in paths:
         stack, number = _block(path)
-        found[path] = first[stack] + number, _role(path)
+        found[path] = first[stack] + number, roles[path]
     return found
 
 
-def role_map(title: str, spots: Sequence[Spot], unit: str, caption: str, table: Table | None = None) -> Chart:
+def role_map(
+    title: str,
+    spots: Sequence[Spot],
+    unit: str,
+    caption: str,
+    table: Table | None = None,
+    known: Collection[str] = (),
+) -> Chart:
     """A map of the mean of each place.
 
     Args:
         unit: What the numbers are, in %.
         table: The same as a table, in place of one by layers and roles.
+        known: The roles that the inventory had, where they are told.
     """
-    places = placed([spot.path for spot in spots])
+    places = placed([spot.path for spot in spots], known)
     layers = sorted({layer for layer, _ in places.values()})
     roles = sorted({role for _, role in places.values()}, key=role_key)
     here: dict[Place, list[Spot]] = defaultdict(list)
@@ -81,6 +94,14 @@ def _block(path: str) -> tuple[str, int]:
     parts = path.split(".")
     first = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
     return ("", 0) if first is None else (".".join(parts[:first]), int(parts[first]))
+
+
+def _roles(paths: Collection[str], known: Collection[str]) -> dict[str, str]:
+    """Of all matrices, named as the inventory names them: both layers of a plain feed-forward network."""
+    roles = {path: _role(path) for path in paths}
+    gates, both = {"gate", "gate_up"} & {*roles.values()}, UNGATED.keys() <= {*roles.values()}
+    plain = not UNGATED.keys() & {*known} if known else both and not gates
+    return {path: UNGATED.get(role, role) for path, role in roles.items()} if plain else roles
 
 
 def _role(path: str) -> str:

@@ -1,8 +1,9 @@
 """The rows that a step learns from, split, checked, and as examples."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,16 +149,28 @@ def read_data(source: Source, config: Asked, asked: Sequence[Task]) -> Data:
     made = _maker(source, config)
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
     learnt, held = _texts(made, replayed, text)
-    return Data(made.examples(train), made.examples(validation), learnt, held, digest.hexdigest())
+    with _told_where(config.data):
+        examples = made.examples(train)
+    with _told_where(config.validation or config.data):
+        apart_examples = made.examples(validation)
+    return Data(examples, apart_examples, learnt, held, digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _told_where(path: Path) -> Iterator[None]:
+    """What is wrong with a row is told with the name of its file: there may be several."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error.problem}", error.remedy) from error
 
 
 def _texts(
     made: "_Maker", replay: Sequence[Row], text: Sequence[Row]
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Windows that are learnt beside the rows, and windows that are not."""
-    if not text:
-        return held_out(made.text(replay, "--replay"))
-    return made.text(replay, "--replay"), made.text(text, "--text")
+    learnt = made.text(replay, "--replay")
+    return (learnt, made.text(text, "--text")) if text else held_out(learnt)
 
 
 def _refuse_overlap(data: Path, rows: Sequence[Row], asked: Sequence[Task]) -> None:

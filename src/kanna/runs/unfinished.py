@@ -101,8 +101,13 @@ def replaces(out: Path, force: bool, resume: bool) -> bool:
     """
     if force or not resume:
         return force
+    return _named(work_directory(out), out)
+
+
+def _named(directory: Path, out: Path) -> bool:
+    """Whether `out` is what the run of this folder was going to give the name to."""
     try:
-        return (work_directory(out) / _WRITTEN).read_text(encoding="ascii") == _digest(out)
+        return (directory / _WRITTEN).read_text(encoding="ascii") == _digest(out)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -197,6 +202,9 @@ def _key(record: Path) -> object:
 
 
 def _refuse_record_of_run(directory: Path, out: Path) -> None:
+    """Raise InputError for an unfinished run; one that was killed after `out` had its name has only to go."""
+    if _named(directory, out):
+        clear(directory)
     if (directory / RUN).is_file():
         raise InputError(
             f"{directory} holds an unfinished run for {out.name}",

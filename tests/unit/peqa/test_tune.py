@@ -203,6 +203,17 @@ def test_what_cannot_be_tuned(bases: Callable[[str], Path], base: Path, data: Pa
     assert not list((base / "scales").glob("new*")) and files(base) == before
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_the_file_of_a_wrong_row_is_named(held: bool, base: Path, data: Path, tmp_path: Path) -> None:
+    """There may be two of rows, one to learn and one to choose on."""
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text(f"{data.read_text().splitlines()[0]}\n" * 16 + '{"text": "abc"}\n')
+    given = {"data": data, "validation": wrong} if held else {"data": wrong}
+    with pytest.raises(InputError, match=r"wrong\.jsonl: row 17 has no prompt") as refused:
+        kanna.tune(base, kanna.TuneConfig(name="new", allow_overlap=True, **given))
+    assert "train.jsonl" not in refused.value.problem
+
+
 def test_only_scales_are_in_the_optimiser(base: Path) -> None:
     model, _ = kanna.load(base)
     held = kanna.scales.trainable(model, "group")

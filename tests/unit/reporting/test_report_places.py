@@ -32,6 +32,24 @@ def test_blocks_of_a_second_stack_are_counted_on() -> None:
     assert [placed(paths)[path] for path in paths] == [(2, "q"), (0, "q"), (1, "q")]
 
 
+@pytest.mark.parametrize(
+    ("beside", "known", "roles"),
+    [
+        ([], [], ["fc_in", "fc_out"]),
+        (["model.layers.0.mlp.gate_proj"], [], ["up", "down"]),
+        ([], ["q", "up", "down"], ["up", "down"]),
+        ([], ["q", "fc_in", "fc_out"], ["fc_in", "fc_out"]),
+    ],
+)
+def test_without_a_gate_the_map_says_what_tables_say(
+    beside: list[str], known: list[str], roles: list[str]
+) -> None:
+    """Nemotron and MPT have two layers called up and down; of Llama a user may have chosen just these."""
+    paths = ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"]
+    found = placed([*paths, *beside], known)
+    assert [found[path][1] for path in paths] == roles
+
+
 def test_several_of_one_place_are_their_mean() -> None:
     spots = [
         Spot(f"layers.{layer}.experts.{expert}.up_proj", share, f"expert {expert}")

@@ -10,7 +10,7 @@ import pytest
 
 from kanna.errors import InputError
 from kanna.runs.places import work_directory
-from kanna.runs.unfinished import clear, unfinished_work
+from kanna.runs.unfinished import about_to_name, clear, sole_writer, unfinished_work
 
 
 @contextmanager
@@ -96,3 +96,30 @@ def test_a_search_goes_on_with_its_journal_only(tmp_path: Path) -> None:
         piece(directory, "journal")
         raise InputError("wrong", "")
     assert (directory / "journal").exists()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_a_run_left_that_was_killed_after_it_had_named_its_output(tmp_path: Path, alone: bool) -> None:
+    """It has nothing left to do: the next one cleans up, and is told what it would be told without that."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "kanna.json").write_text("{}")
+    piece(work_directory(out), "run.json")
+    piece(work_directory(out), "step-1/block-000.safetensors")
+    about_to_name(work_directory(out), out)
+    with pytest.raises(InputError, match="exists already"), sole_writer(out) if alone else run(out):
+        pytest.fail("it is replaced")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_run_left_that_was_killed_before_is_kept(tmp_path: Path) -> None:
+    """An output of that name that another run made."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "kanna.json").write_text("{}")
+    piece(work_directory(out), "run.json")
+    about_to_name(work_directory(out), out)
+    (out / "kanna.json").write_text('{"of": "another"}')
+    with pytest.raises(InputError, match="holds an unfinished run"), run(out):
+        pytest.fail("it is replaced")
+    assert (work_directory(out) / "run.json").is_file()

@@ -99,4 +99,6 @@ def _map(at: At) -> Block:
     if unreached:
         which = "one matrix" if unreached == 1 else f"{unreached:,} matrices"
         caption += f" Of {which} that the text does not reach, the error of weights."
-    return role_map(f"Error {words} by layer and role", spots, f"error {words}, in %", caption)
+    known = [role["role"] for role in at.data.get("roles") or ()]
+    title = f"Error {words} by layer and role"
+    return role_map(title, spots, f"error {words}, in %", caption, known=known)
