@@ -283,6 +283,20 @@ def test_factors_of_lowrank_are_trained_as_they_are(
     assert result.figures["keep_selected"] == pytest.approx(count / result.plan.parameters)
 
 
+def test_settings_of_bases_are_idle_beside_a_start_and_that_is_said(
+    bases: Base, rows: Path, tmp_path: Path
+) -> None:
+    base, low = bases("llama"), tmp_path / "low"
+    kanna.lowrank(base, low, kanna.LowRankConfig(keep=0.6, method="plain", align=1, select="mlp"))
+    given = {"data": rows, "select": "mlp"}
+    idle = BaselConfig(**given, start=low, importance="sigma", prune_events=3, factor_rate=0.01)
+    (note,) = (n for n in kanna.basel(base, None, idle, dry_run=True).plan.notes if "no effect" in n)
+    assert note.startswith("--importance, --prune-events: no effect")
+    for config in (BaselConfig(**given, start=low), BaselConfig(**given, keep=0.6, importance="sigma")):
+        plan = kanna.basel(base, None, config, dry_run=True).plan
+        assert not any("no effect" in note for note in plan.notes)
+
+
 def test_a_start_that_is_none_is_refused(bases: Base, rows: Path, text: Path, tmp_path: Path) -> None:
     base, first = bases("llama"), tmp_path / "first"
     with pytest.raises(InputError, match="has no factors of kanna"):

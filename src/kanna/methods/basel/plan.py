@@ -37,6 +37,9 @@ from kanna.runs.source import Source
 from kanna.runs.step import Inputs
 from kanna.training.batches import Mixed, mixed
 
+# Settings of part 1 alone.
+_OF_BASES = ("importance", "basis", "prune_events", "extra_rank", "learn", "rate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(step.Plan):
@@ -155,6 +158,13 @@ class Plan(step.Plan):
         }
 
 
+def _idle(config: BaselConfig) -> list[str]:
+    """Settings other than by default that nothing looks at where factors are given."""
+    fields = type(config).model_fields
+    changed = [name for name in _OF_BASES if getattr(config, name) != fields[name].default]
+    return [f"--{name.replace('_', '-')}" for name in changed] if config.start is not None else []
+
+
 def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     """Read the rows, count what there is and what is to be left.
 
@@ -181,6 +191,8 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     schedule = None
     if config.start is None:
         schedule = _schedule(config, sizes, parts, round((config.keep or 1.0) * parameters))
+    if idle := _idle(config):
+        notes.append(f"{', '.join(idle)}: no effect, since the factors of --start have no weights of bases")
     if data.train.cut:
         notes.append(f"{data.train.cut:,} prompts lose their beginning to fit the context")
     if inventory.refused:
