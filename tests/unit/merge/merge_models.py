@@ -11,6 +11,8 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from kanna.methods.merge.rules.operation import Operation
+
 VOCABULARY = 400
 
 
@@ -92,3 +94,16 @@ def nearest(values: Sequence[float], dtype: torch.dtype) -> Tensor:
 def recipe(method: str, models: Mapping[Path, Mapping[str, object]], **top: object) -> dict[str, object]:
     entries = [{"model": str(path), "parameters": dict(given)} for path, given in models.items()]
     return {"merge_method": method, "models": entries, **top}
+
+
+def parts(values: Tensor, size: int) -> tuple[Tensor, ...]:
+    return values.split(size)
+
+
+def run(operation: Operation, models: list[Tensor], size: int) -> Tensor:
+    """What an operation makes of tensors that come in chunks of a size."""
+    for number in range(operation.looks):
+        for chunk in zip(*(parts(one, size) for one in models), strict=True):
+            operation.look(number, [one.clone() for one in chunk])
+    chunks = zip(*(parts(one, size) for one in models), strict=True)
+    return torch.cat([operation.merged([one.clone() for one in chunk]) for chunk in chunks])

@@ -2,28 +2,28 @@ from fractions import Fraction
 
 import pytest
 import torch
-from merge_models import by_ties, largest
-from torch import Tensor
+from merge_models import by_ties, largest, parts, run
 
 from kanna.errors import InputError
 from kanna.methods.merge.rules.counting import Largest, how_many, passes
-from kanna.methods.merge.rules.differences import TaskArithmetic, Ties
+from kanna.methods.merge.rules.differences import Pruned, TaskArithmetic
 from kanna.methods.merge.rules.linear import Linear
-from kanna.methods.merge.rules.operation import Operation
+from kanna.methods.merge.rules.pruning import trimmed
 from kanna.methods.merge.rules.rounding import rounded
 
 
-def parts(values: Tensor, size: int) -> tuple[Tensor, ...]:
-    return values.split(size)
-
-
-def run(operation: Operation, models: list[Tensor], size: int) -> Tensor:
-    """What an operation makes of tensors that come in chunks of a size."""
-    for number in range(operation.looks):
-        for chunk in zip(*(parts(one, size) for one in models), strict=True):
-            operation.look(number, [one.clone() for one in chunk])
-    chunks = zip(*(parts(one, size) for one in models), strict=True)
-    return torch.cat([operation.merged([one.clone() for one in chunk]) for chunk in chunks])
+def ties(
+    name: str,
+    count: int,
+    dtype: torch.dtype,
+    base: int,
+    weights: list[float],
+    densities: list[float],
+    normalize: bool,
+    scale: float,
+) -> Pruned:
+    pruners = [trimmed(density, 0.0, count, dtype) for density in densities]
+    return Pruned(name, base, weights, pruners, count, True, normalize, scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -63,7 +63,7 @@ def test_ties_by_hand() -> None:
         )
     ]
     for normalize, expected in ((True, [3.0, 5, -7, 4, 3, 6]), (False, [3.0, 5, -7, 8, 3, 6])):
-        operation = Ties("w", 6, torch.float32, 0, [0, 1, 1, 1], [0, 0.5, 0.5, 0.5], normalize, 1.0)
+        operation = ties("w", 6, torch.float32, 0, [0, 1, 1, 1], [0, 0.5, 0.5, 0.5], normalize, 1.0)
         assert run(operation, [base, *models], 6).tolist() == expected
         assert operation.kept == (9, 18)
 
@@ -79,20 +79,20 @@ def test_ties_against_loops(normalize: bool, densities: tuple[float, float]) -> 
         base.tolist(), [model.tolist() for model in models], weights, densities, normalize, 0.5
     )
     for size in (1, 10, 301):
-        operation = Ties("w", 301, torch.float32, 0, [0, *weights], [0, *densities], normalize, 0.5)
+        operation = ties("w", 301, torch.float32, 0, [0, *weights], [0, *densities], normalize, 0.5)
         found = run(operation, [base, *models], size)
         assert torch.allclose(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-7)
 
 
 def test_opposite_differences_elect_the_plus() -> None:
     base, one = torch.zeros(2), torch.tensor([0.5, -0.5])
-    operation = Ties("w", 2, torch.float32, 0, [0, 1, 1], [0, 1, 1], True, 1.0)
+    operation = ties("w", 2, torch.float32, 0, [0, 1, 1], [0, 1, 1], True, 1.0)
     assert run(operation, [base, one, -one], 2).tolist() == [0.5, 0.5]
 
 
 def test_weights_of_one_sign_that_cancel_are_named() -> None:
     base, one = torch.zeros(2), torch.tensor([0.5, 0.5])
-    operation = Ties("the.tensor", 2, torch.float32, 0, [0, 1, -1], [0, 1, 1], True, 1.0)
+    operation = ties("the.tensor", 2, torch.float32, 0, [0, 1, -1], [0, 1, 1], True, 1.0)
     with pytest.raises(InputError, match=r"the\.tensor"):
         run(operation, [base, one, -one], 2)
 
@@ -102,8 +102,8 @@ def test_equal_models_give_themselves_bit_for_bit() -> None:
     for weights in ([1.0, 0.3, 0.5], [0.1, 0.1, 0.1], [5.0, -3.0, 0.7]):
         assert torch.equal(run(Linear(weights, True), [values] * 3, 64), values)
     assert torch.equal(run(TaskArithmetic(0, [0, 0.3, 0.9], False, 0.7), [values] * 3, 64), values)
-    ties = Ties("w", 1000, torch.float32, 0, [0, 0.3, 0.9], [0, 0.5, 1.0], True, 0.7)
-    assert torch.equal(run(ties, [values] * 3, 64), values)
+    operation = ties("w", 1000, torch.float32, 0, [0, 0.3, 0.9], [0, 0.5, 1.0], True, 0.7)
+    assert torch.equal(run(operation, [values] * 3, 64), values)
 
 
 def test_sums_against_float64() -> None:

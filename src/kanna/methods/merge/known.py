@@ -37,6 +37,10 @@ class Method:
         needs_base: Whether differences from a base model are merged.
         looks: How often a tensor's values are read before its result is known.
         nanoseconds: For a value of an input, on one core; a rough figure.
+        fewest: Models that are needed, a base from which differences are taken not counted.
+        most: None for any number.
+        may_have_base: Whether differences are merged where there is a base, and models where there is none.
+        base_among: Whether a base must be given, and is merged like the others.
     """
 
     of_models: Mapping[str, Parameter]
@@ -44,12 +48,27 @@ class Method:
     needs_base: bool
     looks: int
     nanoseconds: float
+    fewest: int = 1
+    most: int | None = None
+    may_have_base: bool = False
+    base_among: bool = False
+
+    @property
+    def from_base(self) -> bool:
+        """Whether a base that is given is what differences are taken from."""
+        return self.needs_base or self.may_have_base
 
 
 _MEMORY = "masks take no memory here that eight bits would save"
 _NO_RESCALE = Parameter(default=0.0, flag=True, only=0.0)
 _WEIGHT = Parameter()
 _DIFFERENCES = {"lambda": Parameter(default=1.0), "int8_mask": Parameter(0.0, flag=True, idle=_MEMORY)}
+
+_DENSITY = Parameter(default=1.0, lowest=0.0, highest=1.0)
+_OFF, _ON = Parameter(0.0, flag=True), Parameter(1.0, flag=True)
+# Survivors of a random choice are scaled up, so that sums stay what they were on average.
+_RANDOM = {"normalize": _OFF, "rescale": _ON, **_DIFFERENCES}
+_OUTLIERS = {"weight": _WEIGHT, "density": _DENSITY, "gamma": Parameter(0.01, lowest=0.0, highest=1.0)}
 
 METHODS: Mapping[str, Method] = {
     "linear": Method({"weight": _WEIGHT}, {"normalize": Parameter(1.0, flag=True)}, False, 0, 12),
@@ -67,26 +86,44 @@ METHODS: Mapping[str, Method] = {
         2,
         40,
     ),
+    "dare_linear": Method({"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 40),
+    "dare_ties": Method({"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 60),
+    "breadcrumbs": Method(
+        _OUTLIERS, {"normalize": _OFF, "rescale": _NO_RESCALE, **_DIFFERENCES}, True, 2, 70
+    ),
+    "breadcrumbs_ties": Method(
+        _OUTLIERS, {"normalize": _OFF, "rescale": _NO_RESCALE, **_DIFFERENCES}, True, 2, 80
+    ),
+    "passthrough": Method({"scale": Parameter(1.0)}, {}, False, 0, 4, most=1),
+    "slerp": Method(
+        {}, {"t": Parameter(lowest=0.0, highest=1.0)}, False, 1, 14, fewest=2, most=2, base_among=True
+    ),
+    "nuslerp": Method(
+        {"weight": _WEIGHT},
+        {
+            "nuslerp_flatten": Parameter(1.0, flag=True, only=1.0),
+            "nuslerp_row_wise": Parameter(0.0, flag=True, only=0.0),
+        },
+        False,
+        1,
+        16,
+        fewest=2,
+        most=2,
+        may_have_base=True,
+    ),
+    "model_stock": Method({}, {"filter_wise": Parameter(0.0, flag=True, only=0.0)}, True, 1, 16, fewest=2),
+    "nearswap": Method({}, {"t": Parameter(lowest=0.0)}, True, 0, 12, most=1),
 }
 # Of mergekit 0.1.5, and not built.
 NOT_YET = (
     "arcee_fusion",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "dare_linear",
-    "dare_ties",
     "della",
     "della_linear",
     "karcher",
-    "model_stock",
     "multislerp",
-    "nearswap",
-    "nuslerp",
-    "passthrough",
     "ram",
     "ramplus_tl",
     "sce",
-    "slerp",
 )
 # Parameters of all methods of mergekit.
 PARAMETERS = (

@@ -17,12 +17,11 @@ from kanna.methods.merge.inputs import Inputs, licences, opened
 from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
 from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
+from kanna.methods.merge.rules.sums import BLOCK
 
 DEFAULT_MEMORY = 2 * 10**9
 # The program itself, with torch and transformers.
 _PROGRAM = 10**9
-# Figures are summed over blocks of so many values, so chunks are multiples of it: sums do not depend on them.
-BLOCK = 2**14
 _LARGEST_CHUNK = 2**22
 # Arrays of the length of a chunk, beside those of each model: results, masks, figures; bytes for a value.
 _BESIDE = 64
@@ -80,6 +79,7 @@ class MergePlan:
         config: What its config.json will say, but for the dtype.
         warnings: What a user should know.
         before: Plans of other documents, whose results this one takes.
+        seed: Of what is drawn by chance.
     """
 
     recipe: Recipe
@@ -90,6 +90,7 @@ class MergePlan:
     config: Mapping[str, Any]
     warnings: tuple[str, ...]
     before: tuple[MergePlan, ...] = ()
+    seed: int = 0
 
     @property
     def chunk_bytes(self) -> int:
@@ -138,6 +139,7 @@ class MergePlan:
             "inputs": [_input(model, licences([model]).get(model.name)) for model in self.inputs.models],
             "base": None if self.recipe.base is None else self.inputs.lead.name,
             "dtype": self.recipe.dtype,
+            **({"seed": self.seed} if self.recipe.method.startswith("dare") else {}),
             "groups": [self._group(group) for group in self.groups()],
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
@@ -158,13 +160,18 @@ class MergePlan:
 
 
 def planned(
-    recipe: Recipe, out_dtype: str | None, max_memory: int, made: Mapping[str, Checkpoint] | None = None
+    recipe: Recipe,
+    out_dtype: str | None,
+    max_memory: int,
+    seed: int = 0,
+    made: Mapping[str, Checkpoint] | None = None,
 ) -> MergePlan:
     """What a recipe makes of its models. Reads headers, configurations and tokenizers.
 
     Args:
         out_dtype: In the place of the recipe's.
         max_memory: Bytes.
+        seed: Of what is drawn by chance.
         made: Name of another document -> its result.
 
     Raises:
@@ -185,7 +192,7 @@ def planned(
     chunk, memory = _chunk(inputs, tensors, max_memory)
     warnings = (*recipe.warnings, *inputs.warnings, *_licence_warning(inputs), *warnings_of(recipe))
     config = composed(inputs, layout.stack)
-    return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings)
+    return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, seed=seed)
 
 
 def working_dtype(inputs: Inputs, tensor: Merged) -> torch.dtype:

@@ -90,6 +90,7 @@ class _Reader:
         slices = self._layout(root, top, _Around(method, rule, base, outer))
         if rule.needs_base:
             self._check_bases(root, slices, method)
+        self._check_numbers(root, slices, method)
         return Recipe(
             self.place,
             method,
@@ -185,6 +186,23 @@ class _Reader:
                 raise self.place.error(node, f"the base {one.base} is no source of the slice", remedy)
             if len(one.sources) == 1:
                 raise self.place.error(node, "no model but the base is given", "list what is merged into it")
+
+    def _check_numbers(self, root: Node, slices: tuple[Slice, ...], method: str) -> None:
+        """As many models as the method takes, and the base among them where it is one of them."""
+        rule = known.METHODS[method]
+        for one in slices:
+            node = Node(None, one.line)
+            if rule.base_among and one.base is None:
+                said = f"{method} goes from a base model to another"
+                raise self.place.error(root, said, "add base_model: DIR, one of the models")
+            number = len(one.sources) - (rule.from_base and one.base_index >= 0)
+            if number < rule.fewest or (rule.most is not None and number > rule.most):
+                base = " beside the base" if rule.from_base and one.base is not None else ""
+                few = f"{rule.fewest}" if rule.most == rule.fewest else f"at least {rule.fewest}"
+                many = few if rule.most is None or number < rule.fewest else f"{rule.most}"
+                among = ", the base among them" if rule.base_among else ""
+                said = f"{method} takes {many} model{'' if many == '1' else 's'}{base}{among}, and {number} "
+                raise self.place.error(node, f"{said}are given", "give as many, or choose another method")
 
     def _method(self, root: Node, top: Mapping[str, Node]) -> str:
         if "merge_method" not in top:

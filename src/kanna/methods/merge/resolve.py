@@ -81,7 +81,7 @@ def _values(recipe: Recipe, target: Target) -> Values:
     of_all = {name: _value(recipe, target, None, name, parameter) for name, parameter in rule.of_all.items()}
     of_models = {
         name: tuple(
-            0.0 if rule.needs_base and index == base else _value(recipe, target, index, name, parameter)
+            0.0 if rule.from_base and index == base else _value(recipe, target, index, name, parameter)
             for index in range(len(target.parts))
         )
         for name, parameter in rule.of_models.items()
@@ -115,9 +115,12 @@ def _refuse_cancelled(
     """Nothing can be divided by a sum of 0; where differences have no weight at all, nothing is added."""
     weights = of_models.get("weight", ())
     size = sum(map(abs, weights))
-    if not weights or not of_all.get("normalize") or abs(math.fsum(weights)) > CANCELLED * size:
+    divided = of_all.get("normalize") or recipe.method == "nuslerp"
+    if not weights or not divided or abs(math.fsum(weights)) > CANCELLED * size:
         return
-    if recipe.rule.needs_base and (size == 0 or recipe.method == "ties"):  # ties divides entry by entry
+    if recipe.rule.needs_base and (
+        size == 0 or recipe.method.endswith("ties")
+    ):  # ties divides entry by entry
         return
     raise InputError(
         f"{recipe.place.name}: the weights of {tensor} sum to 0 and are to be normalised",

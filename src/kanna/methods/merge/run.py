@@ -77,6 +77,7 @@ def merge_plan(
     *,
     out_dtype: str | None = None,
     max_memory: int = DEFAULT_MEMORY,
+    seed: int = 0,
     lax: bool = False,
 ) -> MergePlan:
     """What a recipe in mergekit's YAML would do. Reads headers, configurations and tokenizers.
@@ -85,6 +86,7 @@ def merge_plan(
         recipe: A file, or what it would hold. Relative paths are taken from where the program runs.
         out_dtype: Of the output, in the place of the recipe's.
         max_memory: Bytes that a merge may take.
+        seed: Of methods that drop entries by chance.
         lax: What looks like a mistake in the recipe is a warning.
 
     Raises:
@@ -97,12 +99,12 @@ def merge_plan(
         assert one.name is not None  # only the last one may have none
         plans.append(
             changed(
-                planned(one, None, max_memory, made),
+                planned(one, None, max_memory, seed, made),
                 before=tuple(p for p in plans if p.recipe.name in one.models),
             )
         )
         made[one.name] = foretold(plans[-1], one.name)
-    return changed(planned(last, out_dtype, max_memory, made), before=tuple(plans))
+    return changed(planned(last, out_dtype, max_memory, seed, made), before=tuple(plans))
 
 
 def merge(
@@ -111,6 +113,7 @@ def merge(
     *,
     out_dtype: str | None = None,
     max_memory: int = DEFAULT_MEMORY,
+    seed: int = 0,
     lax: bool = False,
     force: bool = False,
     resume: bool = False,
@@ -132,7 +135,7 @@ def merge(
         InputError: Whatever is wrong, and then nothing is written.
     """
     started = time.perf_counter()
-    plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, lax=lax)
+    plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, seed=seed, lax=lax)
     place = final_name(out)
     refuse_input(place, *(model.directory for one in (*plan.before, plan) for model in one.inputs.models))
     replace = replaces(place, force, resume)
@@ -145,7 +148,7 @@ def merge(
         if plan.before:
             kept = work / _BETWEEN if keep_intermediates is None else Path(keep_intermediates).expanduser()
             made = _made_before(plan, work, kept, max_memory, stages)
-            after = planned(plan.recipe, out_dtype, max_memory, made)
+            after = planned(plan.recipe, out_dtype, max_memory, seed, made)
             plan = changed(after, before=plan.before)
         shards = written_shards(plan, work, stages.report)
         with output_directory(place, force=replace, needed_bytes=plan.side_bytes) as partial:
@@ -169,7 +172,7 @@ def _made_before(
         name = str(foreseen.recipe.name)
         place = kept / f"{_NOT_PLAIN.sub('-', name)}-{_key(foreseen)[:16]}"
         if not place.is_dir():
-            one = planned(foreseen.recipe, None, max_memory, made)
+            one = planned(foreseen.recipe, None, max_memory, foreseen.seed, made)
             room = work / f"{place.name}.work"
             room.mkdir(exist_ok=True)
             kept.mkdir(parents=True, exist_ok=True)
@@ -187,6 +190,7 @@ def _key(plan: MergePlan) -> str:
     before = {one.recipe.name for one in plan.before}
     facts = {
         "recipe": plan.recipe.document,
+        "seed": plan.seed,
         "sources": plan.recipe.models,
         "models": [
             [model.config, [[name, stored.dtype, stored.shape] for name, stored in model.tensors.items()]]

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kanna.checkpoint.reader import Checkpoint, not_finite
 from kanna.errors import InputError
 from kanna.methods.merge.layout import Part
-from kanna.methods.merge.plan import BLOCK, Merged, MergePlan, working_dtype
+from kanna.methods.merge.plan import Merged, MergePlan, working_dtype
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.rounding import rounded
+from kanna.methods.merge.rules.sums import added
 
 
 @dataclass
@@ -89,7 +89,15 @@ class Stream:
     def _merged(self) -> Iterator[Tensor]:
         spec, dtype = self.tensor.spec, working_dtype(self.plan.inputs, self.tensor)
         assert self.tensor.values is not None
-        subject = Subject(spec.name, spec.numbers, dtype, self.tensor.base, self.tensor.values)
+        subject = Subject(
+            spec.name,
+            spec.numbers,
+            dtype,
+            len(self.tensor.parts),
+            self.tensor.base,
+            self.tensor.values,
+            self.plan.seed,
+        )
         act = operation(self.plan.recipe.method, subject)
         self._look(act, dtype)
         for chunk in self._chunks():
@@ -137,8 +145,9 @@ class Stream:
         return self.plan.inputs.models[part.model].tensors[part.tensor].file
 
     def _account(self, origin: Tensor, exact: Tensor, written: Tensor) -> None:
-        self.figures.lost = _summed(self.figures.lost, written.to(exact.dtype) - exact)
-        self.figures.moved = _summed(self.figures.moved, exact - origin)
+        lost, moved = written.to(exact.dtype) - exact, exact - origin
+        self.figures.lost = added(self.figures.lost, lost, lost)
+        self.figures.moved = added(self.figures.moved, moved, moved)
 
 
 def _refuse_not_finite(model: Checkpoint, name: str, values: Tensor) -> None:
@@ -147,15 +156,6 @@ def _refuse_not_finite(model: Checkpoint, name: str, values: Tensor) -> None:
             f"{name} in {model.tensors[name].file} holds NaN or infinite values ({bad} in {len(values)})",
             "fetch that model again, or merge without it",
         )
-
-
-def _summed(before: float, values: Tensor) -> float:
-    """A sum of squares that goes on; added up block by block, so chunks of any size give the same."""
-    wide = values.double().numpy()
-    squares = wide * wide
-    for start in range(0, len(squares), BLOCK):
-        before += float(np.add.reduce(squares[start : start + BLOCK]))
-    return before
 
 
 def total(figures: Sequence[Sequence[float]]) -> Figures:

@@ -34,6 +34,7 @@ OutDtype = Annotated[
 MaxMemory = Annotated[
     str, typer.Option("--max-memory", metavar="SIZE", help="Bytes that may be taken: 900M, 2G.")
 ]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of methods that drop entries by chance.")]
 Lax = Annotated[bool, typer.Option("--lax", help="What looks like a mistake in the recipe is a warning.")]
 
 
@@ -43,6 +44,7 @@ def plan(
     recipe: Recipe,
     out_dtype: OutDtype = None,
     max_memory: MaxMemory = "2G",
+    seed: Seed = 0,
     lax: Lax = False,
 ) -> None:
     """What a recipe would do: models, what applies to which tensor, bytes, memory. Reads headers only.
@@ -51,7 +53,7 @@ def plan(
     """
     from kanna.methods.merge.run import merge_plan
 
-    found = merge_plan(recipe, out_dtype=out_dtype, max_memory=size_of(max_memory), lax=lax)
+    found = merge_plan(recipe, out_dtype=out_dtype, max_memory=size_of(max_memory), seed=seed, lax=lax)
     session.show(found.to_dict(), lambda console: _render_plan(console, found))
 
 
@@ -62,6 +64,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New directory for the result.")],
     out_dtype: OutDtype = None,
     max_memory: MaxMemory = "2G",
+    seed: Seed = 0,
     lax: Lax = False,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted merge.")] = False,
@@ -82,6 +85,7 @@ def run(
             out,
             out_dtype=out_dtype,
             max_memory=size_of(max_memory),
+            seed=seed,
             lax=lax,
             force=force,
             resume=resume,

@@ -161,6 +161,7 @@ def _result(plan: MergePlan, figures: Mapping[str, Any], hashes: list[str]) -> d
     kept = ("schema_version", "method", "base", "groups", "bytes_read", "bytes_written", "warnings")
     return {
         **{key: told[key] for key in kept},
+        **({"seed": told["seed"]} if "seed" in told else {}),
         "kind": "merge",
         "dtype": _dtype(plan),
         "inputs": inputs,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kanna.errors import InputError
-from kanna.methods.merge.rules.counting import Largest, how_many, passes
+from kanna.methods.merge.rules.pruning import Pruner
 
 # Weights that agree cancel where their sum is this small a part of their sizes; they are added in float32.
 _CANCELLED = 1e-6
@@ -45,55 +45,60 @@ class TaskArithmetic:
         return change.mul_(self._scale).add_(base)
 
 
-class Ties:
-    """TIES: the largest differences of each model; of these, the ones whose sign has the larger weighted sum.
+class Pruned:
+    """base + scale sum(w p(x - base)), where p leaves some entries of each difference.
+
+    With an election (TIES, Yadav et al. 2023) an entry is the sum of those whose sign is that of the sum of
+    all, and divided by the weights of these where normalised; without one it is divided by all weights.
 
     Args:
         name: Of the tensor, for messages.
-        count: Of its values.
-        dtype: In which it is computed.
         base: Index of the base model.
         weights: One for each model.
-        densities: Share of the differences that is kept, one for each model.
-        normalize: Whether each entry is divided by the sum of the weights that went into it.
+        pruners: One for each model; None for a difference of which nothing stays.
+        count: Of the tensor's entries.
+        elect: Whether signs are elected.
+        normalize: Whether entries are divided by weights.
         scale: The `lambda` of recipes.
     """
 
     def __init__(
         self,
         name: str,
-        count: int,
-        dtype: torch.dtype,
         base: int,
         weights: Sequence[float],
-        densities: Sequence[float],
+        pruners: Sequence[Pruner | None],
+        count: int,
+        elect: bool,
         normalize: bool,
         scale: float,
     ) -> None:
-        self._name, self._base, self._weights = name, base, weights
-        self._normalize, self._scale = normalize, scale
-        sizes = {
-            index: how_many(densities[index], count)
-            for index, weight in enumerate(weights)
-            if index != base and weight != 0
+        self._name, self._base, self._scale = name, base, scale
+        self._elect, self._normalize = elect, normalize
+        total = math.fsum(weights)
+        divide = normalize and not elect
+        self._weights = [weight / total if divide and weight else weight for weight in weights]
+        moved = [index for index, weight in enumerate(weights) if index != base and weight != 0]
+        self._pruners = {
+            index: pruner for index in moved if (pruner := pruners[index]) is not None and pruner.kept
         }
-        self._used = [index for index, k in sizes.items() if k]
-        self._largest = {index: Largest(sizes[index], dtype) for index in self._used if sizes[index] < count}
-        self.kept = sum(sizes.values()), count * len(sizes)
-        self.looks = passes(dtype) if self._largest else 0
+        self.kept = sum(pruner.kept for pruner in self._pruners.values()), count * len(moved)
+        self.looks = max((pruner.passes for pruner in self._pruners.values()), default=0)
 
     def look(self, number: int, chunk: Sequence[Tensor]) -> None:
-        for index, largest in self._largest.items():
-            largest.count(number, chunk[index] - chunk[self._base])
+        for index, pruner in self._pruners.items():
+            if number < pruner.passes:
+                pruner.count(number, chunk[index] - chunk[self._base])
 
     def merged(self, chunk: Sequence[Tensor]) -> Tensor:
         base = chunk[self._base]
         total = torch.zeros_like(base)
-        for index in self._used:
+        for index, pruner in self._pruners.items():
             values = chunk[index].sub_(base)
-            if index in self._largest:
-                values *= self._largest[index].pick(values)
-            total += values.mul_(self._weights[index])
+            values *= pruner.pick(values)
+            total += values.mul_(self._weights[index] * pruner.scale)
+        if not self._elect:
+            return total.mul_(self._scale).add_(base)
         change, divisor = self._agreeing(chunk, total >= 0)
         if divisor is not None:
             change /= divisor
@@ -106,7 +111,7 @@ class Ties:
         """
         change = torch.zeros_like(chunk[self._base])
         weights, sizes = torch.zeros_like(change), torch.zeros_like(change)
-        for index in self._used:
+        for index in self._pruners:
             values, weight = chunk[index], self._weights[index]
             agrees = torch.where(positive, values > 0, values < 0)
             change += values * agrees
