@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from kanna.cli.main import main, program
-from kanna.methods.merge.recipe import read_recipe as read_merge
+from kanna.methods.merge.reading import read_recipe as read_merge
 from kanna.recipe.recipe import calls, recipe_of
 from kanna.terminal.lazy import LazyCommand
 
