@@ -235,3 +235,13 @@ def test_recipes_with_other_numbers_of_models(
         more = {**more, "base_model": str(models[more["base_model"]])}
     with pytest.raises(kanna.InputError, match=said):
         kanna.merge_plan(recipe(method, models, names, **more))
+
+
+def test_weights_of_nuslerp_that_cancel_are_refused(models: dict[str, Path]) -> None:
+    """The remedy is one that there is: it has no `normalize`."""
+    given = recipe("nuslerp", models, "ab")
+    for entry, weight in zip(given["models"], (0.5, -0.5), strict=True):  # type: ignore[call-overload]
+        entry["parameters"] = {"weight": weight}
+    with pytest.raises(kanna.InputError, match="sum to 0") as error:
+        kanna.merge_plan(given)
+    assert error.value.remedy == "give others"

@@ -41,6 +41,9 @@ class Method:
         most: None for any number.
         may_have_base: Whether differences are merged where there is a base, and models where there is none.
         base_among: Whether a base must be given, and is merged like the others.
+        by_chance: Whether the result depends on a seed.
+        elects: Whether weights are divided by entry by entry, where signs are elected.
+        divides: Whether weights are always divided by their sum, with no `normalize` to say so.
     """
 
     of_models: Mapping[str, Parameter]
@@ -52,6 +55,9 @@ class Method:
     most: int | None = None
     may_have_base: bool = False
     base_among: bool = False
+    by_chance: bool = False
+    elects: bool = False
+    divides: bool = False
 
     @property
     def from_base(self) -> bool:
@@ -85,14 +91,17 @@ METHODS: Mapping[str, Method] = {
         True,
         2,
         40,
+        elects=True,
     ),
-    "dare_linear": Method({"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 40),
-    "dare_ties": Method({"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 60),
+    "dare_linear": Method({"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 40, by_chance=True),
+    "dare_ties": Method(
+        {"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 60, by_chance=True, elects=True
+    ),
     "breadcrumbs": Method(
         _OUTLIERS, {"normalize": _OFF, "rescale": _NO_RESCALE, **_DIFFERENCES}, True, 2, 70
     ),
     "breadcrumbs_ties": Method(
-        _OUTLIERS, {"normalize": _OFF, "rescale": _NO_RESCALE, **_DIFFERENCES}, True, 2, 80
+        _OUTLIERS, {"normalize": _OFF, "rescale": _NO_RESCALE, **_DIFFERENCES}, True, 2, 80, elects=True
     ),
     "passthrough": Method({"scale": Parameter(1.0)}, {}, False, 0, 4, most=1),
     "slerp": Method(
@@ -110,6 +119,7 @@ METHODS: Mapping[str, Method] = {
         fewest=2,
         most=2,
         may_have_base=True,
+        divides=True,
     ),
     "model_stock": Method({}, {"filter_wise": Parameter(0.0, flag=True, only=0.0)}, True, 1, 16, fewest=2),
     "nearswap": Method({}, {"t": Parameter(lowest=0.0)}, True, 0, 12, most=1),

@@ -139,7 +139,7 @@ class MergePlan:
             "inputs": [_input(model, licences([model]).get(model.name)) for model in self.inputs.models],
             "base": None if self.recipe.base is None else self.inputs.lead.name,
             "dtype": self.recipe.dtype,
-            **({"seed": self.seed} if self.recipe.method.startswith("dare") else {}),
+            **({"seed": self.seed} if self.recipe.rule.by_chance else {}),
             "groups": [self._group(group) for group in self.groups()],
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,

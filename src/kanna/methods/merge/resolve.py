@@ -115,14 +115,12 @@ def _refuse_cancelled(
     """Nothing can be divided by a sum of 0; where differences have no weight at all, nothing is added."""
     weights = of_models.get("weight", ())
     size = sum(map(abs, weights))
-    divided = of_all.get("normalize") or recipe.method == "nuslerp"
+    divided = of_all.get("normalize") or recipe.rule.divides
     if not weights or not divided or abs(math.fsum(weights)) > CANCELLED * size:
         return
-    if recipe.rule.needs_base and (
-        size == 0 or recipe.method.endswith("ties")
-    ):  # ties divides entry by entry
+    if recipe.rule.needs_base and (size == 0 or recipe.rule.elects):  # ties divides entry by entry
         return
     raise InputError(
         f"{recipe.place.name}: the weights of {tensor} sum to 0 and are to be normalised",
-        "give others, or normalize: false",
+        "give others" if recipe.rule.divides else "give others, or normalize: false",
     )

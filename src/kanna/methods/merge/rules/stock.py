@@ -13,7 +13,7 @@ from kanna.methods.merge.rules.sums import added
 
 
 class ModelStock:
-    """base + t mean(x - base), t = N cos / (1 + (N - 1) cos), eq. 4 of the paper.
+    """base + t mean(x - base), t = N cos / (1 + (N - 1) cos), of N models.
 
     cos is the mean over all pairs of differences; a difference of 0 counts as being at a right angle.
 
