@@ -16,6 +16,7 @@ from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits, refuse_quanti
 from kanna.errors import InputError
 from kanna.methods.merge.layers import Layers, layer_keys, layers_of
 from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.vocabulary import tokenizer_of, vocabulary_of
 
 _YET = "merging them is not supported yet"
 # Keys of a configuration that say nothing of the weights.
@@ -74,7 +75,8 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
     ends = {source.model for one in (recipe.slices[0], recipe.slices[-1]) for source in one.sources}
     for name, model in zip(recipe.models, models, strict=True):
         if model is not lead:
-            warnings += _compared(lead, model, recipe.sliced, name in ends)
+            tokens = name in ends and recipe.tokenizer is None
+            warnings += _compared(lead, model, recipe.sliced, tokens)
     layers = tuple(layers_of(model.config, model.tensors) for model in models)
     return Inputs(models, first, tuple(dict.fromkeys(warnings)), layers)
 
@@ -187,7 +189,7 @@ def compare_tensors(parts: Sequence[tuple[Checkpoint, str]]) -> None:
 
 def _tokens(lead: Checkpoint, other: Checkpoint) -> list[str]:
     """Raises InputError where the same row stands for different tokens."""
-    mine, theirs = _vocabulary(lead.directory), _vocabulary(other.directory)
+    mine, theirs = (vocabulary_of(tokenizer_of(model)) for model in (lead, other))
     if mine is None or theirs is None:
         return [f"no tokenizer.json or vocab.json in both {lead.name} and {other.name}: tokens not compared"]
     if mine == theirs:
@@ -198,25 +200,6 @@ def _tokens(lead: Checkpoint, other: Checkpoint) -> list[str]:
         f"{mine.get(token)} in {lead.directory}",
         _YET,
     )
-
-
-def _vocabulary(directory: Path) -> dict[str, int] | None:
-    """Token -> number; None where there is no file that says it plainly."""
-    fast, plain = directory / "tokenizer.json", directory / "vocab.json"
-    if fast.is_file():
-        data = read_json(fast)
-        added = {str(one["content"]): int(one["id"]) for one in data.get("added_tokens") or ()}
-        return {**_listed(data.get("model", {}).get("vocab")), **added}
-    if plain.is_file():
-        return _listed(read_json(plain))
-    return None
-
-
-def _listed(vocabulary: Any) -> dict[str, int]:
-    """A mapping of tokens to numbers; a list of (token, score) is numbered by its order."""
-    if isinstance(vocabulary, Mapping):
-        return {str(token): int(number) for token, number in vocabulary.items() if isinstance(number, int)}
-    return {str(entry[0]): number for number, entry in enumerate(vocabulary or ())}
 
 
 def licences(models: Iterable[Checkpoint]) -> dict[str, str]:

@@ -156,8 +156,9 @@ PARAMETERS = (
 )
 # Exactly one of them says which models there are.
 LAYOUTS = ("models", "slices", "modules")
-KEYS = ("merge_method", *LAYOUTS, "base_model", "parameters", "dtype", "out_dtype", "name")
-KEYS_NOT_YET = ("tokenizer", "tokenizer_source", "chat_template")
+KEYS_OF_TOKENS = ("tokenizer", "tokenizer_source")
+KEYS = ("merge_method", *LAYOUTS, "base_model", "parameters", "dtype", "out_dtype", "name", *KEYS_OF_TOKENS)
+KEYS_NOT_YET = ("chat_template",)
 KEYS_OF_MODEL = ("model", "parameters")
 KEYS_OF_SOURCE = ("model", "layer_range", "parameters")
 KEYS_OF_SLICE = ("sources", "base_model", "parameters")
@@ -171,5 +172,6 @@ PLACES: Mapping[str, str] = {
     "layer_range": "beside a model in sources:, which belongs to slices:",
     "model": "in an entry of models: or sources:",
     "slices": "at the top, or in a module",
+    "pad_to_multiple_of": "under tokenizer:",
 }
 DTYPES = ("float32", "float16", "bfloat16", "float64")

@@ -12,6 +12,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.side_files import refuse_lost_modules, side_files
 from kanna.errors import InputError
+from kanna.methods.merge.chosen import Chosen, chosen
 from kanna.methods.merge.composed import composed
 from kanna.methods.merge.inputs import Inputs, licences, opened
 from kanna.methods.merge.layout import Part, Target, laid_out
@@ -80,6 +81,7 @@ class MergePlan:
         warnings: What a user should know.
         before: Plans of other documents, whose results this one takes.
         seed: Of what is drawn by chance.
+        tokens: That it will have; None for those of all its models.
     """
 
     recipe: Recipe
@@ -91,6 +93,7 @@ class MergePlan:
     warnings: tuple[str, ...]
     before: tuple[MergePlan, ...] = ()
     seed: int = 0
+    tokens: Chosen | None = None
 
     @property
     def chunk_bytes(self) -> int:
@@ -139,6 +142,7 @@ class MergePlan:
             "inputs": [_input(model, licences([model]).get(model.name)) for model in self.inputs.models],
             "base": None if self.recipe.base is None else self.inputs.lead.name,
             "dtype": self.recipe.dtype,
+            **({} if self.tokens is None else {"tokenizer": self.tokens.to_dict()}),
             **({"seed": self.seed} if self.recipe.rule.by_chance else {}),
             "groups": [self._group(group) for group in self.groups()],
             "bytes_read": self.bytes_read,
@@ -179,6 +183,7 @@ def planned(
     """
     inputs = opened(recipe, made or {})
     refuse_lost_modules(inputs.lead.directory)
+    tokens = chosen(recipe, inputs)
     dtype = dtype_named(out_dtype) if out_dtype is not None else recipe.dtype
     layout = laid_out(recipe, inputs)
     if not layout.layered:
@@ -192,7 +197,7 @@ def planned(
     chunk, memory = _chunk(inputs, tensors, max_memory)
     warnings = (*recipe.warnings, *inputs.warnings, *_licence_warning(inputs), *warnings_of(recipe))
     config = composed(inputs, layout.stack)
-    return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, seed=seed)
+    return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, seed=seed, tokens=tokens)
 
 
 def working_dtype(inputs: Inputs, tensor: Merged) -> torch.dtype:

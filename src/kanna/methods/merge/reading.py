@@ -13,6 +13,7 @@ from kanna.methods.merge import known
 from kanna.methods.merge.documents import ordered
 from kanna.methods.merge.recipe import Recipe, Slice, Source, dtype_named
 from kanna.methods.merge.settings import Setting, read_setting
+from kanna.methods.merge.tokens import TokenReader
 from kanna.methods.merge.tree import Node, Place, read_documents
 
 _NEAR = 0.8
@@ -91,6 +92,7 @@ class _Reader:
         if rule.needs_base:
             self._check_bases(root, slices, method)
         self._check_numbers(root, slices, method)
+        tokenizer = TokenReader(self.place, self._reference, self._check_keys).read(top)
         return Recipe(
             self.place,
             method,
@@ -101,6 +103,7 @@ class _Reader:
             root.plain,
             root.line,
             None if (name := top.get("name")) is None or name.value is None else str(name.value),
+            tokenizer,
         )
 
     def _base(self, entries: Mapping[str, Node]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from kanna.errors import InputError, suggestion
 from kanna.methods.merge import known
 from kanna.methods.merge.settings import Setting
+from kanna.methods.merge.tokens import TokenizerRule
 from kanna.methods.merge.tree import Place
 
 
@@ -73,6 +74,7 @@ class Recipe:
         document: As it was read.
         line: Where it begins.
         name: By which other documents of the file take its result; None without one.
+        tokenizer: Which tokens it has; None for those of all its models.
     """
 
     place: Place
@@ -84,6 +86,7 @@ class Recipe:
     document: Mapping[str, Any]
     line: int = 0
     name: str | None = None
+    tokenizer: TokenizerRule | None = None
 
     @property
     def rule(self) -> known.Method:

@@ -16,7 +16,9 @@ from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
 from kanna.methods.merge.inputs import licences
 from kanna.methods.merge.plan import MergePlan
+from kanna.methods.merge.portable import portable
 from kanna.methods.merge.shards import Shards
+from kanna.methods.merge.vocabulary import write_tokenizer
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.runs.probe import Verdict, verify_output
@@ -42,6 +44,8 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     write_json(directory / "config.json", tagged_floats(_config(plan)))
     lead = plan.inputs.lead
     left_out = copy_side_files(lead.directory, directory, lead.files).left_out
+    if plan.tokens is not None:
+        write_tokenizer(plan.tokens.tokenizer, directory)
     hashes = [
         lineage.hash_of(model, digests)
         for model, digests in zip(plan.inputs.models, shards.digests, strict=True)
@@ -94,26 +98,6 @@ def probed(directory: Path, max_memory: int) -> tuple[Verdict | None, str]:
         return Verdict(False, None, None, problem), ""  # which is recorded, so it names no place
 
 
-def portable(plan: MergePlan) -> dict[str, Any]:
-    """The recipe, with base names in the place of paths."""
-    names = {given: model.name for given, model in zip(plan.recipe.models, plan.inputs.models, strict=True)}
-    named = _named(plan.recipe.document, names)
-    assert isinstance(named, dict)
-    return named
-
-
-def _named(value: Any, names: Mapping[str, str]) -> Any:
-    """What a recipe holds, with other names in the fields of models."""
-    if isinstance(value, list):
-        return [_named(item, names) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        key: names.get(str(item), item) if key in ("model", "base_model") else _named(item, names)
-        for key, item in value.items()
-    }
-
-
 def _config(plan: MergePlan) -> dict[str, Any]:
     config = {**plan.config}
     if not any(key in config for key in _DTYPE_KEYS):
@@ -161,7 +145,7 @@ def _result(plan: MergePlan, figures: Mapping[str, Any], hashes: list[str]) -> d
     kept = ("schema_version", "method", "base", "groups", "bytes_read", "bytes_written", "warnings")
     return {
         **{key: told[key] for key in kept},
-        **({"seed": told["seed"]} if "seed" in told else {}),
+        **{key: told[key] for key in ("seed", "tokenizer") if key in told},
         "kind": "merge",
         "dtype": _dtype(plan),
         "inputs": inputs,
