@@ -97,5 +97,5 @@ def test_a_model_that_no_tokenizer_can_come_from(models: Models, tmp_path: Path)
     with pytest.raises(InputError, match=r"bare has no tokenizer.json, vocab.json or vocab.txt"):
         merge_plan(recipe("linear", given, tokenizer_source="base"))
     rules = {"t3": {"source": str(models["base"])}}
-    with pytest.raises(InputError, match="rule of 't3' names .*base, which is none of the models"):
+    with pytest.raises(InputError, match=r"rule of 't3' names .*base, which is none of the models"):
         merge_plan(recipe("linear", given, tokenizer={"tokens": rules}))

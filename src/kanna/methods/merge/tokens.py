@@ -1,4 +1,4 @@
-"""What a recipe says of tokens: whose vocabulary the output has, and where rows come from that a model lacks."""
+"""What a recipe says of tokens: which the output has, and where rows come from that a model lacks."""
 
 from __future__ import annotations
 
