@@ -113,7 +113,7 @@ BAD = [
     (SLICE.replace("linear", "ties"), "line 1", "add base_model"),
     (SLICE.replace("linear", "ties") + "    base_model: zero\n", "line 3", "zero is no source of the slice"),
     ("merge_method: linear\n" + MODELS + "    layer_range: [0, 1]\n", "line 5", "belongs to slices:"),
-    ("merge_method: linear\nchat_template: auto\n" + MODELS, "line 2", "chat_template: is not"),
+    ("merge_method: linear\nchat_template: chatlm\n" + MODELS, "line 2", "did you mean chatml"),
     ("merge_method: linear\n" + MODELS + "---\nmerge_method: linear\n" + MODELS, "line 6", "no name"),
     (
         "name: x\nmerge_method: linear\n" + MODELS + "---\nname: x\nmerge_method: linear\n" + MODELS,

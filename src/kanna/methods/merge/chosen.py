@@ -10,6 +10,7 @@ from kanna.checkpoint.reader import Checkpoint, locate, model_name
 from kanna.errors import InputError
 from kanna.methods.merge.inputs import Inputs
 from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.templates import with_template
 from kanna.methods.merge.tokens import BASE, UNION, TokenizerRule
 from kanna.methods.merge.tree import Node
 from kanna.methods.merge.vocabulary import Tokenizer, tokenizer_in, tokenizer_of, vocabulary_of
@@ -59,6 +60,17 @@ def chosen(recipe: Recipe, inputs: Inputs) -> Chosen | None:
         own = _read(tokenizer, directory)
     _refuse_moved(recipe, rule, own, vocabularies, inputs.models)
     return Chosen(rule, tokenizer, own, vocabularies)
+
+
+def chosen_tokenizer(
+    recipe: Recipe, inputs: Inputs, tokens: Chosen | None
+) -> tuple[Tokenizer | None, list[str]]:
+    """The tokenizer that an output gets, None for the first model's; and what there is to know about it."""
+    if recipe.template is None:
+        return None if tokens is None else tokens.tokenizer, []
+    tokenizer = tokenizer_of(inputs.lead) if tokens is None else tokens.tokenizer
+    vocabulary = vocabulary_of(tokenizer) if tokens is None else tokens.vocabulary
+    return with_template(recipe.template, tokenizer, vocabulary, [tokenizer_of(m) for m in inputs.models])
 
 
 def _read(tokenizer: Tokenizer, model: object) -> dict[str, int]:

@@ -156,16 +156,15 @@ PARAMETERS = (
 )
 # Exactly one of them says which models there are.
 LAYOUTS = ("models", "slices", "modules")
-KEYS_OF_TOKENS = ("tokenizer", "tokenizer_source")
+KEYS_OF_TOKENS = ("tokenizer", "tokenizer_source", "chat_template")
 KEYS = ("merge_method", *LAYOUTS, "base_model", "parameters", "dtype", "out_dtype", "name", *KEYS_OF_TOKENS)
-KEYS_NOT_YET = ("chat_template",)
 KEYS_OF_MODEL = ("model", "parameters")
 KEYS_OF_SOURCE = ("model", "layer_range", "parameters")
 KEYS_OF_SLICE = ("sources", "base_model", "parameters")
 KEYS_OF_MODULE = ("slices", "parameters")
 # Where a key belongs that is known and stands elsewhere.
 PLACES: Mapping[str, str] = {
-    **dict.fromkeys((*KEYS, *KEYS_NOT_YET), "at the top"),
+    **dict.fromkeys(KEYS, "at the top"),
     "base_model": "at the top, or in a slice",
     "parameters": "at the top, in a slice or module, or beside a model",
     "sources": "in an entry of slices:",

@@ -12,13 +12,14 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.side_files import refuse_lost_modules, side_files
 from kanna.errors import InputError
-from kanna.methods.merge.chosen import Chosen, chosen
+from kanna.methods.merge.chosen import Chosen, chosen, chosen_tokenizer
 from kanna.methods.merge.composed import composed
 from kanna.methods.merge.inputs import Inputs, licences, opened
 from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
 from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
 from kanna.methods.merge.rules.sums import BLOCK
+from kanna.methods.merge.vocabulary import Tokenizer
 
 DEFAULT_MEMORY = 2 * 10**9
 # The program itself, with torch and transformers.
@@ -82,6 +83,7 @@ class MergePlan:
         before: Plans of other documents, whose results this one takes.
         seed: Of what is drawn by chance.
         tokens: That it will have; None for those of all its models.
+        tokenizer: That it gets; None for the first model's.
     """
 
     recipe: Recipe
@@ -94,6 +96,7 @@ class MergePlan:
     before: tuple[MergePlan, ...] = ()
     seed: int = 0
     tokens: Chosen | None = None
+    tokenizer: Tokenizer | None = None
 
     @property
     def chunk_bytes(self) -> int:
@@ -195,9 +198,10 @@ def planned(
         for one in layout.targets
     )
     chunk, memory = _chunk(inputs, tensors, max_memory)
-    warnings = (*recipe.warnings, *inputs.warnings, *_licence_warning(inputs), *warnings_of(recipe))
+    tokenizer, notes = chosen_tokenizer(recipe, inputs, tokens)
+    warnings = (*recipe.warnings, *inputs.warnings, *notes, *_licence_warning(inputs), *warnings_of(recipe))
     config = composed(inputs, layout.stack)
-    return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, seed=seed, tokens=tokens)
+    return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, (), seed, tokens, tokenizer)
 
 
 def working_dtype(inputs: Inputs, tensor: Merged) -> torch.dtype:

@@ -13,6 +13,7 @@ from kanna.methods.merge import known
 from kanna.methods.merge.documents import ordered
 from kanna.methods.merge.recipe import Recipe, Slice, Source, dtype_named
 from kanna.methods.merge.settings import Setting, read_setting
+from kanna.methods.merge.templates import read_template
 from kanna.methods.merge.tokens import TokenReader
 from kanna.methods.merge.tree import Node, Place, read_documents
 
@@ -80,9 +81,6 @@ class _Reader:
     def recipe(self, root: Node) -> Recipe:
         top = self._mapping(root, "a recipe")
         self._check_keys(top, known.KEYS, "at the top")
-        for key in known.KEYS_NOT_YET:
-            if key in top:
-                raise self.place.error(top[key], f"{key}: {_YET}", _NOW)
         method = self._method(root, top)
         rule = known.METHODS[method]
         shared = {**rule.of_all, **rule.of_models}
@@ -104,6 +102,7 @@ class _Reader:
             root.line,
             None if (name := top.get("name")) is None or name.value is None else str(name.value),
             tokenizer,
+            read_template(self.place, top.get("chat_template")),
         )
 
     def _base(self, entries: Mapping[str, Node]) -> str | None:
@@ -304,7 +303,7 @@ class _Reader:
     def _check_keys(self, entries: Mapping[str, Node], keys: tuple[str, ...], where: str) -> None:
         """Whatever is not known is said, and what looks like a mistake is one."""
         for name, node in entries.items():
-            if name in keys or (keys is known.KEYS and name in known.KEYS_NOT_YET):
+            if name in keys:
                 continue
             if name in known.PARAMETERS:
                 self._mistake(

@@ -75,6 +75,7 @@ class Recipe:
         line: Where it begins.
         name: By which other documents of the file take its result; None without one.
         tokenizer: Which tokens it has; None for those of all its models.
+        template: How it writes conversations, see `templates`; None for what its tokenizer says.
     """
 
     place: Place
@@ -87,6 +88,7 @@ class Recipe:
     line: int = 0
     name: str | None = None
     tokenizer: TokenizerRule | None = None
+    template: str | None = None
 
     @property
     def rule(self) -> known.Method:

@@ -44,8 +44,8 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     write_json(directory / "config.json", tagged_floats(_config(plan)))
     lead = plan.inputs.lead
     left_out = copy_side_files(lead.directory, directory, lead.files).left_out
-    if plan.tokens is not None:
-        write_tokenizer(plan.tokens.tokenizer, directory)
+    if plan.tokenizer is not None:
+        write_tokenizer(plan.tokenizer, directory)
     hashes = [
         lineage.hash_of(model, digests)
         for model, digests in zip(plan.inputs.models, shards.digests, strict=True)
