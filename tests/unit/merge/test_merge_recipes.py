@@ -95,7 +95,7 @@ models: [{model: x, parameters: {weight: 1}}]
 BAD = [
     ("merge_method: dare-ties\n" + MODELS, "line 1", "did you mean dare_ties"),
     ("merge_method: core_space\n" + MODELS, "line 1", "no method 'core_space'"),
-    ("merge_method: karcher\n" + MODELS, "line 1", "karcher is not supported yet"),
+    ("merge_method: della\n" + MODELS, "line 1", "della is not supported yet"),
     ("merge_method: slerp\n" + MODELS, "line 1", "goes from a base model to another"),
     ("merge_method: linear\ndype: float32\n" + MODELS, "line 2", "did you mean dtype"),
     ("merge_method: linear\nselect_topk: 1\n" + MODELS, "line 2", "select_topk at the top is not read"),

@@ -75,6 +75,7 @@ _OFF, _ON = Parameter(0.0, flag=True), Parameter(1.0, flag=True)
 # Survivors of a random choice are scaled up, so that sums stay what they were on average.
 _RANDOM = {"normalize": _OFF, "rescale": _ON, **_DIFFERENCES}
 _OUTLIERS = {"weight": _WEIGHT, "density": _DENSITY, "gamma": Parameter(0.01, lowest=0.0, highest=1.0)}
+_RAM = {"epsilon": Parameter(1e-5, lowest=0.0)}
 
 METHODS: Mapping[str, Method] = {
     "linear": Method({"weight": _WEIGHT}, {"normalize": Parameter(1.0, flag=True)}, False, 0, 12),
@@ -123,21 +124,48 @@ METHODS: Mapping[str, Method] = {
     ),
     "model_stock": Method({}, {"filter_wise": Parameter(0.0, flag=True, only=0.0)}, True, 1, 16, fewest=2),
     "nearswap": Method({}, {"t": Parameter(lowest=0.0)}, True, 0, 12, most=1),
+    "multislerp": Method(
+        {"weight": _WEIGHT},
+        {"normalize_weights": _ON, "eps": Parameter(1e-8, lowest=0.0, idle="lengths of 0 are told apart")},
+        False,
+        1,
+        20,
+        may_have_base=True,
+    ),
+    "karcher": Method(
+        {},
+        {"max_iter": Parameter(10, lowest=1.0), "tol": Parameter(1e-5, lowest=0.0)},
+        False,
+        1,
+        20,
+    ),
+    "sce": Method(
+        {},
+        {"select_topk": Parameter(default=1.0, lowest=0.0, highest=1.0), **_DIFFERENCES},
+        True,
+        3,
+        60,
+    ),
+    "ram": Method({}, _RAM, True, 0, 16),
+    "ramplus_tl": Method(
+        {},
+        {**_RAM, "r": Parameter(0.1, lowest=0.0), "alpha": Parameter(0.2, lowest=0.0)},
+        True,
+        1,
+        30,
+    ),
 }
 # Of mergekit 0.1.5, and not built.
 NOT_YET = (
     "arcee_fusion",
     "della",
     "della_linear",
-    "karcher",
-    "multislerp",
-    "ram",
-    "ramplus_tl",
-    "sce",
 )
 # Parameters of all methods of mergekit.
 PARAMETERS = (
+    "alpha",
     "density",
+    "eps",
     "epsilon",
     "filter_wise",
     "gamma",
@@ -145,8 +173,10 @@ PARAMETERS = (
     "lambda",
     "max_iter",
     "normalize",
+    "normalize_weights",
     "nuslerp_flatten",
     "nuslerp_row_wise",
+    "r",
     "rescale",
     "scale",
     "select_topk",

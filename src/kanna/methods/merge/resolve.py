@@ -15,6 +15,8 @@ from kanna.methods.merge.tree import Node
 
 # Weights cancel where their sum is this small a part of their sizes.
 CANCELLED = 1e-9
+# Parameters that say that weights are divided by their sum.
+_NORMALISE = ("normalize", "normalize_weights")
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,13 @@ def _refuse_cancelled(
     """Nothing can be divided by a sum of 0; where differences have no weight at all, nothing is added."""
     weights = of_models.get("weight", ())
     size = sum(map(abs, weights))
-    divided = of_all.get("normalize") or recipe.rule.divides
+    asked = next((name for name in _NORMALISE if of_all.get(name)), "")
+    divided = asked or recipe.rule.divides
     if not weights or not divided or abs(math.fsum(weights)) > CANCELLED * size:
         return
     if recipe.rule.needs_base and (size == 0 or recipe.rule.elects):  # ties divides entry by entry
         return
     raise InputError(
         f"{recipe.place.name}: the weights of {tensor} sum to 0 and are to be normalised",
-        "give others" if recipe.rule.divides else "give others, or normalize: false",
+        f"give others, or {asked}: false" if asked else "give others",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +11,16 @@ import torch
 
 from kanna.methods.merge.resolve import Values
 from kanna.methods.merge.rules.differences import Pruned, TaskArithmetic
+from kanna.methods.merge.rules.directions import Directions
 from kanna.methods.merge.rules.linear import Linear
 from kanna.methods.merge.rules.nearness import NearSwap
 from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.passing import Passthrough
 from kanna.methods.merge.rules.pruning import Pruner, dropped, trimmed
+from kanna.methods.merge.rules.reinforced import Ram
 from kanna.methods.merge.rules.spherical import NUSLERP_PARALLEL, SLERP_PARALLEL, Spherical
 from kanna.methods.merge.rules.stock import ModelStock
+from kanna.methods.merge.rules.variance import Sce
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,35 @@ def _nearswap(subject: Subject) -> Operation:
     return NearSwap(subject.base, subject.values.one("t"))
 
 
+def _multislerp(subject: Subject) -> Operation:
+    models = [index for index in range(subject.models) if index != subject.base]
+    weights = [subject.values.each("weight")[index] for index in models]
+    total = math.fsum(weights) if subject.values.one("normalize_weights") else 1.0
+    return Directions(subject.name, models, subject.base, [weight / total for weight in weights])
+
+
+def _karcher(subject: Subject) -> Operation:
+    steps, tolerance = int(subject.values.one("max_iter")), subject.values.one("tol")
+    weights = [1 / subject.models] * subject.models
+    return Directions(subject.name, range(subject.models), -1, weights, steps, tolerance)
+
+
+def _sce(subject: Subject) -> Operation:
+    share, scale = subject.values.one("select_topk"), subject.values.one("lambda")
+    if share == 0:
+        return TaskArithmetic(subject.base, [0.0] * subject.models, False, scale)
+    return Sce(subject.base, subject.models, subject.count, share, scale, subject.dtype)
+
+
+def _ram(subject: Subject) -> Operation:
+    return Ram(subject.base, subject.models, subject.values.one("epsilon"))
+
+
+def _ramplus(subject: Subject) -> Operation:
+    epsilon, gain, most = map(subject.values.one, ("epsilon", "r", "alpha"))
+    return Ram(subject.base, subject.models, epsilon, gain, most)
+
+
 _MAKERS: Mapping[str, Callable[[Subject], Operation]] = {
     "linear": _linear,
     "task_arithmetic": _task_arithmetic,
@@ -129,4 +162,9 @@ _MAKERS: Mapping[str, Callable[[Subject], Operation]] = {
     "nuslerp": _nuslerp,
     "model_stock": _model_stock,
     "nearswap": _nearswap,
+    "multislerp": _multislerp,
+    "karcher": _karcher,
+    "sce": _sce,
+    "ram": _ram,
+    "ramplus_tl": _ramplus,
 }
