@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from kanna.checked import read_json
 from kanna.checkpoint.reader import Checkpoint, locate, model_name
 from kanna.errors import InputError
 from kanna.methods.merge.inputs import Inputs
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.templates import with_template
+from kanna.methods.merge.token_ids import TokenIds, generation_of
 from kanna.methods.merge.tokens import BASE, UNION, TokenizerRule
 from kanna.methods.merge.tree import Node
+from kanna.methods.merge.unions import extended, united
 from kanna.methods.merge.vocabulary import Tokenizer, tokenizer_in, tokenizer_of, vocabulary_of
 
 
@@ -25,12 +29,32 @@ class Chosen:
         tokenizer: That it gets.
         vocabulary: Token -> number.
         of_models: The same for each model.
+        ids: Numbers of tokens in configurations; None where they are those of the first model.
     """
 
     rule: TokenizerRule
     tokenizer: Tokenizer
     vocabulary: Mapping[str, int]
     of_models: tuple[Mapping[str, int], ...]
+    ids: TokenIds | None
+
+    @property
+    def size(self) -> int:
+        """How many rows there are: one for each token, up to a multiple."""
+        count = max(self.vocabulary.values(), default=-1) + 1
+        return -(-count // self.rule.multiple) * self.rule.multiple
+
+    @property
+    def moved(self) -> bool:
+        """Whether some row is not where a model has it, as far as tokens tell."""
+        forced = any(rule.force for rule in self.rule.tokens.values())
+        return forced or any(one != self.vocabulary for one in self.of_models)
+
+    @property
+    def nobodys(self) -> list[str]:
+        """Tokens that no model has, and no rule."""
+        there = set().union(self.rule.tokens, *self.of_models)
+        return [token for token in self.vocabulary if token not in there]
 
     def to_dict(self) -> dict[str, Any]:
         return {"of": self.tokenizer.name, "tokens": len(self.vocabulary)}
@@ -54,12 +78,29 @@ def chosen(recipe: Recipe, inputs: Inputs) -> Chosen | None:
     if rule.source in (BASE, UNION, *recipe.models):
         index = inputs.first if rule.source in (BASE, UNION) else recipe.models.index(rule.source)
         tokenizer, own = tokenizers[index], vocabularies[index]
+        origin: Checkpoint | Path = inputs.models[index]
     else:
-        directory = locate(rule.source)
+        directory = origin = locate(rule.source)
         tokenizer = tokenizer_in(directory, model_name(rule.source, directory))
         own = _read(tokenizer, directory)
-    _refuse_moved(recipe, rule, own, vocabularies, inputs.models)
-    return Chosen(rule, tokenizer, own, vocabularies)
+    if rule.source == UNION:
+        others = [index for index in range(len(tokenizers)) if index != inputs.first]
+        tokenizer, own = united(tokenizer, own, [(tokenizers[one], vocabularies[one]) for one in others])
+    donors = [tokenizers[recipe.models.index(name)] for name in rule.models]
+    tokenizer, own = extended(tokenizer, own, [token for token in rule.tokens if token not in own], donors)
+    ids = None
+    if origin is not inputs.lead:
+        config, place = (
+            (origin.config, origin.directory) if isinstance(origin, Checkpoint) else _beside(origin)
+        )
+        ids = TokenIds(tokenizer, own, vocabularies[inputs.first], config, generation_of(place))
+    return Chosen(rule, tokenizer, own, vocabularies, ids)
+
+
+def _beside(directory: Path) -> tuple[Mapping[str, Any], Path]:
+    """The configuration beside a tokenizer, if there is one."""
+    path = directory / "config.json"
+    return (read_json(path) if path.is_file() else {}), directory
 
 
 def chosen_tokenizer(
@@ -73,7 +114,7 @@ def chosen_tokenizer(
     return with_template(recipe.template, tokenizer, vocabulary, [tokenizer_of(m) for m in inputs.models])
 
 
-def _read(tokenizer: Tokenizer, model: object) -> dict[str, int]:
+def _read(tokenizer: Tokenizer, model: object) -> Mapping[str, int]:
     found = vocabulary_of(tokenizer)
     if found is None:
         place = model.directory if isinstance(model, Checkpoint) else model
@@ -82,20 +123,3 @@ def _read(tokenizer: Tokenizer, model: object) -> dict[str, int]:
             "write one first: transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )
     return found
-
-
-def _refuse_moved(
-    recipe: Recipe,
-    rule: TokenizerRule,
-    own: Mapping[str, int],
-    others: Sequence[Mapping[str, int]],
-    models: Sequence[Checkpoint],
-) -> None:
-    node, remedy = Node(None, rule.line), "merge models that have the same tokens"
-    if rule.tokens or rule.multiple > 1:
-        said = "rules for single tokens, and padding, are not supported yet"
-        raise recipe.place.error(node, said, remedy)
-    for model, vocabulary in zip(models, others, strict=True):
-        if vocabulary != own:
-            said = f"{model.directory} has other tokens than the output, which is not supported yet"
-            raise recipe.place.error(node, said, remedy)

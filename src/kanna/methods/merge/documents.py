@@ -9,6 +9,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, Stored
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.tree import Node
+from kanna.methods.merge.vocabulary import Foretold, tokenizer_of
 
 if TYPE_CHECKING:
     from kanna.methods.merge.plan import MergePlan
@@ -60,4 +61,5 @@ def foretold(plan: MergePlan, name: str) -> Checkpoint:
         one.spec.name: Stored(file, DTYPE_NAMES[one.spec.dtype], one.spec.shape, 0, one.spec.bytes)
         for one in plan.tensors
     }
-    return Checkpoint(lead.directory, name, plan.config, tensors)
+    tokenizer = plan.tokenizer or tokenizer_of(lead)
+    return Foretold(lead.directory, name, plan.config, tensors, tokenizer)

@@ -18,7 +18,6 @@ from kanna.methods.merge.layers import Layers, layer_keys, layers_of
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.vocabulary import tokenizer_of, vocabulary_of
 
-_YET = "merging them is not supported yet"
 # Keys of a configuration that say nothing of the weights.
 _IGNORED = {
     "_name_or_path",
@@ -72,10 +71,9 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
     models = tuple(made[name] if name in made else _opened(name) for name in recipe.models)
     first = recipe.models.index(recipe.first)
     lead, warnings = models[first], []
-    ends = {source.model for one in (recipe.slices[0], recipe.slices[-1]) for source in one.sources}
     for name, model in zip(recipe.models, models, strict=True):
         if model is not lead:
-            tokens = name in ends and recipe.tokenizer is None
+            tokens = name in recipe.ends and recipe.tokenizer is None
             warnings += _compared(lead, model, recipe.sliced, tokens)
     layers = tuple(layers_of(model.config, model.tensors) for model in models)
     return Inputs(models, first, tuple(dict.fromkeys(warnings)), layers)
@@ -123,16 +121,22 @@ def _configurations(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: b
             continue
         said = f"{key} is {flat_theirs.get(key)!r} in {other.name} and {flat.get(key)!r} in {lead.name}"
         leaf = key.rpartition(".")[2]
-        if leaf == _VOCABULARY and tokens:
-            raise InputError(f"vocabularies differ: {said}", _YET)
-        if leaf == _TIED:
-            raise InputError(f"one model has a head of its own: {said}", _YET)
+        if leaf in (_VOCABULARY, _TIED):  # tensors say more
+            if leaf == _VOCABULARY and tokens and _shapes(lead) == _shapes(other):
+                raise InputError(f"vocabularies differ: {said}", "mend the configuration that is wrong")
+            continue
+        if leaf.endswith("_token_id") and not tokens:  # the tokenizer that is chosen says them
+            continue
         if _MEANING.search(key):
             raise InputError(
                 f"the same numbers would mean something else: {said}", "merge models that agree in it"
             )
         warnings.append(f"{said}: the merge has the latter")
     return warnings
+
+
+def _shapes(model: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: stored.shape for name, stored in model.tensors.items()}
 
 
 def _ignored(key: str) -> bool:
@@ -163,8 +167,11 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def compare_tensors(parts: Sequence[tuple[Checkpoint, str]]) -> None:
+def compare_tensors(parts: Sequence[tuple[Checkpoint, str]], tokens: bool = False) -> None:
     """Tensors that are to be merged into one.
+
+    Args:
+        tokens: Whether they have a row for each token, of which there may be more in one model.
 
     Raises:
         InputError: One has another shape than the first, or another kind of numbers.
@@ -173,11 +180,12 @@ def compare_tensors(parts: Sequence[tuple[Checkpoint, str]]) -> None:
     mine = lead.tensors[name]
     for other, called in others:
         theirs = other.tensors[called]
-        if mine.shape != theirs.shape:
+        if mine.shape[int(tokens) :] != theirs.shape[int(tokens) :]:
             raise InputError(
                 f"{called} has shape {list(theirs.shape)} in {theirs.file} and {list(mine.shape)} in "
                 f"{mine.file}",
-                f"where vocabularies differ, {_YET}",
+                "merge models of one shape; where their tokens differ, say whose the output has: "
+                "tokenizer_source: base, union, or a model",
             )
         floating = lead.dtype(name).is_floating_point, other.dtype(called).is_floating_point
         if floating[0] != floating[1] or (not floating[0] and mine.dtype != theirs.dtype):
@@ -191,6 +199,12 @@ def _tokens(lead: Checkpoint, other: Checkpoint) -> list[str]:
     """Raises InputError where the same row stands for different tokens."""
     mine, theirs = (vocabulary_of(tokenizer_of(model)) for model in (lead, other))
     if mine is None or theirs is None:
+        if settled(lead).get(_VOCABULARY) != settled(other).get(_VOCABULARY):
+            raise InputError(
+                f"{lead.directory} and {other.directory} have different numbers of tokens, and not both "
+                "a tokenizer.json or vocab.json that says which",
+                "add the tokenizer that is missing",
+            )
         return [f"no tokenizer.json or vocab.json in both {lead.name} and {other.name}: tokens not compared"]
     if mine == theirs:
         return []
@@ -198,7 +212,7 @@ def _tokens(lead: Checkpoint, other: Checkpoint) -> list[str]:
     raise InputError(
         f"vocabularies differ: the token {token!r} is number {theirs.get(token)} in {other.directory} and "
         f"{mine.get(token)} in {lead.directory}",
-        _YET,
+        "say whose tokens the output has: tokenizer_source: base, union, or a model",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kanna.errors import InputError
@@ -29,6 +29,22 @@ class Part:
 
     model: int
     tensor: str
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Embeddings that serve as heads.
+
+    Args:
+        name: Of the head in the output.
+        serving: Index of a model -> name of its embedding.
+    """
+
+    name: str
+    serving: Mapping[int, str]
+
+    def of(self, model: int) -> dict[str, str]:
+        return {self.name: self.serving[model]} if model in self.serving else {}
 
 
 @dataclass(frozen=True)
@@ -63,14 +79,20 @@ class Layout:
     layered: bool
 
 
-def laid_out(recipe: Recipe, inputs: Inputs) -> Layout:
+def laid_out(
+    recipe: Recipe, inputs: Inputs, of_tokens: Collection[str] = (), heads: Heads | None = None
+) -> Layout:
     """The tensors of a merge.
+
+    Args:
+        of_tokens: Tensors that have a row for each token, and not the same rows everywhere.
+        heads: Embeddings that serve as heads.
 
     Raises:
         InputError: A range of layers that a model does not have; a tensor that not all models of a slice
             have, or that has another shape or kind of numbers there.
     """
-    shelf = _Shelf(recipe, inputs)
+    shelf = _Shelf(recipe, inputs, heads)
     slices = recipe.slices
     for one in slices:
         for source in one.sources:
@@ -78,7 +100,8 @@ def laid_out(recipe: Recipe, inputs: Inputs) -> Layout:
     inside, stack = _layers(shelf, slices)
     found = [*_outside(shelf, slices[0], True), *inside, *_outside(shelf, slices[-1], False)]
     for target in found:
-        compare_tensors([(inputs.models[part.model], part.tensor) for part in target.parts])
+        parts = [(inputs.models[part.model], part.tensor) for part in target.parts]
+        compare_tensors(parts, target.name in of_tokens)
     places = {name: place for place, name in enumerate(inputs.lead.tensors)}
     found.sort(key=lambda target: places.get(target.name, len(places)))
     return Layout(tuple(found), _moved(stack, inputs), shelf.layers(slices[0].sources[0]) is not None)
@@ -93,20 +116,25 @@ def _moved(stack: Stack, inputs: Inputs) -> Stack | None:
 
 @dataclass(frozen=True)
 class _Held:
-    """Tensors of a model: those of each layer by what stands behind its number, and all others."""
+    """Tensors of a model: those of each layer by what stands behind its number, and all others.
+
+    Args:
+        others: Name in the output -> name.
+    """
 
     layers: Mapping[int, Mapping[str, str]]
-    others: tuple[str, ...]
+    others: Mapping[str, str]
 
 
 class _Shelf:
     """The models of a recipe, by the names that it gives them."""
 
-    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
+    def __init__(self, recipe: Recipe, inputs: Inputs, heads: Heads | None) -> None:
         self.recipe, self.inputs = recipe, inputs
         self._numbers = {name: number for number, name in enumerate(recipe.models)}
         self._held = [
-            _held(model.tensors, layers) for model, layers in zip(inputs.models, inputs.layers, strict=True)
+            _held(model.tensors, layers, {} if heads is None else heads.of(number))
+            for number, (model, layers) in enumerate(zip(inputs.models, inputs.layers, strict=True))
         ]
 
     def number(self, source: Source) -> int:
@@ -139,16 +167,16 @@ class _Shelf:
             )
 
 
-def _held(tensors: Mapping[str, object], layers: Layers | None) -> _Held:
+def _held(tensors: Mapping[str, object], layers: Layers | None, serving: Mapping[str, str]) -> _Held:
     inside: dict[int, dict[str, str]] = {}
-    others = []
+    others = {}
     for name in tensors:
         number, rest = (None, name) if layers is None else layers.parts(name)
         if number is None:
-            others.append(name)
+            others[name] = name
         else:
             inside.setdefault(number, {})[rest] = name
-    return _Held(inside, tuple(others))
+    return _Held(inside, {**others, **serving})
 
 
 def _layers(shelf: _Shelf, slices: Sequence[Slice]) -> tuple[list[Target], Stack]:
@@ -180,7 +208,11 @@ def _layers(shelf: _Shelf, slices: Sequence[Slice]) -> tuple[list[Target], Stack
 def _outside(shelf: _Shelf, one: Slice, before: bool) -> list[Target]:
     """Tensors in no layer: those before the layers are of the first slice, the others of the last."""
     held = [
-        {name: name for name in shelf.held(source).others if (_BEFORE.search(name) is not None) is before}
+        {
+            name: own
+            for name, own in shelf.held(source).others.items()
+            if (_BEFORE.search(name) is not None) is before
+        }
         for source in one.sources
     ]
     return [Target(name, parts, one) for name, parts in _common(shelf, one, held)]
@@ -209,5 +241,5 @@ def _refuse_missing(shelf: _Shelf, lacks: int, has: int, name: str) -> None:
     raise InputError(
         f"{there.directory} holds no tensor {name!r}, which {here.directory} has "
         f"({here.tensors[name].file.name})",
-        "models must have the same tensors; where one is tied and the other not, that is not supported yet",
+        "models must have the same tensors",
     )

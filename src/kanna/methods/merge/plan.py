@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,11 +14,14 @@ from kanna.checkpoint.side_files import refuse_lost_modules, side_files
 from kanna.errors import InputError
 from kanna.methods.merge.chosen import Chosen, chosen, chosen_tokenizer
 from kanna.methods.merge.composed import composed
+from kanna.methods.merge.heads import at_the_ends, ends_of, said_of_ends
 from kanna.methods.merge.inputs import Inputs, licences, opened
 from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
 from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
+from kanna.methods.merge.rows import Rows
 from kanna.methods.merge.rules.sums import BLOCK
+from kanna.methods.merge.token_rows import rows_of
 from kanna.methods.merge.vocabulary import Tokenizer
 
 DEFAULT_MEMORY = 2 * 10**9
@@ -38,12 +41,14 @@ class Merged:
         values: What the recipe says for it; None for one that is no number with a fraction, and is copied.
         parts: What it is made from.
         base: Index of the base model among the parts; -1 without one.
+        rows: Where its rows come from, if they stand for tokens and are not those of the parts as they are.
     """
 
     spec: TensorSpec
     values: Values | None
     parts: tuple[Part, ...]
     base: int
+    rows: Rows | None = None
 
     @property
     def origin(self) -> int:
@@ -188,19 +193,29 @@ def planned(
     refuse_lost_modules(inputs.lead.directory)
     tokens = chosen(recipe, inputs)
     dtype = dtype_named(out_dtype) if out_dtype is not None else recipe.dtype
-    layout = laid_out(recipe, inputs)
+    ends = ends_of(recipe, inputs, tokens is not None)
+    of_tokens = frozenset() if ends is None else ends.tensors.rows
+    layout = laid_out(recipe, inputs, of_tokens, None if ends is None else ends.heads)
     if not layout.layered:
         check_gradients(recipe)
     floating = [one for one in layout.targets if _dtype(inputs, one.parts[0]).is_floating_point]
     values = resolved(recipe, floating)
     tensors = tuple(
-        Merged(_spec(inputs, one, dtype), values.get(one.name), one.parts, one.slice.base_index)
+        _merged(inputs, one, dtype, values.get(one.name), rows_of(recipe, inputs, ends, tokens, one))
         for one in layout.targets
     )
     chunk, memory = _chunk(inputs, tensors, max_memory)
     tokenizer, notes = chosen_tokenizer(recipe, inputs, tokens)
-    warnings = (*recipe.warnings, *inputs.warnings, *notes, *_licence_warning(inputs), *warnings_of(recipe))
-    config = composed(inputs, layout.stack)
+    told = said_of_ends(inputs, ends, tokens)
+    warnings = (
+        *recipe.warnings,
+        *inputs.warnings,
+        *told,
+        *notes,
+        *_licence_warning(inputs),
+        *warnings_of(recipe),
+    )
+    config = at_the_ends(composed(inputs, layout.stack), ends, tokens)
     return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, (), seed, tokens, tokenizer)
 
 
@@ -212,6 +227,15 @@ def working_dtype(inputs: Inputs, tensor: Merged) -> torch.dtype:
 
 def _dtype(inputs: Inputs, part: Part) -> torch.dtype:
     return inputs.models[part.model].dtype(part.tensor)
+
+
+def _merged(
+    inputs: Inputs, target: Target, dtype: str | None, values: Values | None, rows: Rows | None
+) -> Merged:
+    spec = _spec(inputs, target, dtype)
+    if rows is not None:
+        spec = replace(spec, shape=(len(rows.own[0]), *spec.shape[1:]))
+    return Merged(spec, values, target.parts, target.slice.base_index, rows)
 
 
 def _spec(inputs: Inputs, target: Target, dtype: str | None) -> TensorSpec:

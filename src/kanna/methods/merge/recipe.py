@@ -107,6 +107,12 @@ class Recipe:
         return tuple(dict.fromkeys((*bases, *sources)))
 
     @property
+    def ends(self) -> tuple[str, ...]:
+        """Models whose embeddings, final norms and heads are merged."""
+        found = [source.model for one in (self.slices[0], self.slices[-1]) for source in one.sources]
+        return tuple(dict.fromkeys(found))
+
+    @property
     def first(self) -> str:
         """The model that configuration, tokenizer and all else that is not merged come from."""
         return self.slices[0].sources[0].model if self.base is None else self.base

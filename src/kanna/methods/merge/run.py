@@ -201,6 +201,7 @@ def _key(plan: MergePlan) -> str:
             for name, model in zip(plan.recipe.models, plan.inputs.models, strict=True)
         ],
         "before": [_key(one) for one in plan.before],
+        "tokens": None if plan.tokens is None else [plan.tokens.vocabulary, plan.tokens.of_models],
         "output": [
             [one.spec.name, str(one.spec.dtype), one.spec.shape, [[p.model, p.tensor] for p in one.parts]]
             for one in plan.tensors

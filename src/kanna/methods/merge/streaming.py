@@ -15,6 +15,8 @@ from kanna.checkpoint.reader import Checkpoint, not_finite
 from kanna.errors import InputError
 from kanna.methods.merge.layout import Part
 from kanna.methods.merge.plan import Merged, MergePlan, working_dtype
+from kanna.methods.merge.reindexed import Reindexed
+from kanna.methods.merge.rows import Rows
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.rounding import rounded
@@ -56,6 +58,7 @@ class Stream:
         self._hashes = [hashlib.sha256() for _ in self.tensor.parts]
         self._read_before = False
         self._last: tuple[int, list[Tensor]] | None = None
+        self._reindexed: list[Reindexed] | None = None
 
     @property
     def digests(self) -> list[str]:
@@ -100,9 +103,11 @@ class Stream:
         )
         act = operation(self.plan.recipe.method, subject)
         self._look(act, dtype)
+        place = 0
         for chunk in self._chunks():
             wide = [values.to(dtype, copy=True) for values in chunk]
-            exact = act.merged(wide)
+            exact = self._unless_kept(act.merged(wide), chunk, place)
+            place += len(exact)
             written = rounded(exact, spec.dtype)
             if bad := not_finite(written):
                 raise InputError(
@@ -113,6 +118,14 @@ class Stream:
             self._account(chunk[self.tensor.origin].to(dtype), exact, written)
             yield written
         self.figures.kept, self.figures.differences = act.kept
+
+    def _unless_kept(self, merged: Tensor, chunk: list[Tensor], place: int) -> Tensor:
+        """Merged values, but for rows that only the origin has, which stay what they are."""
+        if self.tensor.rows is None or self.tensor.rows.kept is None:
+            return merged
+        first = self.tensor.rows.kept * math.prod(self.tensor.spec.shape[1:]) - place
+        first = min(max(0, first), len(merged))
+        return torch.cat([merged[:first], chunk[self.tensor.origin][first:].to(merged.dtype)])
 
     def _look(self, act: Operation, dtype: torch.dtype) -> None:
         for number in range(act.looks):
@@ -125,6 +138,9 @@ class Stream:
         if self._last is not None:
             yield self._last[1]
             return
+        if self.tensor.rows is not None and self._reindexed is None:
+            self._sweep()
+            self._reindexed = self._by_rows(self.tensor.rows)
         for start in range(0, count, step):
             chunk = [self._part(index, start, min(count, start + step)) for index in range(len(self._hashes))]
             if count <= step:
@@ -132,7 +148,21 @@ class Stream:
             yield chunk
         self._read_before = True
 
+    def _by_rows(self, rows: Rows) -> list[Reindexed]:
+        models, dtype = self.plan.inputs.models, working_dtype(self.plan.inputs, self.tensor)
+        return [Reindexed(models, part, rows, index, dtype) for index, part in enumerate(self.tensor.parts)]
+
+    def _sweep(self) -> None:
+        """Hash the parts as they lie on disk; their rows are read in another order then."""
+        for index, part in enumerate(self.tensor.parts):
+            count = math.prod(self.plan.inputs.models[part.model].shape(part.tensor))
+            for start in range(0, count, self.plan.chunk):
+                self._part(index, start, min(count, start + self.plan.chunk))
+        self._read_before = True
+
     def _part(self, index: int, start: int, stop: int) -> Tensor:
+        if self._reindexed is not None:
+            return self._reindexed[index].part(start, stop)
         part = self.tensor.parts[index]
         model = self.plan.inputs.models[part.model]
         values = model.part(part.tensor, start, stop)

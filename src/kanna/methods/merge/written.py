@@ -18,6 +18,7 @@ from kanna.methods.merge.inputs import licences
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.portable import portable
 from kanna.methods.merge.shards import Shards
+from kanna.methods.merge.token_ids import GENERATION, generation_of
 from kanna.methods.merge.vocabulary import write_tokenizer
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
@@ -46,6 +47,8 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     left_out = copy_side_files(lead.directory, directory, lead.files).left_out
     if plan.tokenizer is not None:
         write_tokenizer(plan.tokenizer, directory)
+    if plan.tokens is not None and plan.tokens.ids is not None and (said := generation_of(lead.directory)):
+        write_json(directory / GENERATION, plan.tokens.ids.in_generation(said))
     hashes = [
         lineage.hash_of(model, digests)
         for model, digests in zip(plan.inputs.models, shards.digests, strict=True)

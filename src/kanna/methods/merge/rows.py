@@ -1,0 +1,98 @@
+"""From which rows of its models each row of a tensor is made that has one for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+NONE = -1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of an input.
+
+    Args:
+        model: Index of the model.
+        tensor: Its name there.
+        number: Of the row.
+    """
+
+    model: int
+    tensor: str
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where the rows of a tensor come from.
+
+    Args:
+        own: For each part, the number of its row for each row of the output; -1 where it has none.
+        defaults: Row of the output -> those whose mean stands for it in parts that have none; zeros where
+            there are none. Rows that are not listed stand for no token, and hold the mean of all others.
+        kept: From this row on the output has the rows of its origin, unmerged.
+    """
+
+    own: tuple[Tensor, ...]
+    defaults: Mapping[int, tuple[Row, ...]] = field(default_factory=dict)
+    kept: int | None = None
+
+
+def padded(parts: Sequence[Row], origin: int) -> Rows | None:
+    """Rows of models that have the same tokens, and not equally many rows; None where they have.
+
+    Args:
+        parts: Each with how many rows there are.
+        origin: Index of the part whose rows stay where others have none.
+    """
+    counts = [part.number for part in parts]
+    size, common = counts[origin], min(counts)
+    if set(counts) == {size}:
+        return None
+    numbers = torch.arange(size)
+    own = [numbers if index == origin else _cut(numbers, common) for index in range(len(parts))]
+    beyond = {row: (replace(parts[origin], number=row),) for row in range(common, size)}
+    return Rows(tuple(own), beyond, common)
+
+
+def _cut(numbers: Tensor, common: int) -> Tensor:
+    return numbers.masked_fill(numbers >= common, NONE)
+
+
+def indexed(
+    size: int,
+    vocabulary: Mapping[str, int],
+    parts: Sequence[Mapping[str, int]],
+    defaults: Mapping[int, tuple[Row, ...]],
+    forced: frozenset[str],
+) -> Rows:
+    """Rows by tokens.
+
+    Args:
+        size: Rows of the output.
+        vocabulary: Its tokens.
+        parts: Those of each part that have a row there.
+        forced: Tokens that get the default everywhere.
+    """
+    own = []
+    for tokens in parts:
+        numbers = torch.full((size,), NONE)
+        there = [(row, tokens[token]) for token, row in vocabulary.items() if token in tokens]
+        if there:
+            rows, sources = (torch.tensor(column) for column in zip(*there, strict=True))
+            numbers[rows] = sources
+        numbers[[vocabulary[token] for token in forced]] = NONE
+        own.append(numbers)
+    return Rows(tuple(own), defaults)
+
+
+def unmoved(rows: Rows, counts: Sequence[int]) -> bool:
+    """Whether every part is taken as it is."""
+    return all(
+        len(own) == count and bool((own == torch.arange(count)).all())
+        for own, count in zip(rows.own, counts, strict=True)
+    )

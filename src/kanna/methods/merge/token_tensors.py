@@ -1,0 +1,98 @@
+"""Which tensors of a model have a row for each token, and which of them is the embedding, which the head."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+from kanna.checked import plain_floats
+from kanna.checkpoint.reader import Checkpoint
+from kanna.errors import InputError
+from kanna.methods.merge.layers import Layers
+from kanna.models.names import FileNames
+from kanna.models.skeleton import skeleton
+
+_SIZE, _TEXT = "vocab_size", "text_config"
+# Where transformers does not know the model.
+_EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|tok_embeddings|word_embeddings|wte|embed_in|embedding)\.weight$"
+)
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
+
+
+@dataclass(frozen=True)
+class TokenTensors:
+    """Names in the files of a model.
+
+    Args:
+        rows: Tensors that have a row for each token.
+        embedding: The one that tokens are looked up in; None where that is not known.
+        head: The one that logits come from; None where the files hold none.
+        lacks_head: Whether the files should hold one.
+    """
+
+    rows: frozenset[str]
+    embedding: str | None
+    head: str | None
+    lacks_head: bool = False
+
+
+def token_tensors(model: Checkpoint, layers: Layers | None) -> TokenTensors:
+    """By the class of the model: what grows with its vocabulary; by names where there is no such class."""
+    try:
+        built, larger = skeleton(_config(model, 0)), skeleton(_config(model, 1))
+    except (InputError, KeyError):
+        return _by_names(model, layers)
+    before, after = built.state_dict(), larger.state_dict()
+    grown = {name for name, value in before.items() if value.shape[:1] != after[name].shape[:1]}
+    stored = FileNames.of(built, model.tensors).stored
+    embedding, head = (_weight(built, getattr(built, get)()) for get in _GETTERS)
+    return TokenTensors(
+        frozenset(stored[name] for name in grown & stored.keys()),
+        _named(embedding, grown, stored),
+        _named(head, grown, stored),
+        head in grown and head != embedding and head not in stored,
+    )
+
+
+_GETTERS = ("get_input_embeddings", "get_output_embeddings")
+
+
+def _named(parameter: str | None, grown: Collection[str], stored: Mapping[str, str]) -> str | None:
+    return stored.get(parameter) if parameter is not None and parameter in grown else None
+
+
+def _weight(built: nn.Module, module: nn.Module | None) -> str | None:
+    return next((f"{path}.weight" for path, one in built.named_modules() if one is module), None)
+
+
+def _config(model: Checkpoint, more: int) -> PretrainedConfig:
+    """The model's, with so many tokens more."""
+    entries = copy.deepcopy(plain_floats(dict(model.config)))
+    config: PretrainedConfig = CONFIG_MAPPING[str(entries.get("model_type"))].from_dict(entries)
+    text: Any = config.get_text_config()
+    text.vocab_size += more
+    return config
+
+
+def _by_names(model: Checkpoint, layers: Layers | None) -> TokenTensors:
+    outside = [name for name in model.tensors if layers is None or layers.number(name) is None]
+    embedding = next((name for name in outside if _EMBEDDING.search(name)), None)
+    head = next((name for name in outside if _HEAD.search(name)), None)
+    return TokenTensors(frozenset(name for name in (embedding, head) if name is not None), embedding, head)
+
+
+def with_vocabulary(config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """A configuration, and those in it, of so many rows."""
+    found = {**config}
+    if isinstance(inner := config.get(_TEXT), Mapping):
+        found[_TEXT] = {**inner, **({_SIZE: size} if _SIZE in inner else {})}
+    if _SIZE in config or not isinstance(inner, Mapping):
+        found[_SIZE] = size
+    return found
