@@ -1,7 +1,7 @@
 """Which matrices become whole numbers, on which grids; known from headers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,8 @@ from kanna.calibration.windows import Windows
 from kanna.errors import InputError
 from kanna.forms import Form, Int, LowRank
 from kanna.methods.quantize.config import QuantizeConfig
+from kanna.methods.quantize.idle import idle_settings
+from kanna.methods.quantize.memory import peak_memory
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select
@@ -19,6 +21,7 @@ from kanna.reporting.blocks import Table
 from kanna.reporting.wording import size
 from kanna.runs.assemble import form_with
 from kanna.runs.source import Source
+from kanna.runs.step import Inputs
 from kanna.runs.step import Plan as AnyPlan
 
 # Below so many bits a weight, rounding alone ruins most models; figures are those of docs/peqa.md.
@@ -125,7 +128,7 @@ def _bytes(form: Form, matrix: Matrix) -> int:
     return form.bytes(*matrix.shape, torch.float32)
 
 
-def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None) -> Plan:
+def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None, inputs: Inputs) -> Plan:
     """Choose matrices and grids.
 
     Raises:
@@ -135,7 +138,8 @@ def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None) -
     if resolved.method == "gptq" and windows is None:
         raise InputError("gptq needs calibration text", "give --calibration FILE, or --method minmax")
     inventory = source.inventory
-    notes: list[str] = []
+    has_text, text_given = windows is not None, inputs.calibration is not None
+    notes = idle_settings(resolved, has_text, bool(inputs.tasks), text_given)
     selected = list(select(inventory.matrices, config.select))
     if config.skip is not None:
         left_out = set(select(selected, config.skip))
@@ -159,10 +163,10 @@ def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None) -
     widest = max(matrix.in_features for matrix in selected)
     if config.group_size is not None and config.group_size > widest:
         notes.append(f"no matrix has {config.group_size:,} inputs: each row is one group, as with channel")
-    return Plan(
+    plan = Plan(
         config=resolved,
         notes=tuple(notes),
-        memory=_memory(selected, windows, source),
+        memory=0,
         work_bytes=0,
         inventory=inventory,
         selected=tuple(selected),
@@ -173,6 +177,7 @@ def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None) -
         tried=None if windows is None else tried,
         before=sum(_stored_bytes(source, matrix) for matrix in selected),
     )
+    return replace(plan, memory=peak_memory(source, resolved, selected, windows, plan.after))
 
 
 def _grids(selected: Sequence[Matrix], config: QuantizeConfig) -> dict[str, Grid]:
@@ -188,15 +193,3 @@ def _grids(selected: Sequence[Matrix], config: QuantizeConfig) -> dict[str, Grid
 
 def _stored_bytes(source: Source, matrix: Matrix) -> int:
     return source.form(matrix).bytes(*matrix.shape, source.dtype(matrix.module))
-
-
-def _memory(selected: Sequence[Matrix], windows: Windows | None, source: Source) -> int:
-    """A few of the largest matrices; with text a block, its inputs and their second moments, too."""
-    largest = max(matrix.out_features * matrix.in_features for matrix in selected)
-    base = 400_000_000 + 40 * largest
-    if windows is None:
-        return base
-    widest = max(matrix.in_features for matrix in selected)
-    block = source.inventory.parameters // max(1, len(source.inventory.blocks))
-    whole = 4 * source.inventory.parameters if source.trial.irregular else 0
-    return base + whole + 8 * block + 40 * widest * widest + 12 * widest * windows.tokens

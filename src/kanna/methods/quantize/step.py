@@ -43,14 +43,14 @@ class QuantizeStep(Step[Plan]):
 
     def plan(self, source: Source, config: QuantizeConfig, inputs: Inputs) -> Plan:
         if inputs.calibration is None or config.method not in ("auto", "gptq"):
-            return make_plan(source, config, None)
+            return make_plan(source, config, None, inputs)
         if source.inventory.has_decoder_apart:
             raise InputError(
                 f"{source.inventory.architecture} has two stacks, which gptq does not take",
                 "leave out --calibration: minmax and mse need none",
             )
         text = inputs.calibration, config.tokens, config.context, config.seed
-        return make_plan(source, config, windows_of(source.checkpoint, *text))
+        return make_plan(source, config, windows_of(source.checkpoint, *text), inputs)
 
     def apply(self, plan: Plan, job: Job) -> QuantizeChanges:
         shapes = _shapes(plan, job.source)
