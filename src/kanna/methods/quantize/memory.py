@@ -52,7 +52,7 @@ def _calibrated(source: Source, config: QuantizeConfig, selected: Sequence[Matri
 
 
 def _states(source: Source, config: QuantizeConfig, windows: Windows) -> int:
-    """Hidden states behind a block on both sides and as they are saved; masks; what a batch leaves in a block."""
+    """Hidden states behind a block on both sides and as they are saved; masks; what a batch leaves there."""
     count, length = windows.ids.shape
     hidden = max(states_of(each).shape[-1] for each in source.trial.returned.values())
     masks = 4 * count * length**2 if windows.padded else 0
