@@ -95,7 +95,6 @@ models: [{model: x, parameters: {weight: 1}}]
 BAD = [
     ("merge_method: dare-ties\n" + MODELS, "line 1", "did you mean dare_ties"),
     ("merge_method: core_space\n" + MODELS, "line 1", "no method 'core_space'"),
-    ("merge_method: della\n" + MODELS, "line 1", "della is not supported yet"),
     ("merge_method: slerp\n" + MODELS, "line 1", "goes from a base model to another"),
     ("merge_method: linear\ndype: float32\n" + MODELS, "line 2", "did you mean dtype"),
     ("merge_method: linear\nselect_topk: 1\n" + MODELS, "line 2", "select_topk at the top is not read"),
@@ -132,9 +131,9 @@ BAD = [
     ("merge_method: linear\n" + MODELS.replace("1}", "[{filter: mlp}]}"), "line 4", "no filter"),
     ("merge_method: ties\nbase_model: b\nparameters: {density: 1.5}\n" + MODELS, "line 3", "at most 1"),
     (
-        "merge_method: ties\nbase_model: b\nparameters: {rescale: true}\n" + MODELS,
+        "merge_method: ties\nbase_model: b\nparameters: {rescale: l2}\n" + MODELS,
         "line 3",
-        "not supported yet",
+        "rescale is true or false, found 'l2'",
     ),
     ("models: []\nmerge_method: linear\n", "line 1", "no list"),
     ("models:\n  - one\nmerge_method: linear\n", "line 2", "keys and values"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Parameter:
         lowest: None for no bound.
         highest: None for no bound.
         idle: Why it changes nothing; empty where it does.
-        only: The one value that is built; None for all.
+        words: Words that may stand for a value, and it.
     """
 
     default: float | None = None
@@ -24,7 +24,7 @@ class Parameter:
     lowest: float | None = None
     highest: float | None = None
     idle: str = ""
-    only: float | None = None
+    words: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,29 +66,36 @@ class Method:
 
 
 _MEMORY = "masks take no memory here that eight bits would save"
-_NO_RESCALE = Parameter(default=0.0, flag=True, only=0.0)
+# Values of `rescale`: survivors are divided by their probability, or magnitudes sum to what they did before.
+BY_CHANCE, BY_NORM = 1.0, 2.0
+# How far probabilities to survive are from the density, for entries of the lowest and the highest rank.
+SPREAD = "epsilon"
+_L1 = {"l1": BY_NORM}
+_RESCALE = Parameter(0.0, flag=True, words=_L1)
+_NOTHING_DROPPED = Parameter(0.0, flag=True, words=_L1, idle="no entry is dropped")
 _WEIGHT = Parameter()
 _DIFFERENCES = {"lambda": Parameter(default=1.0), "int8_mask": Parameter(0.0, flag=True, idle=_MEMORY)}
 
 _DENSITY = Parameter(default=1.0, lowest=0.0, highest=1.0)
 _OFF, _ON = Parameter(0.0, flag=True), Parameter(1.0, flag=True)
 # Survivors of a random choice are scaled up, so that sums stay what they were on average.
-_RANDOM = {"normalize": _OFF, "rescale": _ON, **_DIFFERENCES}
+_RANDOM = {"normalize": _OFF, "rescale": Parameter(BY_CHANCE, flag=True, words=_L1), **_DIFFERENCES}
 _OUTLIERS = {"weight": _WEIGHT, "density": _DENSITY, "gamma": Parameter(0.01, lowest=0.0, highest=1.0)}
+_RANKED = {"weight": _WEIGHT, "density": _DENSITY, SPREAD: Parameter(0.15, lowest=0.0, highest=1.0)}
 _RAM = {"epsilon": Parameter(1e-5, lowest=0.0)}
 
 METHODS: Mapping[str, Method] = {
     "linear": Method({"weight": _WEIGHT}, {"normalize": Parameter(1.0, flag=True)}, False, 0, 12),
     "task_arithmetic": Method(
         {"weight": _WEIGHT},
-        {"normalize": Parameter(0.0, flag=True), "rescale": _NO_RESCALE, **_DIFFERENCES},
+        {"normalize": Parameter(0.0, flag=True), "rescale": _NOTHING_DROPPED, **_DIFFERENCES},
         True,
         0,
         14,
     ),
     "ties": Method(
         {"weight": _WEIGHT, "density": Parameter(1.0, lowest=0.0, highest=1.0)},
-        {"normalize": Parameter(1.0, flag=True), "rescale": _NO_RESCALE, **_DIFFERENCES},
+        {"normalize": Parameter(1.0, flag=True), "rescale": _RESCALE, **_DIFFERENCES},
         True,
         2,
         40,
@@ -98,22 +105,19 @@ METHODS: Mapping[str, Method] = {
     "dare_ties": Method(
         {"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 60, by_chance=True, elects=True
     ),
-    "breadcrumbs": Method(
-        _OUTLIERS, {"normalize": _OFF, "rescale": _NO_RESCALE, **_DIFFERENCES}, True, 2, 70
-    ),
+    "breadcrumbs": Method(_OUTLIERS, {"normalize": _OFF, "rescale": _RESCALE, **_DIFFERENCES}, True, 2, 70),
     "breadcrumbs_ties": Method(
-        _OUTLIERS, {"normalize": _OFF, "rescale": _NO_RESCALE, **_DIFFERENCES}, True, 2, 80, elects=True
+        _OUTLIERS, {"normalize": _OFF, "rescale": _RESCALE, **_DIFFERENCES}, True, 2, 80, elects=True
     ),
+    "della": Method(_RANKED, {**_RANDOM, "normalize": _ON}, True, 0, 160, by_chance=True, elects=True),
+    "della_linear": Method(_RANKED, _RANDOM, True, 0, 150, by_chance=True),
     "passthrough": Method({"scale": Parameter(1.0)}, {}, False, 0, 4, most=1),
     "slerp": Method(
         {}, {"t": Parameter(lowest=0.0, highest=1.0)}, False, 1, 14, fewest=2, most=2, base_among=True
     ),
     "nuslerp": Method(
         {"weight": _WEIGHT},
-        {
-            "nuslerp_flatten": Parameter(1.0, flag=True, only=1.0),
-            "nuslerp_row_wise": Parameter(0.0, flag=True, only=0.0),
-        },
+        {"nuslerp_flatten": _ON, "nuslerp_row_wise": _OFF},
         False,
         1,
         16,
@@ -122,7 +126,8 @@ METHODS: Mapping[str, Method] = {
         may_have_base=True,
         divides=True,
     ),
-    "model_stock": Method({}, {"filter_wise": Parameter(0.0, flag=True, only=0.0)}, True, 1, 16, fewest=2),
+    "model_stock": Method({}, {"filter_wise": _OFF}, True, 1, 16, fewest=2),
+    "arcee_fusion": Method({}, {}, True, 2, 60, most=1),
     "nearswap": Method({}, {"t": Parameter(lowest=0.0)}, True, 0, 12, most=1),
     "multislerp": Method(
         {"weight": _WEIGHT},
@@ -155,12 +160,6 @@ METHODS: Mapping[str, Method] = {
         30,
     ),
 }
-# Of mergekit 0.1.5, and not built.
-NOT_YET = (
-    "arcee_fusion",
-    "della",
-    "della_linear",
-)
 # Parameters of all methods of mergekit.
 PARAMETERS = (
     "alpha",

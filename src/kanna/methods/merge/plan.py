@@ -20,6 +20,7 @@ from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
 from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
 from kanna.methods.merge.rows import Rows
+from kanna.methods.merge.rules.make import whole_rows
 from kanna.methods.merge.rules.sums import BLOCK
 from kanna.methods.merge.token_rows import rows_of
 from kanna.methods.merge.vocabulary import Tokenizer
@@ -54,6 +55,11 @@ class Merged:
     def origin(self) -> int:
         """Index of the part that says what merging changed."""
         return max(0, self.base)
+
+    @property
+    def row(self) -> int:
+        """Values of a row; those of a tensor with one axis are one row."""
+        return self.spec.shape[-1] if self.spec.shape else 1
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,12 @@ class MergePlan:
     seed: int = 0
     tokens: Chosen | None = None
     tokenizer: Tokenizer | None = None
+
+    def step(self, tensor: Merged) -> int:
+        """Values of a chunk of one tensor; where rows must be whole, as many rows as a chunk holds."""
+        if not _whole_rows(self.recipe, tensor):
+            return self.chunk
+        return max(1, self.chunk // max(1, tensor.row)) * max(1, tensor.row)
 
     @property
     def chunk_bytes(self) -> int:
@@ -204,7 +216,8 @@ def planned(
         _merged(inputs, one, dtype, values.get(one.name), rows_of(recipe, inputs, ends, tokens, one))
         for one in layout.targets
     )
-    chunk, memory = _chunk(inputs, tensors, max_memory)
+    rows = [tensor.row for tensor in tensors if _whole_rows(recipe, tensor)]
+    chunk, memory = _chunk(inputs, tensors, max(rows, default=1), max_memory)
     tokenizer, notes = chosen_tokenizer(recipe, inputs, tokens)
     told = said_of_ends(inputs, ends, tokens)
     warnings = (
@@ -251,18 +264,27 @@ def _spec(inputs: Inputs, target: Target, dtype: str | None) -> TensorSpec:
     return TensorSpec(target.name, stored, shape)
 
 
-def _chunk(inputs: Inputs, tensors: tuple[Merged, ...], max_memory: int) -> tuple[int, int]:
-    """Values of a chunk, and the memory that it takes with the program itself."""
+def _whole_rows(recipe: Recipe, tensor: Merged) -> bool:
+    return tensor.values is not None and whole_rows(recipe.method, tensor.values)
+
+
+def _chunk(inputs: Inputs, tensors: tuple[Merged, ...], row: int, max_memory: int) -> tuple[int, int]:
+    """Values of a chunk, and the memory that it takes with the program itself.
+
+    Args:
+        row: The longest of those that must be whole.
+    """
     wide = any(stored.dtype == "F64" for model in inputs.models for stored in model.tensors.values())
     most = max((len(tensor.parts) for tensor in tensors), default=1)
     a_value = (16 if wide else 8) * most + _BESIDE
     longest = max((tensor.spec.numbers for tensor in tensors), default=1)
     useful = min(_LARGEST_CHUNK, -(-longest // BLOCK) * BLOCK)
     chunk = min(useful, (max_memory - _PROGRAM) // a_value // BLOCK * BLOCK)
-    if chunk < BLOCK:
+    least = -(-row // BLOCK) * BLOCK
+    if chunk < least:
         raise InputError(
             f"{max_memory / 1e9:.2f} GB of memory are too little for {most} models",
-            f"give at least {(_PROGRAM + a_value * BLOCK) / 1e9 + 0.01:.2f}G",
+            f"give at least {(_PROGRAM + a_value * least) / 1e9 + 0.01:.2f}G",
         )
     return chunk, _PROGRAM + a_value * chunk
 

@@ -210,11 +210,8 @@ class _Reader:
         if "merge_method" not in top:
             raise self.place.error(root, "there is no merge_method", "add merge_method: linear")
         node = top["merge_method"]
-        if node.value in known.NOT_YET:
-            raise self.place.error(node, f"the method {node.value} {_YET}", _NOW)
         if not isinstance(node.value, str) or node.value not in known.METHODS:
-            there = sorted((*known.METHODS, *known.NOT_YET))
-            said = f"there is no method {node.plain!r}{suggestion(str(node.plain), there)}"
+            said = f"there is no method {node.plain!r}{suggestion(str(node.plain), sorted(known.METHODS))}"
             raise self.place.error(node, said, _NOW)
         return node.value
 
@@ -279,8 +276,6 @@ class _Reader:
             read[name] = read_setting(name, parameter, value, self.place)
             if parameter.idle:
                 self._warn(value, f"{name} has no effect: {parameter.idle}")
-            if parameter.only is not None and any(v != parameter.only for v in read[name].all_values):
-                raise self.place.error(value, f"{name} under {method} {_YET}", f"leave {name} out")
         return read
 
     def _idle_parameter(

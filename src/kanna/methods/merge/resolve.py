@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kanna.errors import InputError
-from kanna.methods.merge.known import Parameter
+from kanna.methods.merge.known import SPREAD, Parameter
 from kanna.methods.merge.layout import Target
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.settings import Setting
@@ -89,6 +89,7 @@ def _values(recipe: Recipe, target: Target) -> Values:
         for name, parameter in rule.of_models.items()
     }
     _refuse_cancelled(recipe, target.name, of_models, of_all)
+    _refuse_no_chance(recipe, target, of_models)
     return Values(tuple(of_models.items()), tuple(of_all.items()))
 
 
@@ -127,3 +128,19 @@ def _refuse_cancelled(
         f"{recipe.place.name}: the weights of {tensor} sum to 0 and are to be normalised",
         f"give others, or {asked}: false" if asked else "give others",
     )
+
+
+def _refuse_no_chance(recipe: Recipe, target: Target, of_models: Mapping[str, tuple[float, ...]]) -> None:
+    """Probabilities that grow with the rank must be some for every rank; all or nothing needs none."""
+    if SPREAD not in of_models:
+        return
+    for index, (density, spread) in enumerate(zip(of_models["density"], of_models[SPREAD], strict=True)):
+        weightless = of_models["weight"][index] == 0
+        if weightless or density in (0, 1) or 0 < density - spread <= density + spread < 1:
+            continue
+        raise InputError(
+            f"{recipe.place.name}: density {density:g} and {SPREAD} {spread:g} of "
+            f"{target.slice.sources[index].model} give probabilities from {density - spread:g} to "
+            f"{density + spread:g} for {target.name}",
+            f"choose them so that density - {SPREAD} is above 0 and density + {SPREAD} below 1",
+        )

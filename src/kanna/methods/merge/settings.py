@@ -91,9 +91,14 @@ def _filter(name: str, parameter: Parameter, node: Node, place: Place) -> tuple[
 
 def _number(name: str, parameter: Parameter, node: Node, place: Place) -> float:
     given = node.value
+    if isinstance(given, str) and given in parameter.words:
+        return parameter.words[given]
     if parameter.flag:
         if not isinstance(given, bool):
-            raise place.error(node, f"{name} is true or false, found {node.plain!r}", f"write {name}: true")
+            words = "".join(f", or {name}: {word}" for word in parameter.words)
+            raise place.error(
+                node, f"{name} is true or false, found {node.plain!r}", f"write {name}: true{words}"
+            )
         return float(given)
     try:
         if isinstance(given, bool) or not isinstance(given, int | float | str):

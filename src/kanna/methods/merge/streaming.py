@@ -99,6 +99,7 @@ class Stream:
             len(self.tensor.parts),
             self.tensor.base,
             self.tensor.values,
+            self.tensor.row,
             self.plan.seed,
         )
         act = operation(self.plan.recipe.method, subject)
@@ -134,7 +135,7 @@ class Stream:
 
     def _chunks(self) -> Iterator[list[Tensor]]:
         """The values of all models; read again each time, but where one chunk is all of the tensor."""
-        count, step = self.tensor.spec.numbers, self.plan.chunk
+        count, step = self.tensor.spec.numbers, self.plan.step(self.tensor)
         if self._last is not None:
             yield self._last[1]
             return

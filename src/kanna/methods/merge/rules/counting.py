@@ -1,4 +1,4 @@
-"""The k largest magnitudes of a tensor that comes in chunks: by counting bit patterns, never by sorting.
+"""The k largest magnitudes, and quantiles, of a tensor that comes in chunks: by counting bit patterns.
 
 Of floating-point numbers that are not negative the order is that of their bits as whole numbers. Each pass
 counts sixteen bits, from the highest on: two passes for float32, four for float64.
@@ -7,6 +7,7 @@ counts sixteen bits, from the highest on: two passes for float32, four for float
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -76,3 +77,73 @@ class Largest:
 
     def _bits(self, values: Tensor) -> Tensor:
         return values.abs().view(_WHOLE[self._dtype])
+
+
+class Quantiles:
+    """Quantiles of a tensor's values, linear between the two that are next to them.
+
+    Args:
+        shares: In [0, 1].
+        count: Of the tensor's values.
+        dtype: Of the values.
+    """
+
+    def __init__(self, shares: Sequence[float], count: int, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        places = [share * (count - 1) for share in shares]
+        self._between = [place - math.floor(place) for place in places]
+        self._neighbours = [(math.floor(place), min(count - 1, math.floor(place) + 1)) for place in places]
+        # Of each rank that is needed: the bits that are known, and the rank among those that share them.
+        self._known = {rank: (0, rank) for pair in self._neighbours for rank in pair}
+        self._counts: dict[int, np.ndarray] = {}
+        self._pass, self._shift = 0, dtype.itemsize * 8
+        self.passes = passes(dtype)
+
+    def count(self, number: int, values: Tensor) -> None:
+        """See a chunk, in pass `number`."""
+        while self._pass < number:
+            self._settle()
+        bits = _ordered(values.view(_WHOLE[self._dtype]).numpy(), self._dtype)
+        parts = (bits >> np.uint64(self._shift - _BITS)) & np.uint64(2**_BITS - 1)
+        high = bits >> np.uint64(self._shift) if self._pass else np.zeros_like(bits)
+        for prefix in {prefix for prefix, _ in self._known.values()}:
+            counts = np.bincount(parts[high == prefix].astype(np.int64), minlength=2**_BITS)
+            self._counts[prefix] = self._counts.get(prefix, 0) + counts
+
+    def values(self) -> list[float]:
+        """The quantiles, after all passes."""
+        while self._shift:
+            self._settle()
+        sorted_values = {rank: _value(bits, self._dtype) for rank, (bits, _) in self._known.items()}
+        pairs = [(sorted_values[below], sorted_values[above]) for below, above in self._neighbours]
+        return [
+            below + share * (above - below)
+            for (below, above), share in zip(pairs, self._between, strict=True)
+        ]
+
+    def _settle(self) -> None:
+        """Sixteen bits more of each value that is needed are known."""
+        for rank, (prefix, place) in self._known.items():
+            upto = np.cumsum(self._counts[prefix])
+            pattern = int(np.searchsorted(upto, place, side="right"))
+            before = int(upto[pattern] - self._counts[prefix][pattern])
+            self._known[rank] = ((prefix << _BITS) | pattern, place - before)
+        self._counts = {}
+        self._shift -= _BITS
+        self._pass += 1
+
+
+def _ordered(bits: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    """Whole numbers in the order of the floating-point numbers with these bits, of either sign."""
+    size = dtype.itemsize * 8
+    top = np.uint64(1 << (size - 1))
+    unsigned = bits.view(f"uint{size}").astype(np.uint64)
+    return np.where(unsigned & top, ~unsigned & np.uint64(2**size - 1), unsigned | top)
+
+
+def _value(ordered: int, dtype: torch.dtype) -> float:
+    """The number that `_ordered` made this of."""
+    size = dtype.itemsize * 8
+    top = 1 << (size - 1)
+    bits = ordered ^ top if ordered & top else ~ordered & (2**size - 1)
+    return float(np.array([bits], dtype=f"uint{size}").view(f"float{size}")[0])

@@ -9,14 +9,17 @@ from functools import partial
 
 import torch
 
+from kanna.methods.merge.known import SPREAD
 from kanna.methods.merge.resolve import Values
 from kanna.methods.merge.rules.differences import Pruned, TaskArithmetic
 from kanna.methods.merge.rules.directions import Directions
+from kanna.methods.merge.rules.fusion import Fusion
 from kanna.methods.merge.rules.linear import Linear
+from kanna.methods.merge.rules.lines import ModelStockLines, SphericalLines
 from kanna.methods.merge.rules.nearness import NearSwap
 from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.passing import Passthrough
-from kanna.methods.merge.rules.pruning import Pruner, dropped, trimmed
+from kanna.methods.merge.rules.pruning import Pruner, dropped, ranked, trimmed
 from kanna.methods.merge.rules.reinforced import Ram
 from kanna.methods.merge.rules.spherical import NUSLERP_PARALLEL, SLERP_PARALLEL, Spherical
 from kanna.methods.merge.rules.stock import ModelStock
@@ -34,6 +37,7 @@ class Subject:
         models: How many tensors there are.
         base: Index of the base model; -1 without one.
         values: What the recipe says for it.
+        row: Values of a row; those of a tensor with one axis are one row.
         seed: Of what is drawn by chance.
     """
 
@@ -43,7 +47,18 @@ class Subject:
     models: int
     base: int
     values: Values
+    row: int
     seed: int = 0
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the generators of each model, which is known by its place: two directories may have one name."""
+        return [f"{self.seed}\n{place}\n{self.name}" for place in range(self.models)]
+
+
+def whole_rows(method: str, values: Values) -> bool:
+    """Whether the operation takes chunks of whole rows only."""
+    return method in _BY_ROWS and _BY_ROWS[method](values)
 
 
 def operation(method: str, subject: Subject) -> Operation:
@@ -64,22 +79,33 @@ def _task_arithmetic(subject: Subject) -> Operation:
 
 
 def _ties(subject: Subject) -> Operation:
-    densities = subject.values.each("density")
-    return _pruned(subject, [trimmed(one, 0.0, subject.count, subject.dtype) for one in densities], True)
+    densities, match = subject.values.each("density"), bool(subject.values.one("rescale"))
+    pruners = [trimmed(one, 0.0, subject.count, subject.dtype, match) for one in densities]
+    return _pruned(subject, pruners, True)
 
 
 def _breadcrumbs(subject: Subject, elect: bool) -> Operation:
     values = subject.values
     shares = zip(values.each("density"), values.each("gamma"), strict=True)
-    return _pruned(subject, [trimmed(*one, subject.count, subject.dtype) for one in shares], elect)
+    match = bool(values.one("rescale"))
+    pruners = [trimmed(*one, subject.count, subject.dtype, match) for one in shares]
+    return _pruned(subject, pruners, elect)
 
 
 def _dare(subject: Subject, elect: bool) -> Operation:
-    rescale = bool(subject.values.one("rescale"))
-    # A model is known by its place: two directories may have one name.
-    keys = [f"{subject.seed}\n{place}\n{subject.name}" for place in range(subject.models)]
-    densities = subject.values.each("density")
-    pruners = [dropped(one, subject.count, rescale, key) for one, key in zip(densities, keys, strict=True)]
+    rescale, densities = subject.values.one("rescale"), subject.values.each("density")
+    pruners = [
+        dropped(one, subject.count, rescale, key) for one, key in zip(densities, subject.keys, strict=True)
+    ]
+    return _pruned(subject, pruners, elect)
+
+
+def _della(subject: Subject, elect: bool) -> Operation:
+    values, rescale = subject.values, subject.values.one("rescale")
+    given = zip(values.each("density"), values.each(SPREAD), subject.keys, strict=True)
+    pruners = [
+        ranked(density, spread, subject.row, subject.count, rescale, key) for density, spread, key in given
+    ]
     return _pruned(subject, pruners, elect)
 
 
@@ -108,12 +134,22 @@ def _slerp(subject: Subject) -> Operation:
 def _nuslerp(subject: Subject) -> Operation:
     first, second = (index for index in range(subject.models) if index != subject.base)
     weights = subject.values.each("weight")
-    total = weights[first] + weights[second]
-    return Spherical(first, second, subject.base, weights[second] / total, NUSLERP_PARALLEL)
+    t = weights[second] / (weights[first] + weights[second])
+    if subject.values.one("nuslerp_flatten"):
+        return Spherical(first, second, subject.base, t, NUSLERP_PARALLEL)
+    columns = subject.row < subject.count and not subject.values.one("nuslerp_row_wise")
+    return SphericalLines(first, second, subject.base, t, NUSLERP_PARALLEL, subject.row, columns)
 
 
 def _model_stock(subject: Subject) -> Operation:
+    if subject.values.one("filter_wise"):
+        return ModelStockLines(subject.base, subject.models, subject.row)
     return ModelStock(subject.base, subject.models)
+
+
+def _arcee_fusion(subject: Subject) -> Operation:
+    (other,) = (index for index in range(subject.models) if index != subject.base)
+    return Fusion(subject.base, other, subject.row, subject.count, subject.dtype)
 
 
 def _nearswap(subject: Subject) -> Operation:
@@ -157,14 +193,25 @@ _MAKERS: Mapping[str, Callable[[Subject], Operation]] = {
     "dare_ties": partial(_dare, elect=True),
     "breadcrumbs": partial(_breadcrumbs, elect=False),
     "breadcrumbs_ties": partial(_breadcrumbs, elect=True),
+    "della": partial(_della, elect=True),
+    "della_linear": partial(_della, elect=False),
     "passthrough": _passthrough,
     "slerp": _slerp,
     "nuslerp": _nuslerp,
     "model_stock": _model_stock,
+    "arcee_fusion": _arcee_fusion,
     "nearswap": _nearswap,
     "multislerp": _multislerp,
     "karcher": _karcher,
     "sce": _sce,
     "ram": _ram,
     "ramplus_tl": _ramplus,
+}
+
+_BY_ROWS: Mapping[str, Callable[[Values], bool]] = {
+    "della": lambda values: True,
+    "della_linear": lambda values: True,
+    "arcee_fusion": lambda values: True,
+    "nuslerp": lambda values: not values.one("nuslerp_flatten"),
+    "model_stock": lambda values: bool(values.one("filter_wise")),
 }

@@ -1,4 +1,4 @@
-"""Which entries of a difference stay: the largest, all but the very largest, or some by chance.
+"""Which entries of a difference stay: the largest, all but the very largest, or some by chance (and rank).
 
 Every pruner sees the chunks of a tensor in order: in `passes` rounds of `count`, then in `pick`.
 """
@@ -6,13 +6,17 @@ Every pruner sees the chunks of a tensor in order: in `passes` rounds of `count`
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kanna.methods.merge.known import BY_CHANCE, BY_NORM
 from kanna.methods.merge.rules.counting import Largest, how_many, passes
+from kanna.methods.merge.rules.sums import BLOCK, summed
 
 
 class Pruner(Protocol):
@@ -26,13 +30,15 @@ class Pruner(Protocol):
 
     passes: int
     kept: int
-    scale: float
+
+    @property
+    def scale(self) -> float: ...
 
     def count(self, number: int, values: Tensor) -> None:
         """See a chunk, in pass `number`."""
 
     def pick(self, values: Tensor) -> Tensor:
-        """Which values of a chunk stay."""
+        """What each value of a chunk is multiplied by, apart from `scale`; mostly whether it stays."""
 
 
 class All:
@@ -95,8 +101,7 @@ class Dropped:
         self.kept = round(density * count)
         self.scale = 1 / density if rescale else 1.0
         self._density, self._at = density, 0
-        digest = hashlib.sha256(key.encode()).digest()
-        self._key = int.from_bytes(digest[:16], "little")
+        self._key = hashed(key)
 
     def count(self, number: int, values: Tensor) -> None:
         raise AssertionError("chance does not look at values")
@@ -104,6 +109,78 @@ class Dropped:
     def pick(self, values: Tensor) -> Tensor:
         first, self._at = self._at, self._at + len(values)
         return torch.from_numpy(uniform(self._key, first, len(values)) < self._density)
+
+
+class ByRank:
+    """Each entry stays with a probability that grows with its rank in its row (DELLA, Deep et al. 2024).
+
+    By magnitude, the probability goes from `density - spread` for the smallest to `density + spread` for the
+    largest, in equal steps; of equal ones the first counts as larger. Chunks are whole rows.
+
+    Args:
+        density: The mean of the probabilities.
+        spread: The `epsilon` of recipes.
+        row: Entries of a row; one alone has the mean.
+        count: Of the tensor's entries.
+        rescale: Whether what stays is divided by its probability.
+        key: As of `Dropped`.
+    """
+
+    passes, scale = 0, 1.0
+
+    def __init__(self, density: float, spread: float, row: int, count: int, rescale: bool, key: str) -> None:
+        self.kept = round(density * count)
+        self._row, self._rescale, self._at = row, rescale, 0
+        self._key = hashed(key)
+        steps = torch.linspace(density + spread, density - spread, row, dtype=torch.float64)
+        self._chances = steps if row > 1 else torch.tensor([density], dtype=torch.float64)
+
+    def count(self, number: int, values: Tensor) -> None:
+        raise AssertionError("ranks are known from one chunk")
+
+    def pick(self, values: Tensor) -> Tensor:
+        rows = values.abs().view(-1, self._row)
+        order = torch.sort(rows, dim=1, descending=True, stable=True).indices
+        chances = torch.empty(rows.shape, dtype=torch.float64)
+        chances.scatter_(1, order, self._chances.expand(rows.shape))
+        first, self._at = self._at, self._at + len(values)
+        stays = torch.from_numpy(uniform(self._key, first, len(values))) < chances.flatten()
+        return (stays / chances.flatten()).to(values.dtype) if self._rescale else stays
+
+
+class NormMatched:
+    """What another pruner leaves, scaled so that magnitudes sum to what they did before.
+
+    Args:
+        make: A new pruner, which scales nothing; two are needed, as each sees the chunks in order.
+        block: Magnitudes that are added up at once; chunks are whole numbers of blocks, but for the last.
+    """
+
+    def __init__(self, make: Callable[[], Pruner], block: int) -> None:
+        self._counting, self._picking, self._block = make(), make(), block
+        self.kept, self.passes = self._picking.kept, self._picking.passes + 1
+        self._before = self._after = 0.0
+
+    @property
+    def scale(self) -> float:
+        return self._before / self._after if self._after else 1.0
+
+    def count(self, number: int, values: Tensor) -> None:
+        if number < self._picking.passes:
+            self._counting.count(number, values)
+            self._picking.count(number, values)
+            return
+        sizes = values.abs()
+        self._before = summed(self._before, sizes, self._block)
+        self._after = summed(self._after, sizes * self._counting.pick(values), self._block)
+
+    def pick(self, values: Tensor) -> Tensor:
+        return self._picking.pick(values)
+
+
+def hashed(key: str) -> int:
+    """A key of the generator."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
 
 
 def uniform(key: int, first: int, count: int) -> np.ndarray:
@@ -117,22 +194,41 @@ def uniform(key: int, first: int, count: int) -> np.ndarray:
     return (words >> np.uint64(11)) * 2.0**-53
 
 
-def trimmed(density: float, gamma: float, count: int, dtype: torch.dtype) -> Pruner | None:
+def trimmed(
+    density: float, gamma: float, count: int, dtype: torch.dtype, match: bool = False
+) -> Pruner | None:
     """By magnitude; None where nothing stays.
 
     Args:
         density: Share that stays.
         gamma: Share of the largest that goes; less where the density leaves no room for it.
+        match: Whether the sum of magnitudes stays what it was.
     """
     kept = how_many(density, count)
     if kept == count:
         return All(count)
+    if not kept:
+        return None
     top = min(int(gamma * count), count - kept)
-    return Trimmed(kept, top, dtype) if kept else None
+    make = partial(Trimmed, kept, top, dtype)
+    return NormMatched(make, BLOCK) if match else make()
 
 
-def dropped(density: float, count: int, rescale: bool, key: str) -> Pruner | None:
+def dropped(density: float, count: int, rescale: float, key: str) -> Pruner | None:
     """By chance; None where nothing stays."""
     if density == 1:
         return All(count)
-    return Dropped(density, count, rescale, key) if density else None
+    if not density:
+        return None
+    make = partial(Dropped, density, count, rescale == BY_CHANCE, key)
+    return NormMatched(make, BLOCK) if rescale == BY_NORM else make()
+
+
+def ranked(density: float, spread: float, row: int, count: int, rescale: float, key: str) -> Pruner | None:
+    """By chance and rank; None where nothing stays."""
+    if density == 1:
+        return All(count)
+    if not density:
+        return None
+    make = partial(ByRank, density, spread, row, count, rescale == BY_CHANCE, key)
+    return NormMatched(make, row) if rescale == BY_NORM else make()

@@ -21,3 +21,17 @@ def added(before: float, left: Tensor, right: Tensor) -> float:
     for start in range(0, len(products), BLOCK):
         before += float(np.add.reduce(products[start : start + BLOCK]))
     return before
+
+
+def summed(before: float, values: Tensor, block: int = BLOCK) -> float:
+    """A sum that goes on, in float64.
+
+    Args:
+        before: Of the chunks so far.
+        values: Flat.
+        block: Values that are added up at once; chunks are whole numbers of blocks, but for the last.
+    """
+    wide = values.double().numpy()
+    for start in range(0, len(wide), block):
+        before += float(np.add.reduce(wide[start : start + block]))
+    return before
