@@ -7,7 +7,9 @@ import torch
 from killing import hashes
 from merge_models import recipe, weights
 from token_models import EMBEDDING, HEAD, mean, numbers, rows, same, save
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
@@ -146,7 +148,9 @@ def test_padded_rows_alone_need_no_rule(models: Models, tmp_path: Path) -> None:
 
 def test_padding_goes_with_a_rule(models: Models, tmp_path: Path) -> None:
     wide = save(tmp_path / "in" / "wide", 5, WORDS, rows=12)
-    merge(recipe("linear", {wide: {"weight": 1}}, tokenizer_source="base"), tmp_path / "out")
+    given = recipe("linear", {wide: {"weight": 1}}, tokenizer_source="base")
+    plan = merge(given, tmp_path / "out").plan
+    assert any("wide has 12 rows, and the merge has 6" in note for note in plan.warnings)
     assert torch.equal(weights(tmp_path / "out")[EMBEDDING], weights(wide)[EMBEDDING][:6])
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 6
 
@@ -213,5 +217,48 @@ def test_tokens_that_differ_name_the_remedy_and_tokens_of_nobody_are_said(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (alone / name).write_bytes((models["four"] / name).read_bytes())
     result = merge(linear(models, "base", "same", tokenizer_source=str(alone)), tmp_path / "out")
-    assert any("no model has the tokens 'four', '<x>', '<y>' (3)" in note for note in result.plan.warnings)
+    assert any(
+        "no model has a row for the tokens 'four', '<x>', '<y>' (3)" in note for note in result.plan.warnings
+    )
     assert not weights(tmp_path / "out")[EMBEDDING][6:].any()
+
+
+def test_slices_of_models_with_different_tokens(models: Models, tmp_path: Path) -> None:
+    names, out = ("base", "four"), tmp_path / "out"
+    slices = [{"sources": [{"model": str(models[name]), "layer_range": [0, 1]}]} for name in names]
+    merge({"merge_method": "passthrough", "slices": slices, "tokenizer_source": "union"}, out)
+    for tensor, own, other in ((EMBEDDING, *names), (HEAD, *names[::-1])):
+        mine, theirs = (rows(models[name], tensor) for name in (own, other))
+        for token, row in rows(out, tensor).items():
+            assert same(row, mine.get(token, theirs.get(token))), token
+    assert len(loaded(out).model.layers) == 2
+
+
+def test_a_bias_of_tokens_that_lies_flat(tmp_path: Path) -> None:
+    tokens = [{"x": 0, "y": 1, "z": 2}, {"z": 0, "x": 1}]
+    places = []
+    for number, vocabulary in enumerate(tokens):
+        size = len(vocabulary)
+        config = BartConfig(
+            vocab_size=size,
+            d_model=8,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=1,
+            decoder_attention_heads=1,
+            encoder_ffn_dim=8,
+            decoder_ffn_dim=8,
+            max_position_embeddings=8,
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0),
+        )
+        places.append(tmp_path / "in" / str(number))
+        model = BartForConditionalGeneration(config)
+        model.final_logits_bias = torch.arange(1.0, size + 1).reshape(1, -1) * 10**number
+        model.save_pretrained(places[-1])
+        Tokenizer(WordLevel(vocabulary, unk_token="x")).save(str(places[-1] / "tokenizer.json"))
+    merge(
+        recipe("linear", {one: {"weight": 1} for one in places}, tokenizer_source=str(places[0])),
+        tmp_path / "out",
+    )
+    bias = weights(tmp_path / "out")["final_logits_bias"]
+    assert bias.tolist() == [[(1 + 20) / 2, 2, (3 + 10) / 2]]

@@ -44,20 +44,8 @@ class Chosen:
         count = max(self.vocabulary.values(), default=-1) + 1
         return -(-count // self.rule.multiple) * self.rule.multiple
 
-    @property
-    def moved(self) -> bool:
-        """Whether some row is not where a model has it, as far as tokens tell."""
-        forced = any(rule.force for rule in self.rule.tokens.values())
-        return forced or any(one != self.vocabulary for one in self.of_models)
-
-    @property
-    def nobodys(self) -> list[str]:
-        """Tokens that no model has, and no rule."""
-        there = set().union(self.rule.tokens, *self.of_models)
-        return [token for token in self.vocabulary if token not in there]
-
     def to_dict(self) -> dict[str, Any]:
-        return {"of": self.tokenizer.name, "tokens": len(self.vocabulary)}
+        return {"of": self.tokenizer.name, "tokens": len(self.vocabulary), "rows": self.size}
 
 
 def chosen(recipe: Recipe, inputs: Inputs) -> Chosen | None:

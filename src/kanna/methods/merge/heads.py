@@ -12,6 +12,7 @@ from kanna.methods.merge.chosen import Chosen
 from kanna.methods.merge.inputs import Inputs, settled
 from kanna.methods.merge.layout import Heads
 from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.rows import Rows, rows_in
 from kanna.methods.merge.token_tensors import TokenTensors, token_tensors, with_vocabulary
 
 _TIED, _TEXT = "tie_word_embeddings", "text_config"
@@ -114,10 +115,26 @@ def at_the_ends(config: Mapping[str, Any], ends: Ends | None, tokens: Chosen | N
     return untied(found) if ends is not None and ends.own_head else found
 
 
-def said_of_ends(inputs: Inputs, ends: Ends | None, tokens: Chosen | None) -> list[str]:
-    """What a user should know of them."""
-    found = [] if ends is None else list(ends.warnings)
-    if tokens is not None and (lost := tokens.nobodys):
-        named = ", ".join(map(repr, lost[:_NAMED])) + (" and others" if len(lost) > _NAMED else "")
-        found.append(f"no model has the tokens {named} ({len(lost)}): their rows are zeros")
+def said_of_ends(inputs: Inputs, ends: Ends | None, tokens: Chosen | None, rows: Rows | None) -> list[str]:
+    """What a user should know of them.
+
+    Args:
+        rows: Of the embedding; None where they stay as they are.
+    """
+    if ends is None:
+        return []
+    found = list(ends.warnings)
+    if tokens is not None and rows is not None:
+        zeros = {row for row, sources in rows.defaults.items() if not sources}
+        known = tokens.rule.tokens
+        lost = [token for token, row in tokens.vocabulary.items() if row in zeros and token not in known]
+        if lost:
+            named = ", ".join(map(repr, lost[:_NAMED])) + (" and others" if len(lost) > _NAMED else "")
+            found.append(f"no model has a row for the tokens {named} ({len(lost)}): zeros stand there")
+        stored = inputs.lead.tensors.get(ends.tensors.embedding or "")
+        if stored is not None and rows_in(stored.shape) > tokens.size:
+            found.append(
+                f"{inputs.lead.name} has {rows_in(stored.shape)} rows, and the merge has {tokens.size}, one "
+                "for each token; pad_to_multiple_of keeps more"
+            )
     return found

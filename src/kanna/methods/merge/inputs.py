@@ -16,6 +16,7 @@ from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits, refuse_quanti
 from kanna.errors import InputError
 from kanna.methods.merge.layers import Layers, layer_keys, layers_of
 from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.rows import beside_rows
 from kanna.methods.merge.vocabulary import tokenizer_of, vocabulary_of
 
 # Keys of a configuration that say nothing of the weights.
@@ -180,7 +181,8 @@ def compare_tensors(parts: Sequence[tuple[Checkpoint, str]], tokens: bool = Fals
     mine = lead.tensors[name]
     for other, called in others:
         theirs = other.tensors[called]
-        if mine.shape[int(tokens) :] != theirs.shape[int(tokens) :]:
+        shapes = [beside_rows(one.shape) if tokens else one.shape for one in (mine, theirs)]
+        if shapes[0] != shapes[1]:
             raise InputError(
                 f"{called} has shape {list(theirs.shape)} in {theirs.file} and {list(mine.shape)} in "
                 f"{mine.file}",

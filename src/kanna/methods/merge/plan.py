@@ -19,7 +19,7 @@ from kanna.methods.merge.inputs import Inputs, licences, opened
 from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
 from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
-from kanna.methods.merge.rows import Rows
+from kanna.methods.merge.rows import Rows, with_rows
 from kanna.methods.merge.rules.make import whole_rows
 from kanna.methods.merge.rules.sums import BLOCK
 from kanna.methods.merge.token_rows import rows_of
@@ -219,7 +219,8 @@ def planned(
     rows = [tensor.row for tensor in tensors if _whole_rows(recipe, tensor)]
     chunk, memory = _chunk(inputs, tensors, max(rows, default=1), max_memory)
     tokenizer, notes = chosen_tokenizer(recipe, inputs, tokens)
-    told = said_of_ends(inputs, ends, tokens)
+    embedding = next((one.rows for one in tensors if ends and one.spec.name == ends.tensors.embedding), None)
+    told = said_of_ends(inputs, ends, tokens, embedding)
     warnings = (
         *recipe.warnings,
         *inputs.warnings,
@@ -247,7 +248,7 @@ def _merged(
 ) -> Merged:
     spec = _spec(inputs, target, dtype)
     if rows is not None:
-        spec = replace(spec, shape=(len(rows.own[0]), *spec.shape[1:]))
+        spec = replace(spec, shape=with_rows(spec.shape, len(rows.own[0])))
     return Merged(spec, values, target.parts, target.slice.base_index, rows)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kanna.checkpoint.reader import Checkpoint, check_finite
 from kanna.methods.merge.layout import Part
-from kanna.methods.merge.rows import NONE, Row, Rows
+from kanna.methods.merge.rows import NONE, Row, Rows, beside_rows
 
 # Rows that a mean is taken over at once; it does not depend on anything else.
 _BLOCK = 1024
@@ -33,7 +33,7 @@ class Reindexed:
     ) -> None:
         self._models, self._part, self._dtype = models, part, dtype
         self._own, self._defaults = rows.own[index], rows.defaults
-        self._columns = math.prod(models[part.model].shape(part.tensor)[1:])
+        self._columns = math.prod(beside_rows(models[part.model].shape(part.tensor)))
         self._mean: Tensor | None = None
 
     def part(self, start: int, stop: int) -> Tensor:

@@ -11,6 +11,25 @@ from torch import Tensor
 NONE = -1
 
 
+def rows_in(shape: Sequence[int]) -> int:
+    """How many rows a tensor of tokens has; one of shape [1, tokens] has rows of one value."""
+    return shape[1] if _lies(shape) else shape[0]
+
+
+def beside_rows(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a row."""
+    return () if _lies(shape) else tuple(shape[1:])
+
+
+def with_rows(shape: Sequence[int], count: int) -> tuple[int, ...]:
+    """A shape with another number of rows."""
+    return (1, count) if _lies(shape) else (count, *shape[1:])
+
+
+def _lies(shape: Sequence[int]) -> bool:
+    return len(shape) == 2 and shape[0] == 1
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of an input.

@@ -20,6 +20,7 @@ from kanna.methods.merge.documents import foretold
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
 from kanna.methods.merge.reading import read_recipes
 from kanna.methods.merge.shards import written_shards
+from kanna.methods.merge.vocabulary import Tokenizer
 from kanna.methods.merge.written import complete
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
@@ -202,6 +203,7 @@ def _key(plan: MergePlan) -> str:
         ],
         "before": [_key(one) for one in plan.before],
         "tokens": None if plan.tokens is None else [plan.tokens.vocabulary, plan.tokens.of_models],
+        "tokenizer": None if plan.tokenizer is None else _held(plan.tokenizer),
         "output": [
             [one.spec.name, str(one.spec.dtype), one.spec.shape, [[p.model, p.tensor] for p in one.parts]]
             for one in plan.tensors
@@ -215,6 +217,14 @@ def _state(files: tuple[Path, ...]) -> Iterator[list[object]]:
     for file in files:
         found = file.stat()
         yield [file.name, found.st_size, found.st_mtime_ns]
+
+
+def _held(tokenizer: Tokenizer) -> list[object]:
+    """What its files hold, or their size and time."""
+    return [
+        [name, list(_state((held,))) if isinstance(held, Path) else held]
+        for name, held in tokenizer.files.items()
+    ]
 
 
 def _check_space(plan: MergePlan, place: Path) -> None:

@@ -16,7 +16,7 @@ from kanna.errors import InputError
 from kanna.methods.merge.layout import Part
 from kanna.methods.merge.plan import Merged, MergePlan, working_dtype
 from kanna.methods.merge.reindexed import Reindexed
-from kanna.methods.merge.rows import Rows
+from kanna.methods.merge.rows import Rows, beside_rows
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.rounding import rounded
@@ -124,7 +124,7 @@ class Stream:
         """Merged values, but for rows that only the origin has, which stay what they are."""
         if self.tensor.rows is None or self.tensor.rows.kept is None:
             return merged
-        first = self.tensor.rows.kept * math.prod(self.tensor.spec.shape[1:]) - place
+        first = self.tensor.rows.kept * math.prod(beside_rows(self.tensor.spec.shape)) - place
         first = min(max(0, first), len(merged))
         return torch.cat([merged[:first], chunk[self.tensor.origin][first:].to(merged.dtype)])
 

@@ -11,7 +11,7 @@ from kanna.methods.merge.heads import Ends
 from kanna.methods.merge.inputs import Inputs
 from kanna.methods.merge.layout import Part, Target
 from kanna.methods.merge.recipe import Recipe
-from kanna.methods.merge.rows import Row, Rows, indexed, padded, unmoved
+from kanna.methods.merge.rows import Row, Rows, indexed, padded, rows_in, unmoved
 from kanna.methods.merge.tokens import TokenRule
 from kanna.methods.merge.tree import Node
 
@@ -26,7 +26,7 @@ def rows_of(
     """
     if ends is None or target.name not in ends.tensors.rows | {ends.tensors.head}:
         return None
-    counts = [inputs.models[part.model].shape(part.tensor)[0] for part in target.parts]
+    counts = [rows_in(inputs.models[part.model].shape(part.tensor)) for part in target.parts]
     if tokens is None:
         parts = [
             Row(part.model, part.tensor, count) for part, count in zip(target.parts, counts, strict=True)
@@ -64,7 +64,13 @@ class _Mapped:
         found = [Row(part.model, part.tensor, held[token]) for part, held in self._sources if token in held]
         base = self.target.slice.base
         first = [row for row in found if base is not None and self.recipe.models[row.model] == base]
-        return tuple(first or found)
+        return tuple(first or found or self._elsewhere(token))
+
+    def _elsewhere(self, token: str) -> list[Row]:
+        """Its rows in models that this tensor is not made from, such as those of other slices."""
+        parts = [part for model in range(len(self.inputs.models)) if (part := self._part(model)) is not None]
+        held = [(part, self._held(part)) for part in parts]
+        return [Row(part.model, part.tensor, tokens[token]) for part, tokens in held if token in tokens]
 
     def _ruled(self, token: str, rule: TokenRule) -> tuple[Row, ...]:
         if rule.model is None:
@@ -73,7 +79,7 @@ class _Mapped:
         part, name = self._part(model), rule.token or token
         held = {} if part is None else self._held(part)
         number = held.get(name) if rule.number is None else rule.number
-        if part is None or number is None or number >= self.inputs.models[model].shape(part.tensor)[0]:
+        if part is None or number is None or number >= rows_in(self.inputs.models[model].shape(part.tensor)):
             which = repr(name) if rule.number is None else f"number {rule.number}"
             said = f"the rule of {token!r}: {rule.model} has no token {which} in {self.target.name}"
             raise self.recipe.place.error(Node(None, rule.line), said, "name a token that the model has")
@@ -88,7 +94,7 @@ class _Mapped:
 
     def _held(self, part: Part) -> Mapping[str, int]:
         """Tokens that have a row in a part."""
-        count = self.inputs.models[part.model].shape(part.tensor)[0]
+        count = rows_in(self.inputs.models[part.model].shape(part.tensor))
         tokens = self.tokens.of_models[part.model]
         return {token: row for token, row in tokens.items() if row < count}
 

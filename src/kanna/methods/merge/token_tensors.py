@@ -50,12 +50,13 @@ def token_tensors(model: Checkpoint, layers: Layers | None) -> TokenTensors:
     except (InputError, KeyError):
         return _by_names(model, layers)
     before, after = built.state_dict(), larger.state_dict()
-    grown = {name for name, value in before.items() if value.shape[:1] != after[name].shape[:1]}
-    stored = FileNames.of(built, model.tensors).stored
+    grown = {name for name, value in before.items() if value.shape != after[name].shape}
+    names = FileNames.of(built, model.tensors)
+    stored = names.stored
     embedding, head = (_weight(built, getattr(built, get)()) for get in _GETTERS)
     return TokenTensors(
         frozenset(stored[name] for name in grown & stored.keys()),
-        _named(embedding, grown, stored),
+        names.get(embedding) if embedding in grown else None,
         _named(head, grown, stored),
         head in grown and head != embedding and head not in stored,
     )
@@ -77,7 +78,11 @@ def _config(model: Checkpoint, more: int) -> PretrainedConfig:
     entries = copy.deepcopy(plain_floats(dict(model.config)))
     config: PretrainedConfig = CONFIG_MAPPING[str(entries.get("model_type"))].from_dict(entries)
     text: Any = config.get_text_config()
-    text.vocab_size += more
+    sizes = [key for key in text.to_dict() if key.startswith(_SIZE)]
+    if not sizes:
+        raise InputError("the configuration names no number of tokens", "merge models of text")
+    for key in sizes:
+        setattr(text, key, getattr(text, key) + more)
     return config
 
 
@@ -92,7 +97,6 @@ def with_vocabulary(config: Mapping[str, Any], size: int) -> dict[str, Any]:
     """A configuration, and those in it, of so many rows."""
     found = {**config}
     if isinstance(inner := config.get(_TEXT), Mapping):
-        found[_TEXT] = {**inner, **({_SIZE: size} if _SIZE in inner else {})}
-    if _SIZE in config or not isinstance(inner, Mapping):
-        found[_SIZE] = size
-    return found
+        found[_TEXT] = {**inner, **{key: size for key in inner if key.startswith(_SIZE)}}
+    sizes = [key for key in config if key.startswith(_SIZE)]
+    return {**found, **dict.fromkeys(sizes if isinstance(inner, Mapping) else (_SIZE, *sizes), size)}

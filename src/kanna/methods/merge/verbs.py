@@ -159,6 +159,9 @@ def _render_plan(console: Console, found: MergePlan) -> None:
     draw_block(console, Table("Tensors", ("method", ">tensors", ">values", "parameters", "such as"), rows))
     if len(groups) > _SHOWN:
         console.print(f"and {len(groups) - _SHOWN} further groups: see --json")
+    if "tokenizer" in told:
+        tokens = told["tokenizer"]
+        console.print(f"tokens: {tokens['tokens']:,}, tokenizer of {tokens['of']}, {tokens['rows']:,} rows")
     for warning in found.warnings:
         console.print(f"note: {warning}")
     console.print(
