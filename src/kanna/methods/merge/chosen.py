@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from kanna.checked import read_json
 from kanna.checkpoint.reader import Checkpoint, locate, model_name
 from kanna.errors import InputError
 from kanna.methods.merge.inputs import Inputs
 from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.rows import NONE
 from kanna.methods.merge.templates import with_template
 from kanna.methods.merge.token_ids import TokenIds, generation_of
 from kanna.methods.merge.tokens import BASE, UNION, TokenizerRule
@@ -43,6 +48,22 @@ class Chosen:
         """How many rows there are: one for each token, up to a multiple."""
         count = max(self.vocabulary.values(), default=-1) + 1
         return -(-count // self.rule.multiple) * self.rule.multiple
+
+    @cached_property
+    def by_row(self) -> list[str | None]:
+        """The token of each row; None for rows that stand for none."""
+        found: list[str | None] = [None] * self.size
+        for token, row in self.vocabulary.items():
+            found[row] = token
+        return found
+
+    @cached_property
+    def numbers(self) -> tuple[Tensor, ...]:
+        """Of each row's token in each model; -1 where it has none."""
+        return tuple(
+            torch.tensor([NONE if token is None else own.get(token, NONE) for token in self.by_row])
+            for own in self.of_models
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {"of": self.tokenizer.name, "tokens": len(self.vocabulary), "rows": self.size}

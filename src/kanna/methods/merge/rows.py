@@ -73,40 +73,14 @@ def padded(parts: Sequence[Row], origin: int) -> Rows | None:
     if set(counts) == {size}:
         return None
     numbers = torch.arange(size)
-    own = [numbers if index == origin else _cut(numbers, common) for index in range(len(parts))]
+    own = [numbers if index == origin else cut(numbers, common) for index in range(len(parts))]
     beyond = {row: (replace(parts[origin], number=row),) for row in range(common, size)}
     return Rows(tuple(own), beyond, common)
 
 
-def _cut(numbers: Tensor, common: int) -> Tensor:
-    return numbers.masked_fill(numbers >= common, NONE)
-
-
-def indexed(
-    size: int,
-    vocabulary: Mapping[str, int],
-    parts: Sequence[Mapping[str, int]],
-    defaults: Mapping[int, tuple[Row, ...]],
-    forced: frozenset[str],
-) -> Rows:
-    """Rows by tokens.
-
-    Args:
-        size: Rows of the output.
-        vocabulary: Its tokens.
-        parts: Those of each part that have a row there.
-        forced: Tokens that get the default everywhere.
-    """
-    own = []
-    for tokens in parts:
-        numbers = torch.full((size,), NONE)
-        there = [(row, tokens[token]) for token, row in vocabulary.items() if token in tokens]
-        if there:
-            rows, sources = (torch.tensor(column) for column in zip(*there, strict=True))
-            numbers[rows] = sources
-        numbers[[vocabulary[token] for token in forced]] = NONE
-        own.append(numbers)
-    return Rows(tuple(own), defaults)
+def cut(numbers: Tensor, count: int) -> Tensor:
+    """Numbers of rows, where there are no more than `count`."""
+    return numbers.masked_fill(numbers >= count, NONE)
 
 
 def unmoved(rows: Rows, counts: Sequence[int]) -> bool:

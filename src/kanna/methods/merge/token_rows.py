@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+
+import torch
+from torch import Tensor
 
 from kanna.methods.merge.chosen import Chosen
 from kanna.methods.merge.heads import Ends
 from kanna.methods.merge.inputs import Inputs
 from kanna.methods.merge.layout import Part, Target
 from kanna.methods.merge.recipe import Recipe
-from kanna.methods.merge.rows import Row, Rows, indexed, padded, rows_in, unmoved
+from kanna.methods.merge.rows import NONE, Row, Rows, cut, padded, rows_in, unmoved
 from kanna.methods.merge.tokens import TokenRule
 from kanna.methods.merge.tree import Node
 
@@ -47,39 +49,50 @@ class _Mapped:
     target: Target
 
     def rows(self) -> Rows:
-        parts = [self._held(part) for part in self.target.parts]
-        forced = frozenset(token for token, rule in self.tokens.rule.tokens.items() if rule.force)
-        lacking = {
-            token: row
-            for token, row in self.tokens.vocabulary.items()
-            if token in forced or not all(token in held for held in parts)
-        }
-        defaults = {row: self._default(token) for token, row in lacking.items()}
-        return indexed(self.tokens.size, self.tokens.vocabulary, parts, defaults, forced)
+        rules, vocabulary = self.tokens.rule.tokens, self.tokens.vocabulary
+        forced = [vocabulary[token] for token, rule in rules.items() if rule.force]
+        own = [self._numbers(part).clone() for part in self.target.parts]
+        for numbers in own:
+            numbers[forced] = NONE
+        lacking = torch.stack(own).eq(NONE).any(0).nonzero().flatten().tolist()
+        named = [(row, self.tokens.by_row[row]) for row in lacking]
+        return Rows(tuple(own), {row: self._default(row, token) for row, token in named if token is not None})
 
-    def _default(self, token: str) -> tuple[Row, ...]:
-        """What stands for a token where a part lacks it: the base's row, or the mean of all that have it."""
+    def _numbers(self, part: Part) -> Tensor:
+        """The row of each token in a part; a tokenizer may have more tokens than there are rows."""
+        return cut(self.tokens.numbers[part.model], self._count(part))
+
+    def _count(self, part: Part) -> int:
+        return rows_in(self.inputs.models[part.model].shape(part.tensor))
+
+    @cached_property
+    def _sources(self) -> list[list[tuple[Part, list[int]]]]:
+        """Where the row of a token is looked for, with its numbers there: base, parts, all models."""
+        base, models = self.target.slice.base, range(len(self.inputs.models))
+        found = [part for model in models if (part := self._part(model)) is not None]
+        first = [part for part in found if self.recipe.models[part.model] == base]
+        return [
+            [(part, self._numbers(part).tolist()) for part in parts]
+            for parts in (first, self.target.parts, found)
+        ]
+
+    def _default(self, row: int, token: str) -> tuple[Row, ...]:
+        """What stands for a token where a part lacks it: the first kind of source that has it."""
         if token in self.tokens.rule.tokens:
             return self._ruled(token, self.tokens.rule.tokens[token])
-        found = [Row(part.model, part.tensor, held[token]) for part, held in self._sources if token in held]
-        base = self.target.slice.base
-        first = [row for row in found if base is not None and self.recipe.models[row.model] == base]
-        return tuple(first or found or self._elsewhere(token))
-
-    def _elsewhere(self, token: str) -> list[Row]:
-        """Its rows in models that this tensor is not made from, such as those of other slices."""
-        parts = [part for model in range(len(self.inputs.models)) if (part := self._part(model)) is not None]
-        held = [(part, self._held(part)) for part in parts]
-        return [Row(part.model, part.tensor, tokens[token]) for part, tokens in held if token in tokens]
+        for parts in self._sources:
+            there = [Row(p.model, p.tensor, numbers[row]) for p, numbers in parts if numbers[row] != NONE]
+            if there:
+                return tuple(there)
+        return ()
 
     def _ruled(self, token: str, rule: TokenRule) -> tuple[Row, ...]:
         if rule.model is None:
             return ()
         model = self.recipe.models.index(rule.model)
         part, name = self._part(model), rule.token or token
-        held = {} if part is None else self._held(part)
-        number = held.get(name) if rule.number is None else rule.number
-        if part is None or number is None or number >= rows_in(self.inputs.models[model].shape(part.tensor)):
+        number = self.tokens.of_models[model].get(name) if rule.number is None else rule.number
+        if part is None or number is None or number >= self._count(part):
             which = repr(name) if rule.number is None else f"number {rule.number}"
             said = f"the rule of {token!r}: {rule.model} has no token {which} in {self.target.name}"
             raise self.recipe.place.error(Node(None, rule.line), said, "name a token that the model has")
@@ -91,19 +104,3 @@ class _Mapped:
         names = [part.tensor for part in self.target.parts if part.model == model]
         names += [self.target.name, self.ends.tensors.embedding or ""]
         return next((Part(model, name) for name in names if name in tensors), None)
-
-    def _held(self, part: Part) -> Mapping[str, int]:
-        """Tokens that have a row in a part."""
-        count = rows_in(self.inputs.models[part.model].shape(part.tensor))
-        tokens = self.tokens.of_models[part.model]
-        return {token: row for token, row in tokens.items() if row < count}
-
-    @cached_property
-    def _sources(self) -> list[tuple[Part, Mapping[str, int]]]:
-        """The parts, and the base where it is none of them; with the tokens that have a row there."""
-        base = self.target.slice.base
-        found = [(part, self._held(part)) for part in self.target.parts]
-        if base is not None and self.target.slice.base_index < 0:
-            part = self._part(self.recipe.models.index(base))
-            found += [] if part is None else [(part, self._held(part))]
-        return found
