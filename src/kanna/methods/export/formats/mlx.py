@@ -49,7 +49,8 @@ class Mlx(Directory):
         }
         most = next(layer.grid for layer in layers if (layer.grid.bits, layer.grid.group) == usual)
         settings = {**_settings(most), **others}
-        return {"quantization": settings, "quantization_config": settings}
+        positions = positions_apart(source.checkpoint.config)
+        return {"quantization": settings, "quantization_config": settings, **positions}
 
     def reader(self, directory: Path, source: Source, layers: Sequence[Held]) -> Logits:
         core, utils = installed("mlx.core", "mlx"), installed("mlx_lm.utils", "mlx-lm")
@@ -64,6 +65,23 @@ class Mlx(Directory):
             return torch.from_numpy(np.array(found))
 
         return logits
+
+
+def positions_apart(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys in which most models of mlx-lm look for how positions are turned.
+
+    transformers writes them together as `rope_parameters` since version 5; where mlx-lm does not find them it
+    computes with a base of its own, and says nothing. What config.json says apart already stays.
+    """
+    together = config.get("rope_parameters") or {}
+    if "rope_theta" not in together:  # none, or others for each kind of layer
+        return {}
+    apart: dict[str, Any] = {"rope_theta": together["rope_theta"]}
+    if "partial_rotary_factor" in together:
+        apart["partial_rotary_factor"] = together["partial_rotary_factor"]
+    if together.get("rope_type", "default") != "default":
+        apart["rope_scaling"] = {key: value for key, value in together.items() if key not in apart}
+    return {key: value for key, value in apart.items() if config.get(key) is None}
 
 
 def _settings(grid: Grid) -> dict[str, Any]:
