@@ -145,5 +145,5 @@ def check_enough(tokens: int) -> None:
     if tokens < MINIMUM_TOKENS:
         raise InputError(
             f"the calibration text has {tokens} tokens; at least {MINIMUM_TOKENS} are needed",
-            "give more text (ten thousand tokens and more), or use --method plain, which needs none",
+            "give more text (ten thousand tokens and more), or choose a --method that needs none",
         )

@@ -111,7 +111,8 @@ def find(base: Path, name: str) -> Path:
     known = names(base)
     if name not in known:
         listed = f"there are {', '.join(known)}" if known else "there is none yet: kanna tune makes one"
-        raise InputError(f"{base} has no scales {name!r}{suggestion(name, known)}", listed)
+        meant = suggestion(name, known).removeprefix(f"; {listed}")  # all of them are named once
+        raise InputError(f"{base} has no scales {name!r}{meant}", listed)
     return base / FOLDER / name
 
 

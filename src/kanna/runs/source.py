@@ -171,8 +171,8 @@ class Source:
             if other is not None:
                 takes = f"takes {', '.join(sorted(accepts))} forms" if accepts else "takes dense models only"
                 raise InputError(
-                    f"{self.name} is already compressed by kanna: {path} is stored in a {other} form, and "
-                    f"the step {step} {takes}",
+                    f"{self.name} is already compressed by kanna: {path} is stored in the form {other}, "
+                    f"and the step {step} {takes}",
                     instead,
                 )
 

@@ -23,7 +23,7 @@ LLAMA3 = {
 
 @pytest.mark.parametrize("together", [{"rope_type": "default", "rope_theta": 500000.0}, LLAMA3])
 def test_mlx_lm_finds_them(together: dict[str, Any], tmp_path: Path) -> None:
-    """transformers writes them under one key, which mlx-lm's Llama does not read: it took 10,000 for the base."""
+    """transformers writes them under one key, which mlx-lm does not read in Llama: it took 10,000."""
     model = llama(tmp_path / "base")
     config = json.loads((model / "config.json").read_text())
     assert config["rope_parameters"]["rope_theta"] == 10000.0 and "rope_theta" not in config

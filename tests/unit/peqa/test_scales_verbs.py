@@ -102,6 +102,7 @@ def test_bad_input(
         (["tune", base, "--data", data], "name"),
         (["tune", bases("llama"), "--data", data, "--name", "new"], "no matrix of whole numbers"),
         (["scales", "use", base, "lww"], "did you mean"),
+        (["scales", "use", base, "quite-another"], "has no scales 'quite-another'\n"),
         (["scales", "use", base, "lww"], "there are fine, law, support"),
         (["scales", "list", bases("llama")], "no whole numbers"),
         (["scales", "import", base, base / "model.safetensors"], "is no set of scales"),

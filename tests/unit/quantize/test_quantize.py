@@ -168,6 +168,7 @@ def test_bits_of_some_and_others_left(bases: Base, tmp_path: Path) -> None:
         ({"method": "gptq"}, "calibration"),
         ({"bits_of": "down"}, "down=8"),
         ({"bits_of": "down=9"}, "9 bits"),
+        ({"bits_of": "down"}, "--bits-of down does not say how many bits"),
         ({"skip": "all"}, "nothing"),
         ({"select": "nothing"}, "nothing"),
         ({"bits_of": "down=1"}, "1 bits"),
