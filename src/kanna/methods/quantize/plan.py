@@ -185,7 +185,7 @@ def _grids(selected: Sequence[Matrix], config: QuantizeConfig) -> dict[str, Grid
     for said in config.bits_of:
         expression, _, bits = said.rpartition("=")
         if not expression or not bits.isdecimal():
-            raise InputError(f"--bits-of {said} does not say how many bits", "write which matrices and how many bits: down=8")
+            raise InputError(f"--bits-of {said} does not say how many bits", "write it as down=8")
         for matrix in select(selected, expression):
             grids[matrix.name] = Grid(int(bits), config.group_size, config.symmetric)
     return grids
