@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import DTYPE_NAMES, Stored
 from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.references import parsed
 from kanna.methods.merge.tree import Node
 from kanna.methods.merge.vocabulary import Foretold, tokenizer_of
 
@@ -47,7 +48,8 @@ def _visit(
         raise recipe.place.error(Node(None, recipe.line), said, "take a model for one of the names")
     if id(recipe) in found:
         return
-    for model in recipe.models:
+    for reference in recipe.models:
+        model = parsed(reference, named).model
         if model in named:
             _visit(named[model], named, found, (*above, recipe.name))
     found[id(recipe)] = recipe

@@ -6,16 +6,18 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kanna.checked import read_json
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits, refuse_quantized
+from kanna.checkpoint.reader import Checkpoint, model_name, refuse_eight_bits, refuse_quantized
 from kanna.errors import InputError
+from kanna.methods.merge.adapted import adapted
 from kanna.methods.merge.layers import Layers, layer_keys, layers_of
 from kanna.methods.merge.recipe import Recipe
+from kanna.methods.merge.references import parsed, place
 from kanna.methods.merge.rows import beside_rows
 from kanna.methods.merge.vocabulary import tokenizer_of, vocabulary_of
 
@@ -69,7 +71,7 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
     Raises:
         InputError: One cannot be read, is quantised, or does not fit the others; model and tensor are named.
     """
-    models = tuple(made[name] if name in made else _opened(name) for name in recipe.models)
+    models = tuple(_opened(name, made) for name in recipe.models)
     first = recipe.models.index(recipe.first)
     lead, warnings = models[first], []
     for name, model in zip(recipe.models, models, strict=True):
@@ -80,8 +82,22 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
     return Inputs(models, first, tuple(dict.fromkeys(warnings)), layers)
 
 
-def _opened(name: str) -> Checkpoint:
-    checkpoint = Checkpoint.open(name)
+def _opened(name: str, made: Mapping[str, Checkpoint]) -> Checkpoint:
+    if name in made:
+        return made[name]
+    told = parsed(name, made)
+    base = made[told.model] if told.model in made else _model(told.model, told.revision)
+    if told.adapter is None:
+        return base
+    directory = place(told.adapter, told.adapter_revision)
+    known = model_name(told.adapter, directory)
+    return adapted(base, directory, known, written=told.model not in made)
+
+
+def _model(name: str, revision: str | None) -> Checkpoint:
+    checkpoint = Checkpoint.open(name if revision is None else place(name, revision))
+    if revision is not None:
+        checkpoint = replace(checkpoint, name=f"{name}@{revision}")
     refuse_quantized(checkpoint.config, checkpoint.directory)
     refuse_eight_bits(checkpoint, checkpoint.directory)
     for tensor, stored in checkpoint.tensors.items():

@@ -12,6 +12,7 @@ from kanna.errors import InputError, suggestion
 from kanna.methods.merge import known
 from kanna.methods.merge.documents import ordered
 from kanna.methods.merge.recipe import Recipe, Slice, Source, dtype_named
+from kanna.methods.merge.references import parsed
 from kanna.methods.merge.settings import Setting, read_setting
 from kanna.methods.merge.templates import read_template
 from kanna.methods.merge.tokens import TokenReader
@@ -250,12 +251,12 @@ class _Reader:
     def _reference(self, node: Node) -> str:
         """A directory, or a hub id in the local cache."""
         if not isinstance(node.value, str) or not node.value:
-            raise self.place.error(node, f"a model that is given by parts {_YET}", "name its directory")
-        if node.value not in self._names and not Path(node.value).expanduser().is_dir():
-            for sign, what in (("+", "a model with an adapter"), ("@", "a revision of a model")):
-                if sign in node.value:
-                    said = f"{node.value!r}: {what} {_YET}"
-                    raise self.place.error(node, said, "write the model out first, and name its directory")
+            said = "a model that is given by parts is not read"
+            raise self.place.error(node, said, "write MODEL, MODEL+ADAPTER or MODEL@REVISION")
+        try:
+            parsed(node.value, self._names)
+        except InputError as error:
+            raise self.place.error(node, error.problem, error.remedy) from None
         return node.value
 
     def _parameters(

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
@@ -16,9 +16,11 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import output_directory
+from kanna.methods.merge.adapted import Adapted
 from kanna.methods.merge.documents import foretold
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
 from kanna.methods.merge.reading import read_recipes
+from kanna.methods.merge.references import bases, parsed
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.vocabulary import Tokenizer
 from kanna.methods.merge.written import complete
@@ -101,7 +103,7 @@ def merge_plan(
         plans.append(
             changed(
                 planned(one, None, max_memory, seed, made),
-                before=tuple(p for p in plans if p.recipe.name in one.models),
+                before=tuple(p for p in plans if p.recipe.name in bases(one.models)),
             )
         )
         made[one.name] = foretold(plans[-1], one.name)
@@ -188,7 +190,7 @@ def _made_before(
 
 def _key(plan: MergePlan) -> str:
     """sha256 of all that the bytes of the output depend on; files of the models by size and time."""
-    before = {one.recipe.name for one in plan.before}
+    before = {str(one.recipe.name) for one in plan.before}
     facts = {
         "recipe": plan.recipe.document,
         "seed": plan.seed,
@@ -198,7 +200,7 @@ def _key(plan: MergePlan) -> str:
             for model in plan.inputs.models
         ],
         "files": [
-            [] if name in before else list(_state(model.files))
+            list(_state(_own_files(name, model, before)))
             for name, model in zip(plan.recipe.models, plan.inputs.models, strict=True)
         ],
         "before": [_key(one) for one in plan.before],
@@ -211,6 +213,13 @@ def _key(plan: MergePlan) -> str:
         "versions": lineage.versions(),
     }
     return lineage.digest_of(facts)
+
+
+def _own_files(name: str, model: Checkpoint, before: Container[str]) -> tuple[Path, ...]:
+    """Files that are there before anything is merged."""
+    if parsed(name, before).model not in before:
+        return model.files
+    return (model.adapter.file,) if isinstance(model, Adapted) else ()
 
 
 def _state(files: tuple[Path, ...]) -> Iterator[list[object]]:

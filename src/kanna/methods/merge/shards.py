@@ -16,6 +16,7 @@ from kanna.checkpoint.parts import Parts
 from kanna.checkpoint.reader import INDEX, Checkpoint
 from kanna.checkpoint.writer import SHARD_BYTES, plan_shards, tensor_bytes, write_json
 from kanna.errors import InputError
+from kanna.methods.merge.adapted import stored_part
 from kanna.methods.merge.journal import Journal, Note
 from kanna.methods.merge.plan import Merged, MergePlan
 from kanna.methods.merge.streaming import Figures, Stream, total
@@ -97,7 +98,7 @@ class _Writing:
             for name in model.tensors:
                 if name not in digests:
                     self._tell(f"checking {name}")
-                    digests[name] = _digest(model, name, self._plan.chunk)
+                    digests[name] = digest_of(model, name, self._plan.chunk)
         return tuple(found)
 
     def _file(self, parts: Parts) -> str:
@@ -153,10 +154,11 @@ class _Writing:
         self._progress(going(_STAGE, what), done if what else megabytes, megabytes)
 
 
-def _digest(model: Checkpoint, name: str, chunk: int) -> str:
+def digest_of(model: Checkpoint, name: str, chunk: int) -> str:
+    """sha256 of a tensor as it lies on the disk."""
     found, count = hashlib.sha256(), math.prod(model.shape(name))
     for start in range(0, count, chunk):
-        values = model.part(name, start, min(count, start + chunk))
+        values = stored_part(model, name, start, min(count, start + chunk))
         found.update(values.view(torch.uint8).numpy().data)
     return found.hexdigest()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kanna.checkpoint.reader import Checkpoint, not_finite
 from kanna.errors import InputError
+from kanna.methods.merge.adapted import stored_part, with_adapter
 from kanna.methods.merge.layout import Part
 from kanna.methods.merge.plan import Merged, MergePlan, working_dtype
 from kanna.methods.merge.reindexed import Reindexed
@@ -166,11 +167,11 @@ class Stream:
             return self._reindexed[index].part(start, stop)
         part = self.tensor.parts[index]
         model = self.plan.inputs.models[part.model]
-        values = model.part(part.tensor, start, stop)
+        values = stored_part(model, part.tensor, start, stop)
         if not self._read_before:
             self._hashes[index].update(values.view(torch.uint8).numpy().data)
             _refuse_not_finite(model, part.tensor, values)
-        return values
+        return with_adapter(model, part.tensor, start, values)
 
     def _file(self, part: Part) -> Path:
         return self.plan.inputs.models[part.model].tensors[part.tensor].file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ import yaml
 
 from kanna.checked import tagged_floats
 from kanna.checkpoint import card, lineage
+from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.side_files import copy_side_files
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
+from kanna.methods.merge.adapted import Adapted
 from kanna.methods.merge.inputs import licences
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.portable import portable
-from kanna.methods.merge.shards import Shards
+from kanna.methods.merge.shards import Shards, digest_of
 from kanna.methods.merge.token_ids import GENERATION, generation_of
 from kanna.methods.merge.vocabulary import write_tokenizer
 from kanna.models.inventory import inventory
@@ -50,7 +52,7 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     if plan.tokens is not None and plan.tokens.ids is not None and (said := generation_of(lead.directory)):
         write_json(directory / GENERATION, plan.tokens.ids.in_generation(said))
     hashes = [
-        lineage.hash_of(model, digests)
+        _hash(model, digests, plan.chunk)
         for model, digests in zip(plan.inputs.models, shards.digests, strict=True)
     ]
     figures = _figures(plan, shards)
@@ -72,17 +74,41 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
             "left_out": list(left_out),
             "verdict": None if verdict is None else verdict.to_dict(),
         },
-        inputs=tuple(
-            lineage.Input(name=model.name, hash=digest)
-            for model, digest in zip(plan.inputs.models, hashes, strict=True)
-        ),
+        inputs=_of_lineage(plan.inputs.models, hashes),
     )
     known = lineage.read(lead.directory)
-    own = lineage.Base(name=lead.name, hash=hashes[plan.inputs.first])
+    own = lineage.Base(name=_plain(lead).name, hash=hashes[plan.inputs.first])
     base, before = (own, ()) if known is None else (known.base, known.steps)
     digests = {path.name: digest for path, digest in shards.files.items()}
     lineage.write(directory, base, (*before, step), digests)
     return Done(figures, verdict, note)
+
+
+def _plain(model: Checkpoint) -> Checkpoint:
+    return model.base if isinstance(model, Adapted) else model
+
+
+def _names(model: Checkpoint) -> tuple[str, ...]:
+    """A model and its adapter."""
+    return (model.base.name, model.adapter.name) if isinstance(model, Adapted) else (model.name,)
+
+
+def _hash(model: Checkpoint, digests: Mapping[str, str], chunk: int) -> str:
+    """`base_hash` of a model, without its adapter; tensors that this replaces were not read."""
+    base = _plain(model)
+    replaced = model.added.replaced if isinstance(model, Adapted) else {}
+    own = {name: digest_of(base, name, chunk) for name in replaced if name in base.tensors}
+    return lineage.hash_of(base, {**digests, **own})
+
+
+def _of_lineage(models: Iterable[Checkpoint], hashes: Iterable[str]) -> tuple[lineage.Input, ...]:
+    """Models and their adapters, each once."""
+    told = []
+    for model, digest in zip(models, hashes, strict=True):
+        told.append((_plain(model).name, digest))
+        if isinstance(model, Adapted):
+            told.append((model.adapter.name, model.adapter.hash()))
+    return tuple(lineage.Input(name=name, hash=digest) for name, digest in dict.fromkeys(told))
 
 
 def probed(directory: Path, max_memory: int) -> tuple[Verdict | None, str]:
@@ -186,10 +212,11 @@ def _origins(plan: MergePlan) -> tuple[str, ...]:
     """The models that are no results of other documents."""
     documents = {one.recipe.name for one in plan.before}
     given = [
-        model.name
+        part
         for one in (*plan.before, plan)
         for name, model in zip(one.recipe.models, one.inputs.models, strict=True)
-        if name not in documents
+        for part in _names(model)
+        if part not in documents and name not in documents
     ]
     return tuple(dict.fromkeys(given))
 
