@@ -67,6 +67,11 @@ class Adapted(Checkpoint):
         return wide.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def plain(model: Checkpoint) -> Checkpoint:
+    """A model without its adapter."""
+    return model.base if isinstance(model, Adapted) else model
+
+
 def stored_part(model: Checkpoint, name: str, start: int, stop: int) -> Tensor:
     """Values of a tensor as they lie on the disk, without what an adapter adds."""
     return Checkpoint.part(model, name, start, stop)

@@ -183,7 +183,8 @@ def additions(adapter: Adapter, base: Checkpoint, embedding: str | None, tied: b
     factors: dict[str, list[Factors]] = {}
     replaced: dict[str, str] = {}
     for key in adapter.tensors:
-        path = key.removeprefix(_PREFIX)
+        # Embeddings that are adapted may be saved whole, too.
+        path = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
         module, found, rest = _split(path)
         if not found:
             replaced[_place(adapter, base, path, embedding, False, key)] = key

@@ -12,6 +12,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.side_files import refuse_lost_modules, side_files
 from kanna.errors import InputError
+from kanna.methods.merge.adapted import plain
 from kanna.methods.merge.chosen import Chosen, chosen, chosen_tokenizer
 from kanna.methods.merge.composed import composed
 from kanna.methods.merge.heads import at_the_ends, ends_of, said_of_ends
@@ -130,7 +131,7 @@ class MergePlan:
 
     @property
     def side_bytes(self) -> int:
-        return side_files(self.inputs.lead.directory, self.inputs.lead.files).bytes
+        return side_files(self.inputs.lead.directory, plain(self.inputs.lead).files).bytes
 
     @property
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.side_files import copy_side_files
 from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
-from kanna.methods.merge.adapted import Adapted
+from kanna.methods.merge.adapted import Adapted, plain
 from kanna.methods.merge.inputs import licences
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.portable import portable
@@ -46,7 +46,7 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     """Write all but the weights, which are there, and look whether the model loads."""
     write_json(directory / "config.json", tagged_floats(_config(plan)))
     lead = plan.inputs.lead
-    left_out = copy_side_files(lead.directory, directory, lead.files).left_out
+    left_out = copy_side_files(lead.directory, directory, plain(lead).files).left_out
     if plan.tokenizer is not None:
         write_tokenizer(plan.tokenizer, directory)
     if plan.tokens is not None and plan.tokens.ids is not None and (said := generation_of(lead.directory)):
@@ -77,15 +77,11 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
         inputs=_of_lineage(plan.inputs.models, hashes),
     )
     known = lineage.read(lead.directory)
-    own = lineage.Base(name=_plain(lead).name, hash=hashes[plan.inputs.first])
+    own = lineage.Base(name=plain(lead).name, hash=hashes[plan.inputs.first])
     base, before = (own, ()) if known is None else (known.base, known.steps)
     digests = {path.name: digest for path, digest in shards.files.items()}
     lineage.write(directory, base, (*before, step), digests)
     return Done(figures, verdict, note)
-
-
-def _plain(model: Checkpoint) -> Checkpoint:
-    return model.base if isinstance(model, Adapted) else model
 
 
 def _names(model: Checkpoint) -> tuple[str, ...]:
@@ -95,7 +91,7 @@ def _names(model: Checkpoint) -> tuple[str, ...]:
 
 def _hash(model: Checkpoint, digests: Mapping[str, str], chunk: int) -> str:
     """`base_hash` of a model, without its adapter; tensors that this replaces were not read."""
-    base = _plain(model)
+    base = plain(model)
     replaced = model.added.replaced if isinstance(model, Adapted) else {}
     own = {name: digest_of(base, name, chunk) for name in replaced if name in base.tensors}
     return lineage.hash_of(base, {**digests, **own})
@@ -105,7 +101,7 @@ def _of_lineage(models: Iterable[Checkpoint], hashes: Iterable[str]) -> tuple[li
     """Models and their adapters, each once."""
     told = []
     for model, digest in zip(models, hashes, strict=True):
-        told.append((_plain(model).name, digest))
+        told.append((plain(model).name, digest))
         if isinstance(model, Adapted):
             told.append((model.adapter.name, model.adapter.hash()))
     return tuple(lineage.Input(name=name, hash=digest) for name, digest in dict.fromkeys(told))
