@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -99,6 +100,30 @@ class Checkpoint:
                 raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
+    def rows(self, name: str, numbers: Sequence[int], columns: int) -> torch.Tensor:
+        """Rows of a tensor by their numbers, in that order, read from disk now; the caller owns them.
+
+        Args:
+            columns: Values of a row.
+
+        Raises:
+            InputError: The file became shorter since its header was read.
+        """
+        stored, dtype = self._stored(name), self.dtype(name)
+        size = columns * dtype.itemsize
+        data = bytearray(size * len(numbers))
+        view, start = memoryview(data), 0
+        with stored.file.open("rb", buffering=0) as file:
+            while start < len(numbers):
+                end = start + 1
+                while end < len(numbers) and numbers[end] == numbers[end - 1] + 1:
+                    end += 1
+                file.seek(stored.offset + numbers[start] * size)
+                _fill(file, view[start * size : end * size], stored.file)
+                start = end
+        values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return values.reshape(len(numbers), columns)
+
     def stream(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of each of `names`, or of all in order; one tensor in memory at a time."""
         for name in self.tensors if names is None else names:
@@ -108,6 +133,15 @@ class Checkpoint:
         if name not in self.tensors:
             raise InputError(f"{self.directory} holds no tensor {name!r}", FETCH_AGAIN)
         return self.tensors[name]
+
+
+def _fill(file: RawIOBase, view: memoryview, path: Path) -> None:
+    """Read until a buffer is full."""
+    while view:
+        count = file.readinto(view)
+        if not count:
+            raise InputError(f"{path} ends before its data do", FETCH_AGAIN)
+        view = view[count:]
 
 
 def locate(model: str | Path) -> Path:

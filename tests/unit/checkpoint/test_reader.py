@@ -34,6 +34,23 @@ def test_reads_what_was_saved_single_and_sharded(llama_base: Path, sharded: Path
     assert len(many.files) > 1
 
 
+def test_parts_and_rows_of_a_tensor(llama: Path) -> None:
+    checkpoint = Checkpoint.open(llama)
+    name = "model.embed_tokens.weight"
+    whole = checkpoint.tensor(name)
+    columns = whole.shape[1]
+    assert torch.equal(checkpoint.part(name, 3, 2 * columns + 1), whole.flatten()[3 : 2 * columns + 1])
+    numbers = [5, 6, 7, 2, 2, 0, len(whole) - 1]
+    assert torch.equal(checkpoint.rows(name, numbers, columns), whole[numbers])
+    assert checkpoint.rows(name, [], columns).shape == (0, columns)
+    stored = checkpoint.tensors[name]
+    with stored.file.open("r+b") as file:
+        file.truncate(stored.offset + 1)
+    for read in (lambda: checkpoint.part(name, 0, 2), lambda: checkpoint.rows(name, [0], columns)):
+        with pytest.raises(InputError, match="ends before its data do"):
+            read()
+
+
 def test_no_such_model() -> None:
     with pytest.raises(InputError, match="no such directory"):
         Checkpoint.open("no-such-owner/no-such-model")

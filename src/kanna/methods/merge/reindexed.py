@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -47,24 +46,32 @@ class Reindexed:
     def _rows(self, first: int, end: int, means: bool) -> Tensor:
         found = torch.zeros(end - first, self._columns, dtype=self._dtype)
         own = self._own[first:end]
-        for start, stop in _runs(own):
-            number = int(own[start])
-            if number != NONE:
-                found[start:stop] = self._read(Row(self._part.model, self._part.tensor, number), stop - start)
-                continue
-            for row in range(start, stop):
-                sources = self._defaults.get(first + row)
-                if sources:
-                    found[row] = sum(self._read(one)[0] for one in sources) / len(sources)
-                elif sources is None and means:
-                    found[row] = self._mean_row()
+        there = own != NONE
+        found[there] = self._read(self._part.model, self._part.tensor, own[there].tolist())
+        lacking = (~there).nonzero().flatten().tolist()
+        self._add_defaults(found, {place: self._defaults.get(first + place, ()) for place in lacking})
+        if means and (empty := [place for place in lacking if first + place not in self._defaults]):
+            found[empty] = self._mean_row()
         return found
 
-    def _read(self, row: Row, count: int = 1) -> Tensor:
-        model = self._models[row.model]
-        flat = model.part(row.tensor, row.number * self._columns, (row.number + count) * self._columns)
-        file = model.tensors[row.tensor].file
-        return check_finite(flat, f"{row.tensor} in {file}").to(self._dtype).reshape(count, self._columns)
+    def _add_defaults(self, found: Tensor, sources: Mapping[int, Sequence[Row]]) -> None:
+        """Put the mean of its sources into each place; where there are none, it stays as it is."""
+        for turn in range(max(map(len, sources.values()), default=0)):
+            turns: dict[tuple[int, str], list[tuple[int, int]]] = {}
+            for place, rows in sources.items():
+                if turn < len(rows):
+                    row = rows[turn]
+                    turns.setdefault((row.model, row.tensor), []).append((place, row.number))
+            for (model, tensor), pairs in turns.items():
+                found[[place for place, _ in pairs]] += self._read(model, tensor, [n for _, n in pairs])
+        for place, rows in sources.items():
+            if len(rows) > 1:
+                found[place] /= len(rows)
+
+    def _read(self, model: int, tensor: str, numbers: Sequence[int]) -> Tensor:
+        held = self._models[model]
+        values = held.rows(tensor, numbers, self._columns)
+        return check_finite(values, f"{tensor} in {held.tensors[tensor].file}").to(self._dtype)
 
     def _mean_row(self) -> Tensor:
         """Of all rows that stand for a token."""
@@ -77,12 +84,3 @@ class Reindexed:
                 count += sum(n != NONE or first + i in self._defaults for i, n in enumerate(numbers))
             self._mean = (total / max(1, count)).to(self._dtype)
         return self._mean
-
-
-def _runs(own: Tensor) -> list[tuple[int, int]]:
-    """Stretches of rows that lie behind one another in the file, or have none there."""
-    there = own != NONE
-    joined = torch.where(there[1:], there[:-1] & (own[1:] - own[:-1] == 1), ~there[:-1])
-    breaks = torch.nonzero(~joined)
-    edges = [0, *(int(place) + 1 for place in breaks), len(own)]
-    return list(pairwise(edges))
