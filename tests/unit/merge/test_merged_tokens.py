@@ -8,7 +8,7 @@ from killing import hashes
 from merge_models import recipe, weights
 from token_models import EMBEDDING, HEAD, mean, numbers, rows, same, save
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import Unigram, WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from kanna.checkpoint import lineage
@@ -221,6 +221,38 @@ def test_tokens_that_differ_name_the_remedy_and_tokens_of_nobody_are_said(
         "no model has a row for the tokens 'four', '<x>', '<y>' (3)" in note for note in result.plan.warnings
     )
     assert not weights(tmp_path / "out")[EMBEDDING][6:].any()
+
+
+def test_marks_that_only_the_settings_name_keep_their_numbers(models: Models, tmp_path: Path) -> None:
+    late = save(tmp_path / "in" / "late", 8, WORDS, rows=9)
+    settings = json.loads((late / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"] = {
+        "8": {"content": "<late>", "special": True},  # 6 and 7 stand for nothing
+    }
+    (late / "tokenizer_config.json").write_text(json.dumps(settings))
+    given = recipe("linear", {late: {"weight": 1}, models["four"]: {"weight": 1}}, base_model=str(late))
+    merge({**given, "tokenizer_source": "union"}, tmp_path / "out")
+    assert numbers(tmp_path / "out") == {**numbers(late), "<late>": 8, "four": 9, "<x>": 10, "<y>": 11}
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("<late> one <y> <x>")["input_ids"] == [
+        8,
+        3,
+        11,
+        10,
+    ]
+    assert same(rows(tmp_path / "out")["<late>"], weights(late)[EMBEDDING][8].double())
+
+
+def test_tokens_with_scores_take_marks_only(models: Models, tmp_path: Path) -> None:
+    scored = save(tmp_path / "in" / "scored", 9, WORDS)
+    tokenizer = Tokenizer(Unigram([(word, -1.0) for word in WORDS], unk_id=0))
+    tokenizer.save(str(scored / "tokenizer.json"))
+    given = recipe("linear", {scored: {"weight": 1}, models["four"]: {"weight": 1}}, base_model=str(scored))
+    with pytest.raises(InputError, match="'four' and others cannot be added to the tokenizer of scored"):
+        merge_plan({**given, "tokenizer_source": "union"})
+    marked = save(tmp_path / "in" / "marked", 10, WORDS, ["<x>"])
+    given = recipe("linear", {scored: {"weight": 1}, marked: {"weight": 1}}, base_model=str(scored))
+    merge({**given, "tokenizer_source": "union"}, tmp_path / "out")
+    assert numbers(tmp_path / "out") == {**numbers(scored), "<x>": 6}
 
 
 def test_slices_of_models_with_different_tokens(models: Models, tmp_path: Path) -> None:

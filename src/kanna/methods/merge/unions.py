@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
-from kanna.methods.merge.vocabulary import CONFIG, FAST, Tokenizer
+from kanna.methods.merge.vocabulary import CONFIG, FAST, Tokenizer, vocabulary_of
 
 # Of slower programs, which would not know the new tokens.
 _SLOW = ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
 _DECODER = "added_tokens_decoder"
+_ONE = "take the tokens of one model: tokenizer_source: base, or a model"
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 
 Vocabulary = Mapping[str, int]
@@ -62,30 +63,28 @@ def added_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     """Tokens that are looked for before a text is split -> how."""
     later = tokenizer.data(CONFIG).get(_DECODER) or {}
     listed = tokenizer.data(FAST).get("added_tokens") or ()
-    return {str(one["content"]): {**_PLAIN, **one} for one in (*later.values(), *listed)}
+    every = [*({**one, "id": int(number)} for number, one in later.items()), *listed]
+    known = (*_PLAIN, "content", "id")
+    return {str(one["content"]): {**_PLAIN, **{k: one[k] for k in known if k in one}} for one in every}
 
 
 def _with(tokenizer: Tokenizer, added: Sequence[dict[str, Any]], plain: Vocabulary) -> Tokenizer:
+    """A tokenizer with more tokens: such as are looked for first, and plain ones."""
     data = tokenizer.data(FAST)
     if not data:
         raise InputError(
             f"the tokenizer of {tokenizer.name} has no tokenizer.json, to which tokens can be added",
             "write it first: transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )
-    model = data["model"]
-    if plain and not isinstance(model.get("vocab"), dict):
+    if plain and not isinstance(data["model"].get("vocab"), dict):
         raise InputError(
             f"{min(plain, key=lambda one: plain[one])!r} and others cannot be added to the tokenizer of "
             f"{tokenizer.name}, in which each token has a score",
-            "take the tokens of one model: tokenizer_source: base, or a model",
+            _ONE,
         )
-    data["added_tokens"] = [*(data.get("added_tokens") or ()), *added]
-    if plain:  # all of them: added tokens that the model does not know are numbered behind its own
-        marks = {str(one["content"]): int(one["id"]) for one in data["added_tokens"]}
-        model["vocab"] = {**model["vocab"], **marks, **plain}
+    listed = sorted([*added_tokens(tokenizer).values(), *added], key=lambda one: int(one["id"]))
     files: dict[str, Path | str] = {n: held for n, held in tokenizer.files.items() if n not in _SLOW}
-    files[FAST] = text = _text(data)
-    _check(tokenizer, text, {**plain, **{str(one["content"]): int(one["id"]) for one in added}})
+    files[FAST] = _fast(tokenizer, {**data, "added_tokens": listed}, plain, len(added))
     config = tokenizer.data(CONFIG)
     if _DECODER in config:
         more = {str(one["id"]): {k: v for k, v in one.items() if k != "id"} for one in added}
@@ -94,21 +93,32 @@ def _with(tokenizer: Tokenizer, added: Sequence[dict[str, Any]], plain: Vocabula
     return Tokenizer(tokenizer.name, files)
 
 
-def _check(tokenizer: Tokenizer, text: str, new: Vocabulary) -> None:
-    """Raises InputError where the program that reads the file would give other numbers to new tokens."""
+def _fast(tokenizer: Tokenizer, data: dict[str, Any], plain: Vocabulary, more: int) -> str:
+    """The text of a tokenizer.json that gives all tokens their numbers.
+
+    Marks that the model itself does not know are numbered behind its own tokens by whoever reads the file,
+    whatever it says; so they become tokens of the model where that would be wrong.
+    """
+    model = data["model"]
+    marks = {str(one["content"]): int(one["id"]) for one in data["added_tokens"]}
+    expected = {**(vocabulary_of(tokenizer) or {}), **plain, **marks}
+    tried = [] if plain else [data]
+    if isinstance(model.get("vocab"), dict):
+        tried.append({**data, "model": {**model, "vocab": {**model["vocab"], **marks, **plain}}})
+    for one in tried:
+        if (read := _read(text := _text(one))) is not None and read.get_vocab() == expected:
+            return text
+    raise InputError(f"{len(plain) + more} tokens cannot be added to the tokenizer of {tokenizer.name}", _ONE)
+
+
+def _read(text: str) -> Any:
+    """The tokenizer of a text; None where it is none."""
     import tokenizers
 
     try:
-        read = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:
-        read, said = None, f": {error}"
-    else:
-        said = ""
-    if read is None or any(read.token_to_id(token) != number for token, number in new.items()):
-        raise InputError(
-            f"tokens cannot be added to the tokenizer of {tokenizer.name}{said}",
-            "take the tokens of one model: tokenizer_source: base, or a model",
-        )
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception:
+        return None
 
 
 def _text(data: Mapping[str, Any]) -> str:
