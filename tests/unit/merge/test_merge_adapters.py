@@ -10,6 +10,7 @@ import pytest
 import torch
 from merge_models import save_model, weights
 from safetensors.torch import load_file, save_file
+from token_models import EMBEDDING, HEAD, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -104,6 +105,20 @@ def test_values_do_not_depend_on_how_they_are_read(base: Path, tmp_path: Path) -
         pieces = [model.part(name, start, min(count, start + size)) for start in range(0, count, size)]
         assert torch.equal(torch.cat(pieces), whole)
     assert whole.dtype == torch.float32
+
+
+def test_rows_of_tokens_get_what_the_adapter_adds(tmp_path: Path) -> None:
+    words = [f"w{number}" for number in range(300)]
+    base = save(tmp_path / "in" / "base", 0, words)
+    other = save(tmp_path / "in" / "other", 1, words[::-1])
+    adapter = save_adapter(tmp_path / "in" / "adapter", base, 2, target_modules=["embed_tokens", "lm_head"])
+    models = [{"model": one, "parameters": {"weight": 1}} for one in (f"{base}+{adapter}", str(other))]
+    given = {"merge_method": "linear", "models": models, "tokenizer_source": str(other)}
+    kanna.merge(given, tmp_path / "out")
+    expected = by_peft(base, adapter)
+    for name in (EMBEDDING, HEAD):
+        mean = (expected[name].flip(0) + weights(other)[name]) / 2
+        assert float((weights(tmp_path / "out")[name] - mean).abs().max()) <= 1e-6
 
 
 def test_two_adapters_of_a_base_and_of_a_document(base: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,19 @@ class Adapted(Checkpoint):
 
     def part(self, name: str, start: int, stop: int) -> Tensor:
         return self.with_adapter(name, start, super().part(name, start, stop))
+
+    def rows(self, name: str, numbers: Sequence[int], columns: int) -> Tensor:
+        values = super().rows(name, numbers, columns)
+        if name not in self.added.factors or not len(numbers):
+            return values
+        wanted = torch.tensor(numbers)
+        found = values.to(torch.promote_types(values.dtype, torch.float32))
+        for first in sorted({number // _ROWS * _ROWS for number in numbers}):
+            places = ((wanted >= first) & (wanted < first + _ROWS)).nonzero().flatten()
+            block = super().rows(name, range(first, min(first + _ROWS, self.shape(name)[0])), columns)
+            whole = self.with_adapter(name, first * columns, block.flatten()).reshape(-1, columns)
+            found[places] = whole[wanted[places] - first]
+        return found
 
     def with_adapter(self, name: str, start: int, values: Tensor) -> Tensor:
         """Values of a tensor laid flat, from `start` on, with what is added there.
