@@ -161,7 +161,6 @@ def edit(adapter: Path, **config: Any) -> None:
         ({"use_dora": True}, "use_dora: DoRA"),
         ({"peft_type": "IA3"}, "of the kind 'IA3'"),
         ({"init_lora_weights": "pissa_niter_4"}, "started by pissa_niter_4"),
-        ({"bias": "all"}, "trained biases"),
         ({"r": None}, "does not say r and lora_alpha"),
         ({"r": 5}, "have rank 4, and adapter_config.json says 5"),
         ({"fan_in_fan_out": True}, "make a matrix of"),

@@ -112,11 +112,25 @@ def adapted(base: Checkpoint, directory: Path, name: str, written: bool) -> Adap
     tokens = token_tensors(base, layers_of(base.config, base.tensors))
     tied = tokens.head is None or tokens.head == tokens.embedding or tokens.head not in base.tensors
     added = additions(adapter, base, tokens.embedding, tied)
+    added = _without_copies(adapter, base, added, tokens.embedding)
     tensors = {**base.tensors, **{name: adapter.tensors[key] for name, key in added.replaced.items()}}
     config: Mapping[str, Any] = base.config
     if tied and any(name not in base.tensors for name in added.replaced):  # by a head of its own
         config = {**config, "tie_word_embeddings": False}
     return Adapted(base.directory, f"{base.name}+{adapter.name}", config, tensors, base, adapter, added)
+
+
+def _without_copies(adapter: Adapter, base: Checkpoint, added: Additions, embedding: str | None) -> Additions:
+    """Without a head that is saved beside an embedding that it equals, for a base that has one for both."""
+    saved = added.replaced.get(embedding or "")
+    if saved is None:
+        return added
+    kept = {
+        name: key
+        for name, key in added.replaced.items()
+        if name in base.tensors or not torch.equal(adapter.read(key), adapter.read(saved))
+    }
+    return Additions(added.factors, kept)
 
 
 def _refuse_another_base(adapter: Adapter, base: Checkpoint) -> None:

@@ -141,8 +141,6 @@ def _refuse_other_kinds(directory: Path, config: Mapping[str, Any]) -> None:
         )
     if not all(_is_number(config.get(key)) for key in ("r", "lora_alpha")):
         raise InputError(f"{directory / CONFIG} does not say r and lora_alpha", FETCH_AGAIN)
-    if config.get("bias", "none") != "none":
-        raise InputError(f"{directory} is an adapter with trained biases; that is not merged", _MERGE_FIRST)
 
 
 def _is_number(value: Any) -> bool:

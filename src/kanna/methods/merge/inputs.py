@@ -86,7 +86,7 @@ def _opened(name: str, made: Mapping[str, Checkpoint]) -> Checkpoint:
     if name in made:
         return made[name]
     told = parsed(name, made)
-    base = made[told.model] if told.model in made else _model(told.model, told.revision)
+    base = made[told.model] if told.model in made else model_opened(told.model, told.revision)
     if told.adapter is None:
         return base
     directory = place(told.adapter, told.adapter_revision)
@@ -94,7 +94,8 @@ def _opened(name: str, made: Mapping[str, Checkpoint]) -> Checkpoint:
     return adapted(base, directory, known, written=told.model not in made)
 
 
-def _model(name: str, revision: str | None) -> Checkpoint:
+def model_opened(name: str, revision: str | None = None) -> Checkpoint:
+    """A model without an adapter, if it is of a kind that is merged."""
     checkpoint = Checkpoint.open(name if revision is None else place(name, revision))
     if revision is not None:
         checkpoint = replace(checkpoint, name=f"{name}@{revision}")
@@ -117,6 +118,13 @@ def _compared(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: bool) -
         sliced: Whether layers are taken by their numbers; then there may be more of them in one model.
         tokens: Whether embeddings are merged, so that tokens must be the same.
     """
+    same_architecture(lead, other)
+    warnings = _configurations(lead, other, sliced, tokens)
+    return warnings + (_tokens(lead, other) if tokens else [])
+
+
+def same_architecture(lead: Checkpoint, other: Checkpoint) -> None:
+    """Raises InputError where classes of models differ."""
     for key in ("model_type", "architectures"):
         if lead.config.get(key) != other.config.get(key):
             raise InputError(
@@ -124,8 +132,6 @@ def _compared(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: bool) -
                 f"{other.config.get(key)!r} there and {lead.config.get(key)!r} here",
                 "only models of one architecture are merged",
             )
-    warnings = _configurations(lead, other, sliced, tokens)
-    return warnings + (_tokens(lead, other) if tokens else [])
 
 
 def _configurations(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""kanna merge plan | run | verify"""
+"""kanna merge plan | run | verify | extract-lora"""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kanna.terminal.session import Session, verb
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kanna.methods.merge.extract import Extracted
     from kanna.methods.merge.plan import MergePlan
     from kanna.methods.merge.run import MergeResult
     from kanna.methods.merge.verify import MergeCheck
@@ -118,7 +119,36 @@ def verify(
     return 0 if found.passed else asking.VERDICT_FAILED
 
 
-for command in (plan, run, verify):
+@verb
+def extract_lora(
+    session: Session,
+    fine_tuned: Annotated[str, typer.Argument(metavar="FINE_TUNED", help="A fine-tuned model.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that it was made from.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New directory for the adapter.")],
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="R", help="Of each layer's factors, at most.")
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option("--energy", metavar="SHARE", help="Of each squared difference that stays: 0.95."),
+    ] = None,
+    force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted extraction.")] = False,
+) -> None:
+    """Write what a fine-tuned model differs by from its base as a LoRA adapter.
+
+    kanna merge extract-lora FINE_TUNED BASE --rank 64 --out DIR
+    """
+    from kanna.methods.merge.extract import extract_lora as extract
+
+    with session.resumable(out), session.progress() as progress:
+        done = extract(
+            fine_tuned, base, out, rank=rank, energy=energy, force=force, resume=resume, progress=progress
+        )
+    session.show(done.to_dict(), lambda console: _render_extracted(console, done))
+
+
+for command in (plan, run, verify, extract_lora):
     app.command()(command)
 
 
@@ -218,6 +248,18 @@ def _render_check(console: Console, found: MergeCheck) -> None:
     if found.unrecorded:
         console.print(f"not recorded: {', '.join(found.unrecorded)}")
     console.print(_said(found.verdict, found.note))
+
+
+def _render_extracted(console: Console, done: Extracted) -> None:
+    from kanna.reporting.wording import percent, size
+
+    ranks = sorted(done.ranks.values())
+    console.print(
+        f"{len(ranks)} layers of rank {ranks[0]} to {ranks[-1]}, {len(done.saved)} modules saved whole"
+    )
+    worst = max(done.lost, key=lambda layer: done.lost[layer])
+    console.print(f"of a layer's squared difference at most {percent(done.lost_share)} is left out: {worst}")
+    console.print(f"written: {done.out} ({size(done.bytes)})")
 
 
 def _said(verdict: Verdict | None, note: str) -> str:
