@@ -9,7 +9,12 @@ from merge_models import recipe, weights
 from token_models import EMBEDDING, HEAD, mean, numbers, rows, same, save
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram, WordLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+)
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
@@ -101,7 +106,9 @@ def test_rules_for_single_tokens_and_padding(models: Models, tmp_path: Path) -> 
         "new": {"source": {"kind": "model_token", "model": str(turned), "token_id": 2}},
     }
     given = linear(models, "base", "four", "turned", base_model=str(models["base"]))
-    merge({**given, "tokenizer": {"source": "union", "tokens": tokens, "pad_to_multiple_of": 8}}, out)
+    rule = {"source": "union", "tokens": tokens, "pad_to_multiple_of": 8}
+    plan = merge({**given, "tokenizer": rule}, out).plan
+    assert "tokens are added that only their rules name: 'new'" in plan.warnings
     found, parts = rows(out), [rows(models[name]) for name in ("base", "four", "turned")]
     assert same(found["<x>"], parts[2]["<x>"])
     assert same(found["four"], 2 * parts[1]["four"] / 6)

@@ -35,6 +35,7 @@ class Chosen:
         vocabulary: Token -> number.
         of_models: The same for each model.
         ids: Numbers of tokens in configurations; None where they are those of the first model.
+        added: Tokens that only the rule names.
     """
 
     rule: TokenizerRule
@@ -42,6 +43,7 @@ class Chosen:
     vocabulary: Mapping[str, int]
     of_models: tuple[Mapping[str, int], ...]
     ids: TokenIds | None
+    added: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -96,14 +98,15 @@ def chosen(recipe: Recipe, inputs: Inputs) -> Chosen | None:
         others = [index for index in range(len(tokenizers)) if index != inputs.first]
         tokenizer, own = united(tokenizer, own, [(tokenizers[one], vocabularies[one]) for one in others])
     donors = [tokenizers[recipe.models.index(name)] for name in rule.models]
-    tokenizer, own = extended(tokenizer, own, [token for token in rule.tokens if token not in own], donors)
+    added = tuple(token for token in rule.tokens if token not in own)
+    tokenizer, own = extended(tokenizer, own, added, donors)
     ids = None
     if origin is not inputs.lead:
         config, place = (
             (origin.config, origin.directory) if isinstance(origin, Checkpoint) else _beside(origin)
         )
         ids = TokenIds(tokenizer, own, vocabularies[inputs.first], config, generation_of(place))
-    return Chosen(rule, tokenizer, own, vocabularies, ids)
+    return Chosen(rule, tokenizer, own, vocabularies, ids, added)
 
 
 def _beside(directory: Path) -> tuple[Mapping[str, Any], Path]:

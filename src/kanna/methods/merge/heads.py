@@ -124,6 +124,8 @@ def said_of_ends(inputs: Inputs, ends: Ends | None, tokens: Chosen | None, rows:
     if ends is None:
         return []
     found = list(ends.warnings)
+    if tokens is not None and tokens.added:
+        found.append(f"tokens are added that only their rules name: {', '.join(map(repr, tokens.added))}")
     if tokens is not None and rows is not None:
         zeros = {row for row, sources in rows.defaults.items() if not sources}
         known = tokens.rule.tokens
