@@ -41,5 +41,8 @@ def test_what_is_said_apart_stays() -> None:
     together = {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0, "partial_rotary_factor": 0.5}}
     assert positions_apart(together) == {"rope_theta": 5.0, "partial_rotary_factor": 0.5}
     assert positions_apart({**together, "rope_theta": 7.0}) == {"partial_rotary_factor": 0.5}
-    assert positions_apart({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}) == {}
+    kinds = {"full_attention": {"rope_theta": 5.0}, "sliding_attention": {"rope_theta": 5.0}}
+    assert positions_apart({"rope_parameters": kinds}) == {"rope_theta": 5.0}
+    kinds = {**kinds, "sliding_attention": {"rope_theta": 4.0}}
+    assert positions_apart({"rope_parameters": kinds}) == {}
     assert positions_apart({"rope_theta": 7.0}) == {} == positions_apart({"rope_parameters": None})

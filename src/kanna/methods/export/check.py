@@ -66,11 +66,37 @@ def check(directory: Path, target: Target, source: Source, layers: Sequence[Held
         theirs = target.reader(directory, source, layers)
     except NotInstalled as missing:
         return Check(False, None, target.loader, reason=str(missing))
-    except Exception as error:  # whatever goes wrong in a loader of others, the file is not read there
+    except (Exception, SystemExit) as error:  # whatever a loader of others does, the file is not read there
         return Check(True, False, target.loader, reason=f"{target.loader} does not load it: {_short(error)}")
     ours = logits_of(load_weights(source.checkpoint, torch.float32, None, source.opened.scales))
+    try:
+        return _compared(ours, _runs(theirs, target.loader), target.loader, source)
+    except _DoesNotRun as failed:
+        return Check(True, False, target.loader, reason=str(failed))
+
+
+class _DoesNotRun(Exception):
+    """The loader took the file, and its model cannot be run."""
+
+
+def _runs(theirs: Logits, loader: str) -> Logits:
+    """The same, with whatever goes wrong in it told apart from what goes wrong here."""
+
+    def logits(ids: Tensor) -> Tensor:
+        try:
+            return theirs(ids)
+        except (Exception, SystemExit) as error:
+            raise _DoesNotRun(f"{loader} loads it and does not run it: {_short(error)}") from error
+
+    return logits
+
+
+def _compared(ours: Logits, theirs: Logits, loader: str, source: Source) -> Check:
     ids = _window(source)
     expected, found = ours(ids), theirs(ids)
+    if expected.shape != found.shape:
+        shapes = f"{list(found.shape)} and not of {list(expected.shape)}"
+        raise _DoesNotRun(f"{loader} gives logits of the shape {shapes}")
     largest = float(expected.abs().max())
     difference = float((found - expected).abs().max()) / max(largest, 1e-30)
     config = dict(source.checkpoint.config)
@@ -80,7 +106,7 @@ def check(directory: Path, target: Target, source: Source, layers: Sequence[Held
     reason = "" if difference <= TOLERANCE else f"a logit differs by more than {TOLERANCE:.0e} of the largest"
     if not reason and far:
         reason = "another continuation was written"
-    return Check(True, not reason, target.loader, difference, continued, reason)
+    return Check(True, not reason, loader, difference, continued, reason)
 
 
 def _continued(
@@ -98,7 +124,7 @@ def _continued(
     return (_WRITTEN, _WRITTEN), False
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 

@@ -73,7 +73,7 @@ def positions_apart(config: Mapping[str, Any]) -> dict[str, Any]:
     transformers writes them together as `rope_parameters` since version 5; where mlx-lm does not find them it
     computes with a base of its own, and says nothing. What config.json says apart already stays.
     """
-    together = config.get("rope_parameters") or {}
+    together = _of_all_layers(config.get("rope_parameters") or {})
     if "rope_theta" not in together:  # none, or others for each kind of layer
         return {}
     apart: dict[str, Any] = {"rope_theta": together["rope_theta"]}
@@ -82,6 +82,14 @@ def positions_apart(config: Mapping[str, Any]) -> dict[str, Any]:
     if together.get("rope_type", "default") != "default":
         apart["rope_scaling"] = {key: value for key, value in together.items() if key not in apart}
     return {key: value for key, value in apart.items() if config.get(key) is None}
+
+
+def _of_all_layers(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is said for each kind of layer, where that is the same for all of them."""
+    kinds = list(parameters.values())
+    if kinds and isinstance(kinds[0], Mapping) and all(kind == kinds[0] for kind in kinds):
+        return kinds[0]
+    return parameters
 
 
 def _settings(grid: Grid) -> dict[str, Any]:
