@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from kanna.errors import InputError
+from kanna.methods import reader_of
+from kanna.runs.method import Method, load
 from kanna.terminal.asking import Force, Out
 from kanna.terminal.session import Session, verb
 
@@ -27,6 +29,8 @@ def run(
     """Carry out a recipe: steps one after the other, each on what the one before it wrote.
 
     {model: DIR, out: DIR, calibration: FILE, steps: [{METHOD: {SETTING: VALUE}}, ...]}
+
+    A file with merge_method, as mergekit reads it, is merged.
     """
     if schema:
         import json
@@ -37,6 +41,8 @@ def run(
         return 0
     if recipe is None:
         raise InputError("there is no recipe", "give a YAML file, or --schema to see what one may hold")
+    if (other := _reader(recipe)) is not None:
+        return int(load(other.file_verb)(session, recipe, out, force, resume, dry_run))
     from kanna.recipe.recipe import read_recipe
     from kanna.recipe.recipe import run as carry_out
     from kanna.terminal.steps import announce, show
@@ -54,3 +60,14 @@ def run(
             progress=progress,
         )
     return show(session, result)
+
+
+def _reader(file: Path) -> Method | None:
+    """The method whose file this is; None for a recipe, and for what is none: its reader says why."""
+    import yaml
+
+    try:
+        documents = list(yaml.safe_load_all(file.expanduser().read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return next((found for data in documents if (found := reader_of(data)) is not None), None)

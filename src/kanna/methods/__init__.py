@@ -40,6 +40,12 @@ def methods() -> Mapping[str, Method]:
     return {name: method(name) for name in TABLE}
 
 
+def reader_of(data: object) -> Method | None:
+    """The method whose files, which are no recipes, look like this; None for recipes."""
+    keys = set(data) if isinstance(data, Mapping) else set()
+    return next((each for each in methods().values() if each.file_key in keys), None)
+
+
 def views() -> tuple[View, ...]:
     """What a report can show of the results of all methods."""
     return tuple(view for each in methods().values() if each.views for view in load(each.views))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from kanna.checked import read_yaml
 from kanna.errors import InputError
-from kanna.methods import method
+from kanna.methods import method, reader_of
 from kanna.progress import Progress
 from kanna.recipe.schema import EXAMPLE, Recipe
 from kanna.result import replace
@@ -36,10 +36,8 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def recipe_of(data: object, where: str) -> Recipe:
     """The recipe that a mapping says; see `read_recipe`."""
-    if isinstance(data, Mapping) and "merge_method" in data:
-        raise InputError(
-            f"{where} is a recipe of a merge, in mergekit's YAML", "kanna merge run FILE --out DIR"
-        )
+    if (other := reader_of(data)) is not None:
+        raise InputError(f"{where} is no recipe of steps, but a file of {other.name}", other.example)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

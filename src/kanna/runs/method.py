@@ -36,6 +36,9 @@ class Method:
             search chose nothing, that is recorded.
         inside: "module:function" of a configuration, giving the folder inside the model's directory that the
             step makes where no output is named; empty for a step that makes new directories alone.
+        file_key: A key at the top of files that this method reads in the place of recipes.
+        file_verb: "module:function" for `kanna run` of such a file: (session, file, out, force, resume,
+            dry_run) -> exit status.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Method:
     hidden: bool = False
     required: tuple[str, ...] = ()
     inside: str = ""
+    file_key: str = ""
+    file_verb: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kanna.checkpoint.writer import write_json
+from kanna.checkpoint.reader import SINGLE
+from kanna.checkpoint.writer import spec_of, write_json, write_tensors
 from kanna.methods.merge.adapter import CONFIG, WEIGHTS
 
 _PREFIX = "base_model.model."
@@ -111,5 +112,8 @@ def _most_frequent(ranks: Iterable[int]) -> int:
 
 def write_adapter(directory: Path, contents: Contents, base: str) -> None:
     """Write both files."""
-    save_file(contents.tensors(), directory / WEIGHTS, metadata={"format": "pt"})
+    tensors = contents.tensors()
+    specs = [spec_of(name, tensor) for name, tensor in tensors.items()]
+    write_tensors(directory, specs, tensors.items(), max_shard_bytes=sys.maxsize)
+    (directory / SINGLE).rename(directory / WEIGHTS)
     write_json(directory / CONFIG, contents.config(base))

@@ -98,6 +98,29 @@ def run(
     return 0 if done.passed else asking.VERDICT_FAILED
 
 
+def run_file(session: Session, file: Path, out: Path | None, force: bool, resume: bool, dry_run: bool) -> int:
+    """`kanna run` of a file of this method."""
+    from kanna.methods.merge.run import merge, merge_plan
+
+    if dry_run:
+        found = merge_plan(file)
+        session.show(found.to_dict(), lambda console: _render_plan(console, found))
+        return 0
+    if out is None:
+        raise InputError(f"{file} does not say where the result goes", "give --out DIR")
+    with session.resumable(out), session.progress() as progress:
+        done = merge(
+            file,
+            out,
+            force=force,
+            resume=resume,
+            announce=lambda found: _announce(session, found),
+            progress=progress,
+        )
+    session.show(done.to_dict(), lambda console: _render_run(console, done))
+    return 0 if done.passed else asking.VERDICT_FAILED
+
+
 @verb
 def verify(
     session: Session,
