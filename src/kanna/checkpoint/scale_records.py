@@ -109,3 +109,13 @@ def read_journal(base: Path) -> Journal:
     data = read_json(path)
     check_version(data.get("format_version"), path, FORMAT_VERSION, _WITHOUT)
     return validated(Journal, data, f"{path} is damaged", _WITHOUT)
+
+
+def quantised_roles(directory: Path) -> list[str]:
+    """Roles of the matrices that became whole numbers, as the inventory had them; none where not recorded."""
+    file = directory / "kanna.json"
+    steps = read_json(file).get("steps", []) if file.is_file() else []
+    recorded = next(
+        (step["scores"]["roles"] for step in reversed(steps) if "roles" in step.get("scores", {})), []
+    )
+    return [one["role"] for one in recorded]

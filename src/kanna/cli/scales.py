@@ -156,11 +156,14 @@ for _name, _function in (
 
 
 def _write_map(out: Path, force: bool, base: str, one: str, other: str, rows: list[dict[str, Any]]) -> None:
+    from kanna.checkpoint.scale_records import quantised_roles
     from kanna.checkpoint.whole import write_whole
     from kanna.reporting.html import render
     from kanna.reporting.moved import page
 
-    text = render(page(Path(base).name, one, other, rows)).encode("utf-8", "replace")
+    text = render(page(Path(base).name, one, other, rows, quantised_roles(Path(base)))).encode(
+        "utf-8", "replace"
+    )
     try:
         write_whole({out.expanduser(): text}, replace=force)
     except FileExistsError:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 import kanna
+from kanna.cli.main import main
 from kanna.errors import InputError
 from kanna.methods.peqa.report import VIEWS
 from kanna.methods.peqa.results import gather
@@ -179,3 +181,28 @@ def test_a_set_that_says_nothing_of_its_movement_has_no_map(base: Path) -> None:
     _, law, support = drawn(base)
     assert [block.title for block in law.blocks[1:]] == ["Loss while scales learn"]  # type: ignore[union-attr]
     assert [block.title for block in support.blocks] == ["How far scales moved"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("family", "roles", "others"),
+    [("llama", ("up", "down"), ("fc_in",)), ("nemotron", ("fc_in", "fc_out"), ("up",))],
+)
+def test_maps_name_roles_as_tables_do(
+    family: str,
+    roles: tuple[str, ...],
+    others: tuple[str, ...],
+    bases: Callable[[str], Path],
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    """Of a gated network of which two layers are quantised, and of one that has no third one."""
+    directory = tmp_path / "packed"
+    chosen = kanna.QuantizeConfig(bits=4, group=8, select=",".join(roles), method="minmax")
+    kanna.quantize(bases(family), directory, chosen)
+    kanna.tune(directory, kanna.TuneConfig(data=data, name="law", steps=1, rows=4))
+    chart: Chart = titled(drawn(directory)[1], "How far scales moved")
+    page = tmp_path / "map.html"
+    assert main(["scales", "diff", str(directory), "law", "base", "--out", str(page)]) == 0
+    for drawing in (chart.svg, page.read_text()):
+        assert all(f">{role}<" in drawing for role in roles)
+        assert not any(f">{role}<" in drawing for role in others)

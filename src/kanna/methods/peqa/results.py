@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kanna.checked import read_json
-from kanna.checkpoint.scale_records import RECORD, TENSORS, Record, checked_record, read_journal
+from kanna.checkpoint.scale_records import (
+    RECORD,
+    TENSORS,
+    Record,
+    checked_record,
+    quantised_roles,
+    read_journal,
+)
 from kanna.checkpoint.set_names import FOLDER
 from kanna.result import Result, Several
 
@@ -25,11 +32,13 @@ class Shelf(Result):
 
     Args:
         active: Name of the one in use; None for the model as it was quantised.
+        roles: Of the matrices that became whole numbers, where that is recorded.
     """
 
     schema_version: int = 1
     kind: Literal["scales"] = "scales"
     active: str | None
+    roles: tuple[str, ...] = ()
     sets: Several[Held]
 
 
@@ -39,7 +48,8 @@ def gather(directory: Path) -> dict[str, Any] | None:
     sets = [_held(folder) for folder in folders if not folder.name.startswith(".")]
     if not sets:
         return None
-    return {"schema_version": 1, "kind": "scales", "active": read_journal(directory).stack[-1], "sets": sets}
+    active, roles = read_journal(directory).stack[-1], quantised_roles(directory)
+    return {"schema_version": 1, "kind": "scales", "active": active, "roles": roles, "sets": sets}
 
 
 def _held(folder: Path) -> dict[str, Any]:

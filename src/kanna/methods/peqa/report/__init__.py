@@ -18,8 +18,9 @@ def _draw(results: Sequence[Result]) -> tuple[list[Verdict], list[Section]]:
 
 def _sections(shelf: At) -> list[Section]:
     together = Section(f"Sets of scales of {shelf.name}", sets(shelf))
+    roles = shelf.data.get("roles") or ()
     each = [one["record"] for one in shelf["sets"].items()]
-    drawn = [Section(f"Scales {at.data['name']} of {shelf.name}", course(at)) for at in each]
+    drawn = [Section(f"Scales {at.data['name']} of {shelf.name}", course(at, roles)) for at in each]
     return [together, *drawn]
 
 

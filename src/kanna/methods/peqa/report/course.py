@@ -1,19 +1,24 @@
 """How one set was learnt: losses over steps with the best state marked, and how far scales moved."""
 
 import math
+from collections.abc import Sequence
 
 from kanna.reporting import moved
 from kanna.reporting.blocks import At, Block, Chart, Paragraph
 from kanna.reporting.curves import Curve, curves, smoothed
 
 
-def course(record: At) -> list[Block]:
-    """A sentence, and the charts of what is recorded."""
+def course(record: At, roles: Sequence[str] = ()) -> list[Block]:
+    """A sentence, and the charts of what is recorded.
+
+    Args:
+        roles: That the inventory had, where they are told.
+    """
     scores = record.get("scores")
     drawn: list[Block] = []
     if scores is not None and scores.data.get("losses"):
         drawn += [Paragraph(_how_it_ended(scores)), _losses(record, scores)]
-    return [*drawn, *_moved(record)]
+    return [*drawn, *_moved(record, roles)]
 
 
 def _how_it_ended(scores: At) -> list[str]:
@@ -59,8 +64,8 @@ def _learnt(record: At) -> str:
     return f"Mean loss of the tokens of answers{text}, nats"
 
 
-def _moved(record: At) -> list[Chart]:
+def _moved(record: At, roles: Sequence[str]) -> list[Chart]:
     found = record.data.get("moved") or {}
     rows = [{"path": path, "mean": mean, "most": most} for path, (mean, most) in found.items()]
     rows.sort(key=lambda row: (-row["mean"], row["path"]))
-    return [moved.chart("How far scales moved", rows, ">scales moved by")] if rows else []
+    return [moved.chart("How far scales moved", rows, ">scales moved by", roles)] if rows else []
