@@ -115,7 +115,5 @@ def quantised_roles(directory: Path) -> list[str]:
     """Roles of the matrices that became whole numbers, as the inventory had them; none where not recorded."""
     file = directory / "kanna.json"
     steps = read_json(file).get("steps", []) if file.is_file() else []
-    recorded = next(
-        (step["scores"]["roles"] for step in reversed(steps) if "roles" in step.get("scores", {})), []
-    )
-    return [one["role"] for one in recorded]
+    recorded = [step["scores"]["roles"] for step in steps if "roles" in step.get("scores", {})]
+    return [one["role"] for one in recorded[-1]] if recorded else []
