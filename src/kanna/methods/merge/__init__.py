@@ -16,6 +16,7 @@ METHOD = Method(
     summary="Make one model out of several, by a recipe in mergekit's YAML.",
     command="kanna.methods.merge.verbs:app",
     example="kanna merge run recipe.yml --out DIR",
+    views="kanna.methods.merge.report:VIEWS",
     file_key="merge_method",
     file_verb="kanna.methods.merge.verbs:run_file",
 )

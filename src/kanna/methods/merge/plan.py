@@ -96,6 +96,7 @@ class MergePlan:
         seed: Of what is drawn by chance.
         tokens: That it will have; None for those of all its models.
         tokenizer: That it gets; None for the first model's.
+        disagreement: Of the models, from a sample of their weights; None where it was not looked at.
     """
 
     recipe: Recipe
@@ -109,6 +110,7 @@ class MergePlan:
     seed: int = 0
     tokens: Chosen | None = None
     tokenizer: Tokenizer | None = None
+    disagreement: Mapping[str, Any] | None = None
 
     def step(self, tensor: Merged) -> int:
         """Values of a chunk of one tensor; where rows must be whole, as many rows as a chunk holds."""
@@ -171,6 +173,7 @@ class MergePlan:
             "memory_bytes": self.memory,
             "seconds": round(self.seconds, 1),
             "warnings": list(self.warnings),
+            **({} if self.disagreement is None else {"disagreement": dict(self.disagreement)}),
             **({"before": [plan.to_dict() for plan in self.before]} if self.before else {}),
         }
 

@@ -16,7 +16,9 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import output_directory
+from kanna.errors import InputError
 from kanna.methods.merge.adapted import Adapted
+from kanna.methods.merge.disagreement import disagreement
 from kanna.methods.merge.documents import foretold
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
 from kanna.methods.merge.reading import read_recipes
@@ -82,6 +84,7 @@ def merge_plan(
     max_memory: int = DEFAULT_MEMORY,
     seed: int = 0,
     lax: bool = False,
+    risk: bool = False,
 ) -> MergePlan:
     """What a recipe in mergekit's YAML would do. Reads headers, configurations and tokenizers.
 
@@ -91,6 +94,7 @@ def merge_plan(
         max_memory: Bytes that a merge may take.
         seed: Of methods that drop entries by chance.
         lax: What looks like a mistake in the recipe is a warning.
+        risk: Read a sample of the weights, too, and say how much the models disagree.
 
     Raises:
         InputError: Whatever is wrong with the recipe or its models, or not supported yet.
@@ -107,7 +111,13 @@ def merge_plan(
             )
         )
         made[one.name] = foretold(plans[-1], one.name)
-    return changed(planned(last, out_dtype, max_memory, seed, made), before=tuple(plans))
+    plan = planned(last, out_dtype, max_memory, seed, made)
+    if risk and made.keys() & bases(last.models):
+        raise InputError(
+            f"{', '.join(made.keys() & bases(last.models))} is a document whose result is not there yet",
+            "plan without risk, or plan the documents before it alone",
+        )
+    return changed(plan, before=tuple(plans), disagreement=disagreement(plan) if risk else None)
 
 
 def merge(
@@ -153,6 +163,7 @@ def merge(
             made = _made_before(plan, work, kept, max_memory, stages)
             after = planned(plan.recipe, out_dtype, max_memory, seed, made)
             plan = changed(after, before=plan.before)
+        plan = changed(plan, disagreement=disagreement(plan))
         shards = written_shards(plan, work, stages.report)
         with output_directory(place, force=replace, needed_bytes=plan.side_bytes) as partial:
             shards.put_into(partial)

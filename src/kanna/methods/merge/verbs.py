@@ -47,6 +47,9 @@ def plan(
     max_memory: MaxMemory = "2G",
     seed: Seed = 0,
     lax: Lax = False,
+    risk: Annotated[
+        bool, typer.Option("--risk", help="Read a sample of the weights: how much do the models disagree?")
+    ] = False,
 ) -> None:
     """What a recipe would do: models, what applies to which tensor, bytes, memory. Reads headers only.
 
@@ -54,7 +57,9 @@ def plan(
     """
     from kanna.methods.merge.run import merge_plan
 
-    found = merge_plan(recipe, out_dtype=out_dtype, max_memory=size_of(max_memory), seed=seed, lax=lax)
+    found = merge_plan(
+        recipe, out_dtype=out_dtype, max_memory=size_of(max_memory), seed=seed, lax=lax, risk=risk
+    )
     session.show(found.to_dict(), lambda console: _render_plan(console, found))
 
 
@@ -197,6 +202,7 @@ def _announce(session: Session, found: MergePlan) -> None:
 
 
 def _render_plan(console: Console, found: MergePlan) -> None:
+    from kanna.methods.merge.report import disagreement_table
     from kanna.reporting.blocks import Table
     from kanna.reporting.console import draw_block
     from kanna.reporting.wording import size
@@ -215,6 +221,8 @@ def _render_plan(console: Console, found: MergePlan) -> None:
     if "tokenizer" in told:
         tokens = told["tokenizer"]
         console.print(f"tokens: {tokens['tokens']:,}, tokenizer of {tokens['of']}, {tokens['rows']:,} rows")
+    if found.disagreement is not None:
+        draw_block(console, disagreement_table(found.disagreement))
     for warning in found.warnings:
         console.print(f"note: {warning}")
     console.print(

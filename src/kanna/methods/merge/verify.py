@@ -10,7 +10,8 @@ from kanna.checked import check_version, read_json
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.methods.merge.written import RESULT, probed
+from kanna.methods.merge.results import RESULT
+from kanna.methods.merge.written import probed
 from kanna.runs.probe import Verdict
 
 _SCHEMA = 1

@@ -19,6 +19,7 @@ from kanna.methods.merge.adapted import Adapted, plain
 from kanna.methods.merge.inputs import licences
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.portable import portable
+from kanna.methods.merge.results import RESULT
 from kanna.methods.merge.shards import Shards, digest_of
 from kanna.methods.merge.token_ids import GENERATION, generation_of
 from kanna.methods.merge.vocabulary import write_tokenizer
@@ -26,7 +27,6 @@ from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.runs.probe import Verdict, verify_output
 
-RESULT = "merge.json"
 RECIPE = "recipe.yaml"
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 # Bytes for a parameter of a model that is loaded in float32 and run.
@@ -170,7 +170,7 @@ def _result(plan: MergePlan, figures: Mapping[str, Any], hashes: list[str]) -> d
     kept = ("schema_version", "method", "base", "groups", "bytes_read", "bytes_written", "warnings")
     return {
         **{key: told[key] for key in kept},
-        **{key: told[key] for key in ("seed", "tokenizer") if key in told},
+        **{key: told[key] for key in ("seed", "tokenizer", "disagreement") if key in told},
         "kind": "merge",
         "dtype": _dtype(plan),
         "inputs": inputs,
