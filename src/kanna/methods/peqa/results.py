@@ -38,7 +38,7 @@ class Shelf(Result):
     schema_version: int = 1
     kind: Literal["scales"] = "scales"
     active: str | None
-    roles: tuple[str, ...] = ()
+    roles: Several[str] = ()
     sets: Several[Held]
 
 
