@@ -9,7 +9,9 @@ from merge_models import recipe
 from kanna.errors import InputError
 from kanna.methods.merge.reading import read_recipe
 from kanna.methods.merge.run import merge, merge_plan
+from kanna.methods.merge.token_ids import TokenIds
 from kanna.methods.merge.tokens import TokenizerRule, TokenRule
+from kanna.methods.merge.vocabulary import Tokenizer
 
 Models = dict[str, Path]
 HEAD = "merge_method: linear\nmodels:\n  - {model: one, parameters: {weight: 1}}\n"
@@ -100,3 +102,28 @@ def test_a_model_that_no_tokenizer_can_come_from(models: Models, tmp_path: Path)
     rules = {"t3": {"source": str(models["base"])}}
     with pytest.raises(InputError, match=r"rule of 't3' names .*base, which is none of the models"):
         merge_plan(recipe("linear", given, tokenizer={"tokens": rules}))
+
+
+def test_numbers_of_tokens_in_configurations() -> None:
+    told = json.dumps({"eos_token": {"content": "end"}, "pad_token": "fill"})
+    ids = TokenIds(
+        Tokenizer("other", {"tokenizer_config.json": told}),
+        {"begin": 4, "end": 3, "fill": 2, "image": 1, "old": 0},
+        {"old": 0, "begin": 1, "end": 2, "lost": 3, "image": 4},
+        {"eos_token_id": 9, "pad_token_id": None, "sep_token_id": 7, "text_config": {"eos_token_id": 1}},
+        {"eos_token_id": [3, 1], "pad_token_id": 0},
+    )
+    mine = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": None, "image_token_index": 4, "layers": 2}
+    found = ids.in_config({**mine, "mask_token_id": 3, "text_config": {"bos_token_id": 1, "width": 4}})
+    assert found == {
+        "eos_token_id": 3,  # the tokenizer says so
+        "bos_token_id": 4,  # the same token as before
+        "pad_token_id": 2,
+        "image_token_index": 1,
+        "mask_token_id": None,  # that token is no more
+        "sep_token_id": 7,  # as in the model that the tokens come from
+        "layers": 2,
+        "text_config": {"bos_token_id": 4, "eos_token_id": 3, "width": 4},
+    }
+    said = ids.in_generation({"eos_token_id": [2, 3], "decoder_start_token_ids": [0, 1, 3]})
+    assert said == {"eos_token_id": [3, 1], "pad_token_id": 2, "decoder_start_token_ids": [0, 4]}

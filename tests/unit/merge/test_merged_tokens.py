@@ -55,24 +55,20 @@ def linear(models: Models, *names: str, **top: object) -> dict[str, object]:
 @pytest.mark.parametrize("base", [True, False])
 def test_rows_go_with_their_tokens(base: bool, tensor: str, models: Models, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    top = {"base_model": str(models["base"])} if base else {}
+    top = {"base_model": str(models["four"])} if base else {}
     names = ("base", "turned", "four")
     merge(linear(models, *names, tokenizer_source="union", **top), out)
     assert loaded(out).get_input_embeddings().weight.shape[0] == 9
-    assert numbers(out) == {
-        **numbers(models["base"]),
-        "<x>": 6,
-        "four": 7,
-        "<y>": 8,
-    }
+    behind = {"four": 6, "<x>": 7, "<y>": 8} if base else {"<x>": 6, "four": 7, "<y>": 8}
+    assert numbers(out) == {**numbers(models["base"]), **behind}
     parts = [rows(models[name], tensor) for name in names]
     for token, row in rows(out, tensor).items():
         having = [part[token] for part in parts if token in part]
-        lacking = parts[0][token] if base and token in parts[0] else mean(having)
+        lacking = parts[2][token] if base else mean(having)
         expected = sum(w * part.get(token, lacking) for w, part in zip((1, 2, 3), parts, strict=True)) / 6
         assert same(row, expected), token
     read = AutoTokenizer.from_pretrained(out)
-    assert read("one <x> two <y>")["input_ids"] == [3, 6, 4, 8]
+    assert read("one <x> two <y>")["input_ids"] == [3, behind["<x>"], 4, 8]
 
 
 def test_the_tokens_of_one_model(models: Models, tmp_path: Path) -> None:
@@ -86,10 +82,9 @@ def test_the_tokens_of_one_model(models: Models, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (out / name).read_bytes() == (source / name).read_bytes()
     config = json.loads((out / "config.json").read_text())
-    # The end is a word of its own in this order, and both configurations say so.
-    assert (config["vocab_size"], config["bos_token_id"], config["eos_token_id"]) == (7, 1, 2)
+    assert (config["vocab_size"], config["bos_token_id"], config["eos_token_id"]) == (7, 1, 5)
     told = json.loads((out / "generation_config.json").read_text())
-    assert told["eos_token_id"] == 2
+    assert told["eos_token_id"] == 5 and told["bos_token_id"] == 1
     assert not any("token_id" in note for note in plan.warnings)
     hashed = [lineage.base_hash(Checkpoint.open(models[name])) for name in ("base", "turned")]
     recorded = lineage.read(out)
@@ -151,6 +146,16 @@ def test_padded_rows_alone_need_no_rule(models: Models, tmp_path: Path) -> None:
             assert same(found[:6], 0.7 * mine[:6].double() + 0.5 * theirs[:6].double())
             assert torch.equal(found[6:], mine[6:])
         loaded(tmp_path / name)
+
+
+def test_a_tokenizer_with_more_tokens_than_rows(models: Models, tmp_path: Path) -> None:
+    short = save(tmp_path / "in" / "short", 6, [*WORDS, "four"], ["<x>"], rows=7)
+    given = recipe("linear", {short: {"weight": 1}, models["turned"]: {"weight": 1}})
+    merge({**given, "tokenizer_source": str(short)}, tmp_path / "out")
+    found = weights(tmp_path / "out")[EMBEDDING]
+    assert len(found) == 8 and same(found[7], rows(models["turned"])["<x>"])
+    assert same(found[6], weights(short)[EMBEDDING][6].double())
+    assert loaded(tmp_path / "out")
 
 
 def test_padding_goes_with_a_rule(models: Models, tmp_path: Path) -> None:

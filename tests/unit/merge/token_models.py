@@ -50,7 +50,7 @@ def save(
         model.model.norm.weight += torch.rand(hidden, generator=torch.Generator().manual_seed(seed))
     model.to(dtype).save_pretrained(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": words[2]}
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "end" if "end" in words else words[2]}
     (directory / "tokenizer_config.json").write_text(json.dumps(told))
     return directory
 

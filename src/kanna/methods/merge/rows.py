@@ -72,10 +72,9 @@ def padded(parts: Sequence[Row], origin: int) -> Rows | None:
     size, common = counts[origin], min(counts)
     if set(counts) == {size}:
         return None
-    numbers = torch.arange(size)
-    own = [numbers if index == origin else cut(numbers, common) for index in range(len(parts))]
+    own = cut(torch.arange(size), common)
     beyond = {row: (replace(parts[origin], number=row),) for row in range(common, size)}
-    return Rows(tuple(own), beyond, common)
+    return Rows((own,) * len(parts), beyond, common)
 
 
 def cut(numbers: Tensor, count: int) -> Tensor:
