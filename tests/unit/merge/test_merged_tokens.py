@@ -148,6 +148,31 @@ def test_padded_rows_alone_need_no_rule(models: Models, tmp_path: Path) -> None:
         loaded(tmp_path / name)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_padding_of_other_slices_is_that_of_the_first_model(
+    turned: bool, models: Models, tmp_path: Path
+) -> None:
+    wide = save(tmp_path / "in" / "wide", 5, WORDS, rows=12)
+    first, last = (wide, models["base"]) if turned else (models["base"], wide)
+    slices = [{"sources": [{"model": str(one), "layer_range": [0, 1]}]} for one in (first, last)]
+    merge({"merge_method": "passthrough", "slices": slices}, tmp_path / "out")
+    found, size = weights(tmp_path / "out"), 12 if turned else 6
+    assert torch.equal(found[EMBEDDING], weights(first)[EMBEDDING])
+    assert torch.equal(found[HEAD][:6], weights(last)[HEAD][:6]) and len(found[HEAD]) == size
+    assert torch.equal(found[HEAD][6:], weights(first)[HEAD][6:])
+    loaded(tmp_path / "out")
+
+
+def test_a_tied_base_that_nothing_at_the_ends_is_taken_from(models: Models, tmp_path: Path) -> None:
+    tied = save(tmp_path / "in" / "tied", 7, WORDS, tied=True)
+    slices = [{"sources": [{"model": str(models["base"]), "layer_range": [0, 1]}]}]
+    given = {"merge_method": "passthrough", "slices": slices, "base_model": str(tied)}
+    merge(given, tmp_path / "out")
+    assert torch.equal(weights(tmp_path / "out")[HEAD], weights(models["base"])[HEAD])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    loaded(tmp_path / "out")
+
+
 def test_a_tokenizer_with_more_tokens_than_rows(models: Models, tmp_path: Path) -> None:
     short = save(tmp_path / "in" / "short", 6, [*WORDS, "four"], ["<x>"], rows=7)
     given = recipe("linear", {short: {"weight": 1}, models["turned"]: {"weight": 1}})

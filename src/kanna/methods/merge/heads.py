@@ -45,7 +45,7 @@ def ends_of(recipe: Recipe, inputs: Inputs, moved: bool) -> Ends | None:
     Raises:
         InputError: A model lacks the head that it says it has.
     """
-    indexes = [recipe.models.index(name) for name in recipe.ends]
+    indexes = [recipe.models.index(name) for name in dict.fromkeys((recipe.first, *recipe.ends))]
     if not moved and len({_outside(inputs, index) for index in indexes}) < 2:
         return None
     tied = {index: ties(inputs.models[index]) for index in indexes}

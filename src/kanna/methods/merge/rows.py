@@ -61,20 +61,19 @@ class Rows:
     kept: int | None = None
 
 
-def padded(parts: Sequence[Row], origin: int) -> Rows | None:
+def padded(counts: Sequence[int], first: Row) -> Rows | None:
     """Rows of models that have the same tokens, and not equally many rows; None where they have.
 
     Args:
-        parts: Each with how many rows there are.
-        origin: Index of the part whose rows stay where others have none.
+        counts: Rows of each part.
+        first: The tensor of the first model, with how many rows it has; its rows stay where others have none.
     """
-    counts = [part.number for part in parts]
-    size, common = counts[origin], min(counts)
+    size, common = first.number, min(*counts, first.number)
     if set(counts) == {size}:
         return None
     own = cut(torch.arange(size), common)
-    beyond = {row: (replace(parts[origin], number=row),) for row in range(common, size)}
-    return Rows((own,) * len(parts), beyond, common)
+    beyond = {row: (replace(first, number=row),) for row in range(common, size)}
+    return Rows((own,) * len(counts), beyond, common)
 
 
 def cut(numbers: Tensor, count: int) -> Tensor:

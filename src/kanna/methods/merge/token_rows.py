@@ -30,10 +30,8 @@ def rows_of(
         return None
     counts = [rows_in(inputs.models[part.model].shape(part.tensor)) for part in target.parts]
     if tokens is None:
-        parts = [
-            Row(part.model, part.tensor, count) for part, count in zip(target.parts, counts, strict=True)
-        ]
-        return padded(parts, max(0, target.slice.base_index))
+        name = target.name if target.name in inputs.lead.tensors else ends.tensors.embedding or target.name
+        return padded(counts, Row(inputs.first, name, rows_in(inputs.lead.shape(name))))
     rows = _Mapped(recipe, inputs, ends, tokens, target).rows()
     return None if unmoved(rows, counts) else rows
 
