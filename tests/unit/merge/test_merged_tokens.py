@@ -1,11 +1,14 @@
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
-from killing import hashes
+from killing import hashes, in_child
 from merge_models import recipe, weights
+from safetensors.torch import save_file
 from token_models import EMBEDDING, HEAD, mean, numbers, rows, same, save
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram, WordLevel
@@ -19,6 +22,7 @@ from transformers import (
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.methods.merge.journal import Journal, Note
 from kanna.methods.merge.plan import BLOCK
 from kanna.methods.merge.run import merge, merge_plan
 from kanna.methods.merge.shards import written_shards
@@ -133,6 +137,39 @@ def test_chunks_of_any_size_give_the_same_rows(tmp_path: Path) -> None:
         shards = written_shards(dataclasses.replace(plan, chunk=chunk), work, lambda *_: None, 10**9)
         found.append((list(shards.files.values()), shards.digests, shards.figures, hashes(work)))
     assert found[0] == found[1] == found[2]
+
+
+def test_a_merge_that_was_killed_among_tokens_goes_on(models: Models, tmp_path: Path) -> None:
+    given = linear(models, "base", "turned", "four", tokenizer_source="union")
+    whole, out = tmp_path / "whole" / "out", tmp_path / "killed" / "out"
+    merge(given, whole)
+
+    def killed() -> None:
+        original = Journal.add
+
+        def add(self: Journal, note: Note) -> None:
+            original(self, note)
+            if note.tensor in (EMBEDDING, HEAD):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Journal.add = add  # type: ignore[method-assign]
+        merge(given, out)
+
+    assert in_child(killed) == -signal.SIGKILL and not out.exists()
+    with pytest.raises(InputError, match="other settings"):
+        merge({**given, "tokenizer_source": "base"}, out, resume=True)
+    merge(given, out, resume=True)
+    assert hashes(out) == hashes(whole)
+
+
+def test_values_that_are_not_finite_are_found_in_rows(models: Models, tmp_path: Path) -> None:
+    bad = save(tmp_path / "in" / "bad", 4, WORDS, ["<x>"])
+    values = weights(bad)
+    values[EMBEDDING][6, 3] = float("nan")
+    save_file(values, bad / "model.safetensors", {"format": "pt"})
+    given = recipe("linear", {models["base"]: {"weight": 1}, bad: {"weight": 1}}, tokenizer_source="base")
+    with pytest.raises(InputError, match=r"embed_tokens.weight in .*bad.* holds NaN"):
+        merge(given, tmp_path / "out")
 
 
 def test_padded_rows_alone_need_no_rule(models: Models, tmp_path: Path) -> None:
