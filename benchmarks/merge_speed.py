@@ -3,13 +3,14 @@
     python benchmarks/merge_speed.py --mergekit ENV/bin/mergekit-yaml
     python benchmarks/merge_speed.py --mergekit ENV/bin/mergekit-yaml --quick     a sixth of the size
 
-The model has the shape of a Llama of about 0.1 B parameters whose embedding is 68 M of them (bfloat16, random);
-its fine-tunes differ from it a little. Both programs are whole processes, one thread, one after the other in
-turn; kanna hashes all it reads and writes, and looks whether the result loads; mergekit does neither. CPU seconds
-are those of the process and its children, peak memory is anonymous (files that are mapped do not count),
-bytes read are what the process asked the system for. Figures are medians over --repeat.
+The model has the shape of a Llama of about 0.1 B parameters whose embedding is 68 M of them (bfloat16,
+random); its fine-tunes differ from it a little. Both programs are whole processes with one thread, in turn;
+kanna hashes all it reads and writes, and looks whether the result loads; mergekit does neither. CPU seconds are
+those of the process and its children, peak memory is anonymous (files that are mapped do not count), bytes read
+are what the process asked the system for, its own code among them. Figures are medians over --repeat.
 
-Last, the memory of kanna on a model of four times the layers and columns, and the time that cp takes for the bytes.
+Last, the time that cp takes for the bytes, and the memory of kanna on a model of four times the layers and
+vocabulary.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from kanna.methods.merge.rows import Rows, beside_rows
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.rounding import rounded
-from kanna.methods.merge.rules.sums import added
+from kanna.methods.merge.rules.sums import squares
 
 
 @dataclass
@@ -178,8 +178,8 @@ class Stream:
 
     def _account(self, origin: Tensor, exact: Tensor, written: Tensor) -> None:
         lost, moved = written.to(exact.dtype) - exact, exact - origin
-        self.figures.lost = added(self.figures.lost, lost, lost)
-        self.figures.moved = added(self.figures.moved, moved, moved)
+        self.figures.lost = squares(self.figures.lost, lost)
+        self.figures.moved = squares(self.figures.moved, moved)
 
 
 def _refuse_not_finite(model: Checkpoint, name: str, values: Tensor) -> None:

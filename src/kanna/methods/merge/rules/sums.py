@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 # Values that are added up at once; chunks are whole numbers of blocks, but for the last.
@@ -17,9 +18,12 @@ def added(before: float, left: Tensor, right: Tensor) -> float:
         left: Flat.
         right: As long.
     """
-    products = left.double().numpy() * right.double().numpy()
-    for start in range(0, len(products), BLOCK):
-        before += float(np.add.reduce(products[start : start + BLOCK]))
+    x, y = left.numpy(), right.numpy()
+    for start in range(0, len(x), BLOCK):
+        # By blocks that lie in the cache; einsum has one thread and one order, whatever the chunk.
+        before += float(
+            np.einsum("i,i->", x[start : start + BLOCK], y[start : start + BLOCK], dtype=np.float64)
+        )
     return before
 
 
@@ -34,4 +38,18 @@ def summed(before: float, values: Tensor, block: int = BLOCK) -> float:
     wide = values.double().numpy()
     for start in range(0, len(wide), block):
         before += float(np.add.reduce(wide[start : start + block]))
+    return before
+
+
+def squares(before: float, values: Tensor) -> float:
+    """A sum of squares that goes on; each block in the dtype of the values, blocks in float64.
+
+    For figures of a few digits: several times faster than `added`.
+    """
+    whole = len(values) // BLOCK * BLOCK
+    blocks = [values[:whole].view(-1, BLOCK), values[None, whole:]]
+    for block in blocks:
+        if block.numel():
+            for norm in torch.linalg.vector_norm(block, dim=1).tolist():
+                before += norm * norm
     return before
