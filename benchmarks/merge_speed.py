@@ -5,9 +5,10 @@
 
 The model has the shape of a Llama of about 0.1 B parameters whose embedding is 68 M of them (bfloat16,
 random); its fine-tunes differ from it a little. Both programs are whole processes with one thread, in turn;
-kanna hashes all it reads and writes, and looks whether the result loads; mergekit does neither. CPU seconds are
-those of the process and its children, peak memory is anonymous (files that are mapped do not count), bytes read
-are what the process asked the system for, its own code among them. Figures are medians over --repeat.
+kanna hashes all it reads and writes, and looks whether the result loads; mergekit does neither. CPU seconds
+are those of the process and its children, peak memory is anonymous (files that are mapped do not count),
+bytes read are what the process asked the system for, its own code among them. Figures are medians over
+--repeat.
 
 Last, the time that cp takes for the bytes, and the memory of kanna on a model of four times the layers and
 vocabulary.

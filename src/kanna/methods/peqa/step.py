@@ -111,7 +111,8 @@ def _lines(plan: Plan, changes: Tuned, after: float | None) -> Iterator[str]:
     if lost is not None:
         moved = f"loss {lost.before:.4f} before, {lost.after:.4f} after"
         yield f"text that was not learnt ({lost.tokens:,} tokens): {moved}"
-    yield f"the set is {plan.config.name!r}: kanna scales use DIR {plan.config.name} puts it to use"
+    name = plan.config.name
+    yield f"the set is {name!r}; inside its model it is put to use by: kanna scales use DIR {name}"
 
 
 STEP = TuneStep()
