@@ -10,6 +10,9 @@ are those of the process and its children, peak memory is anonymous (files that 
 bytes read are what the process asked the system for, its own code among them. Figures are medians over
 --repeat.
 
+The start of both programs is measured with a model of 0.1 MB; "beyond" is what is left without it, which is
+what grows with the model.
+
 Last, the time that cp takes for the bytes, and the memory of kanna on a model of four times the layers and
 vocabulary.
 """
@@ -141,6 +144,7 @@ def run(
     file.write_text(recipe(method, models))
     shutil.rmtree(out, ignore_errors=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if program == "mergekit":
         environment.pop("PYTHONPATH", None)
         command = [arguments.mergekit, str(file), str(out), "--no-write-model-card", "--random-seed", "0"]
@@ -201,7 +205,9 @@ def main() -> None:
             cpu, other = median(own, "cpu"), median(theirs, "cpu")
             inputs = size * {"linear": 2, "slerp": 2}.get(method, 3)
             figures = (
-                f"{cpu:.2f}", f"{other:.2f}", f"{other / cpu:.2f}x", f"{median(own, 'peak') / 1e6:.0f}",
+                f"{cpu:.2f}", f"{other:.2f}", f"{other / cpu:.2f}x", f"{cpu - own_start:.2f}",
+                f"{other - other_start:.2f}", f"{(other - other_start) / max(cpu - own_start, 0.01):.2f}x",
+                f"{median(own, 'peak') / 1e6:.0f}",
                 f"{median(theirs, 'peak') / 1e6:.0f}", f"{median(own, 'read') / 1e6:.0f}",
                 f"{median(own, 'read') / inputs:.2f}x", f"{median(own, 'wall'):.2f}",
             )  # fmt: skip
@@ -212,7 +218,7 @@ def main() -> None:
         larger = {**shape, "layers": 4 * shape["layers"], "vocabulary": 4 * shape["vocabulary"]}
         big = measured_memory(make(place / "models", **larger, models=3), place, arguments)
         for method, before in small.items():
-            print(f"{method}: peak of a model four times as large {big[method] / before:.3f}x")
+            print(f"{method}: peak with a model four times as large {big[method] / before:.3f}x")
 
 
 def measured_memory(models: list[Path], place: Path, arguments: argparse.Namespace) -> dict[str, float]:
@@ -235,7 +241,7 @@ def journalled(
         for program, runs in found.items():
             if len(runs) >= arguments.repeat:
                 continue
-            runs.append(run(program, method, models, place, arguments))
+            runs.append(run(program, "linear" if method == "start" else method, models, place, arguments))
             if journal is not None:
                 entry = {"method": method, "quick": arguments.quick, "program": program, "figures": runs[-1]}
                 with journal.open("a") as file:
