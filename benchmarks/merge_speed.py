@@ -188,17 +188,14 @@ def main() -> None:
         models = make(place / "models", **shape, models=3)
         size = sum(file.stat().st_size for file in (place / "models").rglob("*.safetensors")) / 3
         print(f"models of {size / 1e6:.0f} MB, medians of {arguments.repeat} runs of each program, in turn\n")
+        tiny = make(place / "tiny", 64, 512, 1, 3)
+        run("kanna", "linear", tiny, place, arguments)  # compiles what is not compiled yet
+        own_start, other_start = (median(one, "cpu") for one in journalled("start", tiny, place, arguments))
+        print(f"start of the program: {own_start:.2f} s of CPU, mergekit {other_start:.2f} s")
         header = (
-            "method",
-            "CPU s",
-            "mergekit",
-            "ratio",
-            "peak MB",
-            "mergekit",
-            "read MB",
-            "of inputs",
-            "wall s",
-        )
+            "method", "CPU s", "mergekit", "ratio", "beyond", "mergekit", "ratio", "peak MB", "mergekit",
+            "read MB", "of inputs", "wall s",
+        )  # fmt: skip
         print(" ".join(f"{one:>16}" if not at else f"{one:>10}" for at, one in enumerate(header)), flush=True)
         for method in arguments.methods:
             own, theirs = journalled(method, models, place, arguments)
