@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kanna.methods.merge.extract import Extracted
+    from kanna.methods.merge.lora import MergedAdapter
     from kanna.methods.merge.plan import MergePlan
     from kanna.methods.merge.run import MergeResult
     from kanna.methods.merge.verify import MergeCheck
@@ -78,12 +80,28 @@ def run(
         Path | None,
         typer.Option("--keep-intermediates", metavar="DIR", help="Where results of other documents stay."),
     ] = None,
+    as_lora: Annotated[
+        bool, typer.Option("--as-lora", help="Adapters of one base become one adapter of it.")
+    ] = False,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="R", help="Of the layers of --as-lora, at most.")
+    ] = None,
 ) -> int:
     """Merge models, chunk by chunk, and check what was written.
 
     kanna merge run recipe.yml --out DIR
     """
     from kanna.methods.merge.run import merge
+
+    if as_lora:
+        if resume or out_dtype is not None or keep_intermediates is not None:
+            raise InputError(
+                "--resume, --out-dtype and --keep-intermediates have no meaning with --as-lora",
+                "leave them out",
+            )
+        return _run_as_lora(session, recipe, out, rank, size_of(max_memory), seed, lax, force)
+    if rank is not None:
+        raise InputError("--rank is of --as-lora", "leave it out, or give both")
 
     with session.resumable(out), session.progress() as progress:
         done = merge(
@@ -101,6 +119,28 @@ def run(
         )
     session.show(done.to_dict(), lambda console: _render_run(console, done))
     return 0 if done.passed else asking.VERDICT_FAILED
+
+
+def _run_as_lora(
+    session: Session,
+    recipe: Path,
+    out: Path,
+    rank: int | None,
+    max_memory: int,
+    seed: int,
+    lax: bool,
+    force: bool,
+) -> int:
+    from kanna.methods.merge.lora import merge_lora
+
+    with session.progress() as progress:
+        done = merge_lora(
+            recipe, out, rank=rank, seed=seed, lax=lax, force=force, max_memory=max_memory, progress=progress
+        )
+    for warning in done.plan.warnings:
+        session.say(f"note: {warning}")
+    session.show(done.to_dict(), lambda console: _render_adapter(console, done.ranks, done.lost, 0, done))
+    return 0
 
 
 def run_file(session: Session, file: Path, out: Path | None, force: bool, resume: bool, dry_run: bool) -> int:
@@ -173,7 +213,9 @@ def extract_lora(
         done = extract(
             fine_tuned, base, out, rank=rank, energy=energy, force=force, resume=resume, progress=progress
         )
-    session.show(done.to_dict(), lambda console: _render_extracted(console, done))
+    session.show(
+        done.to_dict(), lambda console: _render_adapter(console, done.ranks, done.lost, len(done.saved), done)
+    )
 
 
 for command in (plan, run, verify, extract_lora):
@@ -281,15 +323,20 @@ def _render_check(console: Console, found: MergeCheck) -> None:
     console.print(_said(found.verdict, found.note))
 
 
-def _render_extracted(console: Console, done: Extracted) -> None:
+def _render_adapter(
+    console: Console,
+    ranks: Mapping[str, int],
+    lost: Mapping[str, float],
+    saved: int,
+    done: Extracted | MergedAdapter,
+) -> None:
     from kanna.reporting.wording import percent, size
 
-    ranks = sorted(done.ranks.values())
-    console.print(
-        f"{len(ranks)} layers of rank {ranks[0]} to {ranks[-1]}, {len(done.saved)} modules saved whole"
-    )
-    worst = max(done.lost, key=lambda layer: done.lost[layer])
-    console.print(f"of a layer's squared difference at most {percent(done.lost_share)} is left out: {worst}")
+    whole = f", {saved} modules saved whole" if saved else ""
+    console.print(f"{len(ranks)} layers of rank {min(ranks.values())} to {max(ranks.values())}{whole}")
+    worst = max(lost, key=lambda layer: lost[layer])
+    if lost[worst]:
+        console.print(f"of a layer's squared difference at most {percent(lost[worst])} is left out: {worst}")
     console.print(f"written: {done.out} ({size(done.bytes)})")
 
 
