@@ -3,7 +3,7 @@
     python benchmarks/merge_oracle.py --merges DIR --room ROOM
 
 DIR holds `recipes/*.yml`, `references/*.json.gz` (what mergekit 0.1.5 made, in float32), `refuse/*.yml` and
-`oracle.py check REFERENCE OUT`; ROOM holds the models that the recipes name, by relative paths. Each recipe is
+`oracle.py check REFERENCE OUT`; ROOM holds the models that recipes name, by relative paths. Each recipe is
 merged, the result checked against the reference, verified, and loaded by plain transformers: tensors that
 differ, keys that are missing or unexpected. Each of `refuse` must be refused by its plan, before a tensor is
 read.
