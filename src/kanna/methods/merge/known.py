@@ -82,6 +82,7 @@ _OFF, _ON = Parameter(0.0, flag=True), Parameter(1.0, flag=True)
 _RANDOM = {"normalize": _OFF, "rescale": Parameter(BY_CHANCE, flag=True, words=_L1), **_DIFFERENCES}
 _OUTLIERS = {"weight": _WEIGHT, "density": _DENSITY, "gamma": Parameter(0.01, lowest=0.0, highest=1.0)}
 _RANKED = {"weight": _WEIGHT, "density": _DENSITY, SPREAD: Parameter(0.15, lowest=0.0, highest=1.0)}
+_EQUAL = {"weight": Parameter(1.0)}
 _RAM = {"epsilon": Parameter(1e-5, lowest=0.0)}
 
 METHODS: Mapping[str, Method] = {
@@ -158,6 +159,12 @@ METHODS: Mapping[str, Method] = {
         True,
         1,
         30,
+    ),
+    # Beyond mergekit, in the same words.
+    "tsv_m": Method(_EQUAL, {"lambda": Parameter(1.0)}, True, 0, 400),
+    "iso_c": Method(_EQUAL, {"lambda": Parameter(1.0)}, True, 0, 400),
+    "localize_and_stitch": Method(
+        {"density": Parameter(0.01, lowest=0.0, highest=1.0)}, {"lambda": Parameter(1.0)}, True, 2, 40
     ),
 }
 # Parameters of all methods of mergekit.

@@ -21,7 +21,7 @@ from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
 from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
 from kanna.methods.merge.rows import Rows, with_rows
-from kanna.methods.merge.rules.make import whole_rows
+from kanna.methods.merge.rules.make import whole_rows, whole_tensors
 from kanna.methods.merge.rules.sums import BLOCK
 from kanna.methods.merge.token_rows import rows_of
 from kanna.methods.merge.vocabulary import Tokenizer
@@ -114,6 +114,8 @@ class MergePlan:
 
     def step(self, tensor: Merged) -> int:
         """Values of a chunk of one tensor; where rows must be whole, as many rows as a chunk holds."""
+        if whole_tensors(self.recipe.method):
+            return max(1, tensor.spec.numbers)
         if not _whole_rows(self.recipe, tensor):
             return self.chunk
         return max(1, self.chunk // max(1, tensor.row)) * max(1, tensor.row)
@@ -220,7 +222,12 @@ def planned(
         _merged(inputs, one, dtype, values.get(one.name), rows_of(recipe, inputs, ends, tokens, one))
         for one in layout.targets
     )
-    rows = [tensor.row for tensor in tensors if _whole_rows(recipe, tensor)]
+    whole = whole_tensors(recipe.method)
+    rows = [
+        tensor.spec.numbers if whole else tensor.row
+        for tensor in tensors
+        if whole or _whole_rows(recipe, tensor)
+    ]
     chunk, memory = _chunk(inputs, tensors, max(rows, default=1), max_memory)
     tokenizer, notes = chosen_tokenizer(recipe, inputs, tokens)
     embedding = next((one.rows for one in tensors if ends and one.spec.name == ends.tensors.embedding), None)
@@ -281,11 +288,12 @@ def _chunk(inputs: Inputs, tensors: tuple[Merged, ...], row: int, max_memory: in
     """
     wide = any(stored.dtype == "F64" for model in inputs.models for stored in model.tensors.values())
     most = max((len(tensor.parts) for tensor in tensors), default=1)
-    a_value = (16 if wide else 8) * most + _BESIDE
     longest = max((tensor.spec.numbers for tensor in tensors), default=1)
-    useful = min(_LARGEST_CHUNK, -(-longest // BLOCK) * BLOCK)
-    chunk = min(useful, (max_memory - _PROGRAM) // a_value // BLOCK * BLOCK)
+    # What takes tensors whole decomposes them, in float64.
+    a_value = (16 if wide or row >= longest else 8) * most + _BESIDE
     least = -(-row // BLOCK) * BLOCK
+    useful = max(least, min(_LARGEST_CHUNK, -(-longest // BLOCK) * BLOCK))
+    chunk = min(useful, (max_memory - _PROGRAM) // a_value // BLOCK * BLOCK)
     if chunk < least:
         raise InputError(
             f"{max_memory / 1e9:.2f} GB of memory are too little for {most} models",

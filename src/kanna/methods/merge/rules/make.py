@@ -21,7 +21,9 @@ from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.passing import Passthrough
 from kanna.methods.merge.rules.pruning import Pruner, dropped, ranked, trimmed
 from kanna.methods.merge.rules.reinforced import Ram
+from kanna.methods.merge.rules.spectral import Spectral
 from kanna.methods.merge.rules.spherical import NUSLERP_PARALLEL, SLERP_PARALLEL, Spherical
+from kanna.methods.merge.rules.stitching import Stitched
 from kanna.methods.merge.rules.stock import ModelStock
 from kanna.methods.merge.rules.variance import Sce
 
@@ -59,6 +61,11 @@ class Subject:
 def whole_rows(method: str, values: Values) -> bool:
     """Whether the operation takes chunks of whole rows only."""
     return method in _BY_ROWS and _BY_ROWS[method](values)
+
+
+def whole_tensors(method: str) -> bool:
+    """Whether the operation takes a tensor as one chunk."""
+    return method in _WHOLE
 
 
 def operation(method: str, subject: Subject) -> Operation:
@@ -185,6 +192,18 @@ def _ramplus(subject: Subject) -> Operation:
     return Ram(subject.base, subject.models, epsilon, gain, most)
 
 
+def _spectral(subject: Subject, isotropic: bool) -> Operation:
+    weights, scale = subject.values.each("weight"), subject.values.one("lambda")
+    return Spectral(subject.base, weights, subject.row, scale, isotropic)
+
+
+def _stitched(subject: Subject) -> Operation:
+    pruners = [
+        trimmed(density, 0.0, subject.count, subject.dtype) for density in subject.values.each("density")
+    ]
+    return Stitched(subject.base, pruners, subject.count, subject.values.one("lambda"))
+
+
 _MAKERS: Mapping[str, Callable[[Subject], Operation]] = {
     "linear": _linear,
     "task_arithmetic": _task_arithmetic,
@@ -206,6 +225,9 @@ _MAKERS: Mapping[str, Callable[[Subject], Operation]] = {
     "sce": _sce,
     "ram": _ram,
     "ramplus_tl": _ramplus,
+    "tsv_m": partial(_spectral, isotropic=False),
+    "iso_c": partial(_spectral, isotropic=True),
+    "localize_and_stitch": _stitched,
 }
 
 _BY_ROWS: Mapping[str, Callable[[Values], bool]] = {
@@ -215,3 +237,4 @@ _BY_ROWS: Mapping[str, Callable[[Values], bool]] = {
     "nuslerp": lambda values: not values.one("nuslerp_flatten"),
     "model_stock": lambda values: bool(values.one("filter_wise")),
 }
+_WHOLE = ("tsv_m", "iso_c")
