@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kanna.methods.merge.extract import Extracted
+    from kanna.methods.merge.judged import Expert, Judged
     from kanna.methods.merge.lora import MergedAdapter
     from kanna.methods.merge.plan import MergePlan
     from kanna.methods.merge.run import MergeResult
@@ -86,6 +87,16 @@ def run(
     rank: Annotated[
         int | None, typer.Option("--rank", metavar="R", help="Of the layers of --as-lora, at most.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="NAME=FILE", help="A model of the recipe, and a task that it knows."),
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            "--max-drop", metavar="DROP", help="Allowed drop from each expert: 1% of its score, or 1pt."
+        ),
+    ] = None,
 ) -> int:
     """Merge models, chunk by chunk, and check what was written.
 
@@ -99,10 +110,16 @@ def run(
                 "--resume, --out-dtype and --keep-intermediates have no meaning with --as-lora",
                 "leave them out",
             )
+        if task or max_drop is not None:
+            raise InputError(
+                "--task and --max-drop have no meaning with --as-lora",
+                "leave them out; an adapter is no model",
+            )
         return _run_as_lora(session, recipe, out, rank, size_of(max_memory), seed, lax, force)
     if rank is not None:
         raise InputError("--rank is of --as-lora", "leave it out, or give both")
 
+    experts = _experts(recipe, task, max_drop, lax)
     with session.resumable(out), session.progress() as progress:
         done = merge(
             recipe,
@@ -117,8 +134,26 @@ def run(
             announce=lambda found: _announce(session, found),
             progress=progress,
         )
-    session.show(done.to_dict(), lambda console: _render_run(console, done))
-    return 0 if done.passed else asking.VERDICT_FAILED
+    if not experts:
+        session.show(done.to_dict(), lambda console: _render_run(console, done))
+        return 0 if done.passed else asking.VERDICT_FAILED
+    from kanna.methods.merge.judged import judged
+
+    with session.progress() as progress:
+        beside = judged(experts, done.out, progress)
+    told = {**done.to_dict(), "tasks": [one.to_dict() for one in beside]}
+    session.show(told, lambda console: _render_judged(console, done, beside))
+    return 0 if done.passed and all(one.expert.passed for one in beside) else asking.VERDICT_FAILED
+
+
+def _experts(recipe: Path, task: list[str] | None, max_drop: str | None, lax: bool) -> tuple[Expert, ...]:
+    """Known before anything is merged."""
+    if not task and max_drop is None:
+        return ()
+    from kanna.methods.merge.judged import experts_of
+    from kanna.methods.merge.run import merge_plan
+
+    return experts_of(merge_plan(recipe, lax=lax), task or (), max_drop)
 
 
 def _run_as_lora(
@@ -321,6 +356,16 @@ def _render_check(console: Console, found: MergeCheck) -> None:
     if found.unrecorded:
         console.print(f"not recorded: {', '.join(found.unrecorded)}")
     console.print(_said(found.verdict, found.note))
+
+
+def _render_judged(console: Console, done: MergeResult, beside: Sequence[Judged]) -> None:
+    _render_run(console, done)
+    for one in beside:
+        console.print(f"\nbeside {one.name}, which knows the task:")
+        asking.render_comparison(console, one.expert)
+        if one.base is not None:
+            console.print("beside the base:")
+            asking.render_comparison(console, one.base)
 
 
 def _render_adapter(

@@ -1,0 +1,117 @@
+"""A merge beside the models that it was made of: still as good as each expert, and better than the base?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanna.errors import InputError
+from kanna.methods.merge.adapted import Adapted
+from kanna.methods.merge.plan import MergePlan
+from kanna.progress import Progress
+from kanna.runs.criteria import Criteria, criteria_of
+from kanna.runs.opened import Opened
+from kanna.tasks.options import EvalOptions
+
+if TYPE_CHECKING:
+    from kanna.tasks.data.task import Task
+    from kanna.tasks.verdict.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A task, and the model that knows it.
+
+    Args:
+        name: Of the model.
+        directory: Where it lies.
+        base: Where the base of the merge lies; None without one, or where the expert is the base.
+        criteria: What may be lost.
+        tasks: What was read.
+    """
+
+    name: str
+    directory: Path
+    base: Path | None
+    criteria: Criteria
+    tasks: Sequence[Task]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found of one task.
+
+    Args:
+        name: Of the expert.
+        expert: The merge beside it.
+        base: The merge beside the base: what was gained.
+    """
+
+    name: str
+    expert: Comparison
+    base: Comparison | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "expert": self.name,
+            "beside_expert": self.expert.to_dict(),
+            "beside_base": None if self.base is None else self.base.to_dict(),
+        }
+
+
+def experts_of(plan: MergePlan, tasks: Sequence[str], max_drop: str | None) -> tuple[Expert, ...]:
+    """Tasks as the command line names them, NAME=FILE.
+
+    Args:
+        max_drop: Of each, from its expert's score.
+
+    Raises:
+        InputError: NAME is no model of the recipe, or one with an adapter, which lies nowhere by itself; FILE
+            cannot be read.
+    """
+    if max_drop is not None and not tasks:
+        raise InputError("--max-drop says nothing without a task", "add --task NAME=FILE")
+    return tuple(_expert(plan, task, max_drop) for task in tasks)
+
+
+def _expert(plan: MergePlan, task: str, max_drop: str | None) -> Expert:
+    named, _, file = task.partition("=")
+    models = dict(zip(plan.recipe.models, plan.inputs.models, strict=True))
+    by_name = {model.name: model for model in models.values()}
+    model = models.get(named) or by_name.get(named)
+    if model is None or not file:
+        raise InputError(
+            f"{task!r} names no model of the recipe and a file",
+            f"write NAME=FILE, NAME one of {', '.join(by_name)}",
+        )
+    if isinstance(model, Adapted):
+        raise InputError(
+            f"{named} is a model with an adapter, which is nowhere to be loaded from",
+            f"merge it alone first, or compare later: kanna compare EXPERT MERGED --task {file}",
+        )
+    lead = plan.inputs.lead
+    with_base = plan.recipe.base is not None and lead is not model and not isinstance(lead, Adapted)
+    base = lead.directory if with_base else None
+    criteria = criteria_of((file,), max_drop)
+    tasks = Opened.open(model.directory).prepared_for(criteria, EvalOptions()).tasks
+    return Expert(model.name, model.directory, base, criteria, tasks)
+
+
+def judged(experts: Sequence[Expert], merged: Path, progress: Progress) -> tuple[Judged, ...]:
+    """Evaluate the merge and its experts on their tasks."""
+    return tuple(
+        Judged(
+            one.name,
+            _beside(one.directory, merged, one, progress),
+            None if one.base is None else _beside(one.base, merged, one, progress),
+        )
+        for one in experts
+    )
+
+
+def _beside(model: Path, merged: Path, expert: Expert, progress: Progress) -> Comparison:
+    from kanna.runs.compare import compare
+
+    return compare(model, merged, expert.criteria, distribution=False, read=expert.tasks, progress=progress)
