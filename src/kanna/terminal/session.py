@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,7 @@ import wrapt
 
 from kanna.errors import InputError, KannaError
 from kanna.progress import Progress
-from kanna.terminal.ending import exit_code, terminable
+from kanna.terminal.ending import Stops, exit_code, terminable, unmasked
 from kanna.terminal.progress import progress_on
 
 if TYPE_CHECKING:
@@ -79,10 +79,12 @@ class Session:
     Args:
         common: The common flags.
         argv: The words of the command line after `kanna`.
+        stops: Whether the program was told to stop.
     """
 
     common: Common
     argv: tuple[str, ...]
+    stops: Stops = field(default_factory=Stops)
 
     @property
     def verbose(self) -> bool:
@@ -96,7 +98,8 @@ class Session:
     def resumable(self, out: str | Path | None) -> Iterator[None]:
         """On Ctrl-C or SIGTERM print the command that continues the run for `out`, if it got so far."""
         try:
-            yield
+            with unmasked(self.stops):
+                yield
         except KeyboardInterrupt as stopped:
             from kanna.runs.places import unfinished
 
@@ -146,7 +149,7 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
         session = Session(before.joined(after), argv)
         silent = nullcontext() if session.verbose else _silence()
         with (
-            terminable(),
+            terminable(session.stops),
             _errors(session),
             _logging(session.common),
             _threads(session.common.threads),
@@ -180,6 +183,9 @@ def _errors(session: Session) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:
+        if session.stops.signal is not None:
+            print("\ninterrupted; nothing was written", file=sys.stderr)
+            raise typer.Exit(exit_code(session.stops.error())) from None
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         hint = "" if session.verbose else "; run with -v for the traceback"
         log.debug("unexpected", exc_info=error)
