@@ -46,7 +46,7 @@ def test_the_largest_and_the_smallest_seed_work(kanna, shared_base, tmp_path, se
 
 def test_a_device_that_holds_nothing(kanna, shared_base, task, tmp_path, monkeypatch):
     # Modules that take `load` by its name are imported before, or the first of them would keep what fails.
-    names = ("runs.probe", "tasks.scorers.generation", "measure.bench", "measure.memory")
+    names = ("runs.probe", "tasks.scorers.generation", "measure.bench")
     modules = [importlib.import_module(f"kanna.{name}") for name in ("checkpoint.loader", *names)]
     for module in modules:
         monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("loaded"))
