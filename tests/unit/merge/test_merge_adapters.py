@@ -219,3 +219,27 @@ def test_adapters_that_are_damaged(base: Path, tmp_path: Path) -> None:
 def test_references_that_are_none(reference: str, said: str, base: Path, tmp_path: Path) -> None:
     with pytest.raises(kanna.InputError, match=said):
         merged(reference.format(base=base), tmp_path / "out")
+
+
+def test_what_an_adapter_says_of_itself_is_part_of_a_merge(base: Path, tmp_path: Path) -> None:
+    """A killed run is not gone on with under another alpha; no output takes the place of an adapter."""
+    adapter = save_adapter(tmp_path / "adapter", base, 5)
+    given = {
+        "merge_method": "linear",
+        "models": [{"model": f"{base}+{adapter}", "parameters": {"weight": 1}}],
+    }
+
+    def stop(stage: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kanna.merge(given, tmp_path / "out", progress=stop)
+    edit(adapter, lora_alpha=60)
+    with pytest.raises(kanna.InputError):
+        kanna.merge(given, tmp_path / "out", resume=True)
+    own = kanna.merge_lora(given, tmp_path / "own").out  # one that kanna may replace otherwise
+    given["models"] = [{"model": f"{base}+{own}", "parameters": {"weight": 1}}]
+    before = sorted((path.name, path.read_bytes()) for path in own.iterdir())
+    with pytest.raises(kanna.InputError):
+        kanna.merge(given, own, force=True)
+    assert sorted((path.name, path.read_bytes()) for path in own.iterdir()) == before

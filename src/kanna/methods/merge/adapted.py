@@ -38,8 +38,8 @@ class Adapted(Checkpoint):
     added: Additions
 
     @property
-    def files(self) -> tuple[Any, ...]:
-        return tuple(dict.fromkeys((*super().files, *self.base.files, self.adapter.file)))
+    def files(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys((*super().files, *self.base.files, *self.adapter.files)))
 
     def part(self, name: str, start: int, stop: int) -> Tensor:
         return self.with_adapter(name, start, super().part(name, start, stop))
@@ -78,6 +78,11 @@ class Adapted(Checkpoint):
                 wide[low - start : high - start] += block[low - first * columns : high - first * columns]
             first = stop
         return wide.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def directories(model: Checkpoint) -> tuple[Path, ...]:
+    """Of a model and its adapter, which no output may replace."""
+    return (model.directory, model.adapter.directory) if isinstance(model, Adapted) else (model.directory,)
 
 
 def plain(model: Checkpoint) -> Checkpoint:

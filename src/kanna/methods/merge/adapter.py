@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kanna.checked import FETCH_AGAIN, read_json
 from kanna.checkpoint.reader import Checkpoint, check_finite, read_headers
-from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored
+from kanna.checkpoint.safetensors_format import Stored
 from kanna.errors import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -94,6 +93,11 @@ class Adapter:
             raise InputError(f"{directory} holds no {WEIGHTS}{said}", "save it as safetensors")
         return cls(directory, name, file, read_headers([file]), config)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that what it adds depends on: ranks and alpha stand in the configuration."""
+        return self.file, self.directory / CONFIG
+
     def hash(self) -> str:
         """sha256 of the file and the configuration."""
         digest = hashlib.sha256((self.directory / CONFIG).read_bytes())
@@ -104,13 +108,7 @@ class Adapter:
 
     def read(self, name: str) -> Tensor:
         """A tensor, in float64."""
-        stored = self.tensors[name]
-        with self.file.open("rb") as file:
-            file.seek(stored.offset)
-            data = bytearray(file.read(stored.bytes))
-        if len(data) != stored.bytes:
-            raise InputError(f"{self.file} ends before its data do", FETCH_AGAIN)
-        values = torch.frombuffer(data, dtype=TORCH_DTYPES[stored.dtype]).reshape(stored.shape)
+        values = Checkpoint(self.directory, self.name, self.config, self.tensors).tensor(name)
         return check_finite(values, f"{name} in {self.file}").double()
 
     def scale(self, module: str, rank: int) -> float:

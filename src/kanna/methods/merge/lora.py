@@ -25,7 +25,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
 from kanna.linalg.decomposition import decompose
-from kanna.methods.merge.adapted import Adapted, plain
+from kanna.methods.merge.adapted import Adapted, directories, plain
 from kanna.methods.merge.adapter import Factors
 from kanna.methods.merge.adapter_written import Contents, Layer, write_adapter
 from kanna.methods.merge.plan import DEFAULT_MEMORY, Merged, MergePlan
@@ -112,8 +112,7 @@ def merge_lora(
     plan = merge_plan(recipe, max_memory=max_memory, seed=seed, lax=lax)
     models = _adapters(plan)
     place = final_name(out)
-    refuse_input(place, *(model.directory for model in plan.inputs.models))
-    refuse_input(place, *(model.adapter.directory for model in models.values()))
+    refuse_input(place, *(directory for model in plan.inputs.models for directory in directories(model)))
     refuse_existing(place, force)
     stages = Stages(progress)
     changed = [tensor for tensor in plan.tensors if _changes(models, tensor)]

@@ -17,7 +17,7 @@ from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
-from kanna.methods.merge.adapted import Adapted
+from kanna.methods.merge.adapted import Adapted, directories
 from kanna.methods.merge.disagreement import disagreement
 from kanna.methods.merge.documents import foretold
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
@@ -150,7 +150,8 @@ def merge(
     started = time.perf_counter()
     plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, seed=seed, lax=lax)
     place = final_name(out)
-    refuse_input(place, *(model.directory for one in (*plan.before, plan) for model in one.inputs.models))
+    inputs = (model for one in (*plan.before, plan) for model in one.inputs.models)
+    refuse_input(place, *(directory for model in inputs for directory in directories(model)))
     replace = replaces(place, force, resume)
     refuse_existing(place, replace)
     check_memory(plan.chunk_bytes, "give a smaller --max-memory")
@@ -230,7 +231,7 @@ def _own_files(name: str, model: Checkpoint, before: Container[str]) -> tuple[Pa
     """Files that are there before anything is merged."""
     if parsed(name, before).model not in before:
         return model.files
-    return (model.adapter.file,) if isinstance(model, Adapted) else ()
+    return model.adapter.files if isinstance(model, Adapted) else ()
 
 
 def _state(files: tuple[Path, ...]) -> Iterator[list[object]]:
