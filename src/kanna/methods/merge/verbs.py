@@ -105,16 +105,15 @@ def run(
     from kanna.methods.merge.run import merge
 
     if as_lora:
-        if resume or out_dtype is not None or keep_intermediates is not None:
-            raise InputError(
-                "--resume, --out-dtype and --keep-intermediates have no meaning with --as-lora",
-                "leave them out",
-            )
-        if task or max_drop is not None:
-            raise InputError(
-                "--task and --max-drop have no meaning with --as-lora",
-                "leave them out; an adapter is no model",
-            )
+        _refuse_with_adapters(
+            {
+                "--resume": resume,
+                "--out-dtype": out_dtype,
+                "--keep-intermediates": keep_intermediates,
+                "--task": task,
+                "--max-drop": max_drop,
+            }
+        )
         return _run_as_lora(session, recipe, out, rank, size_of(max_memory), seed, lax, force)
     if rank is not None:
         raise InputError("--rank is of --as-lora", "leave it out, or give both")
@@ -134,6 +133,17 @@ def run(
             announce=lambda found: _announce(session, found),
             progress=progress,
         )
+    return _judged(session, done, experts)
+
+
+def _refuse_with_adapters(given: Mapping[str, object]) -> None:
+    """What is of merged models, not of merged adapters."""
+    if idle := [flag for flag, value in given.items() if value]:
+        raise InputError(f"{', '.join(idle)} have no meaning with --as-lora", "leave them out")
+
+
+def _judged(session: Session, done: MergeResult, experts: tuple[Expert, ...]) -> int:
+    """Show a merge, beside its experts where tasks were named."""
     if not experts:
         session.show(done.to_dict(), lambda console: _render_run(console, done))
         return 0 if done.passed else asking.VERDICT_FAILED
@@ -197,8 +207,7 @@ def run_file(session: Session, file: Path, out: Path | None, force: bool, resume
             announce=lambda found: _announce(session, found),
             progress=progress,
         )
-    session.show(done.to_dict(), lambda console: _render_run(console, done))
-    return 0 if done.passed else asking.VERDICT_FAILED
+    return _judged(session, done, ())
 
 
 @verb

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kanna.errors import InputError
-from kanna.methods.merge.rules.pruning import Pruner
+from kanna.methods.merge.rules.pruning import Pruner, looked
 
 # Weights that agree cancel where their sum is this small a part of their sizes; they are added in float32.
 _CANCELLED = 1e-6
@@ -86,9 +86,7 @@ class Pruned:
         self.looks = max((pruner.passes for pruner in self._pruners.values()), default=0)
 
     def look(self, number: int, chunk: Sequence[Tensor]) -> None:
-        for index, pruner in self._pruners.items():
-            if number < pruner.passes:
-                pruner.count(number, chunk[index] - chunk[self._base])
+        looked(self._pruners, number, chunk, self._base)
 
     def merged(self, chunk: Sequence[Tensor]) -> Tensor:
         base = chunk[self._base]

@@ -6,7 +6,7 @@ Every pruner sees the chunks of a tensor in order: in `passes` rounds of `count`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -176,6 +176,13 @@ class NormMatched:
 
     def pick(self, values: Tensor) -> Tensor:
         return self._picking.pick(values)
+
+
+def looked(pruners: Mapping[int, Pruner], number: int, chunk: Sequence[Tensor], base: int) -> None:
+    """Let each pruner that needs pass `number` see its model's difference from the base."""
+    for index, pruner in pruners.items():
+        if number < pruner.passes:
+            pruner.count(number, chunk[index] - chunk[base])
 
 
 def hashed(key: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kanna.methods.merge.rules.pruning import Pruner
+from kanna.methods.merge.rules.pruning import Pruner, looked
 
 
 class Stitched:
@@ -29,9 +29,7 @@ class Stitched:
         self.looks = max((one.passes for one in self._pruners.values()), default=0)
 
     def look(self, number: int, chunk: Sequence[Tensor]) -> None:
-        for index, pruner in self._pruners.items():
-            if number < pruner.passes:
-                pruner.count(number, chunk[index] - chunk[self._base])
+        looked(self._pruners, number, chunk, self._base)
 
     def merged(self, chunk: Sequence[Tensor]) -> Tensor:
         base = chunk[self._base]
