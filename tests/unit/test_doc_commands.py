@@ -84,11 +84,15 @@ def _spreadsheet(path: Path) -> None:
     _written(path, "\n".join(["prompt,choice_0,choice_1,label", *rows]))
 
 
+_MERGE = "{merge_method: linear, models: [{model: math}, {model: reviews}], parameters: {weight: 0.5}}"
+
 # Name in the documents -> what it stands for.
 FILES: dict[str, Callable[[Path], None]] = {
     "MODEL": _model,
     "BASE": _model,
     "model": _model,
+    "math": _model,
+    "reviews": _model,
     "app.jsonl": _jsonl(_questions),
     "facts.jsonl": _jsonl(_questions),
     "lessons.jsonl": _jsonl(lambda: _rows("questions.jsonl")[1::2]),
@@ -96,6 +100,9 @@ FILES: dict[str, Callable[[Path], None]] = {
     "train.jsonl": _jsonl(lambda: _rows("calibration.jsonl")),
     "general.txt": _text,
     "reviews.csv": _spreadsheet,
+    "math.jsonl": _jsonl(_questions),
+    "reviews.jsonl": _jsonl(lambda: _rows("questions.jsonl")[1::2]),
+    "recipe.yml": lambda path: _written(path, _MERGE),
     "recipe.yaml": lambda path: _written(path, blocks("README.md", "yaml")[0]),
     "app.yaml": lambda path: _written(path, "tasks: [{task: app.jsonl, max_drop: 50pt}]"),
     "price.yaml": lambda path: _written(path, "{per_hour: 1.20, currency: EUR}"),
