@@ -33,9 +33,9 @@ from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import inventory
 from kanna.models.selection import select
 from kanna.runs.opened import Opened
-from kanna.search.halving import by_groups, parts_of
-from kanna.search.journal import Journal, Tally
+from kanna.tasks.data.parts import by_groups, parts_of
 from kanna.tasks.evaluate import prepare
+from kanna.tasks.journal import Journal, Tally
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.tokens.encode import Encoder, Piece
 

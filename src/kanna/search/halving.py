@@ -7,10 +7,6 @@ scored on a part is kept, so a round costs its new part only. Rows of one group 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
-
-from kanna.tasks.data.rows import Row
-
 C = TypeVar("C")
 Key = tuple[float, ...]
 
@@ -44,26 +40,3 @@ def halve(
         order = sorted(range(len(left)), key=lambda i: keys[i])
         left = [left[i] for i in order[:keep]]
     return left
-
-
-def by_groups(rows: Sequence[Row], places: Sequence[int], seed: int) -> list[list[int]]:
-    """Places in groups that stay together, the groups in a random order drawn with `seed`."""
-    groups: dict[str, list[int]] = {}
-    for place in places:
-        groups.setdefault(rows[place].group or f"#{place}", []).append(place)
-    ordered = list(groups.values())
-    return [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
-
-
-def parts_of(groups: Sequence[Sequence[int]], sizes: Sequence[int]) -> list[list[int]]:
-    """Groups dealt out to parts that end where their rows reach each of `sizes`, the rest to a last one."""
-    parts: list[list[int]] = [[]]
-    filled = 0
-    bounds = list(sizes)
-    for group in groups:
-        if bounds and filled >= bounds[0]:
-            bounds.pop(0)
-            parts.append([])
-        parts[-1] += group
-        filled += len(group)
-    return parts

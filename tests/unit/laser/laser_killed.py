@@ -22,7 +22,7 @@ from kanna.methods.laser.arena import SearchOptions
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.composing import laser_compose
 from kanna.methods.laser.searching import laser_search
-from kanna.search.journal import Journal, Tally
+from kanna.tasks.journal import Journal, Tally
 
 
 def kill() -> None:

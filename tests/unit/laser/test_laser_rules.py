@@ -12,9 +12,10 @@ from kanna.methods.laser.results import Trial
 from kanna.methods.laser.search_config import RHOS
 from kanna.methods.laser.space import space
 from kanna.models.inventory import inventory
-from kanna.search.halving import by_groups, halve, parts_of, survivors
-from kanna.search.journal import Tally
+from kanna.search.halving import halve, survivors
+from kanna.tasks.data.parts import by_groups, parts_of
 from kanna.tasks.data.rows import Row
+from kanna.tasks.journal import Tally
 
 BASE = Trial(
     edit="", layer=-1, role="", matrix="", rho="", rank=0, blocks=1, rows=100, accuracy=0.5, log_loss=2.0,

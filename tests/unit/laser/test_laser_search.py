@@ -21,7 +21,7 @@ from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.searching import RESULT, SearchResult, laser_search
 from kanna.runs.evaluations import evaluate_text
 from kanna.runs.places import work_directory
-from kanna.search.journal import Journal
+from kanna.tasks.journal import Journal
 from kanna.tasks.options import EvalOptions
 
 RHOS = ("0.9", "0.75", "0.5", "0.25", "0.12", "0.06")

@@ -23,7 +23,7 @@ from kanna.errors import InputError
 from kanna.runs import places
 from kanna.runs.places import usable_cache, work_directory
 from kanna.runs.workspace import Stream, Workspace
-from kanna.search.journal import Journal, Tally
+from kanna.tasks.journal import Journal, Tally
 from kanna.training.state import StateFile
 
 Base = Callable[[str], Path]

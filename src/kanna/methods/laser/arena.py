@@ -25,12 +25,12 @@ from kanna.progress import Progress
 from kanna.runs.assemble import densify
 from kanna.runs.criteria import Criteria
 from kanna.runs.source import Source
-from kanna.search.halving import by_groups, parts_of
-from kanna.search.journal import Journal
+from kanna.tasks.data.parts import by_groups, parts_of
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import HARNESS, Task
 from kanna.tasks.evaluate import Prepared, headline
+from kanna.tasks.journal import Journal
 from kanna.tasks.metrics.summaries import breakdown, check_key
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions

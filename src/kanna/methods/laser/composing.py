@@ -38,8 +38,8 @@ from kanna.result import replace
 from kanna.runs.criteria import Criteria
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.request import Origin
-from kanna.search.journal import Tally
 from kanna.tasks.evaluate import headline
+from kanna.tasks.journal import Tally
 from kanna.tasks.options import EvalOptions
 
 ComposeResult = Finding[Composition]

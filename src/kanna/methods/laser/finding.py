@@ -22,7 +22,7 @@ from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import Origin
 from kanna.runs.unfinished import clear, replaces, unfinished_work
-from kanna.search.journal import Journal
+from kanna.tasks.journal import Journal
 
 JOURNAL = "tallies.jsonl"
 F = TypeVar("F", Search, Composition)

@@ -19,7 +19,7 @@ from kanna.methods.laser.weights import Weights
 from kanna.models.matrix import Matrix
 from kanna.progress import Progress
 from kanna.search.halving import halve
-from kanna.search.journal import Tally
+from kanna.tasks.journal import Tally
 
 # Candidates of one matrix in a shortlist: neighbours in rho score alike.
 _PER_MATRIX = 4

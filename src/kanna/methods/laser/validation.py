@@ -11,10 +11,10 @@ from kanna.methods.laser.space import Candidate
 from kanna.methods.laser.weights import Weights
 from kanna.models.inventory import Inventory
 from kanna.progress import Progress
-from kanna.search.journal import Journal, Tally, tally
 from kanna.tasks.data.rows import Row
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared
+from kanna.tasks.journal import Journal, Tally, tally
 from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.scorers.likelihood import Passes
 from kanna.tasks.scorers.resumed import Rows
