@@ -17,6 +17,7 @@ class Parameter:
         highest: None for no bound.
         idle: Why it changes nothing; empty where it does.
         words: Words that may stand for a value, and it.
+        chosen: Whether it is one of these words, for all tensors.
     """
 
     default: float | None = None
@@ -25,6 +26,7 @@ class Parameter:
     highest: float | None = None
     idle: str = ""
     words: Mapping[str, float] = field(default_factory=dict)
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ SPREAD = "epsilon"
 _L1 = {"l1": BY_NORM}
 _RESCALE = Parameter(0.0, flag=True, words=_L1)
 _NOTHING_DROPPED = Parameter(0.0, flag=True, words=_L1, idle="no entry is dropped")
+# Of what a threshold is found over: each tensor by itself, or all of the model.
+SCOPE = "scope"
+_SCOPE = {SCOPE: Parameter(0.0, words={"tensor": 0.0, "model": 1.0}, chosen=True)}
 _WEIGHT = Parameter()
 _DIFFERENCES = {"lambda": Parameter(default=1.0), "int8_mask": Parameter(0.0, flag=True, idle=_MEMORY)}
 
@@ -96,7 +101,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "ties": Method(
         {"weight": _WEIGHT, "density": Parameter(1.0, lowest=0.0, highest=1.0)},
-        {"normalize": Parameter(1.0, flag=True), "rescale": _RESCALE, **_DIFFERENCES},
+        {"normalize": Parameter(1.0, flag=True), "rescale": _RESCALE, **_DIFFERENCES, **_SCOPE},
         True,
         2,
         40,
@@ -106,9 +111,16 @@ METHODS: Mapping[str, Method] = {
     "dare_ties": Method(
         {"weight": _WEIGHT, "density": _DENSITY}, _RANDOM, True, 0, 60, by_chance=True, elects=True
     ),
-    "breadcrumbs": Method(_OUTLIERS, {"normalize": _OFF, "rescale": _RESCALE, **_DIFFERENCES}, True, 2, 70),
+    "breadcrumbs": Method(
+        _OUTLIERS, {"normalize": _OFF, "rescale": _RESCALE, **_DIFFERENCES, **_SCOPE}, True, 2, 70
+    ),
     "breadcrumbs_ties": Method(
-        _OUTLIERS, {"normalize": _OFF, "rescale": _RESCALE, **_DIFFERENCES}, True, 2, 80, elects=True
+        _OUTLIERS,
+        {"normalize": _OFF, "rescale": _RESCALE, **_DIFFERENCES, **_SCOPE},
+        True,
+        2,
+        80,
+        elects=True,
     ),
     "della": Method(_RANKED, {**_RANDOM, "normalize": _ON}, True, 0, 160, by_chance=True, elects=True),
     "della_linear": Method(_RANKED, _RANDOM, True, 0, 150, by_chance=True),
@@ -167,7 +179,7 @@ METHODS: Mapping[str, Method] = {
         {"density": Parameter(0.01, lowest=0.0, highest=1.0)}, {"lambda": Parameter(1.0)}, True, 2, 40
     ),
 }
-# Parameters of all methods of mergekit.
+# Parameters of all methods.
 PARAMETERS = (
     "alpha",
     "density",
@@ -185,6 +197,7 @@ PARAMETERS = (
     "r",
     "rescale",
     "scale",
+    SCOPE,
     "select_topk",
     "t",
     "tol",

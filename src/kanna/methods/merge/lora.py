@@ -28,9 +28,10 @@ from kanna.linalg.decomposition import decompose
 from kanna.methods.merge.adapted import Adapted, directories, plain
 from kanna.methods.merge.adapter import Factors
 from kanna.methods.merge.adapter_written import Contents, Layer, write_adapter
+from kanna.methods.merge.known import SCOPE
 from kanna.methods.merge.plan import DEFAULT_MEMORY, Merged, MergePlan
 from kanna.methods.merge.portable import portable
-from kanna.methods.merge.resolve import CANCELLED
+from kanna.methods.merge.resolve import CANCELLED, one_threshold
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.run import merge_plan
 from kanna.progress import Progress
@@ -110,6 +111,7 @@ def merge_lora(
     if rank is not None and rank < 1:
         raise InputError(f"a rank of {rank} was asked for", "give at least 1")
     plan = merge_plan(recipe, max_memory=max_memory, seed=seed, lax=lax)
+    _refuse_one_threshold(plan)
     models = _adapters(plan)
     place = final_name(out)
     refuse_input(place, *(directory for model in plan.inputs.models for directory in directories(model)))
@@ -136,6 +138,16 @@ def merge_lora(
     run = run_record(started, stages.seconds, "cpu")
     lineage.write_run_record(place, run)
     return MergedAdapter(place, plan, {one.module: one.rank for one in layers}, lost, size, run)
+
+
+def _refuse_one_threshold(plan: MergePlan) -> None:
+    """Coordinates are a layer's own."""
+    if any(tensor.values is not None and one_threshold(tensor.values) for tensor in plan.tensors):
+        raise InputError(
+            f"{plan.recipe.place.name}: the coordinates of adapters are each layer's own, so there is no "
+            f"{SCOPE}: model",
+            f"leave {SCOPE} out",
+        )
 
 
 def _adapters(plan: MergePlan) -> dict[int, Adapted]:

@@ -17,6 +17,7 @@ from kanna.methods.merge.chosen import Chosen, chosen, chosen_tokenizer
 from kanna.methods.merge.composed import composed
 from kanna.methods.merge.heads import at_the_ends, ends_of, said_of_ends
 from kanna.methods.merge.inputs import Inputs, licences, opened
+from kanna.methods.merge.known import SCOPE
 from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
 from kanna.methods.merge.resolve import Values, check_gradients, resolved, warnings_of
@@ -186,7 +187,10 @@ class MergePlan:
         if values is None:
             return {"method": "copied", **told}
         each = {name: list(given) for name, given in values.of_models}  # in the order of "models"
-        return {"method": self.recipe.method, **told, "parameters": {**dict(values.of_all), **each}}
+        all_: dict[str, Any] = dict(values.of_all)
+        if all_.pop(SCOPE, 0):
+            all_[SCOPE] = "model"
+        return {"method": self.recipe.method, **told, "parameters": {**all_, **each}}
 
 
 def planned(

@@ -59,6 +59,8 @@ def _groups(at: At) -> Table:
 
 
 def _values(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return " ".join(f"{one:g}" for one in (value if isinstance(value, list) else [value]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kanna.errors import suggestion
 from kanna.methods.merge.known import Parameter
 from kanna.methods.merge.tree import Node, Place
 
@@ -70,6 +71,8 @@ def read_setting(name: str, parameter: Parameter, node: Node, place: Place) -> S
         InputError: It is none; names the line.
     """
     given = node.value
+    if parameter.chosen:
+        return Setting((_word(name, parameter, node, place),), line=node.line)
     if isinstance(given, list) and given and all(isinstance(one.value, dict) for one in given):
         return Setting(filters=tuple(_filter(name, parameter, one, place) for one in given), line=node.line)
     if isinstance(given, list) and given:
@@ -87,6 +90,18 @@ def _filter(name: str, parameter: Parameter, node: Node, place: Place) -> tuple[
         )
     setting = read_setting(name, parameter, node.value["value"], place)
     return (None if part in (None, _EVERY) else part), setting
+
+
+def _word(name: str, parameter: Parameter, node: Node, place: Place) -> float:
+    """What a word stands for."""
+    given = node.value
+    if isinstance(given, str) and given in parameter.words:
+        return parameter.words[given]
+    hint = suggestion(given, parameter.words) if isinstance(given, str) else ""
+    words = " or ".join(parameter.words)
+    raise place.error(
+        node, f"{name} is {words}, for all tensors, found {node.plain!r}{hint}", f"write {name}: {words}"
+    )
 
 
 def _number(name: str, parameter: Parameter, node: Node, place: Place) -> float:

@@ -17,6 +17,7 @@ from kanna.checkpoint.reader import INDEX, Checkpoint
 from kanna.checkpoint.writer import SHARD_BYTES, plan_shards, tensor_bytes, write_json
 from kanna.errors import InputError
 from kanna.methods.merge.adapted import stored_part
+from kanna.methods.merge.cuts import Cuts, cuts_of
 from kanna.methods.merge.journal import Journal, Note
 from kanna.methods.merge.plan import Merged, MergePlan
 from kanna.methods.merge.streaming import Figures, Stream, total
@@ -75,10 +76,12 @@ class _Writing:
         self._tensors = {tensor.spec.name: tensor for tensor in plan.tensors}
         self._notes: list[Note] = []
         self._done = 0
+        self._cuts: Cuts | None = None
 
     def shards(self, shard_bytes: int) -> Shards:
         specs = [tensor.spec for tensor in self._plan.tensors]
         planned = plan_shards(specs, shard_bytes)
+        self._cuts = cuts_of(self._plan, self._folder, self._progress)
         files = {self._folder / shard.file: self._file(Parts(self._folder, shard)) for shard in planned}
         self._tell("")
         index = None
@@ -129,7 +132,7 @@ class _Writing:
         return note, after
 
     def _merged(self, parts: Parts, tensor: Merged, whole: Any) -> Note:
-        stream = Stream(self._plan, tensor)
+        stream = Stream(self._plan, tensor, self._cuts)
 
         def pieces() -> Iterator[memoryview]:
             part = 0

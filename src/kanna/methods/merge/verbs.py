@@ -340,6 +340,8 @@ def _group(group: dict[str, Any]) -> list[str]:
 
 
 def _values(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return " ".join(f"{one:g}" for one in (value if isinstance(value, list) else [value]))
 
 

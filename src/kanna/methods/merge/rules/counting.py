@@ -27,6 +27,29 @@ def passes(dtype: torch.dtype) -> int:
     return dtype.itemsize * 8 // _BITS
 
 
+class Above:
+    """Picks the magnitudes above a threshold, and the first few of those that are equal to it.
+
+    Args:
+        threshold: Its bits.
+        equal: How many of those at it are picked.
+        dtype: Of the threshold; values of a smaller one are widened.
+    """
+
+    def __init__(self, threshold: int, equal: int, dtype: torch.dtype) -> None:
+        self._threshold, self._equal, self._dtype = threshold, equal, dtype
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Which values of a chunk are picked; called in order."""
+        bits = magnitude_bits(values, self._dtype)
+        chosen = bits > self._threshold
+        if self._equal:
+            (equal,) = torch.nonzero(bits == self._threshold, as_tuple=True)
+            chosen[equal[: self._equal]] = True
+            self._equal -= min(self._equal, len(equal))
+        return chosen
+
+
 class Largest:
     """Picks the k largest magnitudes; of those at the threshold, the ones of the lowest index.
 
@@ -41,12 +64,13 @@ class Largest:
         self._pass, self._threshold = 0, 0
         self._wanted = k  # of those whose high bits are those of the threshold
         self._shift = dtype.itemsize * 8
+        self._above: Above | None = None
 
     def count(self, number: int, values: Tensor) -> None:
         """See a chunk, in pass `number`."""
         while self._pass < number:
             self._settle()
-        bits = self._bits(values).numpy()
+        bits = magnitude_bits(values, self._dtype).numpy()
         shift = self._shift - _BITS
         if self._pass:
             bits = bits[(bits >> self._shift) == self._threshold]
@@ -55,15 +79,27 @@ class Largest:
 
     def pick(self, values: Tensor) -> Tensor:
         """Which values of a chunk are among them; called in order, after all passes."""
+        if self._above is None:
+            self._above = Above(self.threshold, self.wanted, self._dtype)
+        return self._above.pick(values)
+
+    @property
+    def threshold(self) -> int:
+        """Bits of the smallest of them, after all passes."""
         while self._shift:
             self._settle()
-        bits = self._bits(values)
-        chosen = bits > self._threshold
-        if self._wanted:
-            (equal,) = torch.nonzero(bits == self._threshold, as_tuple=True)
-            chosen[equal[: self._wanted]] = True
-            self._wanted -= min(self._wanted, len(equal))
-        return chosen
+        return self._threshold
+
+    @property
+    def wanted(self) -> int:
+        """How many of those that are equal to the threshold are among them, after all passes."""
+        while self._shift:
+            self._settle()
+        return self._wanted
+
+    def equal(self, values: Tensor) -> int:
+        """How many values of a chunk are as large as the threshold, after all passes."""
+        return int((magnitude_bits(values, self._dtype) == self.threshold).sum())
 
     def _settle(self) -> None:
         """Sixteen bits more of the threshold are known."""
@@ -75,8 +111,10 @@ class Largest:
         self._pass += 1
         self._counts[:] = 0
 
-    def _bits(self, values: Tensor) -> Tensor:
-        return values.abs().view(_WHOLE[self._dtype])
+
+def magnitude_bits(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Magnitudes as whole numbers, in their order."""
+    return values.abs().to(dtype).view(_WHOLE[dtype])
 
 
 class Quantiles:

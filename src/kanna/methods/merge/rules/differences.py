@@ -79,11 +79,13 @@ class Pruned:
         divide = normalize and not elect
         self._weights = [weight / total if divide and weight else weight for weight in weights]
         moved = [index for index, weight in enumerate(weights) if index != base and weight != 0]
-        self._pruners = {
-            index: pruner for index in moved if (pruner := pruners[index]) is not None and pruner.kept
-        }
-        self.kept = sum(pruner.kept for pruner in self._pruners.values()), count * len(moved)
+        self._pruners = {index: pruner for index in moved if (pruner := pruners[index]) is not None}
+        self._differences = count * len(moved)
         self.looks = max((pruner.passes for pruner in self._pruners.values()), default=0)
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        return sum(pruner.kept for pruner in self._pruners.values()), self._differences
 
     def look(self, number: int, chunk: Sequence[Tensor]) -> None:
         looked(self._pruners, number, chunk, self._base)

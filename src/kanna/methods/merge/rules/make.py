@@ -41,6 +41,8 @@ class Subject:
         values: What the recipe says for it.
         row: Values of a row; those of a tensor with one axis are one row.
         seed: Of what is drawn by chance.
+        pruners: What stays of each, where that was found over the whole model; None where it is found in the
+            tensor.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Subject:
     values: Values
     row: int
     seed: int = 0
+    pruners: Sequence[Pruner | None] | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -86,12 +89,16 @@ def _task_arithmetic(subject: Subject) -> Operation:
 
 
 def _ties(subject: Subject) -> Operation:
+    if subject.pruners is not None:
+        return _pruned(subject, subject.pruners, True)
     densities, match = subject.values.each("density"), bool(subject.values.one("rescale"))
     pruners = [trimmed(one, 0.0, subject.count, subject.dtype, match) for one in densities]
     return _pruned(subject, pruners, True)
 
 
 def _breadcrumbs(subject: Subject, elect: bool) -> Operation:
+    if subject.pruners is not None:
+        return _pruned(subject, subject.pruners, elect)
     values = subject.values
     shares = zip(values.each("density"), values.each("gamma"), strict=True)
     match = bool(values.one("rescale"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kanna.methods.merge.known import BY_CHANCE, BY_NORM
-from kanna.methods.merge.rules.counting import Largest, how_many, passes
+from kanna.methods.merge.rules.counting import Above, Largest, how_many, passes
 from kanna.methods.merge.rules.sums import BLOCK, summed
 
 
@@ -24,12 +24,15 @@ class Pruner(Protocol):
 
     Attributes:
         passes: How often all values must be seen before the first is chosen.
-        kept: How many entries stay; of a random choice, how many are expected to.
+        kept: How many entries stay, at the latest when all are picked; of a random choice, how many are
+            expected to.
         scale: What stays is multiplied by it.
     """
 
     passes: int
-    kept: int
+
+    @property
+    def kept(self) -> int: ...
 
     @property
     def scale(self) -> float: ...
@@ -80,6 +83,31 @@ class Trimmed:
     def pick(self, values: Tensor) -> Tensor:
         inside = self._inside.pick(values)
         return inside if self._outliers is None else inside & ~self._outliers.pick(values)
+
+
+class Between:
+    """Magnitudes above a threshold stay, but for those above another, larger one; both are known before.
+
+    Args:
+        inside: The smaller one.
+        outliers: The larger one; None where there is none.
+    """
+
+    passes, scale = 0, 1.0
+
+    def __init__(self, inside: Above, outliers: Above | None) -> None:
+        self._inside, self._outliers = inside, outliers
+        self.kept = 0
+
+    def count(self, number: int, values: Tensor) -> None:
+        raise AssertionError("thresholds are known before")
+
+    def pick(self, values: Tensor) -> Tensor:
+        picked = self._inside.pick(values)
+        if self._outliers is not None:
+            picked &= ~self._outliers.pick(values)
+        self.kept += int(picked.sum())
+        return picked
 
 
 class Dropped:
@@ -158,8 +186,12 @@ class NormMatched:
 
     def __init__(self, make: Callable[[], Pruner], block: int) -> None:
         self._counting, self._picking, self._block = make(), make(), block
-        self.kept, self.passes = self._picking.kept, self._picking.passes + 1
+        self.passes = self._picking.passes + 1
         self._before = self._after = 0.0
+
+    @property
+    def kept(self) -> int:
+        return self._picking.kept
 
     @property
     def scale(self) -> float:
@@ -225,7 +257,7 @@ def dropped(density: float, count: int, rescale: float, key: str) -> Pruner | No
     """By chance; None where nothing stays."""
     if density == 1:
         return All(count)
-    if not density:
+    if not round(density * count):
         return None
     make = partial(Dropped, density, count, rescale == BY_CHANCE, key)
     return NormMatched(make, BLOCK) if rescale == BY_NORM else make()
@@ -235,7 +267,7 @@ def ranked(density: float, spread: float, row: int, count: int, rescale: float, 
     """By chance and rank; None where nothing stays."""
     if density == 1:
         return All(count)
-    if not density:
+    if not round(density * count):
         return None
     make = partial(ByRank, density, spread, row, count, rescale == BY_CHANCE, key)
     return NormMatched(make, row) if rescale == BY_NORM else make()
