@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kanna.tasks.metrics.summaries import groups_right
 from kanna.tasks.records import TaskScore
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,39 @@ def tally(score: TaskScore) -> Tally:
     )
 
 
-def _read(line: bytes) -> tuple[tuple[str, int], Tally]:
-    if not line.endswith(b"\n"):
-        raise ValueError("cut short")
-    data: dict[str, Any] = json.loads(line)
+def read_sound(path: Path | None, read: Callable[[dict[str, Any]], Item]) -> Iterator[Item]:
+    """What the lines of a file hold, up to one that is damaged or was cut short; the file then ends there.
+
+    Args:
+        path: None, or one that is not there, holds nothing.
+        read: Raises ValueError, TypeError or KeyError for what it cannot make anything of.
+    """
+    if path is None or not path.is_file():
+        return
+    sound = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if not line.endswith(b"\n"):
+                break
+            item = read(json.loads(line))
+        except (ValueError, TypeError, KeyError):
+            break
+        yield item
+        sound += len(line)
+    os.truncate(path, sound)
+
+
+def append_line(path: Path | None, data: Mapping[str, Any]) -> None:
+    """Add a line to a file, on the disk when this returns; None keeps nothing."""
+    if path is None:
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(data) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(data: dict[str, Any]) -> tuple[tuple[str, int], Tally]:
     key = data.pop("candidate"), data.pop("part")
     return key, Tally(**data)
 
@@ -79,25 +111,8 @@ class Journal:
     @staticmethod
     def open(path: Path | None) -> "Journal":
         """What the file holds up to a line that is damaged or was cut short; the rest is scored again."""
-        journal = Journal(path)
-        if path is None or not path.is_file():
-            return journal
-        sound = 0
-        for line in path.read_bytes().splitlines(keepends=True):
-            try:
-                key, sums = _read(line)
-            except (ValueError, TypeError, KeyError):
-                break
-            journal.known[key] = sums
-            sound += len(line)
-        os.truncate(path, sound)
-        return journal
+        return Journal(path, dict(read_sound(path, _read)))
 
     def add(self, candidate: str, part: int, sums: Tally) -> None:
         self.known[candidate, part] = sums
-        if self.path is None:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"candidate": candidate, "part": part, **asdict(sums)}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, {"candidate": candidate, "part": part, **asdict(sums)})

@@ -199,6 +199,7 @@ def planned(
     max_memory: int,
     seed: int = 0,
     made: Mapping[str, Checkpoint] | None = None,
+    inputs: Inputs | None = None,
 ) -> MergePlan:
     """What a recipe makes of its models. Reads headers, configurations and tokenizers.
 
@@ -207,11 +208,12 @@ def planned(
         max_memory: Bytes.
         seed: Of what is drawn by chance.
         made: Name of another document -> its result.
+        inputs: The models, where they are open already, for a recipe of the same models.
 
     Raises:
         InputError: Whatever is wrong with models or parameters, or too little memory.
     """
-    inputs = opened(recipe, made or {})
+    inputs = opened(recipe, made or {}) if inputs is None else inputs
     refuse_lost_modules(inputs.lead.directory)
     tokens = chosen(recipe, inputs)
     dtype = dtype_named(out_dtype) if out_dtype is not None else recipe.dtype

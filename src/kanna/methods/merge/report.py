@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna.methods.merge.results import RESULT, MergeOutcome
+from kanna.methods.merge.tuning import report as tuned
 from kanna.reporting.blocks import COMPUTED, At, Block, Cell, Chart, Paragraph, Section, Table, Verdict
 from kanna.reporting.curves import Curve, curves
 from kanna.reporting.views import Result, View
@@ -133,4 +134,4 @@ def disagreement_table(data: Mapping[str, Any]) -> Table:
     return table
 
 
-VIEWS: tuple[View, ...] = (View("merge", MergeOutcome, _draw, file=RESULT, key="merge"),)
+VIEWS: tuple[View, ...] = (View("merge", MergeOutcome, _draw, file=RESULT, key="merge"), *tuned.VIEWS)

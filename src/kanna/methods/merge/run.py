@@ -15,7 +15,7 @@ from typing import Any
 from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
-from kanna.checkpoint.writer import output_directory
+from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.methods.merge.adapted import Adapted, directories
 from kanna.methods.merge.disagreement import disagreement
@@ -25,7 +25,7 @@ from kanna.methods.merge.reading import read_recipes
 from kanna.methods.merge.references import bases, parsed
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.vocabulary import Tokenizer
-from kanna.methods.merge.written import complete
+from kanna.methods.merge.written import Done, complete
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.places import work_directory
@@ -155,27 +155,49 @@ def merge(
     replace = replaces(place, force, resume)
     refuse_existing(place, replace)
     check_memory(plan.chunk_bytes, "give a smaller --max-memory")
-    _check_space(plan, place)
+    check_room(plan, place)
     announce(plan)
     stages = Stages(progress)
-    with unfinished_work(place, _key(plan), resume, force) as work:
+    with unfinished_work(place, key_of(plan), resume, force) as work:
         if plan.before:
             kept = work / _BETWEEN if keep_intermediates is None else Path(keep_intermediates).expanduser()
             made = _made_before(plan, work, kept, max_memory, stages)
             after = planned(plan.recipe, out_dtype, max_memory, seed, made)
             plan = changed(after, before=plan.before)
-        plan = changed(plan, disagreement=disagreement(plan))
-        shards = written_shards(plan, work, stages.report)
-        with output_directory(place, force=replace, needed_bytes=plan.side_bytes) as partial:
-            shards.put_into(partial)
-            stages.report("verify", 0, 1)
-            done = complete(plan, shards, partial, place.name, max_memory)
-            stages.report("verify", 1, 1)
-            about_to_name(work, partial)
+        plan, done = written_within(plan, place, work, replace, max_memory, stages)
         clear(work)
     run = run_record(started, stages.seconds, "cpu")
     lineage.write_run_record(place, run)
     return MergeResult(place, plan, done.figures, done.verdict, done.note, run)
+
+
+def written_within(
+    plan: MergePlan,
+    place: Path,
+    work: Path,
+    replace: bool,
+    max_memory: int,
+    stages: Stages,
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[MergePlan, Done]:
+    """Write a merge, for one who holds the folder of unfinished work; the plan then tells of disagreement.
+
+    Args:
+        place: The output.
+        replace: Whether it may replace what is there.
+        beside: Name of a further file -> what it holds.
+    """
+    plan = changed(plan, disagreement=disagreement(plan))
+    shards = written_shards(plan, work, stages.report)
+    with output_directory(place, force=replace, needed_bytes=plan.side_bytes) as partial:
+        shards.put_into(partial)
+        for name, told in (beside or {}).items():
+            write_json(partial / name, told)
+        stages.report("verify", 0, 1)
+        done = complete(plan, shards, partial, place.name, max_memory)
+        stages.report("verify", 1, 1)
+        about_to_name(work, partial)
+    return plan, done
 
 
 def _made_before(
@@ -185,7 +207,7 @@ def _made_before(
     made: dict[str, Checkpoint] = {}
     for foreseen in plan.before:
         name = str(foreseen.recipe.name)
-        place = kept / f"{_NOT_PLAIN.sub('-', name)}-{_key(foreseen)[:16]}"
+        place = kept / f"{_NOT_PLAIN.sub('-', name)}-{key_of(foreseen)[:16]}"
         if not place.is_dir():
             one = planned(foreseen.recipe, None, max_memory, foreseen.seed, made)
             room = work / f"{place.name}.work"
@@ -200,7 +222,7 @@ def _made_before(
     return made
 
 
-def _key(plan: MergePlan) -> str:
+def key_of(plan: MergePlan) -> str:
     """sha256 of all that the bytes of the output depend on; files of the models by size and time."""
     before = {str(one.recipe.name) for one in plan.before}
     facts = {
@@ -215,7 +237,7 @@ def _key(plan: MergePlan) -> str:
             list(_state(_own_files(name, model, before)))
             for name, model in zip(plan.recipe.models, plan.inputs.models, strict=True)
         ],
-        "before": [_key(one) for one in plan.before],
+        "before": [key_of(one) for one in plan.before],
         "tokens": None if plan.tokens is None else [plan.tokens.vocabulary, plan.tokens.of_models],
         "tokenizer": None if plan.tokenizer is None else _held(plan.tokenizer),
         "output": [
@@ -248,7 +270,7 @@ def _held(tokenizer: Tokenizer) -> list[object]:
     ]
 
 
-def _check_space(plan: MergePlan, place: Path) -> None:
+def check_room(plan: MergePlan, place: Path) -> None:
     """Room for the files of the output; what a merge that is resumed has written counts as free."""
     work = work_directory(place)
     there = sum(_occupied(path) for path in work.rglob("*") if path.is_file()) if work.is_dir() else 0

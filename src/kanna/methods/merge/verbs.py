@@ -1,4 +1,4 @@
-"""kanna merge plan | run | verify | extract-lora"""
+"""kanna merge plan | run | verify | sweep | extract-lora"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kanna.errors import InputError
+from kanna.methods.merge.tuning.verbs import sweep
 from kanna.terminal import asking
 from kanna.terminal.asking import Directory, Force
 from kanna.terminal.session import Session, verb
@@ -262,7 +263,7 @@ def extract_lora(
     )
 
 
-for command in (plan, run, verify, extract_lora):
+for command in (plan, run, verify, sweep, extract_lora):
     app.command()(command)
 
 

@@ -44,13 +44,8 @@ class Done:
 
 def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_memory: int) -> Done:
     """Write all but the weights, which are there, and look whether the model loads."""
-    write_json(directory / "config.json", tagged_floats(_config(plan)))
     lead = plan.inputs.lead
-    left_out = copy_side_files(lead.directory, directory, plain(lead).files).left_out
-    if plan.tokenizer is not None:
-        write_tokenizer(plan.tokenizer, directory)
-    if plan.tokens is not None and plan.tokens.ids is not None and (said := generation_of(lead.directory)):
-        write_json(directory / GENERATION, plan.tokens.ids.in_generation(said))
+    left_out = beside_weights(plan, directory)
     hashes = [
         _hash(model, digests, plan.chunk)
         for model, digests in zip(plan.inputs.models, shards.digests, strict=True)
@@ -82,6 +77,18 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     digests = {path.name: digest for path, digest in shards.files.items()}
     lineage.write(directory, base, (*before, step), digests)
     return Done(figures, verdict, note)
+
+
+def beside_weights(plan: MergePlan, directory: Path) -> tuple[str, ...]:
+    """Write configuration, tokenizer and the other files of the first model; names of those left out."""
+    write_json(directory / "config.json", tagged_floats(_config(plan)))
+    lead = plan.inputs.lead
+    left_out = copy_side_files(lead.directory, directory, plain(lead).files).left_out
+    if plan.tokenizer is not None:
+        write_tokenizer(plan.tokenizer, directory)
+    if plan.tokens is not None and plan.tokens.ids is not None and (said := generation_of(lead.directory)):
+        write_json(directory / GENERATION, plan.tokens.ids.in_generation(said))
+    return tuple(left_out)
 
 
 def _names(model: Checkpoint) -> tuple[str, ...]:

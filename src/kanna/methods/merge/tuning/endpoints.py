@@ -1,0 +1,75 @@
+"""The ends of every scale: what the base and each expert score, where 0 and 1 of a normalised score are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, tested
+from kanna.methods.merge.tuning.expert_tasks import ExpertTask
+from kanna.methods.merge.tuning.results import TunedTask
+from kanna.methods.merge.tuning.samples import Scale, scale
+from kanna.progress import Progress
+from kanna.tasks.evaluate import headline
+from kanna.tasks.options import EvalOptions
+from kanna.tasks.records import TaskScore
+
+BASE, MERGE = "base", "merge"
+
+
+def expert(name: str) -> str:
+    """Under which name an expert is evaluated."""
+    return f"expert {name}"
+
+
+def ends(
+    tasks: Sequence[ExpertTask], found: Mapping[str, Subject], evaluator: Evaluator, progress: Progress
+) -> dict[str, Scale]:
+    """The scale of each task, by what the base and its expert score on the calibration rows.
+
+    Raises:
+        InputError: An expert gains nothing.
+    """
+    asked = [(BASE, list(tasks)), *((expert(task.name), [task]) for task in tasks)]
+    for number, (name, some) in enumerate(asked):
+        progress("base and experts", number, len(asked))
+        if missing := evaluator.missing(name, some):
+            evaluator.score(name, found[name], found[name].model(evaluator.options), missing)
+    progress("base and experts", len(asked), len(asked))
+    known = evaluator.notebook.known
+    return {
+        one.name: scale(
+            one.calibration.name, one.name, known[BASE, one.name], known[expert(one.name), one.name]
+        )
+        for one in tasks
+    }
+
+
+def tested_ends(
+    tasks: Sequence[ExpertTask], found: Mapping[str, Subject], options: EvalOptions, progress: Progress
+) -> tuple[dict[str, TaskScore], dict[str, TaskScore]]:
+    """The base, and each expert on its task, on the test rows."""
+    base = tested(found[BASE], found[BASE].model(options), tasks, options, progress)
+    experts: dict[str, TaskScore] = {}
+    for task in tasks:
+        one = found[expert(task.name)]
+        experts |= tested(one, one.model(options), [task], options, progress)
+    return base, experts
+
+
+def tuned(
+    tasks: Sequence[ExpertTask], scales: Mapping[str, Scale], options: EvalOptions
+) -> tuple[TunedTask, ...]:
+    """What is told of the tasks."""
+    return tuple(
+        TunedTask(
+            expert=task.name,
+            task=task.calibration.name,
+            sha256=task.calibration.digest,
+            metric=headline(task.calibration, options),
+            calibration_rows=len(task.calibration.rows),
+            test_rows=len(task.test.rows),
+            base=scales[task.name].base,
+            gain=scales[task.name].gain,
+        )
+        for task in tasks
+    )
