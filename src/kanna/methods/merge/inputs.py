@@ -15,7 +15,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint, model_name, refuse_eight_bits, refuse_quantized
 from kanna.errors import InputError
 from kanna.methods.merge.adapted import adapted
-from kanna.methods.merge.layers import Layers, layer_keys, layers_of
+from kanna.methods.merge.layers import Layers, layer_keys, layers_of, stacks_of
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.references import parsed, place
 from kanna.methods.merge.rows import beside_rows
@@ -49,13 +49,15 @@ class Inputs:
         models: In the order of the recipe.
         first: Index of the one that configuration, tokenizer and side files come from.
         warnings: Where they differ in what does not matter to the weights.
-        layers: Of each model, where they stand; None where that cannot be told.
+        layers: Of each model, where those of text stand; None where that cannot be told.
+        stacks: Of each model, all that it has.
     """
 
     models: tuple[Checkpoint, ...]
     first: int
     warnings: tuple[str, ...]
     layers: tuple[Layers | None, ...]
+    stacks: tuple[tuple[Layers, ...], ...]
 
     @property
     def lead(self) -> Checkpoint:
@@ -78,8 +80,14 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
         if model is not lead:
             tokens = name in recipe.ends and recipe.tokenizer is None
             warnings += _compared(lead, model, recipe.sliced, tokens)
+    stacks = tuple(stacks_in(model) for model in models)
     layers = tuple(layers_of(model.config, model.tensors) for model in models)
-    return Inputs(models, first, tuple(dict.fromkeys(warnings)), layers)
+    return Inputs(models, first, tuple(dict.fromkeys(warnings)), layers, stacks)
+
+
+def stacks_in(model: Checkpoint) -> tuple[Layers, ...]:
+    """The stacks of layers of a model."""
+    return stacks_of(settled(model), model.tensors)
 
 
 def _opened(name: str, made: Mapping[str, Checkpoint]) -> Checkpoint:
@@ -136,7 +144,9 @@ def same_architecture(lead: Checkpoint, other: Checkpoint) -> None:
 
 def _configurations(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: bool) -> list[str]:
     mine, theirs = settled(lead), settled(other)
-    layered = layer_keys(lead.config, mine) | layer_keys(other.config, theirs) if sliced else set()
+    layered: set[str] = set()
+    if sliced:
+        layered = layer_keys(stacks_in(lead), mine) | layer_keys(stacks_in(other), theirs)
     flat, flat_theirs = dict(_flat(mine, "")), dict(_flat(theirs, ""))
     warnings = []
     for key in sorted((flat.keys() | flat_theirs.keys()) - layered):

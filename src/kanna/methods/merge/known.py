@@ -210,7 +210,7 @@ KEYS = ("merge_method", *LAYOUTS, "base_model", "parameters", "dtype", "out_dtyp
 KEYS_OF_MODEL = ("model", "parameters")
 KEYS_OF_SOURCE = ("model", "layer_range", "parameters")
 KEYS_OF_SLICE = ("sources", "base_model", "parameters")
-KEYS_OF_MODULE = ("slices", "parameters")
+KEYS_OF_MODULE = ("models", "slices", "parameters")
 # Where a key belongs that is known and stands elsewhere.
 PLACES: Mapping[str, str] = {
     **dict.fromkeys(KEYS, "at the top"),
@@ -218,6 +218,7 @@ PLACES: Mapping[str, str] = {
     "parameters": "at the top, in a slice or module, or beside a model",
     "sources": "in an entry of slices:",
     "layer_range": "beside a model in sources:, which belongs to slices:",
+    "models": "at the top, or in a module",
     "model": "in an entry of models: or sources:",
     "slices": "at the top, or in a module",
     "pad_to_multiple_of": "under tokenizer:",

@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 _NUMBERED = re.compile(r"^((?:[^.]+\.)*?)(\d+)\.")
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_TEXT = "text_config"
+_OF_DECODER = ("num_decoder_layers", "decoder_layers")
+_OF_ENCODER = ("num_encoder_layers", "encoder_layers")
+_OF_IMAGES = ("depth", "layers")
+TEXT, VISION, AUDIO, ENCODER, DECODER = "text", "vision", "audio", "encoder", "decoder"
+# What the names of a stack's tensors, or of its part of a configuration, say of it; the first that fits.
+_ROLES = (
+    (TEXT, re.compile(r"text|language|llm")),
+    (VISION, re.compile(r"vision|visual|vit|image")),
+    (AUDIO, re.compile(r"audio|speech")),
+    (DECODER, re.compile(r"decoder")),
+    (ENCODER, re.compile(r"encoder")),
+)
+_SECTION = "_config"
 # Lists of other things may happen to be as long.
 _OF_LAYERS = re.compile(r"layer|block|attn|attention|rope|window|mlp|expert|head")
 # What transformers spreads over the layers, by a pattern, where there is no list of them.
 SPREAD = ("attention_types", "max_window_layers")
+# Lists of the numbers of layers.
+NUMBERS = (
+    "attn_layer_indices",
+    "cross_attention_layers",
+    "full_attn_idxs",
+    "hybrid_layer_ids",
+    "mlp_only_layers",
+    "moe_layers",
+    "ple_layer_ids",
+    "rope_scaling_layers",
+    "slstm_at",
+)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Where a configuration tells how many layers there are.
+
+    Args:
+        section: Key of the configuration within it that says so; empty for the configuration itself.
+        key: That says so.
+        count: The number.
+    """
+
+    section: str
+    key: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -23,10 +62,19 @@ class Layers:
     Args:
         prefix: Of the names of their tensors, before the number.
         count: How many there are.
+        role: What the stack is in its model.
+        told: Where the configuration says how many there are, the place that counts first.
     """
 
     prefix: str
     count: int
+    role: str = TEXT
+    told: tuple[Counted, ...] = field(default=(), compare=False)
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The parts of the prefix."""
+        return tuple(self.prefix.split(".")[:-1])
 
     def name(self, number: int, rest: str) -> str:
         """Of a tensor, by what stands behind the number of its layer."""
@@ -43,45 +91,89 @@ class Layers:
         return int(found[2]) if found is not None and found[1] == self.prefix else None
 
 
-@dataclass(frozen=True)
-class Counted:
-    """How many layers a configuration tells of.
+def stacks_of(config: Mapping[str, Any], tensors: Iterable[str]) -> tuple[Layers, ...]:
+    """The stacks of layers of a model: one of most, two where there is a decoder or a tower of images, too.
 
-    Args:
-        section: Key of the configuration within it that says so; empty for the configuration itself.
-        key: That says so.
-        count: The number.
+    Numbered tensors are a stack where the configuration tells as many layers as there are numbers.
     """
+    numbers: dict[str, set[int]] = {}
+    for name in tensors:
+        if (match := _NUMBERED.match(name)) is not None:
+            numbers.setdefault(match[1], set()).add(int(match[2]))
+    counts = list(_counts(config))
+    roles = {prefix: _role_in(prefix, counts) for prefix in numbers}
+    found: dict[str, list[Layers]] = {}
+    for prefix, seen in numbers.items():
+        role = roles[prefix]
+        told = _told(role, counts, len(seen)) if seen == set(range(len(seen))) else ()
+        if told:
+            found.setdefault(role, []).append(Layers(prefix, len(seen), role, told))
+    stacks = {role: some[0] for role, some in found.items() if len(some) == 1}
+    half = DECODER in stacks and ENCODER in roles.values() and ENCODER not in stacks
+    return () if half else tuple(stacks.values())
 
-    section: str
-    key: str
-    count: int
 
-
-def counted(config: Mapping[str, Any]) -> Counted | None:
-    """The number of layers that a configuration names, or that of its text; None where neither does."""
-    for section in ("", _TEXT):
+def _counts(config: Mapping[str, Any]) -> Iterator[Counted]:
+    """Every number of layers that a configuration, or one in it, tells."""
+    for section in ("", *(key for key in config if key.endswith(_SECTION))):
         inner = config.get(section) if section else config
         if isinstance(inner, Mapping):
-            for key in _COUNTS:
-                if isinstance(inner.get(key), int):
-                    return Counted(section, key, inner[key])
-    return None
+            for key in (*_OF_DECODER, *_OF_ENCODER, *_COUNTS, *_OF_IMAGES):
+                if isinstance(inner.get(key), int) and (section or key not in _OF_IMAGES):
+                    yield Counted(section, key, inner[key])
 
 
-def layer_keys(config: Mapping[str, Any], settled: Mapping[str, Any]) -> set[str]:
+def _role(name: str) -> str:
+    return next((role for role, words in _ROLES if words.search(name)), TEXT)
+
+
+def _role_in(prefix: str, counts: Sequence[Counted]) -> str:
+    """Of a stack; where no part of the configuration is of images or sounds alone, all of the model is."""
+    role = _role(prefix)
+    apart = role not in (VISION, AUDIO) or any(_role(one.section) == role for one in counts if one.section)
+    return role if apart else TEXT
+
+
+def _told(role: str, counts: Sequence[Counted], count: int) -> tuple[Counted, ...]:
+    """Places that speak of a stack, and say that it has so many layers."""
+    fitting = [one for one in counts if _speaks_of(role, one)]
+    own = {DECODER: _OF_DECODER, ENCODER: _OF_ENCODER}.get(role, ())
+    closer = [one for one in fitting if one.key in own]
+    first = closer or fitting
+    if role == DECODER and closer:
+        fitting = closer  # the other numbers are the encoder's
+    if not any(one.count == count for one in first):
+        return ()
+    return tuple(dict.fromkeys(one for one in (*first, *fitting) if one.count == count))
+
+
+def _speaks_of(role: str, told: Counted) -> bool:
+    if told.section and _role(told.section) in (VISION, AUDIO):
+        return _role(told.section) == role
+    other = {DECODER: _OF_ENCODER, ENCODER: _OF_DECODER}.get(role, (*_OF_ENCODER, *_OF_DECODER))
+    return role not in (VISION, AUDIO) and told.key not in (*other, *_OF_IMAGES)
+
+
+def layer_keys(stacks: Iterable[Layers], settled: Mapping[str, Any]) -> set[str]:
     """Keys of a configuration that tell the number of layers, or something of each of them.
 
     Args:
         settled: The configuration with all defaults.
     """
-    found = counted(config) or counted(settled)
-    if found is None:
-        return set()
-    inner = settled.get(found.section, {}) if found.section else settled
-    before = f"{found.section}." if found.section else ""
-    lists = {f"{before}{key}" for key in per_layer(inner, found.count)}
-    return lists | {f"{before}{key}" for key in (*_COUNTS, *SPREAD)}
+    found: set[str] = set()
+    for stack in stacks:
+        for told in stack.told:
+            inner = section_of(settled, told.section)
+            before = f"{told.section}." if told.section else ""
+            keys = (told.key, *_COUNTS, *SPREAD, *NUMBERS, *per_layer(inner, stack.count))
+            found |= {f"{before}{key}" for key in keys}
+    return found
+
+
+def section_of(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """A configuration within another, or that itself."""
+    inner = config.get(section, {}) if section else config
+    return inner if isinstance(inner, Mapping) else {}
 
 
 def per_layer(section: Mapping[str, Any], count: int) -> list[str]:
@@ -89,21 +181,24 @@ def per_layer(section: Mapping[str, Any], count: int) -> list[str]:
     return [
         key
         for key, value in section.items()
-        if isinstance(value, list | tuple) and len(value) == count and _OF_LAYERS.search(key)
+        if isinstance(value, list | tuple)
+        and len(value) == count
+        and _OF_LAYERS.search(key)
+        and key not in NUMBERS
     ]
 
 
 def layers_of(config: Mapping[str, Any], tensors: Iterable[str]) -> Layers | None:
-    """The stack of layers of a model; None where not exactly one has the size that its config says."""
-    found = counted(config)
-    numbers: dict[str, set[int]] = {}
-    for name in tensors:
-        if (match := _NUMBERED.match(name)) is not None:
-            numbers.setdefault(match[1], set()).add(int(match[2]))
-    stacks = [prefix for prefix, seen in numbers.items() if found and seen == set(range(found.count))]
-    return Layers(stacks[0], found.count) if len(stacks) == 1 and found else None
+    """The stack that text goes through, of a model that has one; None where that cannot be told."""
+    found = [stack for stack in stacks_of(config, tensors) if stack.role not in (VISION, AUDIO)]
+    return found[0] if len(found) == 1 else None
 
 
 def position(index: int, count: int) -> float:
     """Of one of several layers: 0 for the first, 1 for the last and for an only one."""
     return index / (count - 1) if count > 1 else 1.0
+
+
+def counts_in(section: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """Keys that say that there are so many layers."""
+    return tuple(key for key in (*_COUNTS, *_OF_ENCODER) if section.get(key) == count)

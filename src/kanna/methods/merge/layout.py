@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from kanna.errors import InputError
 from kanna.methods.merge.inputs import Inputs, compare_tensors
 from kanna.methods.merge.layers import Layers, position
+from kanna.methods.merge.modules import Assigned, Owners, assigned
 from kanna.methods.merge.recipe import Recipe, Slice, Source
 from kanna.methods.merge.tree import Node
 
-# Tensors that come before the layers, by their names; what has none of these comes behind them.
-_BEFORE = re.compile(r"(^|[._])(\w*embed(?!_out)\w*|emb|wte|wpe|project_in|positions?)([._]|$)")
 # For each layer of the output, which layer of which model it is merged from.
 Stack = tuple[tuple[tuple[int, int], ...], ...]
 
@@ -70,12 +69,12 @@ class Layout:
 
     Args:
         targets: Its tensors, in the order of the files of the first model.
-        stack: Its layers; None where they are those of the first model, in their places.
+        stacks: Role of a stack -> its layers, where they are not those of the first model, in their places.
         layered: Whether it is known which tensors lie in which layer.
     """
 
     targets: tuple[Target, ...]
-    stack: Stack | None
+    stacks: Mapping[str, Stack]
     layered: bool
 
 
@@ -93,25 +92,33 @@ def laid_out(
             have, or that has another shape or kind of numbers there.
     """
     shelf = _Shelf(recipe, inputs, heads)
-    slices = recipe.slices
-    for one in slices:
-        for source in one.sources:
-            shelf.check(source)
-    inside, stack = _layers(shelf, slices)
-    found = [*_outside(shelf, slices[0], True), *inside, *_outside(shelf, slices[-1], False)]
-    for target in found:
+    stacks = inputs.stacks[inputs.first]
+    rooms = assigned(recipe, stacks)
+    owners = Owners(rooms, stacks)
+    targets: list[Target] = []
+    moved: dict[str, Stack] = {}
+    for number, room in enumerate(rooms):
+        shelf.check(room)
+        mine = partial(owners.owns, number)
+        targets += _outside(shelf, room.module.slices[0], partial(mine, before=True))
+        for role in room.stacks:
+            inside, stack = _layers(shelf, room.module.slices, role)
+            targets += inside
+            if not _in_place(stack, shelf.stack(inputs.first, role)):
+                moved[role] = stack
+        targets += _outside(shelf, room.module.slices[-1], partial(mine, before=False))
+    for target in targets:
         parts = [(inputs.models[part.model], part.tensor) for part in target.parts]
         compare_tensors(parts, target.name in of_tokens)
     places = {name: place for place, name in enumerate(inputs.lead.tensors)}
-    found.sort(key=lambda target: places.get(target.name, len(places)))
-    return Layout(tuple(found), _moved(stack, inputs), shelf.layers(slices[0].sources[0]) is not None)
+    targets.sort(key=lambda target: places.get(target.name, len(places)))
+    return Layout(tuple(targets), moved, bool(stacks))
 
 
-def _moved(stack: Stack, inputs: Inputs) -> Stack | None:
-    """None where every layer is where it was."""
-    layers = inputs.layers[inputs.first]
+def _in_place(stack: Stack, first: Layers | None) -> bool:
+    """Whether every layer is where it was."""
     same = all({number for _, number in layer} == {place} for place, layer in enumerate(stack))
-    return None if layers is None or (same and layers.count == len(stack)) else stack
+    return first is None or (same and first.count == len(stack))
 
 
 @dataclass(frozen=True)
@@ -119,10 +126,11 @@ class _Held:
     """Tensors of a model: those of each layer by what stands behind its number, and all others.
 
     Args:
+        layers: By the role of their stack, and their number in it.
         others: Name in the output -> name.
     """
 
-    layers: Mapping[int, Mapping[str, str]]
+    layers: Mapping[tuple[str, int], Mapping[str, str]]
     others: Mapping[str, str]
 
 
@@ -133,69 +141,74 @@ class _Shelf:
         self.recipe, self.inputs = recipe, inputs
         self._numbers = {name: number for number, name in enumerate(recipe.models)}
         self._held = [
-            _held(model.tensors, layers, {} if heads is None else heads.of(number))
-            for number, (model, layers) in enumerate(zip(inputs.models, inputs.layers, strict=True))
+            _held(model.tensors, stacks, {} if heads is None else heads.of(number))
+            for number, (model, stacks) in enumerate(zip(inputs.models, inputs.stacks, strict=True))
         ]
 
     def number(self, source: Source) -> int:
         return self._numbers[source.model]
 
-    def layers(self, source: Source) -> Layers | None:
-        return self.inputs.layers[self.number(source)]
+    def stack(self, model: int, role: str) -> Layers | None:
+        return next((stack for stack in self.inputs.stacks[model] if stack.role == role), None)
 
     def held(self, source: Source) -> _Held:
         return self._held[self.number(source)]
 
-    def range(self, source: Source) -> tuple[int, int]:
-        layers = self.layers(source)
+    def range(self, source: Source, role: str) -> tuple[int, int]:
+        layers = self.stack(self.number(source), role)
         return source.layers or (0, 0 if layers is None else layers.count)
 
-    def check(self, source: Source) -> None:
+    def check(self, room: Assigned) -> None:
         """Raises InputError where a model does not have the layers that a recipe takes."""
-        if source.layers is None:
-            return
-        layers, node = self.layers(source), Node(None, source.line)
+        for source in (source for one in room.module.slices for source in one.sources):
+            if source.layers is not None:
+                self._check_range(source, source.layers, room.stacks)
+
+    def _check_range(self, source: Source, taken: tuple[int, int], roles: Sequence[str]) -> None:
+        layers = self.stack(self.number(source), roles[0]) if roles else None
+        node = Node(None, source.line)
         if layers is None:
             said = f"the layers of {source.model} cannot be told by the names of its tensors"
             raise self.recipe.place.error(node, said, "merge whole models, with models:")
-        if source.layers[1] > layers.count:
+        if taken[1] > layers.count:
             raise self.recipe.place.error(
                 node,
-                f"layer_range {list(source.layers)} goes beyond {source.model}, which has "
-                f"{layers.count} layers",
+                f"layer_range {list(taken)} goes beyond {source.model}, which has {layers.count} layers",
                 f"give a range within [0, {layers.count}]",
             )
 
 
-def _held(tensors: Mapping[str, object], layers: Layers | None, serving: Mapping[str, str]) -> _Held:
-    inside: dict[int, dict[str, str]] = {}
+def _held(tensors: Mapping[str, object], stacks: Sequence[Layers], serving: Mapping[str, str]) -> _Held:
+    inside: dict[tuple[str, int], dict[str, str]] = {}
     others = {}
     for name in tensors:
-        number, rest = (None, name) if layers is None else layers.parts(name)
-        if number is None:
-            others[name] = name
+        for stack in stacks:
+            number, rest = stack.parts(name)
+            if number is not None:
+                inside.setdefault((stack.role, number), {})[rest] = name
+                break
         else:
-            inside.setdefault(number, {})[rest] = name
+            others[name] = name
     return _Held(inside, {**others, **serving})
 
 
-def _layers(shelf: _Shelf, slices: Sequence[Slice]) -> tuple[list[Target], Stack]:
-    """The tensors of all layers, and what each layer is merged from."""
+def _layers(shelf: _Shelf, slices: Sequence[Slice], role: str) -> tuple[list[Target], Stack]:
+    """The tensors of all layers of a stack, and what each layer is merged from."""
     targets: list[Target] = []
     stack: list[tuple[tuple[int, int], ...]] = []
-    first = shelf.layers(slices[0].sources[0])
+    first = shelf.stack(shelf.number(slices[0].sources[0]), role)
     for one in slices:
-        starts = [shelf.range(source)[0] for source in one.sources]
-        length = shelf.range(one.sources[0])[1] - starts[0]
+        ranges = [shelf.range(source, role) for source in one.sources]
+        length = _length(shelf, one, ranges)
         for index in range(length):
             assert first is not None
             layer = tuple(
                 (shelf.number(source), start + index)
-                for source, start in zip(one.sources, starts, strict=True)
+                for source, (start, _) in zip(one.sources, ranges, strict=True)
             )
             held = [
-                shelf.held(source).layers.get(start + index, {})
-                for source, start in zip(one.sources, starts, strict=True)
+                shelf.held(source).layers.get((role, start + index), {})
+                for source, (start, _) in zip(one.sources, ranges, strict=True)
             ]
             targets += [
                 Target(first.name(len(stack), rest), parts, one, position(index, length))
@@ -205,14 +218,23 @@ def _layers(shelf: _Shelf, slices: Sequence[Slice]) -> tuple[list[Target], Stack
     return targets, tuple(stack)
 
 
-def _outside(shelf: _Shelf, one: Slice, before: bool) -> list[Target]:
-    """Tensors in no layer: those before the layers are of the first slice, the others of the last."""
+def _length(shelf: _Shelf, one: Slice, ranges: Sequence[tuple[int, int]]) -> int:
+    """How many layers a slice has, of each of its models."""
+    lengths = [end - start for start, end in ranges]
+    for source, length in zip(one.sources, lengths, strict=True):
+        if length != lengths[0]:
+            raise shelf.recipe.place.error(
+                Node(None, source.line),
+                f"{source.model} has {length} layers, and {one.sources[0].model} has {lengths[0]}",
+                "merge models of as many layers, or give slices",
+            )
+    return lengths[0]
+
+
+def _outside(shelf: _Shelf, one: Slice, wanted: Callable[[str], bool]) -> list[Target]:
+    """Tensors in no layer, of those that are wanted."""
     held = [
-        {
-            name: own
-            for name, own in shelf.held(source).others.items()
-            if (_BEFORE.search(name) is not None) is before
-        }
+        {name: own for name, own in shelf.held(source).others.items() if wanted(name)}
         for source in one.sources
     ]
     return [Target(name, parts, one) for name, parts in _common(shelf, one, held)]

@@ -246,7 +246,7 @@ def planned(
         *_licence_warning(inputs),
         *warnings_of(recipe),
     )
-    config = at_the_ends(composed(inputs, layout.stack), ends, tokens)
+    config = at_the_ends(composed(inputs, layout.stacks), ends, tokens)
     return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, (), seed, tokens, tokenizer)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from kanna.errors import InputError, suggestion
 from kanna.methods.merge import known
 from kanna.methods.merge.documents import ordered
-from kanna.methods.merge.recipe import Recipe, Slice, Source, dtype_named
+from kanna.methods.merge.recipe import Module, Recipe, Slice, Source, dtype_named
 from kanna.methods.merge.references import parsed
 from kanna.methods.merge.settings import Setting, read_setting
 from kanna.methods.merge.templates import read_template
@@ -87,7 +87,8 @@ class _Reader:
         shared = {**rule.of_all, **rule.of_models}
         outer = (self._parameters(top.get("parameters"), shared, method),)
         base = self._base(top)
-        slices = self._layout(root, top, _Around(method, rule, base, outer))
+        modules = self._layout(root, top, _Around(method, rule, base, outer))
+        slices = tuple(one for module in modules for one in module.slices)
         if rule.needs_base:
             self._check_bases(root, slices, method)
         self._check_numbers(root, slices, method)
@@ -95,7 +96,7 @@ class _Reader:
         return Recipe(
             self.place,
             method,
-            slices,
+            modules,
             base,
             self._dtype(top, "out_dtype") or self._dtype(top, "dtype"),
             tuple(self.warnings),
@@ -110,17 +111,27 @@ class _Reader:
         node = entries.get("base_model")
         return None if node is None or node.value is None else self._reference(node)
 
-    def _layout(self, root: Node, top: Mapping[str, Node], around: _Around) -> tuple[Slice, ...]:
-        given = [key for key in known.LAYOUTS if top.get(key) is not None]
+    def _layout(self, root: Node, top: Mapping[str, Node], around: _Around) -> tuple[Module, ...]:
+        given = self._one_of(root, top, known.LAYOUTS, "there are no models")
+        if given == "modules":
+            return self._modules(top[given], around, top.get("base_model"))
+        return (Module(None, self._within_module(top, given, around, top.get("base_model")), root.line),)
+
+    def _one_of(self, node: Node, entries: Mapping[str, Node], keys: tuple[str, ...], none: str) -> str:
+        """The one of several keys that is there."""
+        given = [key for key in keys if key in entries and entries[key].value is not None]
         if not given:
-            raise self.place.error(root, "there are no models", "list them under models:")
+            raise self.place.error(node, none, "list them under models:")
         if len(given) > 1:
             said = f"{given[0]} and {given[1]} stand beside each other"
-            raise self.place.error(top[given[1]], said, "give exactly one of models, slices, modules")
-        node = top[given[0]]
-        if given[0] == "models":
-            return (self._all_layers(node, around, top.get("base_model")),)
-        return self._slices(node, around) if given[0] == "slices" else self._modules(node, around)
+            raise self.place.error(entries[given[1]], said, f"give exactly one of {', '.join(keys)}")
+        return given[0]
+
+    def _within_module(
+        self, entries: Mapping[str, Node], key: str, around: _Around, base: Node | None
+    ) -> tuple[Slice, ...]:
+        node = entries[key]
+        return (self._all_layers(node, around, base),) if key == "models" else self._slices(node, around)
 
     def _all_layers(self, node: Node, around: _Around, base: Node | None) -> Slice:
         sources = self._sources(node, "models", around)
@@ -128,19 +139,19 @@ class _Reader:
             sources = (Source(around.base, line=0 if base is None else base.line), *sources)
         return Slice(sources, around.base, around.shared, node.line)
 
-    def _modules(self, node: Node, around: _Around) -> tuple[Slice, ...]:
+    def _modules(self, node: Node, around: _Around, base: Node | None) -> tuple[Module, ...]:
         modules = self._mapping(node, "modules")
-        if len(modules) != 1:
-            said = (
-                f"a model of several modules ({', '.join(modules)}) {_YET}" if modules else "modules is empty"
-            )
-            raise self.place.error(node, said, "write modules: {default: {slices: [...]}}")
-        ((name, inner),) = modules.items()
-        module = self._mapping(inner, "a module")
+        if not modules:
+            raise self.place.error(node, "modules is empty", "write modules: {default: {slices: [...]}}")
+        return tuple(self._module(name, inner, around, base) for name, inner in modules.items())
+
+    def _module(self, name: str, node: Node, around: _Around, base: Node | None) -> Module:
+        module = self._mapping(node, f"the module {name}")
         self._check_keys(module, known.KEYS_OF_MODULE, "in a module")
-        if module.get("slices") is None:
-            raise self.place.error(inner, f"the module {name} has no slices", "write slices: [...] in it")
-        return self._slices(module["slices"], self._within(module, around))
+        given = self._one_of(
+            node, module, ("models", "slices"), f"the module {name} has no models and no slices"
+        )
+        return Module(name, self._within_module(module, given, self._within(module, around), base), node.line)
 
     def _within(self, entries: Mapping[str, Node], around: _Around) -> _Around:
         """What holds in a part of a recipe that has parameters of its own."""

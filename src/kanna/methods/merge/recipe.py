@@ -60,14 +60,34 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Module:
+    """A part of a model with layers of its own, such as a decoder or a tower of images.
+
+    Args:
+        name: As the recipe calls it; None for the whole model.
+        slices: From its first layer to its last.
+        line: Where it stands.
+    """
+
+    name: str | None
+    slices: tuple[Slice, ...]
+    line: int = 0
+
+    @property
+    def sliced(self) -> bool:
+        """Whether ranges of layers are given."""
+        return self.slices[0].sources[0].layers is not None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a recipe says.
 
     Args:
         place: Where it comes from.
         method: Name of the method.
-        slices: From the first layer to the last; with `models:` one of all layers, whose base that is not
-            among the models comes first in it.
+        modules: One for the whole model, or several. With `models:` it has one slice of all layers, whose
+            base that is not among the models comes first in it.
         base: Name of the base model; None without one.
         dtype: Of the output; None for the widest of the inputs.
         warnings: What of it changes nothing.
@@ -80,7 +100,7 @@ class Recipe:
 
     place: Place
     method: str
-    slices: tuple[Slice, ...]
+    modules: tuple[Module, ...]
     base: str | None
     dtype: str | None
     warnings: tuple[str, ...]
@@ -95,9 +115,14 @@ class Recipe:
         return known.METHODS[self.method]
 
     @property
+    def slices(self) -> tuple[Slice, ...]:
+        """Of all modules."""
+        return tuple(one for module in self.modules for one in module.slices)
+
+    @property
     def sliced(self) -> bool:
-        """Whether ranges of layers are given."""
-        return self.slices[0].sources[0].layers is not None
+        """Whether ranges of layers are given, of some module at least."""
+        return any(module.sliced for module in self.modules)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -109,7 +134,8 @@ class Recipe:
     @property
     def ends(self) -> tuple[str, ...]:
         """Models whose embeddings, final norms and heads are merged."""
-        found = [source.model for one in (self.slices[0], self.slices[-1]) for source in one.sources]
+        slices = [one for module in self.modules for one in (module.slices[0], module.slices[-1])]
+        found = [source.model for one in slices for source in one.sources]
         return tuple(dict.fromkeys(found))
 
     @property
