@@ -3,6 +3,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +276,21 @@ def test_the_verbs(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "does not say where the result goes" in capsys.readouterr().err
     with pytest.raises(InputError, match="merge takes several models"):
         kanna.run({"model": str(models["base"]), "out": str(tmp_path / "o3"), "steps": [{"merge": {}}]})
+
+
+def test_models_that_are_alike_are_merged_without_transformers(models: Models, tmp_path: Path) -> None:
+    """Whose import takes longer than merging a small model; it is there for loading the result."""
+    given = tmp_path / "recipe.yml"
+    given.write_text(yaml.safe_dump(ties(models, dtype="float16")))
+    script = (
+        "import sys, kanna\n"
+        f"done = kanna.merge({str(given)!r}, {str(tmp_path / 'out')!r}, load=False)\n"
+        "assert done.passed and done.verdict is None and 'as was asked for' in done.note\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'transformers', 'scipy', 'numba'}))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+    loaded = kanna.merge(given, tmp_path / "loaded")
+    assert loaded.verdict is not None
+    assert weights(loaded.out).keys() == weights(tmp_path / "out").keys()
+    assert hashes(loaded.out)["model.safetensors"] == hashes(tmp_path / "out")["model.safetensors"]

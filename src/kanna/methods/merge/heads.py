@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.merge.chosen import Chosen
-from kanna.methods.merge.inputs import Inputs, settled
+from kanna.methods.merge.inputs import Inputs, same_settings, settled
 from kanna.methods.merge.layout import Heads
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.rows import Rows, rows_in
@@ -46,7 +46,7 @@ def ends_of(recipe: Recipe, inputs: Inputs, moved: bool) -> Ends | None:
         InputError: A model lacks the head that it says it has.
     """
     indexes = [recipe.models.index(name) for name in dict.fromkeys((recipe.first, *recipe.ends))]
-    if not moved and len({_outside(inputs, index) for index in indexes}) < 2:
+    if not moved and _alike(inputs, indexes):
         return None
     tied = {index: ties(inputs.models[index]) for index in indexes}
     apart = next((index for index in indexes if not tied[index]), indexes[0])
@@ -62,15 +62,22 @@ def ends_of(recipe: Recipe, inputs: Inputs, moved: bool) -> Ends | None:
     return Ends(found, heads, own, _said(inputs, tied, heads) if own else ())
 
 
-def _outside(inputs: Inputs, index: int) -> tuple[object, ...]:
-    """All that a model has outside of its layers, and whether its head is its embedding."""
+def _alike(inputs: Inputs, indexes: Sequence[int]) -> bool:
+    """Whether models have the same outside of their layers, and the same of them as a head."""
+    models = [inputs.models[index] for index in indexes]
+    if len({_outside(inputs, index) for index in indexes}) > 1:
+        return False
+    return all(same_settings(models[0], one) for one in models) or len(set(map(ties, models))) == 1
+
+
+def _outside(inputs: Inputs, index: int) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """All that a model has outside of its layers."""
     model, layers = inputs.models[index], inputs.layers[index]
-    held = {
+    return frozenset(
         (name, stored.shape)
         for name, stored in model.tensors.items()
         if layers is None or layers.number(name) is None
-    }
-    return ties(model), frozenset(held)
+    )
 
 
 def ties(model: Checkpoint) -> bool:

@@ -142,7 +142,17 @@ def same_architecture(lead: Checkpoint, other: Checkpoint) -> None:
             )
 
 
+def same_settings(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether configurations say the same of the weights, so that their defaults need not be known."""
+    told = [
+        {key: value for key, value in one.config.items() if key not in _IGNORED} for one in (first, second)
+    ]
+    return told[0] == told[1]
+
+
 def _configurations(lead: Checkpoint, other: Checkpoint, sliced: bool, tokens: bool) -> list[str]:
+    if same_settings(lead, other):
+        return []
     mine, theirs = settled(lead), settled(other)
     layered: set[str] = set()
     if sliced:
@@ -192,6 +202,10 @@ def settled(checkpoint: Checkpoint) -> dict[str, Any]:
     return dict(read)
 
 
+def _vocabulary(model: Checkpoint) -> object:
+    return settled(model).get(_VOCABULARY)
+
+
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -233,7 +247,7 @@ def _tokens(lead: Checkpoint, other: Checkpoint) -> list[str]:
     """Raises InputError where the same row stands for different tokens."""
     mine, theirs = (vocabulary_of(tokenizer_of(model)) for model in (lead, other))
     if mine is None or theirs is None:
-        if settled(lead).get(_VOCABULARY) != settled(other).get(_VOCABULARY):
+        if not same_settings(lead, other) and _vocabulary(lead) != _vocabulary(other):
             raise InputError(
                 f"{lead.directory} and {other.directory} have different numbers of tokens, and not both "
                 "a tokenizer.json or vocab.json that says which",

@@ -31,6 +31,7 @@ DEFAULT_MEMORY = 2 * 10**9
 # The program itself, with torch and transformers.
 _PROGRAM = 10**9
 _LARGEST_CHUNK = 2**22
+_BLOCK = 8 * BLOCK
 # Arrays of the length of a chunk, beside those of each model: results, masks, figures; bytes for a value.
 _BESIDE = 64
 
@@ -120,6 +121,11 @@ class MergePlan:
         if not _whole_rows(self.recipe, tensor):
             return self.chunk
         return max(1, self.chunk // max(1, tensor.row)) * max(1, tensor.row)
+
+    def block(self, tensor: Merged) -> int:
+        """Values of a chunk that are computed at once: few enough for their arrays to lie in the cache."""
+        step = self.step(tensor)
+        return min(step, _BLOCK) if step == self.chunk else step
 
     @property
     def chunk_bytes(self) -> int:

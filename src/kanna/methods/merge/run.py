@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
@@ -29,10 +29,12 @@ from kanna.methods.merge.written import Done, complete
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.places import work_directory
-from kanna.runs.probe import Verdict
 from kanna.runs.record import Stages, run_record
 from kanna.runs.room import check_memory, check_space
 from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
+
+if TYPE_CHECKING:
+    from kanna.runs.probe import Verdict
 
 _BETWEEN = "documents"
 _NOT_PLAIN = re.compile(r"[^\w.-]+")
@@ -131,6 +133,7 @@ def merge(
     force: bool = False,
     resume: bool = False,
     keep_intermediates: str | Path | None = None,
+    load: bool = True,
     announce: Announce = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> MergeResult:
@@ -141,6 +144,7 @@ def merge(
         force: Replace `out`, and start over where an unfinished merge is in the way.
         resume: Go on with a merge that was interrupted, to the same bytes.
         keep_intermediates: Where results of other documents lie and stay; None for unfinished work.
+        load: Load the result, if it fits, to see that it computes finite numbers.
         announce: Called with the plan before the long work begins.
         progress: Called with (stage, done, total).
 
@@ -161,10 +165,10 @@ def merge(
     with unfinished_work(place, key_of(plan), resume, force) as work:
         if plan.before:
             kept = work / _BETWEEN if keep_intermediates is None else Path(keep_intermediates).expanduser()
-            made = _made_before(plan, work, kept, max_memory, stages)
+            made = _made_before(plan, work, kept, max_memory, stages, load)
             after = planned(plan.recipe, out_dtype, max_memory, seed, made)
             plan = changed(after, before=plan.before)
-        plan, done = written_within(plan, place, work, replace, max_memory, stages)
+        plan, done = written_within(plan, place, work, replace, max_memory, stages, load=load)
         clear(work)
     run = run_record(started, stages.seconds, "cpu")
     lineage.write_run_record(place, run)
@@ -179,6 +183,7 @@ def written_within(
     max_memory: int,
     stages: Stages,
     beside: Mapping[str, Mapping[str, Any]] | None = None,
+    load: bool = True,
 ) -> tuple[MergePlan, Done]:
     """Write a merge, for one who holds the folder of unfinished work; the plan then tells of disagreement.
 
@@ -186,6 +191,7 @@ def written_within(
         place: The output.
         replace: Whether it may replace what is there.
         beside: Name of a further file -> what it holds.
+        load: See `merge`.
     """
     plan = changed(plan, disagreement=disagreement(plan))
     shards = written_shards(plan, work, stages.report)
@@ -194,14 +200,14 @@ def written_within(
         for name, told in (beside or {}).items():
             write_json(partial / name, told)
         stages.report("verify", 0, 1)
-        done = complete(plan, shards, partial, place.name, max_memory)
+        done = complete(plan, shards, partial, place.name, max_memory, load)
         stages.report("verify", 1, 1)
         about_to_name(work, partial)
     return plan, done
 
 
 def _made_before(
-    plan: MergePlan, work: Path, kept: Path, max_memory: int, stages: Stages
+    plan: MergePlan, work: Path, kept: Path, max_memory: int, stages: Stages, load: bool
 ) -> dict[str, Checkpoint]:
     """The results of the other documents, by name; what lies there from an equal document is taken."""
     made: dict[str, Checkpoint] = {}
@@ -216,7 +222,7 @@ def _made_before(
             shards = written_shards(one, room, stages.report)
             with output_directory(place, needed_bytes=one.side_bytes) as partial:
                 shards.put_into(partial)
-                complete(one, shards, partial, name, max_memory)
+                complete(one, shards, partial, name, max_memory, load)
             shutil.rmtree(room)
         made[name] = changed(Checkpoint.open(place), name=name)
     return made

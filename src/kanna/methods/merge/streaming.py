@@ -109,7 +109,7 @@ class Stream:
         act = operation(self.plan.recipe.method, subject)
         self._look(act, dtype)
         place = 0
-        for chunk in self._chunks:
+        for chunk in self._blocks():
             wide = [values.to(dtype, copy=True) for values in chunk]
             exact = self._unless_kept(act.merged(wide), chunk, place)
             place += len(exact)
@@ -134,8 +134,14 @@ class Stream:
 
     def _look(self, act: Operation, dtype: torch.dtype) -> None:
         for number in range(act.looks):
-            for chunk in self._chunks:
+            for chunk in self._blocks():
                 act.look(number, [values.to(dtype) for values in chunk])
+
+    def _blocks(self) -> Iterator[list[Tensor]]:
+        """Chunks in smaller parts."""
+        size = self.plan.block(self.tensor)
+        for chunk in self._chunks:
+            yield from map(list, zip(*(values.split(size) for values in chunk), strict=True))
 
     def _account(self, origin: Tensor, exact: Tensor, written: Tensor) -> None:
         lost, moved = written.to(exact.dtype) - exact, exact - origin

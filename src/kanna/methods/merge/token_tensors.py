@@ -6,17 +6,18 @@ import copy
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from kanna.checked import plain_floats
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.merge.layers import Layers
 from kanna.models.names import FileNames
-from kanna.models.skeleton import skeleton
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _SIZE, _TEXT = "vocab_size", "text_config"
 # Where transformers does not know the model.
@@ -45,6 +46,10 @@ class TokenTensors:
 
 def token_tensors(model: Checkpoint, layers: Layers | None) -> TokenTensors:
     """By the class of the model: what grows with its vocabulary; by names where there is no such class."""
+    from kanna.models.skeleton import (
+        skeleton,
+    )  # which takes seconds, and models that are alike do not need it
+
     try:
         built, larger = skeleton(_config(model, 0)), skeleton(_config(model, 1))
     except (InputError, KeyError):
@@ -75,6 +80,8 @@ def _weight(built: nn.Module, module: nn.Module | None) -> str | None:
 
 def _config(model: Checkpoint, more: int) -> PretrainedConfig:
     """The model's, with so many tokens more."""
+    from transformers import CONFIG_MAPPING
+
     entries = copy.deepcopy(plain_floats(dict(model.config)))
     config: PretrainedConfig = CONFIG_MAPPING[str(entries.get("model_type"))].from_dict(entries)
     text: Any = config.get_text_config()

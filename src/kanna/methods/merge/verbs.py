@@ -82,6 +82,9 @@ def run(
         Path | None,
         typer.Option("--keep-intermediates", metavar="DIR", help="Where results of other documents stay."),
     ] = None,
+    load: Annotated[
+        bool, typer.Option("--load/--no-load", help="Load the result to see that it computes.")
+    ] = True,
     as_lora: Annotated[
         bool, typer.Option("--as-lora", help="Adapters of one base become one adapter of it.")
     ] = False,
@@ -111,6 +114,7 @@ def run(
                 "--resume": resume,
                 "--out-dtype": out_dtype,
                 "--keep-intermediates": keep_intermediates,
+                "--no-load": not load,
                 "--task": task,
                 "--max-drop": max_drop,
             }
@@ -131,6 +135,7 @@ def run(
             force=force,
             resume=resume,
             keep_intermediates=keep_intermediates,
+            load=load,
             announce=lambda found: _announce(session, found),
             progress=progress,
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanna.checked import check_version, read_json
 from kanna.checkpoint import lineage
@@ -12,7 +13,9 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.merge.results import RESULT
 from kanna.methods.merge.written import probed
-from kanna.runs.probe import Verdict
+
+if TYPE_CHECKING:
+    from kanna.runs.probe import Verdict
 
 _SCHEMA = 1
 _AGAIN = "merge again"
@@ -83,7 +86,8 @@ def merge_verify(directory: str | Path, *, max_memory: int | None = None) -> Mer
     lineage.verify(place, scan)
     scan.refuse_not_finite()
     _compare_result(checkpoint, whole=recorded.steps[-1] is step)
-    verdict, note = probed(place, 2**63 if max_memory is None else max_memory)
+    parameters = sum(math.prod(stored.shape) for stored in checkpoint.tensors.values())
+    verdict, note = probed(place, parameters, 2**63 if max_memory is None else max_memory)
     unrecorded = tuple(sorted(set(lineage.file_names(place)) - set(recorded.files)))
     names = tuple(one.name for one in step.inputs)
     return MergeCheck(place, len(checkpoint.tensors), len(recorded.files), unrecorded, names, verdict, note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,12 +23,13 @@ from kanna.methods.merge.results import RESULT
 from kanna.methods.merge.shards import Shards, digest_of
 from kanna.methods.merge.token_ids import GENERATION, generation_of
 from kanna.methods.merge.vocabulary import write_tokenizer
-from kanna.models.inventory import inventory
-from kanna.models.skeleton import skeleton
-from kanna.runs.probe import Verdict, verify_output
+
+if TYPE_CHECKING:
+    from kanna.runs.probe import Verdict
 
 RECIPE = "recipe.yaml"
 _DTYPE_KEYS = ("dtype", "torch_dtype")
+_UNASKED = "not loaded, as was asked for; kanna merge verify DIR loads it"
 # Bytes for a parameter of a model that is loaded in float32 and run.
 _LOADED = 5
 
@@ -42,8 +43,10 @@ class Done:
     note: str
 
 
-def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_memory: int) -> Done:
-    """Write all but the weights, which are there, and look whether the model loads."""
+def complete(
+    plan: MergePlan, shards: Shards, directory: Path, title: str, max_memory: int, loads: bool = True
+) -> Done:
+    """Write all but the weights, which are there, and look whether the model loads, if that is wanted."""
     lead = plan.inputs.lead
     left_out = beside_weights(plan, directory)
     hashes = [
@@ -52,7 +55,8 @@ def complete(plan: MergePlan, shards: Shards, directory: Path, title: str, max_m
     ]
     figures = _figures(plan, shards)
     write_json(directory / RESULT, _result(plan, figures, hashes))
-    verdict, note = probed(directory, max_memory)
+    parameters = sum(tensor.spec.numbers for tensor in plan.tensors)
+    verdict, note = probed(directory, parameters, max_memory) if loads else (None, _UNASKED)
     recipe = portable(plan)
     documents = [*map(portable, plan.before), recipe]
     text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
@@ -114,15 +118,19 @@ def _of_lineage(models: Iterable[Checkpoint], hashes: Iterable[str]) -> tuple[li
     return tuple(lineage.Input(name=name, hash=digest) for name, digest in dict.fromkeys(told))
 
 
-def probed(directory: Path, max_memory: int) -> tuple[Verdict | None, str]:
+def probed(directory: Path, parameters: int, max_memory: int) -> tuple[Verdict | None, str]:
     """Whether a model loads and computes finite numbers; else why that was not tried."""
+    if _LOADED * parameters > max_memory:
+        return None, "not loaded: too large for --max-memory; kanna merge verify DIR loads it"
+    # With what loads a model, which takes seconds to be imported.
+    from kanna.models.inventory import inventory
+    from kanna.models.skeleton import skeleton
+    from kanna.runs.probe import Verdict, verify_output
+
     try:
         built = skeleton(directory)
     except InputError as error:
         return None, f"not loaded: transformers does not know the model ({error.problem})"
-    parameters = sum(parameter.numel() for parameter in built.parameters())
-    if _LOADED * parameters > max_memory:
-        return None, "not loaded: too large for --max-memory; kanna merge verify DIR loads it"
     try:
         return verify_output(directory, inventory(built), None, parameters)[0], ""
     except InputError as error:
