@@ -20,6 +20,7 @@ from kanna.methods.merge.lora import merge_lora
 from kanna.methods.merge.plan import BLOCK
 from kanna.methods.merge.run import merge, merge_plan
 from kanna.methods.merge.shards import written_shards
+from kanna.methods.merge.tuning.held import tensors_of
 
 Models = dict[str, Path]
 WEIGHTS = {"a": 0.5, "b": 0.75}
@@ -137,6 +138,14 @@ def test_a_killed_merge_goes_on_with_its_thresholds(models: Models, tmp_path: Pa
 
     assert there and in_child(resumed) == 0
     assert hashes(out) == hashes(whole)
+
+
+def test_merges_in_memory_have_the_same_thresholds(models: Models, tmp_path: Path) -> None:
+    recipe_ = given(models, "ties")
+    kanna.merge(recipe_, tmp_path / "out")
+    held = tensors_of(merge_plan(recipe_))
+    for name, values in weights(tmp_path / "out").items():
+        assert torch.equal(values, held[name])
 
 
 def test_densities_of_all_and_of_nothing(models: Models, tmp_path: Path) -> None:

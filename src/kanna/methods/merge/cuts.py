@@ -92,7 +92,7 @@ def _between(ends: Ends, tensor: str, dtype: torch.dtype) -> Pruner:
     return Between(ends.inside.above(tensor, dtype), outliers)
 
 
-def cuts_of(plan: MergePlan, folder: Path, progress: Progress) -> Cuts | None:
+def cuts_of(plan: MergePlan, folder: Path | None, progress: Progress = lambda *_: None) -> Cuts | None:
     """The thresholds of a plan; None where each tensor has its own.
 
     Args:
@@ -101,7 +101,7 @@ def cuts_of(plan: MergePlan, folder: Path, progress: Progress) -> Cuts | None:
     tensors = [one for one in plan.tensors if one.values is not None]
     if not any(one.values is not None and one_threshold(one.values) for one in tensors):
         return None
-    return _Search(plan, tensors, progress).cuts(folder / _FILE)
+    return _Search(plan, tensors, progress).cuts(None if folder is None else folder / _FILE)
 
 
 class _Search:
@@ -123,15 +123,18 @@ class _Search:
             self._counts[part] = self._counts.get(part, 0) + tensor.spec.numbers
             self._shares[part] = densities[index], gammas[index]
 
-    def cuts(self, file: Path) -> Cuts:
+    def cuts(self, file: Path | None) -> Cuts:
         """What `file` holds, or what is found and written into it."""
+        if file is not None and file.exists():
+            return Cuts(self._dtype, _read(file))
         wanted = {model: self._wanted(model) for model in self._counts}
         whole = {model: None for model, (kept, _) in wanted.items() if kept == self._counts[model]}
         sought = {model: one for model, one in wanted.items() if one[0] and model not in whole}
-        if not file.exists():
-            found = self._found(sought) if sought else {}
-            write_json_whole(file, {str(model): asdict(ends) for model, ends in found.items()})
-        return Cuts(self._dtype, {**whole, **_read(file)})
+        ends = {**whole, **(self._found(sought) if sought else {})}
+        if file is not None:
+            told = {str(model): None if one is None else asdict(one) for model, one in ends.items()}
+            write_json_whole(file, told)
+        return Cuts(self._dtype, ends)
 
     def _wanted(self, model: int) -> tuple[int, int]:
         """How many stay, and how many larger ones go."""
@@ -214,11 +217,10 @@ def _others(tensor: Merged) -> list[tuple[int, int]]:
     return [(index, part.model) for index, part in enumerate(tensor.parts) if index != tensor.base]
 
 
-def _read(file: Path) -> dict[int, Ends]:
-    told: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return {
-        int(model): Ends(
-            Threshold(**ends["inside"]), None if ends["outliers"] is None else Threshold(**ends["outliers"])
-        )
-        for model, ends in told.items()
-    }
+def _read(file: Path) -> dict[int, Ends | None]:
+    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {int(model): None if ends is None else _ends(**ends) for model, ends in told.items()}
+
+
+def _ends(inside: dict[str, Any], outliers: dict[str, Any] | None) -> Ends:
+    return Ends(Threshold(**inside), None if outliers is None else Threshold(**outliers))

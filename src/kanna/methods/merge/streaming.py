@@ -51,16 +51,18 @@ class Stream:
         plan: Of the merge.
         tensor: Which one.
         cuts: Thresholds for the whole model, where the recipe wants such.
+        hashed: Whether `digests` will be asked for.
         figures: What became of the values.
     """
 
     plan: MergePlan
     tensor: Merged
-    cuts: Cuts | None = None
+    cuts: Cuts | None
+    hashed: bool = True
     figures: Figures = field(default_factory=Figures)
 
     def __post_init__(self) -> None:
-        self._chunks = Chunks(self.plan, self.tensor)
+        self._chunks = Chunks(self.plan, self.tensor, self.hashed)
 
     @property
     def digests(self) -> list[str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from kanna.checkpoint.loader import lacks
 from kanna.checkpoint.reader import Checkpoint
 from kanna.methods.merge.adapted import plain
+from kanna.methods.merge.cuts import cuts_of
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.streaming import Stream
 from kanna.methods.merge.written import beside_weights
@@ -22,8 +23,11 @@ from kanna.tasks.options import EvalOptions
 
 def tensors_of(plan: MergePlan) -> dict[str, Tensor]:
     """Every tensor of a merge, rounded as it would be written."""
+    cuts = cuts_of(plan, None)
     return {
-        tensor.spec.name: torch.cat(list(Stream(plan, tensor).pieces())).reshape(tensor.spec.shape)
+        tensor.spec.name: torch.cat([*Stream(plan, tensor, cuts, hashed=False).pieces()]).reshape(
+            tensor.spec.shape
+        )
         for tensor in plan.tensors
     }
 
