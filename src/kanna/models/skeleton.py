@@ -1,8 +1,9 @@
 """The model of a configuration on the meta device: every shape, no weight, no network."""
 
+import copy
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,22 @@ def read_config(path: Path) -> PretrainedConfig:
             f"no config.json: {file} does not exist",
             "give the directory of a model in Hugging Face layout, with config.json beside its safetensors",
         )
-    entries = read_json(file)
+    return configured(read_json(file), str(file))
+
+
+def configured(entries: Mapping[str, Any], where: str) -> PretrainedConfig:
+    """The configuration that a ``config.json`` holds.
+
+    Args:
+        where: For messages.
+
+    Raises:
+        InputError: It names a model type that transformers does not have, or asks for compiled code from the
+            hub.
+    """
     if kernel := next(_kernels(entries), None):
         raise InputError(
-            f"{file} asks for a kernel from the hub: {kernel!r}",
+            f"{where} asks for a kernel from the hub: {kernel!r}",
             "remove that entry; kanna fetches nothing and runs no code of a model",
         )
     model_type = str(entries.get("model_type"))
@@ -112,14 +125,14 @@ def read_config(path: Path) -> PretrainedConfig:
         known = f"it knows {', '.join(close)}" if close else "upgrade transformers if the model is newer"
         own_code = " (it runs code of its own, which kanna never does)" if "auto_map" in entries else ""
         raise InputError(
-            f"unknown model_type {model_type!r} in {file}{own_code}",
+            f"unknown model_type {model_type!r} in {where}{own_code}",
             f"transformers {transformers.__version__} must know the model; {known}",
         )
     try:
-        return CONFIG_MAPPING[model_type].from_dict(plain_floats(entries))
+        return CONFIG_MAPPING[model_type].from_dict(plain_floats(copy.deepcopy(dict(entries))))
     except Exception as error:
         raise InputError(
-            f"{file} is no valid {model_type} configuration: {error}", "mend that value"
+            f"{where} is no valid {model_type} configuration: {error}", "mend that value"
         ) from error
 
 

@@ -15,7 +15,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint, model_name, refuse_eight_bits, refuse_quantized
 from kanna.errors import InputError
 from kanna.methods.merge.adapted import adapted
-from kanna.methods.merge.layers import Layers, layer_keys, layers_of, stacks_of
+from kanna.methods.merge.layers import Layers, all_told, layer_keys, layers_of, stacks_of
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.references import parsed, place
 from kanna.methods.merge.rows import beside_rows
@@ -86,8 +86,9 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
 
 
 def stacks_in(model: Checkpoint) -> tuple[Layers, ...]:
-    """The stacks of layers of a model."""
-    return stacks_of(settled(model), model.tensors)
+    """The stacks of layers of a model; defaults are looked up where its file alone does not tell all of them."""
+    found = stacks_of(model.config, model.tensors)
+    return found if all_told(found, model.tensors) else stacks_of(settled(model), model.tensors)
 
 
 def _opened(name: str, made: Mapping[str, Checkpoint]) -> Checkpoint:

@@ -23,7 +23,7 @@ _ROLES = (
 )
 _SECTION = "_config"
 # Lists of other things may happen to be as long.
-_OF_LAYERS = re.compile(r"layer|block|attn|attention|rope|window|mlp|expert|head")
+_OF_LAYERS = re.compile(r"layer|block|attn|attention|rope|window|mlp|expert|head|intermediate|sparsity")
 # What transformers spreads over the layers, by a pattern, where there is no list of them.
 SPREAD = ("attention_types", "max_window_layers")
 # Lists of the numbers of layers.
@@ -96,10 +96,7 @@ def stacks_of(config: Mapping[str, Any], tensors: Iterable[str]) -> tuple[Layers
 
     Numbered tensors are a stack where the configuration tells as many layers as there are numbers.
     """
-    numbers: dict[str, set[int]] = {}
-    for name in tensors:
-        if (match := _NUMBERED.match(name)) is not None:
-            numbers.setdefault(match[1], set()).add(int(match[2]))
+    numbers = _numbers(tensors)
     counts = list(_counts(config))
     roles = {prefix: _role_in(prefix, counts) for prefix in numbers}
     found: dict[str, list[Layers]] = {}
@@ -111,6 +108,23 @@ def stacks_of(config: Mapping[str, Any], tensors: Iterable[str]) -> tuple[Layers
     stacks = {role: some[0] for role, some in found.items() if len(some) == 1}
     half = DECODER in stacks and ENCODER in roles.values() and ENCODER not in stacks
     return () if half else tuple(stacks.values())
+
+
+def _numbers(tensors: Iterable[str]) -> dict[str, set[int]]:
+    """What stands before the first number in a name -> all such numbers."""
+    found: dict[str, set[int]] = {}
+    for name in tensors:
+        if (match := _NUMBERED.match(name)) is not None:
+            found.setdefault(match[1], set()).add(int(match[2]))
+    return found
+
+
+def all_told(stacks: Sequence[Layers], tensors: Iterable[str]) -> bool:
+    """Whether a configuration told of every stack by itself, without the defaults of its kind of model."""
+    places = {stack.told[0] for stack in stacks}
+    known = {stack.prefix for stack in stacks}
+    apart = any(_role(prefix) != TEXT and prefix not in known for prefix in _numbers(tensors))
+    return bool(stacks) and len(places) == len(stacks) and not apart
 
 
 def _counts(config: Mapping[str, Any]) -> Iterator[Counted]:

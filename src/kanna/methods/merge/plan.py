@@ -17,6 +17,7 @@ from kanna.methods.merge.chosen import Chosen, chosen, chosen_tokenizer
 from kanna.methods.merge.composed import composed
 from kanna.methods.merge.heads import at_the_ends, ends_of, said_of_ends
 from kanna.methods.merge.inputs import Inputs, licences, opened
+from kanna.methods.merge.kinds import check_kinds
 from kanna.methods.merge.known import SCOPE
 from kanna.methods.merge.layout import Part, Target, laid_out
 from kanna.methods.merge.recipe import Recipe, dtype_named
@@ -253,6 +254,7 @@ def planned(
         *warnings_of(recipe),
     )
     config = at_the_ends(composed(inputs, layout.stacks), ends, tokens)
+    check_kinds(inputs, layout.stacks, config, [tensor.spec.name for tensor in tensors])
     return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, (), seed, tokens, tokenizer)
 
 

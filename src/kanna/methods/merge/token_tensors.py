@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kanna.checked import plain_floats
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.merge.layers import Layers
@@ -46,13 +44,11 @@ class TokenTensors:
 
 def token_tensors(model: Checkpoint, layers: Layers | None) -> TokenTensors:
     """By the class of the model: what grows with its vocabulary; by names where there is no such class."""
-    from kanna.models.skeleton import (
-        skeleton,
-    )  # which takes seconds, and models that are alike do not need it
+    from kanna.models.skeleton import skeleton  # takes seconds, and models that are alike do not need it
 
     try:
         built, larger = skeleton(_config(model, 0)), skeleton(_config(model, 1))
-    except (InputError, KeyError):
+    except InputError:
         return _by_names(model, layers)
     before, after = built.state_dict(), larger.state_dict()
     grown = {name for name, value in before.items() if value.shape != after[name].shape}
@@ -80,10 +76,9 @@ def _weight(built: nn.Module, module: nn.Module | None) -> str | None:
 
 def _config(model: Checkpoint, more: int) -> PretrainedConfig:
     """The model's, with so many tokens more."""
-    from transformers import CONFIG_MAPPING
+    from kanna.models.skeleton import configured
 
-    entries = copy.deepcopy(plain_floats(dict(model.config)))
-    config: PretrainedConfig = CONFIG_MAPPING[str(entries.get("model_type"))].from_dict(entries)
+    config = configured(model.config, f"the configuration of {model.name}")
     text: Any = config.get_text_config()
     sizes = [key for key in text.to_dict() if key.startswith(_SIZE)]
     if not sizes:
