@@ -86,7 +86,7 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
 
 
 def stacks_in(model: Checkpoint) -> tuple[Layers, ...]:
-    """The stacks of layers of a model; with the defaults of its kind where its file does not tell them all."""
+    """The stacks of layers of a model; with defaults of its kind where its file does not tell them all."""
     found = stacks_of(model.config, model.tensors)
     return found if all_told(found, model.tensors) else stacks_of(settled(model), model.tensors)
 
