@@ -100,6 +100,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "train.jsonl": _jsonl(lambda: _rows("calibration.jsonl")),
     "general.txt": _text,
     "reviews.csv": _spreadsheet,
+    "tickets.csv": lambda path: _written(path, "Message,Category\nWhy?,a\nHow?,b\nWho?,a\nWhen?,b\n"),
     "math.jsonl": _jsonl(_questions),
     "reviews.jsonl": _jsonl(lambda: _rows("questions.jsonl")[1::2]),
     "recipe.yml": lambda path: _written(path, _MERGE),

@@ -19,12 +19,13 @@ from kanna.reporting.blocks import (
     Table,
 )
 from kanna.reporting.verdicts import guarded
-from kanna.reporting.wording import change, counted, difference, filled, interval, moved, percent, shown
+from kanna.reporting.wording import counted, difference, filled, interval, moved, percent
+from kanna.tasks.metrics.shown import change, shown
 from kanna.tasks.records import TEXT
 
 # A longer list says no more: harm is concentrated, or it is everywhere.
 _MOST_BLAMED = 10
-_JUDGED = {"pass": "within", "fail": "BEYOND", "undecided": "undecided"}
+_JUDGED = {"pass": "pass", "fail": "fail", "undecided": "undecided"}
 
 
 def comparison(at: At, title: str) -> Section:

@@ -8,7 +8,8 @@ from typing import Any
 
 from kanna.reporting import charts
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Section, Table
-from kanna.reporting.wording import is_share, percent, seconds, shown, size, units
+from kanna.reporting.wording import percent, seconds, size, units
+from kanna.tasks.metrics.shown import is_share, shown
 
 # Batch and context of a bench.
 Setting = tuple[int, int]

@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import At, Cell, Evidence, Figure, Verdict
-from kanna.reporting.wording import change, difference, interval, shown, size, told_apart, units
+from kanna.reporting.wording import difference, interval, size, told_apart, units
+from kanna.tasks.metrics.shown import change, shown
 
 NOT_JUDGED = "not judged"
 _NOTHING = Verdict(

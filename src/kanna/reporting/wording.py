@@ -4,27 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from kanna.reporting.blocks import At, Cell, Figure
+from kanna.tasks.metrics.shown import change
 from kanna.tasks.records import TEXT
 
 C = TypeVar("C", bound=Cell)
-
-_SHARES = frozenset(
-    {
-        "acc",
-        "acc_norm",
-        "greedy",
-        "exact",
-        "exact_match",
-        "exact_normalized",
-        "contains",
-        "numeric",
-        "f1",
-        "consistency",
-        "constant",
-        "recall@1",
-        "answer_in_prompt",
-    }
-)
 
 
 def size(count: float) -> str:
@@ -44,21 +27,6 @@ def some(names: Sequence[str]) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share in 0..1, which people read in per cent."""
-    return metric in _SHARES or metric.startswith(("top", "regex", "rouge"))
-
-
-def shown(metric: str, value: float) -> str:
-    """A value of a metric."""
-    return f"{100 * value:.2f} %" if is_share(metric) else f"{value:.4g}"
-
-
-def change(metric: str, value: float) -> str:
-    """A signed difference of a metric; shares in points. Nothing lost is +0, not -0."""
-    return f"{100 * value + 0.0:+.2f} pt" if is_share(metric) else f"{value + 0.0:+.4g}"
 
 
 def seconds(value: float) -> str:

@@ -24,6 +24,7 @@ from kanna.tasks.scorers.divergence import divergence
 from kanna.tasks.tokens.special import end_of, without
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 from kanna.tasks.verdict.comparison import (
+    EMPTY,
     GAINED,
     LOST,
     NOT_JUDGED,
@@ -31,11 +32,12 @@ from kanna.tasks.verdict.comparison import (
     Comparison,
     Flip,
     TaskComparison,
+    VerdictStatus,
 )
 from kanna.tasks.verdict.floor import nothing_to_lose
 from kanna.tasks.verdict.paired import IDENTICAL
 from kanna.tasks.verdict.repeats import repeated
-from kanna.tasks.verdict.tolerance import PASS, decide, decide_jointly
+from kanna.tasks.verdict.tolerance import PASS, UNDECIDED, decide, decide_jointly
 
 _DIVERGENCE_TOKENS = 4096
 # Per token; text beyond is not looked at.
@@ -116,11 +118,15 @@ def _decided(
     decided = {task.base.task: task.decision for task in tasks if task.decision is not None}
     guards = {task.task for task in tasks if task.guard}
     texts = {task.task for task in tasks if task.kind == TEXT}
-    joint = decide_jointly(decided, guards, texts) if decided else None
+    metrics = {task.task: task.metric for task in tasks}
+    joint = decide_jointly(decided, guards, texts, metrics) if decided else None
+    status: VerdictStatus
     status, explanation = (NOT_JUDGED, _UNJUDGED) if joint is None else (joint.status, joint.explanation)
-    if status == PASS and (why := nothing_to_lose(tasks)):
-        status, explanation = NOT_JUDGED, why
+    nothing = nothing_to_lose(tasks, criteria.confidence) if status in (PASS, UNDECIDED) else ""
+    if nothing and not criteria.accept_empty:
+        status, explanation = EMPTY, f"{nothing}: there is nothing to lose"
     notes = tuple(note for one in tasks for note in (*_unlike(one), *_repeats(one)))
+    notes += (f"empty, and accepted: {nothing}",) if nothing and criteria.accept_empty else ()
     return Comparison.of(first, second, criteria.confidence, status, explanation, tasks, notes=notes)
 
 

@@ -42,10 +42,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Criteria:
-    """All rules, and the confidence at which each must hold."""
+    """All rules, and the confidence at which each must hold.
+
+    Args:
+        accept_empty: A pass counts although the base is not above a constant answer.
+    """
 
     rules: tuple[Rule, ...]
     confidence: float = CONFIDENCE
+    accept_empty: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -66,7 +71,11 @@ class Criteria:
 
 
 def criteria_of(
-    tasks: Sequence[str], max_drop: str | None, guards: Sequence[str] = (), confidence: float = CONFIDENCE
+    tasks: Sequence[str],
+    max_drop: str | None,
+    guards: Sequence[str] = (),
+    confidence: float = CONFIDENCE,
+    accept_empty: bool = False,
 ) -> Criteria:
     """Criteria as given on the command line: one drop for all tasks, and `FILE=3%` for guards.
 
@@ -74,7 +83,11 @@ def criteria_of(
         InputError: No task, a confidence outside (0.5, 0.9999], a tolerance or guard that cannot be read.
     """
     lines = tuple(Line(task=task, max_drop=max_drop) for task in tasks)
-    return criteria_from(Tolerances(confidence=confidence, tasks=lines, guards=tuple(map(_guard, guards))))
+    return criteria_from(
+        Tolerances(
+            confidence=confidence, tasks=lines, guards=tuple(map(_guard, guards)), accept_empty=accept_empty
+        )
+    )
 
 
 def read_criteria(path: str | Path) -> Criteria:
@@ -111,7 +124,7 @@ def criteria_from(tolerances: Tolerances) -> Criteria:
             f"confidence {tolerances.confidence} must lie between 0.5 and {_HIGHEST_CONFIDENCE}",
             "0.95 is usual",
         )
-    return Criteria(rules, tolerances.confidence)
+    return Criteria(rules, tolerances.confidence, tolerances.accept_empty)
 
 
 def check_units(plan: Prepared, criteria: Criteria) -> None:

@@ -18,9 +18,10 @@ from kanna.runs.places import cache_directory, warn_of_cache
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, score_text_of
 from kanna.tasks.metrics.user_metric import parse_user_metric
-from kanna.tasks.options import EvalOptions
+from kanna.tasks.options import CONFIDENCE, EvalOptions
 from kanna.tasks.records import SCORING, Evaluation, TaskScore
 from kanna.tasks.scorers.perplexity import Perplexity
+from kanna.tasks.verdict.floor import emptiness
 
 
 def evaluate(
@@ -52,7 +53,17 @@ def evaluate(
         raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
     opened = Opened.open(model)
     plan = opened.prepared(tasks, asked, texts)
-    return evaluate_opened(opened, plan, fresh=fresh, cache=cache, progress=progress)
+    return _warned(evaluate_opened(opened, plan, fresh=fresh, cache=cache, progress=progress))
+
+
+def _warned(evaluation: Evaluation) -> Evaluation:
+    """With a note on every score that says nothing about the model."""
+    reasons = [emptiness(score, CONFIDENCE) for score in evaluation.scores]
+    scores = tuple(
+        replace(score, notes=(*score.notes, f"warning: {reason}")) if reason else score
+        for score, reason in zip(evaluation.scores, reasons, strict=True)
+    )
+    return replace(evaluation, scores=scores)
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,7 @@ def _tolerance(criteria: Criteria) -> dict[str, Any]:
         guard: [_rule(rule) for rule in criteria.rules if rule.guard is guard] for guard in (False, True)
     }
     facts = {"confidence": criteria.confidence, "tasks": rules[False], "guards": rules[True]}
+    facts |= {"accept_empty": True} if criteria.accept_empty else {}
     return {key: value for key, value in facts.items() if value != []}
 
 

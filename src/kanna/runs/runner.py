@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
@@ -42,8 +42,8 @@ from kanna.runs.step import Description, Inputs, Job, Plan
 from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
-from kanna.tasks.verdict.comparison import NOT_JUDGED, Comparison
-from kanna.tasks.verdict.tolerance import FAIL, Status
+from kanna.tasks.verdict.comparison import NOT_JUDGED, Comparison, VerdictStatus
+from kanna.tasks.verdict.tolerance import FAIL
 
 Announce = Callable[[Plan], None]
 
@@ -122,7 +122,7 @@ class RunResult:
         return all(step.verdict is None or step.verdict.passed for step in self.steps)
 
     @property
-    def status(self) -> Status | Literal["not judged"]:
+    def status(self) -> VerdictStatus:
         """What tasks say of the result: without any it is not judged."""
         if not self.sound:
             return FAIL
@@ -320,7 +320,13 @@ def _judged(ready: _Ready) -> object:
     if criteria is None or prepared is None:
         return None
     rules = [[str(rule.task), rule.tolerance and rule.tolerance.text, rule.guard] for rule in criteria.rules]
-    return [criteria.confidence, rules, [task.digest for task in prepared.tasks], str(ready.request.options)]
+    return [
+        criteria.confidence,
+        criteria.accept_empty,
+        rules,
+        [task.digest for task in prepared.tasks],
+        str(ready.request.options),
+    ]
 
 
 def _run_steps(

@@ -287,6 +287,7 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
         floors=floors,
         records=tuple(records),
         notes=_notes(task, scorer, metric, options),
+        cut=scorer.work.cut,
         settings=settings,
     )
 

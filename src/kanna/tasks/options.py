@@ -76,10 +76,12 @@ class Tolerances(BaseModel):
 
     Args:
         confidence: At which each must hold, one-sided.
+        accept_empty: A pass counts although the base itself does no better than one constant answer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     confidence: float = CONFIDENCE
+    accept_empty: bool = False
     tasks: tuple[Line, ...] = Field(default=(), description="What the model is for.")
     guards: tuple[Line, ...] = ()

@@ -16,7 +16,7 @@ CHOICE, ANSWER, TEXT = "choice", "answer", "text"
 SIMILARITY, RETRIEVAL = "similarity", "retrieval"
 EMBEDDED = (SIMILARITY, RETRIEVAL)
 # Raised whenever a model gets other scores for the same rows than before: what is kept of old ones is void.
-SCORING = 4
+SCORING = 5
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class TaskScore(Result):
         floors: What needs no model: "constant" (always the commonest answer) and "answer_in_prompt" (share
             of prompts that contain their answer); absent where it has no meaning.
         notes: What the reader must know: prompts cut, answers in prompts, how text was segmented.
+        cut: Rows whose prompt was shortened to fit the context.
         settings: All that the numbers depend on: context, chat, metric, new tokens, dtype, data hash.
         records: One per example, in the order of the task; a file may leave them out.
     """
@@ -81,6 +82,7 @@ class TaskScore(Result):
     metrics: Scores
     floors: Scores
     notes: Several[str]
+    cut: int = 0
     settings: dict[str, Any]
     records: Several[Record] = ()
 
@@ -96,6 +98,7 @@ class TaskScore(Result):
         records: Sequence[Record],
         notes: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
+        cut: int = 0,
     ) -> "TaskScore":
         """The score of some records."""
         return cls(
@@ -108,6 +111,7 @@ class TaskScore(Result):
             metrics=dict(metrics),
             floors=dict(floors),
             notes=tuple(notes),
+            cut=cut,
             settings=dict(settings or {}),
             records=tuple(records),
         )

@@ -39,6 +39,9 @@ class Judging(Configuration):
         (), "Another task that must not suffer.", {**_TASK, "metavar": "FILE=DROP"}
     )
     confidence: float | None = setting(None, f"Of the verdict, one-sided ({CONFIDENCE}).", _TASK)
+    accept_empty: bool = setting(
+        False, "Let it pass where the base does no better than one constant answer.", _TASK
+    )
 
     def criteria(self) -> "Criteria | None":
         """What is asked for; None where no task is named.
@@ -49,9 +52,9 @@ class Judging(Configuration):
         from kanna.runs.criteria import criteria_of, read_criteria
 
         if self.tolerance is not None:
-            if self.task or self.max_drop or self.guard or self.confidence is not None:
+            if self.task or self.max_drop or self.guard or self.confidence is not None or self.accept_empty:
                 raise InputError(
-                    "--tolerance goes without --task, --max-drop, --guard and --confidence",
+                    "--tolerance goes without --task, --max-drop, --guard, --confidence and --accept-empty",
                     "say it all in the file",
                 )
             return read_criteria(self.tolerance)
@@ -60,7 +63,7 @@ class Judging(Configuration):
         if not self.task and not self.guard:
             return None
         sure = CONFIDENCE if self.confidence is None else self.confidence
-        return criteria_of(self.task, self.max_drop, self.guard, sure)
+        return criteria_of(self.task, self.max_drop, self.guard, sure, self.accept_empty)
 
 
 Tasks = Annotated[Judging, Only(("task",))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from kanna.terminal.literal import unescaped
 
 Parameters = Iterable[inspect.Parameter]
 _NUMBERS = (int, float)
@@ -136,13 +138,8 @@ def _kind(annotation: Any) -> Any:
 def _read(given: Any, about: Mapping[str, Any]) -> Any:
     """A number from its text; what is none stays as it is, for the configuration to say so."""
     if about.get("escapes"):
-        return _unescaped(given)
+        return None if given is None else list(map(unescaped, given))
     if about["kind"] in _NUMBERS and isinstance(given, str):
         with suppress(ValueError):
             return about["kind"](given)
     return given
-
-
-def _unescaped(texts: Sequence[str] | None) -> list[str] | None:
-    """Backslash escapes mean what they mean in most languages."""
-    return None if texts is None else [text.replace("\\n", "\n").replace("\\t", "\t") for text in texts]

@@ -15,6 +15,11 @@ def literal(text: str) -> str:
     return re.sub(r":(?=\S*:)", f":{_NOTHING}", escape(text))
 
 
+def unescaped(text: str) -> str:
+    """Backslash escapes mean what they mean in most languages."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
 def shown_literally(command: Any) -> Any:
     """The same command, or group of them, with all its help as it stands."""
     marked = getattr(command, "rich_markup_mode", None) is not None

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from statsmodels.stats.proportion import proportion_confint
 from tiny_model import WORDS, save_model, save_tokenizer
 
 import kanna as package
@@ -494,18 +495,59 @@ def lopsided(kanna: Callable[..., Any], base: Path, path: Path, share: float) ->
     return write_rows(path, asked)
 
 
-@pytest.mark.parametrize("judged", [True, False])
-def test_a_base_that_knows_nothing_has_nothing_to_lose(kanna, base, tmp_path, judged):
+# Share of right answers -> what comes of a pass. The constant answer gets 0.52, 0.55 and 0.58 of these rows.
+_EMPTY = {0.5: "no better than", 0.6: "not surely better than", 0.8: ""}
+
+
+@pytest.mark.parametrize("share", _EMPTY)
+def test_a_base_that_knows_no_more_than_one_answer_cannot_pass(kanna, base, tmp_path, share):
     """Within a wide tolerance; what is said depends on the constant answer alone."""
     same = changed(base, tmp_path / "same", ["model.layers.0.mlp.up_proj"], 1e-6)
-    task = lopsided(kanna, base, tmp_path / "own.jsonl", 1.0 if judged else 0.5)
-    asked = ("--task", task, "--max-drop", "30pt", "--no-distribution", "-q")
-    found = kanna("compare", base, same, *asked, "--json").json
-    one = found["tasks"][0]
-    assert one["decision"]["status"] == "pass"
-    above = one["base"] > one["floors"]["constant"]
-    assert above is judged
-    assert found["status"] == ("pass" if above else "not judged")
+    task = lopsided(kanna, base, tmp_path / "own.jsonl", share)
+    asked = ("--task", task, "--max-drop", "40pt", "--no-distribution", "-q")
+    ran = kanna("compare", base, same, *asked, "--json")
+    one, why = ran.json["tasks"][0], _EMPTY[share]
+    assert one["decision"]["status"] == "pass" and one["base"] == pytest.approx(share)
+    lowest, _ = proportion_confint(round(60 * share), 60, alpha=0.1, method="wilson")
+    assert (lowest <= one["floors"]["constant"]) is bool(why)
+    assert (ran.json["status"], ran.code) == (("empty", 3) if why else ("pass", 0))
+    if not why:
+        return
+    answer = max(("w1", "w2"), key=lambda word: sum(word == said for said in _expected(task)))
+    assert f"the base does {why} always answering {answer!r}" in ran.json["explanation"]
     said = kanna("compare", base, same, *asked)
-    assert said.code == 0 and ("verdict: pass" in said.out) is above
-    assert ("is not above the constant" in found["explanation"]) is not above
+    assert "verdict: empty" in said.out and "more examples" not in said.out
+    accepted = kanna("compare", base, same, *asked, "--accept-empty", "--json")
+    assert (accepted.code, accepted.json["status"]) == (0, "pass")
+    assert any("empty, and accepted" in note for note in accepted.json["notes"])
+    warned = kanna("eval", base, "--task", task, "--json", "-q").json["tasks"][0]["notes"]
+    assert any(f"warning: the model does {why}" in note for note in warned)
+
+
+def _expected(task: Path) -> list[str]:
+    rows = map(json.loads, task.read_text().splitlines())
+    return [row["choices"][row["label"]].strip() for row in rows]
+
+
+def test_too_few_rows_of_a_base_that_knows_nothing_are_not_asked_for_more(kanna, base, tmp_path):
+    worse = changed(base, tmp_path / "worse", ["model.layers.0.mlp.up_proj"], 1.0)
+    task = lopsided(kanna, base, tmp_path / "own.jsonl", 0.5)
+    asked = ("--task", task, "--max-drop", "5pt", "--no-distribution", "--json", "-q")
+    found = kanna("compare", base, worse, *asked).json
+    assert found["tasks"][0]["decision"]["status"] == "undecided"
+    assert found["status"] == "empty" and "more examples" not in found["explanation"]
+
+
+def test_a_task_of_which_every_prompt_was_cut_is_empty(kanna, base, tmp_path):
+    """Of all but one cut, something was asked."""
+    same = changed(base, tmp_path / "same", ["model.layers.0.mlp.up_proj"], 1e-6)
+    task = lopsided(kanna, base, tmp_path / "own.jsonl", 0.5)
+    rows = [json.loads(line) for line in task.read_text().splitlines()]
+    for row in rows:
+        row["prompt"] = words(3, 40)
+    for last, status in ((words(3, 40), "empty"), (words(3, 4), "pass")):
+        rows[-1]["prompt"] = last
+        asked = ("--task", write_rows(task, rows), "--context", 12, "--max-drop", "50pt", "--json", "-q")
+        found = kanna("compare", base, same, *asked, "--no-distribution").json
+        cut = "every prompt was cut" in found["explanation"]
+        assert cut is (status == "empty"), found["explanation"]

@@ -58,7 +58,7 @@ def test_a_comparison_and_its_verdict():
     told = words(drawn(Section(section.title, [*section.blocks, verdict(at, section.title)])))
     for said in (
         "q 1,234 acc 99.28 % 80.64 % -18.64 pt -23.90 pt to -14.19 pt",
-        "-14.19 pt -1.00 pt (1pt) BEYOND 3, 1 56.05 % 3.12 %",
+        "-14.19 pt -1.00 pt (1pt) fail 3, 1 56.05 % 3.12 %",
         "lost row 8 ...",
         "and 3 more that flipped",
         "verdict: FAIL: small against base: 18.4 % smaller (2.1 MB → 1.7 MB of weights)",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scores import binary_of, score_of
 
 from kanna.errors import InputError
 from kanna.tasks.data.check import ASSUMED_RIGHT, CheckResult, Finding, check_task
@@ -17,7 +18,7 @@ from kanna.tasks.data.rows import read_row
 from kanna.tasks.data.templates import TEMPLATES, new_task
 from kanna.tasks.metrics.summaries import answer_in_prompt, constant_answer
 from kanna.tasks.verdict.statistics import normal_quantile
-from kanna.tasks.verdict.tolerance import parse_tolerance, rows_needed
+from kanna.tasks.verdict.tolerance import decide, parse_tolerance, rows_needed
 
 YES_NO = [" yes", " no"]
 
@@ -268,6 +269,20 @@ def test_rows_a_tolerance_needs(tmp_path: Path) -> None:
     assert all(sure.needed[name] > result.needed[name] for name in result.needed)
     loose = check_task(tmp_path / "a.jsonl", tolerance=parse_tolerance("10pt"))
     assert "too few rows" not in codes(loose)
+
+
+def test_what_so_many_rows_can_promise(tmp_path: Path) -> None:
+    """Without a change it is z^2 / (n + z^2); with some, the bound of a comparison of such answers."""
+    rows = [choice(prompt, i % 2) for i, prompt in enumerate(different(200))]
+    promised = check_task(lines(tmp_path / "a.jsonl", rows)).promised
+    z = normal_quantile(0.95)
+    assert promised["0 %"] == pytest.approx(z**2 / (200 + z**2), abs=1e-6)
+    assert f"{promised['0 %']:.4f}" == "0.0133"
+    base, new = binary_of(196, 2, 2, 0)
+    decision = decide(score_of(base), score_of(new), tolerance=parse_tolerance("9pt"))
+    assert promised["2 %"] == pytest.approx(-decision.bound, abs=1e-6)
+    assert list(promised) == ["0 %", "2 %", "4 %", "10 %"]
+    assert sorted(promised.values()) == list(promised.values())
 
 
 def test_rows_of_a_group_count_once(tmp_path: Path) -> None:

@@ -9,17 +9,20 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
+from kanna.tasks.data.mapping import refuse_unmapped
 from kanna.tasks.data.rows import TABLES, Row, fields_of, joined, read_data, read_row, read_rows, task_kind
 from kanna.tasks.data.tables import SHAPES
 from kanna.tasks.data.units import plain, same, together
 from kanna.tasks.metrics.summaries import constant_answer, holds_answer
 from kanna.tasks.records import ANSWER, CHOICE, EMBEDDED, SIMILARITY, TEXT
+from kanna.tasks.verdict.statistics import Pairs, difference_bound, normal_quantile
 from kanna.tasks.verdict.tolerance import Tolerance, check_below_1, rows_needed
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 _SHOWN = 20
 _LOPSIDED = 0.9
-_FLIPS = (0.02, 0.04, 0.1)
+_FLIPS = (0.0, 0.02, 0.04, 0.1)
+_USUAL = "2 %"  # after mild compression
 ASSUMED_RIGHT = 0.8
 _TOO_FEW, _TOLERANCE = "too few rows", "tolerance"
 _MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "nil", "-")
@@ -56,6 +59,8 @@ class CheckResult:
         constant: Share of the constant answer; None for text and embeddings.
         needed: Share of rows that flip -> rows a tolerance needs if 80 % of the answers are right; empty
             where none was given.
+        promised: Share of answers that change -> the drop that these rows rule out, as a share, where as many
+            change each way; empty where rows are not right or wrong.
         findings: Errors first.
     """
 
@@ -65,6 +70,7 @@ class CheckResult:
     groups: int
     constant: float | None
     needed: dict[str, int | None]
+    promised: dict[str, float]
     findings: tuple[Finding, ...]
 
     @property
@@ -112,12 +118,12 @@ def check_task(
     path = Path(path)
     rows, findings = _read(path)
     if not rows:
-        return CheckResult(path.name, "", 0, 0, None, {}, tuple(findings))
+        return CheckResult(path.name, "", 0, 0, None, {}, {}, tuple(findings))
     try:
         kind = task_kind(rows)
     except InputError as error:
         findings.append(Finding(ERROR, "mixed kinds", f"{error.problem}; {error.remedy}"))
-        return CheckResult(path.name, "", len(rows), 0, None, {}, tuple(findings))
+        return CheckResult(path.name, "", len(rows), 0, None, {}, {}, tuple(findings))
     findings += _findings(rows, kind)
     if tokenizer is not None and context is not None:
         findings += _lengths(rows, tokenizer, context, kind)
@@ -134,10 +140,11 @@ def check_task(
             f"{100 * flips:g} %": rows_needed(tolerance, ASSUMED_RIGHT, flips, confidence) for flips in _FLIPS
         }
         findings += _enough(needed, groups, tolerance)
+    promised = {} if kind in (TEXT, *EMBEDDED) else _promised(groups, confidence)
     constant = None if kind in (TEXT, *EMBEDDED) else constant_answer(rows)[0]
     order = (ERROR, WARNING, NOTE)
     ordered = sorted(findings, key=lambda finding: order.index(finding.level))
-    return CheckResult(path.name, kind, len(rows), groups, constant, needed, tuple(ordered))
+    return CheckResult(path.name, kind, len(rows), groups, constant, needed, promised, tuple(ordered))
 
 
 def _groups(rows: Sequence[Row]) -> int:
@@ -152,7 +159,12 @@ def _read(path: Path) -> tuple[list[Row], list[Finding]]:
         return read_rows(path), []
     rows: list[Row] = []
     bad: list[str] = []
-    for where, fields in fields_of(path, read_data(path)):
+    placed = list(fields_of(path, read_data(path)))
+    try:
+        refuse_unmapped(path, placed)
+    except InputError as error:
+        return [], [Finding(ERROR, "no task", f"{error.problem}; {error.remedy}")]
+    for where, fields in placed:
         try:
             if isinstance(fields, InputError):
                 raise fields
@@ -334,14 +346,25 @@ def _longest(row: Row) -> str:
     return joined(row.prompt, max(row.choices or row.accepted, key=len)) if row.prompt else row.text
 
 
+def _promised(units: int, confidence: float) -> dict[str, float]:
+    """The bound that a comparison would show of a model as good as its base (Tango 1998)."""
+    z = normal_quantile(confidence)
+    promised = {}
+    for flips in _FLIPS:
+        moved = flips / 2 * units
+        same = Pairs(units - 2 * moved, moved, moved, 0.0)
+        promised[f"{100 * flips:g} %"] = -difference_bound(same, z)
+    return promised
+
+
 def _enough(needed: dict[str, int | None], units: int, tolerance: Tolerance) -> Iterator[Finding]:
-    counts = [count for count in needed.values() if count is not None]
-    if not counts:
+    least = needed[_USUAL]
+    if least is None:
         yield Finding(WARNING, _TOLERANCE, "no number of rows shows that nothing at all was lost")
-    elif units < min(counts):
+    elif units < least:
         yield Finding(
             WARNING,
             _TOO_FEW,
             f"{units:,} rows (rows of a group, and equal ones, count as one) are fewer than the "
-            f"{min(counts):,} that {tolerance.text} needs at best",
+            f"{least:,} that {tolerance.text} needs if {_USUAL} of the answers change",
         )

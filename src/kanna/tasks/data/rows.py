@@ -8,7 +8,10 @@ from typing import Any
 
 from kanna.errors import InputError
 from kanna.tasks.data import headers, tables
+from kanna.tasks.data.encodings import decoded_as
+from kanna.tasks.data.mapping import refuse_unmapped
 from kanna.tasks.data.scripts import goes_on_without_space
+from kanna.tasks.data.sheets import EXCEL, JSON_LINES
 from kanna.tasks.data.spoken import Message, as_text, conversation, instruction, instructs, speaks
 from kanna.tasks.data.tables import (
     EMBEDDED_KEYS,
@@ -71,9 +74,8 @@ class Row:
         return self.answers or (self.answer,)
 
 
-JSON_LINES = (".jsonl", ".jsonlines", ".jl", ".ndjson")
 TABLES = (*JSON_LINES, ".json", ".csv", ".tsv", ".parquet")
-_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+_SPREADSHEETS = (*EXCEL, ".xls", ".ods", ".numbers")
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -93,7 +95,9 @@ def rows_of(path: Path, data: bytes) -> list[Row]:
         text = decoded(path, data)
         headers.refuse_table(path, text)
         return [Row(text)]
-    rows = [read_row(where, fields) for where, fields in sound(fields_of(path, data))]
+    placed = list(fields_of(path, data))
+    refuse_unmapped(path, placed)
+    rows = [read_row(where, fields) for where, fields in sound(placed)]
     if not rows:
         raise InputError(f"{path} has no rows", f"give lines such as {SHAPES}")
     return rows
@@ -139,7 +143,9 @@ def read_data(path: Path) -> bytes:
     """
     if path.suffix.lower() in _SPREADSHEETS:
         raise InputError(
-            f"{path} is a spreadsheet", "save its sheet as CSV UTF-8 (one header line), and give that"
+            f"{path} is a spreadsheet, whose columns kanna does not know",
+            "make a task of it: kanna task new app.jsonl --from FILE --prompt '{Column}' --label Column; "
+            "or save its sheet as CSV UTF-8 (one header line), and give that",
         )
     try:
         return path.read_bytes()
@@ -155,18 +161,10 @@ def decoded(path: Path, data: bytes) -> str:
     Raises:
         InputError: It is empty or not UTF-8.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        guessed = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP1252"
-        raise InputError(
-            f"{path}, line {line} is not UTF-8: byte {error.start} of the file cannot be decoded",
-            f"save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {guessed} -t UTF-8",
-        ) from error
+    text = decoded_as(path, data)
     if not text.strip():
         raise InputError(f"{path} is empty", f"give lines such as {SHAPES}, or plain text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
 
 
 def read_row(where: str, fields: Mapping[str, Any]) -> Row:

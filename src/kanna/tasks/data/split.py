@@ -14,7 +14,6 @@ from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
 from kanna.tasks.data.duplicates import near_duplicates
 from kanna.tasks.data.rows import (
-    JSON_LINES,
     TABLES,
     Row,
     decoded,
@@ -24,6 +23,7 @@ from kanna.tasks.data.rows import (
     rows_of,
     sound,
 )
+from kanna.tasks.data.sheets import JSON_LINES
 from kanna.tasks.data.units import plain, same, together
 
 VALIDATION = 0.2

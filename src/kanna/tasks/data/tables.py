@@ -100,21 +100,35 @@ def csv_rows(path: Path, text: str) -> Iterator[Placed]:
     Raises:
         InputError: The header is none.
     """
+    header, rows = cells_of(path, text)
+    names = _columns(header)
+    headers.check_names(path, names)
+    _check_choices(path, names)
+    return (
+        (where, cells if isinstance(cells, InputError) else _fields(where, names, cells))
+        for where, cells in rows
+    )
+
+
+def cells_of(path: Path, text: str) -> tuple[list[str], Iterator[tuple[str, list[str] | InputError]]]:
+    """Names of the columns, and the cells of each row that is not blank, with its place.
+
+    Raises:
+        InputError: The header is none.
+    """
     csv.field_size_limit(_LONGEST_CELL)
     declared = headers.declared_separator(text)
     separator = declared or headers.separator_of(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     line = 1 + len(text) - len(text.lstrip("\n")) + (declared is not None)
     try:
-        names = _columns([next(reader, []) for _ in range(line)][-1])
+        header = [next(reader, []) for _ in range(line)][-1]
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: {error}", "mend the quotes of the header") from error
-    headers.check_names(path, names)
-    _check_choices(path, names)
-    return _csv_rows(path, reader, names, separator)
+    return [name.strip() for name in header], _rows_of_cells(path, reader, separator)
 
 
-def _csv_rows(path: Path, reader: Any, names: Sequence[str], separator: str) -> Iterator[Placed]:
+def _rows_of_cells(path: Path, reader: Any, separator: str) -> Iterator[tuple[str, list[str] | InputError]]:
     while True:
         where = f"{path}, line {reader.line_num + 1}"
         try:
@@ -125,7 +139,15 @@ def _csv_rows(path: Path, reader: Any, names: Sequence[str], separator: str) -> 
             yield where, InputError(f"{where}: {error}", "mend its quotes: text that holds one is quoted")
             return
         if any(cell.strip() for cell in cells):
-            yield where, _fields(where, names, cells, separator)
+            yield where, _not_swallowed(where, separator, cells)
+
+
+def _not_swallowed(where: str, separator: str, cells: list[str]) -> list[str] | InputError:
+    try:
+        headers.refuse_swallowed(where, separator, cells)
+    except InputError as error:
+        return error
+    return cells
 
 
 def parquet_rows(path: Path, data: bytes) -> Iterator[Placed]:
@@ -153,9 +175,13 @@ def _object(where: str, fields: Any) -> dict[str, Any] | InputError:
     return InputError(f"{where}: expected an object, found {type(fields).__name__}", f"use {SHAPES}")
 
 
-def _columns(names: Sequence[str]) -> list[str]:
+def as_json(value: object) -> str:
+    """A value in one line, every character as it is."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _columns(plain: Sequence[str]) -> list[str]:
     """Headers of spreadsheets are often written with a capital."""
-    plain = [name.strip() for name in names]
     known = {*KEYS, *EMBEDDED_KEYS, "messages"}
     if {"instruction", "output"} <= {name.lower() for name in plain}:
         known |= set(INSTRUCTION_KEYS)  # elsewhere a column that is called Input is the user's own
@@ -176,12 +202,9 @@ def _check_choices(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _fields(
-    where: str, names: Sequence[str], cells: Sequence[str], separator: str
-) -> dict[str, Any] | InputError:
+def _fields(where: str, names: Sequence[str], cells: Sequence[str]) -> dict[str, Any] | InputError:
     """Cells as the JSON values they stand for."""
     try:
-        headers.refuse_swallowed(where, separator, cells)
         cells = headers.fitted(where, names, cells)
         fields: dict[str, Any] = {
             name: cell for name, cell in zip(names, cells, strict=True) if name and cell.strip()

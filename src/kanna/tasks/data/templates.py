@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import os
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from kanna.checkpoint.whole import write_whole
 from kanna.errors import InputError
+from kanna.tasks.data.sheets import JSON_LINES
+from kanna.tasks.data.tables import as_json
 
 _EXAMPLES = files("kanna.tasks.data") / "examples"
 TEMPLATES: dict[str, list[dict[str, Any]]] = {
@@ -38,20 +41,43 @@ def new_task(path: str | Path, kind: str = "choice", force: bool = False) -> Pat
         raise InputError(f"unknown kind {kind!r}", f"known: {', '.join(TEMPLATES)}")
     if path.suffix.lower() not in (".jsonl", ".csv"):
         raise InputError(f"a template cannot be written as {path.name}", "name it .jsonl or .csv")
+    check_new(path, force)
+    rows = TEMPLATES[kind]
+    table = path.suffix.lower() == ".csv"
+    text = _csv(rows) if table else "".join(json.dumps(row) + "\n" for row in rows)
+    _write(path, text, force)
+    return path
+
+
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]], force: bool = False) -> Path:
+    """Write rows as JSON lines.
+
+    Raises:
+        InputError: The name is not one of JSON lines, or the file exists.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in JSON_LINES:
+        raise InputError(f"rows of a task cannot be written as {path.name}", "name it .jsonl")
+    check_new(path, force)
+    _write(path, "".join(as_json(row) + "\n" for row in rows), force)
+    return path
+
+
+def check_new(path: Path, force: bool) -> None:
+    """Raise InputError where something is in the way of a new file."""
     if path.is_dir():
         raise InputError(f"{path} is a directory", "choose another name")
     if os.path.lexists(path) and not force:
         raise _exists(path)
-    rows = TEMPLATES[kind]
-    table = path.suffix.lower() == ".csv"
-    text = _csv(rows) if table else "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _write(path: Path, text: str, force: bool) -> None:
     try:
         write_whole({path: text.encode("utf-8")}, replace=force)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}", "choose another place") from error
-    return path
 
 
 def _exists(path: Path) -> InputError:

@@ -1,7 +1,7 @@
 """What a comparison of two models on the same tasks holds: in memory, as JSON, and on a page."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -9,7 +9,9 @@ from kanna.result import Bytes, Result, Scores, Several
 from kanna.tasks.records import Evaluation, TaskScore
 from kanna.tasks.verdict.tolerance import PASS, Decision, Status
 
-NOT_JUDGED: Literal["not judged"] = "not judged"
+NOT_JUDGED: Final = "not judged"
+EMPTY: Final = "empty"
+VerdictStatus = Status | Literal["not judged", "empty"]
 LOST, GAINED = "lost", "gained"
 
 
@@ -143,8 +145,8 @@ class Comparison(Result):
         base: The first.
         model: The second, which is judged.
         confidence: Of the one-sided bounds.
-        status: pass, fail, undecided, or "not judged" where no tolerance was given, or where the base itself
-            is not above the constant answer of a task.
+        status: pass, fail, undecided; "not judged" where no tolerance was given; "empty" where nothing could
+            be lost, since the base itself is not above the constant answer of a task.
         explanation: One sentence for people.
         tasks: In the order asked for.
         distribution: None where it was not measured; `notes` says why.
@@ -156,7 +158,7 @@ class Comparison(Result):
     base: Size
     model: Size
     confidence: float
-    status: Status | Literal["not judged"]
+    status: VerdictStatus
     explanation: str
     tasks: Several[TaskComparison]
     distribution: Divergence | None = None
@@ -170,7 +172,7 @@ class Comparison(Result):
         base: Evaluation,
         new: Evaluation,
         confidence: float,
-        status: Status | Literal["not judged"],
+        status: VerdictStatus,
         explanation: str,
         tasks: Sequence[TaskComparison],
         notes: Sequence[str] = (),

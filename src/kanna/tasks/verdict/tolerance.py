@@ -8,10 +8,12 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
 from kanna.errors import InputError
 from kanna.result import Interval, Result
+from kanna.tasks.metrics.shown import change
 from kanna.tasks.records import TaskScore
 from kanna.tasks.verdict import paired, statistics
 from kanna.tasks.verdict.paired import Outcome, Values
@@ -195,7 +197,10 @@ class JointDecision:
 
 
 def decide_jointly(
-    decisions: Mapping[str, Decision], guards: Collection[str] = (), texts: Collection[str] = ()
+    decisions: Mapping[str, Decision],
+    guards: Collection[str] = (),
+    texts: Collection[str] = (),
+    metrics: Mapping[str, str] = MappingProxyType({}),
 ) -> JointDecision:
     """All tasks must pass.
 
@@ -206,11 +211,12 @@ def decide_jointly(
     Args:
         guards: Names of those that only guard against side effects.
         texts: Names of those whose rows are windows of text.
+        metrics: Name -> headline metric, in whose unit changes are said.
     """
     alpha = 1 - min(decision.confidence for decision in decisions.values())
     failed = [
-        f"{name} changed by {decision.difference:+.4g}, surely more than the {decision.allowed:+.4g} allowed "
-        f"({decision.tolerance})"
+        f"{name} changed by {change(metrics.get(name, ''), decision.difference)}, surely more than the "
+        f"{change(metrics.get(name, ''), decision.allowed)} allowed ({decision.tolerance})"
         for name, decision in decisions.items()
         if decision.p_fail * len(decisions) <= alpha + statistics.SLACK
     ]

@@ -14,7 +14,8 @@ from kanna.methods.laser.report.tested import AS_IT_IS, loss, perplexity, value
 from kanna.models.matrix import role_key
 from kanna.reporting import heatmap
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Figure, Paragraph, Section, Table
-from kanna.reporting.wording import change, filled, is_share, moved, shown
+from kanna.reporting.wording import filled, moved
+from kanna.tasks.metrics.shown import change, is_share, shown
 
 # Where a tile lies: layer and rho.
 Place = tuple[int, str]

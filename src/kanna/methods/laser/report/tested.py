@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Figure, Paragraph, Table
-from kanna.reporting.wording import difference, filled, interval, moved, percent, shown
+from kanna.reporting.wording import difference, filled, interval, moved, percent
+from kanna.tasks.metrics.shown import shown
 
 AS_IT_IS = "as it is"
 _CONTROLS = {

@@ -4,7 +4,8 @@ import math
 from functools import partial
 
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Paragraph, Table
-from kanna.reporting.wording import filled, percent, shown, size
+from kanna.reporting.wording import filled, percent, size
+from kanna.tasks.metrics.shown import shown
 
 _ONE_FOR = {"channel": "each row", "group": "each group"}
 
