@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+import kanna
 from kanna.errors import InputError
 from kanna.methods.merge.layers import Layers, layers_of, position
 from kanna.methods.merge.layout import Part, Target
@@ -71,6 +73,24 @@ def test_what_holds_for_which_tensor(tmp_path: Path) -> None:
     assert "first value" in warnings_of(recipe)[0]
 
 
+@pytest.mark.parametrize(("given", "value"), [("1", 1), ("0.0", 0), ("yes", 1), ("false", 0), ("1.0", 1)])
+def test_flags_are_numbers_as_well(given: str, value: float, tmp_path: Path) -> None:
+    (one,) = read_recipe(
+        write(f"merge_method: linear\n{MODELS}parameters: {{normalize: {given}}}\n", tmp_path)
+    ).slices
+    assert one.shared[0]["normalize"].value("any", 0) == value
+
+
+def test_models_are_named_by_parts(models: dict[str, Path], tmp_path: Path) -> None:
+    given = "{model: {path: a, revision: main}, lora: {path: b/c}}"
+    recipe = read_recipe(write("merge_method: linear\n" + MODELS.replace("one", given), tmp_path))
+    assert recipe.models == ("a@main+b/c",)
+    named = {"model": {"path": str(models["a"])}}
+    kanna.merge({"merge_method": "passthrough", "models": [{"model": named}]}, tmp_path / "out")
+    kept = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert kept["models"] == [{"model": "a"}]
+
+
 def write(text: str, tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yml"
     path.write_text(text)
@@ -122,13 +142,15 @@ BAD = [
     ),
     (LOOP, "line 2", "x is made from itself"),
     ("merge_method: linear\n" + MODELS.replace("one", "one+"), "line 3", "names no adapter"),
+    ("merge_method: linear\n" + MODELS.replace("one", "{path: 3}"), "line 3", "3 names no model"),
+    ("merge_method: linear\n" + MODELS.replace("one", "{lora: a}"), "line 3", "names no model"),
     ("merge_method: linear\n" + MODELS.replace("one", "+two"), "line 3", "names no model"),
     ("merge_method: ties\n" + MODELS, "line 1", "add base_model"),
     ("merge_method: ties\nbase_model: one\n" + MODELS, "line 3", "no model but the base"),
     ("merge_method: linear\n" + MODELS + "  - model: one\n", "line 5", "stands twice"),
     ("merge_method: linear\n" + MODELS + "dtype: float8\n", "line 5", "no dtype 'float8'"),
     ("merge_method: linear\n" + MODELS.replace("1}", "much}"), "line 4", "weight is a number"),
-    ("merge_method: linear\n" + MODELS + "parameters: {normalize: 1}\n", "line 5", "true or false"),
+    ("merge_method: linear\n" + MODELS + "parameters: {normalize: 2}\n", "line 5", "true or false"),
     ("merge_method: linear\n" + MODELS.replace("1}", "[{filter: mlp}]}"), "line 4", "no filter"),
     ("merge_method: ties\nbase_model: b\nparameters: {density: 1.5}\n" + MODELS, "line 3", "at most 1"),
     (

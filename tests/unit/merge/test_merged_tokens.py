@@ -316,17 +316,22 @@ def test_marks_that_only_the_settings_name_keep_their_numbers(models: Models, tm
     assert same(rows(tmp_path / "out")["<late>"], weights(late)[EMBEDDING][8].double())
 
 
-def test_tokens_with_scores_take_marks_only(models: Models, tmp_path: Path) -> None:
-    scored = save(tmp_path / "in" / "scored", 9, WORDS)
-    tokenizer = Tokenizer(Unigram([(word, -1.0) for word in WORDS], unk_id=0))
+def test_tokens_with_scores_take_others_that_never_win(models: Models, tmp_path: Path) -> None:
+    scored = save(tmp_path / "in" / "scored", 9, [*WORDS, "<m>"])
+    tokenizer = Tokenizer(
+        Unigram([*((word, -9.0) for word in WORDS), *((one, -3.0) for one in "four")], unk_id=0)
+    )
+    tokenizer.add_special_tokens(["<m>"])
     tokenizer.save(str(scored / "tokenizer.json"))
     given = recipe("linear", {scored: {"weight": 1}, models["four"]: {"weight": 1}}, base_model=str(scored))
-    with pytest.raises(InputError, match="'four' and others cannot be added to the tokenizer of scored"):
-        merge_plan({**given, "tokenizer_source": "union"})
-    marked = save(tmp_path / "in" / "marked", 10, WORDS, ["<x>"])
-    given = recipe("linear", {scored: {"weight": 1}, marked: {"weight": 1}}, base_model=str(scored))
     merge({**given, "tokenizer_source": "union"}, tmp_path / "out")
-    assert numbers(tmp_path / "out") == {**numbers(scored), "<x>": 6}
+    found = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert found.get_vocab().items() > tokenizer.get_vocab().items()
+    assert found.get_vocab().keys() == tokenizer.get_vocab().keys() | numbers(models["four"]).keys()
+    for text in ("four<m>one", "onefourtwo", "fouroneu"):
+        assert found.encode(text).ids == tokenizer.encode(text).ids
+    four = rows(models["four"])["four"]
+    assert same(rows(tmp_path / "out")["four"], four)
 
 
 def test_slices_of_models_with_different_tokens(models: Models, tmp_path: Path) -> None:

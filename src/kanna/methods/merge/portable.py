@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.checkpoint.reader import model_name
 from kanna.methods.merge.plan import MergePlan
+from kanna.methods.merge.references import joined
 
 _MODELS = ("model", "base_model", "tokenizer_source", "source")
 
@@ -27,13 +28,19 @@ def _named(value: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(value, Mapping):
         return value
     return {
-        key: _name(item, names) if key in _MODELS and isinstance(item, str | Path) else _named(item, names)
+        key: _name(item, names) if key in _MODELS and _is_name(item) else _named(item, names)
         for key, item in value.items()
     }
 
 
-def _name(given: str | Path, names: Mapping[str, str]) -> str:
+def _is_name(item: object) -> bool:
+    """Whether it is a model, and no rule of a token."""
+    by_parts = isinstance(item, Mapping) and "kind" not in item
+    return isinstance(item, str | Path) or by_parts
+
+
+def _name(given: object, names: Mapping[str, str]) -> str:
     """Of a model that is merged, or of one that only a tokenizer comes from."""
-    text = str(given)
+    text = joined(given if isinstance(given, Mapping) else str(given))
     path = Path(text).expanduser()
     return names.get(text) or (model_name(text, path) if path.is_dir() else text)

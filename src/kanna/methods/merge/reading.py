@@ -12,14 +12,13 @@ from kanna.errors import InputError, suggestion
 from kanna.methods.merge import known
 from kanna.methods.merge.documents import ordered
 from kanna.methods.merge.recipe import Module, Recipe, Slice, Source, dtype_named
-from kanna.methods.merge.references import parsed
+from kanna.methods.merge.references import joined, parsed
 from kanna.methods.merge.settings import Setting, read_setting
 from kanna.methods.merge.templates import read_template
 from kanna.methods.merge.tokens import TokenReader
 from kanna.methods.merge.tree import Node, Place, read_documents
 
 _NEAR = 0.8
-_YET = "is not supported yet"
 _NOW = f"what there is now: {', '.join(known.METHODS)}, see docs/merge.md"
 
 
@@ -261,14 +260,12 @@ class _Reader:
 
     def _reference(self, node: Node) -> str:
         """A directory, or a hub id in the local cache."""
-        if not isinstance(node.value, str) or not node.value:
-            said = "a model that is given by parts is not read"
-            raise self.place.error(node, said, "write MODEL, MODEL+ADAPTER or MODEL@REVISION")
         try:
-            parsed(node.value, self._names)
+            given = joined(node.plain)
+            parsed(given, self._names)
         except InputError as error:
             raise self.place.error(node, error.problem, error.remedy) from None
-        return node.value
+        return given
 
     def _parameters(
         self,

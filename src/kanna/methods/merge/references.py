@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kanna.checkpoint.reader import locate
 from kanna.errors import InputError
+
+_REMEDY = "write MODEL, MODEL+ADAPTER or MODEL@REVISION"
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,27 @@ class Reference:
     revision: str | None = None
     adapter: str | None = None
     adapter_revision: str | None = None
+
+
+def joined(given: object) -> str:
+    """A reference as text, which may be given by its parts, {model: {path: ..., revision: ...}, lora: ...}.
+
+    Raises:
+        InputError: It is none.
+    """
+    if isinstance(given, Mapping) and "path" in given:
+        return "@".join(_parts(given, ("path", "revision")))
+    if isinstance(given, Mapping):
+        return "+".join(_parts(given, ("model", "lora")))
+    if not isinstance(given, str) or not given:
+        raise InputError(f"{given!r} names no model", _REMEDY)
+    return given
+
+
+def _parts(given: Mapping[str, object], keys: tuple[str, ...]) -> list[str]:
+    if keys[0] not in given or given.keys() - set(keys):
+        raise InputError(f"{dict(given)} names no model", f"{_REMEDY}, or {' and '.join(keys)}")
+    return [joined(given[key]) for key in keys if given.get(key) is not None]
 
 
 def parsed(text: str, names: Container[str] = ()) -> Reference:
@@ -34,7 +57,7 @@ def parsed(text: str, names: Container[str] = ()) -> Reference:
     if not name or (plus and not other):
         raise InputError(
             f"{text!r} names no {'adapter' if name else 'model'}",
-            "write MODEL, MODEL+ADAPTER or MODEL@REVISION",
+            _REMEDY,
         )
     return Reference(name, revision, other or None, other_revision)
 

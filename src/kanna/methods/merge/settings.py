@@ -109,7 +109,7 @@ def _number(name: str, parameter: Parameter, node: Node, place: Place) -> float:
     if isinstance(given, str) and given in parameter.words:
         return parameter.words[given]
     if parameter.flag:
-        if not isinstance(given, bool):
+        if given not in (0, 1):  # which true and false are, too
             words = "".join(f", or {name}: {word}" for word in parameter.words)
             raise place.error(
                 node, f"{name} is true or false, found {node.plain!r}", f"write {name}: true{words}"

@@ -13,6 +13,8 @@ from kanna.methods.merge.vocabulary import CONFIG, FAST, Tokenizer, vocabulary_o
 # Of slower programs, which would not know the new tokens.
 _SLOW = ("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
 _DECODER = "added_tokens_decoder"
+# Less than the sum of scores of any text.
+_LOST = -1e9
 _ONE = "take the tokens of one model: tokenizer_source: base, or a model"
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 
@@ -76,12 +78,6 @@ def _with(tokenizer: Tokenizer, added: Sequence[dict[str, Any]], plain: Vocabula
             f"the tokenizer of {tokenizer.name} has no tokenizer.json, to which tokens can be added",
             "write it first: transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )
-    if plain and not isinstance(data["model"].get("vocab"), dict):
-        raise InputError(
-            f"{min(plain, key=lambda one: plain[one])!r} and others cannot be added to the tokenizer of "
-            f"{tokenizer.name}, in which each token has a score",
-            _ONE,
-        )
     listed = sorted([*added_tokens(tokenizer).values(), *added], key=lambda one: int(one["id"]))
     files: dict[str, Path | str] = {n: held for n, held in tokenizer.files.items() if n not in _SLOW}
     files[FAST] = _fast(tokenizer, {**data, "added_tokens": listed}, plain, len(added))
@@ -103,12 +99,25 @@ def _fast(tokenizer: Tokenizer, data: dict[str, Any], plain: Vocabulary, more: i
     marks = {str(one["content"]): int(one["id"]) for one in data["added_tokens"]}
     expected = {**(vocabulary_of(tokenizer) or {}), **plain, **marks}
     tried = [] if plain else [data]
-    if isinstance(model.get("vocab"), dict):
-        tried.append({**data, "model": {**model, "vocab": {**model["vocab"], **marks, **plain}}})
+    if (more_tokens := _larger(model.get("vocab"), {**marks, **plain})) is not None:
+        tried.append({**data, "model": {**model, "vocab": more_tokens}})
     for one in tried:
         if (read := _read(text := _text(one))) is not None and read.get_vocab() == expected:
             return text
     raise InputError(f"{len(plain) + more} tokens cannot be added to the tokenizer of {tokenizer.name}", _ONE)
+
+
+def _larger(own: Any, tokens: Vocabulary) -> Any:
+    """The tokens of a tokenizer's model with others; None where they cannot be numbered so.
+
+    Where each has a score, and the best sum of scores splits a text, the new ones get one that loses always.
+    """
+    if isinstance(own, dict):
+        return {**own, **tokens}
+    if not isinstance(own, list):
+        return None
+    behind = sorted((number, token) for token, number in tokens.items() if number >= len(own))
+    return [*own, *([token, _LOST] for _, token in behind)]
 
 
 def _read(text: str) -> Any:
