@@ -10,7 +10,8 @@ from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Paragraph, 
 from kanna.reporting.curves import Curve, curves
 from kanna.reporting.heatmap import Axis, Tile, heatmap
 from kanna.reporting.views import Result, View
-from kanna.reporting.wording import change, filled, percent, shown, told_apart
+from kanna.reporting.wording import filled, percent, told_apart
+from kanna.tasks.metrics.shown import change, shown
 
 _CAPTION = (
     "Mean over tasks of the normalised score on the calibration rows: 0 is the base, 100 what experts have."
