@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,8 +11,10 @@ from merge_models import recipe, weights
 
 import kanna
 from kanna.checkpoint.card import front_matter
+from kanna.cli.main import main
 from kanna.errors import InputError
 from kanna.methods.merge.journal import Journal, Note
+from kanna.reporting.wording import size
 
 Models = dict[str, Path]
 
@@ -51,6 +54,26 @@ def test_a_document_takes_the_result_of_another(models: Models, tmp_path: Path) 
     name = "model.norm.weight"
     expected = (base[name].double() + a[name].double()) / 4 + b[name].double() / 2
     torch.testing.assert_close(weights(tmp_path / "edited")[name].double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_plan_shows_every_document(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(models, tmp_path / "recipe.yml")
+    assert main(["merge", "plan", str(file)]) == 0
+    shown = capsys.readouterr().out
+    first, last = shown.split("document 1 of 2: first one")[1].split("document 2 of 2: the output")
+    assert "0.75 0.25" in first and "0.5 0.5" not in first
+    assert "0.5 0.5" in last and "0.75 0.25" not in last
+    assert main(["merge", "plan", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (before,) = told["before"]
+    assert before["name"] == "first one" and "name" not in told
+    assert before["groups"][0]["parameters"]["weight"] == [0.75, 0.25]
+    read = before["bytes_read"] + told["bytes_read"]
+    plan = kanna.merge_plan(file)
+    assert read == plan.bytes_read + plan.before[0].bytes_read
+    assert f"all documents: reads {size(read)}" in shown
 
 
 def test_what_does_not_fit_is_seen_before_anything_is_made(models: Models, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ class MergePlan:
         return {
             "schema_version": 1,
             "kind": "merge-plan",
+            **({} if self.recipe.name is None else {"name": self.recipe.name}),
             "method": self.recipe.method,
             "inputs": [_input(model, licences([model]).get(model.name)) for model in self.inputs.models],
             "base": None if self.recipe.base is None else self.inputs.lead.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make one model out of several, by a recipe in mergekit's YAML.", no_args_is_help=True)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SHOWN = 12
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A file in mergekit's YAML.")]
 OutDtype = Annotated[
@@ -64,7 +63,9 @@ def plan(
     found = merge_plan(
         recipe, out_dtype=out_dtype, max_memory=size_of(max_memory), seed=seed, lax=lax, risk=risk
     )
-    session.show(found.to_dict(), lambda console: _render_plan(console, found))
+    from kanna.methods.merge.plan_shown import render_plan
+
+    session.show(found.to_dict(), lambda console: render_plan(console, found))
 
 
 @verb
@@ -196,11 +197,12 @@ def _run_as_lora(
 
 def run_file(session: Session, file: Path, out: Path | None, force: bool, resume: bool, dry_run: bool) -> int:
     """`kanna run` of a file of this method."""
+    from kanna.methods.merge.plan_shown import render_plan
     from kanna.methods.merge.run import merge, merge_plan
 
     if dry_run:
         found = merge_plan(file)
-        session.show(found.to_dict(), lambda console: _render_plan(console, found))
+        session.show(found.to_dict(), lambda console: render_plan(console, found))
         return 0
     if out is None:
         raise InputError(f"{file} does not say where the result goes", "give --out DIR")
@@ -291,64 +293,6 @@ def _announce(session: Session, found: MergePlan) -> None:
         session.say(f"note: {warning}")
     read, written = size(found.bytes_read), size(found.bytes_written)
     session.say(f"{found.recipe.method} of {len(found.inputs.models)} models: {read} read, {written} written")
-
-
-def _render_plan(console: Console, found: MergePlan) -> None:
-    from kanna.methods.merge.report import disagreement_table
-    from kanna.reporting.blocks import Table
-    from kanna.reporting.console import draw_block
-    from kanna.reporting.wording import size
-    from kanna.terminal.progress import duration
-
-    told = found.to_dict()
-    draw_block(
-        console,
-        Table("Models", ("model", "dtypes", ">files", ">vocabulary", ">bytes", "licence"), _models(told)),
-    )
-    groups = told["groups"]
-    rows = [_group(group) for group in groups[:_SHOWN]]
-    draw_block(console, Table("Tensors", ("method", ">tensors", ">values", "parameters", "such as"), rows))
-    if len(groups) > _SHOWN:
-        console.print(f"and {len(groups) - _SHOWN} further groups: see --json")
-    if "tokenizer" in told:
-        tokens = told["tokenizer"]
-        console.print(f"tokens: {tokens['tokens']:,}, tokenizer of {tokens['of']}, {tokens['rows']:,} rows")
-    if found.disagreement is not None:
-        draw_block(console, disagreement_table(found.disagreement))
-    for warning in found.warnings:
-        console.print(f"note: {warning}")
-    console.print(
-        f"reads {size(found.bytes_read)}, writes {size(found.bytes_written)}, memory at most about "
-        f"{size(found.memory)}, about {duration(found.seconds)}"
-    )
-    console.print("nothing was written")
-
-
-def _models(told: dict[str, Any]) -> list[list[str]]:
-    from kanna.reporting.wording import size
-
-    return [
-        [
-            f"{one['name']} (base)" if one["name"] == told["base"] else one["name"],
-            " ".join(one["dtypes"]),
-            str(one["files"]),
-            "" if one["vocabulary"] is None else str(one["vocabulary"]),
-            size(one["bytes"]),
-            one["licence"] or "not said",
-        ]
-        for one in told["inputs"]
-    ]
-
-
-def _group(group: dict[str, Any]) -> list[str]:
-    said = "; ".join(f"{name} {_values(value)}" for name, value in group.get("parameters", {}).items())
-    return [group["method"], str(len(group["tensors"])), f"{group['values']:,}", said, group["tensors"][0]]
-
-
-def _values(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return " ".join(f"{one:g}" for one in (value if isinstance(value, list) else [value]))
 
 
 def _render_run(console: Console, done: MergeResult) -> None:
