@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import kanna
+from kanna.checkpoint import lineage
+from kanna.checkpoint.reader import Checkpoint
 from kanna.methods.merge.adapted import Adapted
 from kanna.methods.merge.inputs import _opened
 
@@ -69,6 +71,23 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "saved": {"modules_to_save": ["lm_head"]},
+    "saved embedding": {"modules_to_save": ["embed_tokens"]},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "head beside a saved embedding": {
+        "target_modules": ["lm_head", "q_proj"],
+        "modules_to_save": ["embed_tokens"],
+    },
+}
+# How many tensors are others than the base's; the head is its embedding.
+CHANGED = {
+    "plain": 4,
+    "rslora": 4,
+    "patterns": 4,
+    "embedding": 3,
+    "saved": 5,
+    "saved embedding": 6,
+    "head": 3,
+    "head beside a saved embedding": 4,
 }
 
 
@@ -81,7 +100,12 @@ def test_what_is_merged_is_what_peft_makes(kind: str, base: Path, tmp_path: Path
     for name, values in found.items():
         assert float((values - expected[name]).abs().max()) <= 1e-6 * float(expected[name].abs().max())
         changed += name not in before or not torch.equal(values, before[name])
-    assert changed == {"plain": 4, "rslora": 4, "patterns": 4, "embedding": 3, "saved": 5}[kind]
+    assert changed == CHANGED[kind]
+    if HEAD not in found:
+        assert torch.equal(expected[HEAD], expected[EMBEDDING])
+    recorded = lineage.read(tmp_path / "out")
+    assert recorded is not None
+    assert recorded.steps[0].inputs[0].hash == lineage.base_hash(Checkpoint.open(base))
 
 
 def test_inputs_first_and_tied_heads(gpt2: Path, tmp_path: Path) -> None:

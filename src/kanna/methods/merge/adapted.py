@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.methods.merge.adapter import WEIGHTS, Adapter, Additions, additions, product_rows
+from kanna.methods.merge.adapter import WEIGHTS, Adapter, Additions, additions, product_rows, saved_whole
 from kanna.methods.merge.layers import layers_of
-from kanna.methods.merge.token_tensors import token_tensors
+from kanna.methods.merge.token_tensors import TokenTensors, token_tensors
 
 # Rows of a product are made in blocks that begin at multiples of this, so that no value depends on chunks.
 _ROWS = 256
@@ -116,13 +116,27 @@ def adapted(base: Checkpoint, directory: Path, name: str, written: bool) -> Adap
         _refuse_another_base(adapter, base)
     tokens = token_tensors(base, layers_of(base.config, base.tensors))
     tied = tokens.head is None or tokens.head == tokens.embedding or tokens.head not in base.tensors
-    added = additions(adapter, base, tokens.embedding, tied)
-    added = _without_copies(adapter, base, added, tokens.embedding)
-    tensors = {**base.tensors, **{name: adapter.tensors[key] for name, key in added.replaced.items()}}
+    start = _apart(adapter, base, tokens) if tied else base
+    added = additions(adapter, start, tokens.embedding, tied and start is base)
+    added = _without_copies(adapter, start, added, tokens.embedding)
+    tensors = {**start.tensors, **{name: adapter.tensors[key] for name, key in added.replaced.items()}}
     config: Mapping[str, Any] = base.config
-    if tied and any(name not in base.tensors for name in added.replaced):  # by a head of its own
+    if tied and tensors.keys() != base.tensors.keys():  # by a head of its own
         config = {**config, "tie_word_embeddings": False}
     return Adapted(base.directory, f"{base.name}+{adapter.name}", config, tensors, base, adapter, added)
+
+
+def _apart(adapter: Adapter, base: Checkpoint, tokens: TokenTensors) -> Checkpoint:
+    """A base whose head is its embedding, for an adapter that saves the embedding alone whole.
+
+    The adapter was trained with the head that the base has, which is not that embedding any more.
+    """
+    saved = saved_whole(adapter, base, tokens.embedding)
+    if tokens.embedding not in saved or any(name not in base.tensors for name in saved):
+        return base
+    if tokens.parameter is None:
+        return base  # there is no head, or none whose name is known
+    return replace(base, tensors={**base.tensors, tokens.parameter: base.tensors[tokens.embedding]})
 
 
 def _without_copies(adapter: Adapter, base: Checkpoint, added: Additions, embedding: str | None) -> Additions:

@@ -25,6 +25,8 @@ from kanna.errors import InputError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
+# In the names of what a layer has beside its factors.
+_ADAPTED = ".base_layer."
 _MERGE_FIRST = "merge it into its model with PEFT (merge_and_unload) and give the result"
 # Kinds of adapters whose products are more than s B A, by the key that says so.
 _MORE: Mapping[str, str] = {
@@ -180,10 +182,10 @@ def additions(adapter: Adapter, base: Checkpoint, embedding: str | None, tied: b
     replaced: dict[str, str] = {}
     for key in adapter.tensors:
         # Embeddings that are adapted may be saved whole, too.
-        path = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        path = key.removeprefix(_PREFIX).replace(_ADAPTED, ".")
         module, found, rest = _split(path)
         if not found:
-            replaced[_place(adapter, base, path, embedding, False, key)] = key
+            replaced[_place(adapter, base, path, embedding, tied and _ADAPTED in key, key)] = key
         elif rest in ("A.weight", "A"):
             tensor = _place(adapter, base, f"{module}.weight", embedding, tied, key)
             factors.setdefault(tensor, []).append(_factors(adapter, base, key, module, tensor))
@@ -192,6 +194,16 @@ def additions(adapter: Adapter, base: Checkpoint, embedding: str | None, tied: b
     if not factors and not replaced:
         raise InputError(f"{adapter.file} holds nothing that is added to a model", FETCH_AGAIN)
     return Additions({name: tuple(some) for name, some in factors.items()}, replaced)
+
+
+def saved_whole(adapter: Adapter, base: Checkpoint, embedding: str | None) -> set[str]:
+    """Tensors that an adapter has in the place of the base's, but for those that it adds something to."""
+    paths = {key: key.removeprefix(_PREFIX) for key in adapter.tensors if _ADAPTED not in key}
+    return {
+        _place(adapter, base, path, embedding, False, key)
+        for key, path in paths.items()
+        if not _split(path)[1]
+    }
 
 
 def _split(path: str) -> tuple[str, str, str]:

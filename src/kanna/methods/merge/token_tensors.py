@@ -34,12 +34,14 @@ class TokenTensors:
         embedding: The one that tokens are looked up in; None where that is not known.
         head: The one that logits come from; None where the files hold none.
         lacks_head: Whether the files should hold one.
+        parameter: Name of the head in the class of the model; None where it has none.
     """
 
     rows: frozenset[str]
     embedding: str | None
     head: str | None
     lacks_head: bool = False
+    parameter: str | None = None
 
 
 def token_tensors(model: Checkpoint, layers: Layers | None) -> TokenTensors:
@@ -60,6 +62,7 @@ def token_tensors(model: Checkpoint, layers: Layers | None) -> TokenTensors:
         names.get(embedding) if embedding in grown else None,
         _named(head, grown, stored),
         head in grown and head != embedding and head not in stored,
+        head if head in grown and head != embedding else None,
     )
 
 
