@@ -93,12 +93,13 @@ class Checkpoint:
             InputError: The file became shorter since its header was read.
         """
         stored, dtype = self._stored(name), self.dtype(name)
-        data = bytearray((stop - start) * dtype.itemsize)
+        values = torch.empty(stop - start, dtype=dtype)
+        data = values.view(torch.uint8).numpy().data
         with stored.file.open("rb") as file:
             file.seek(stored.offset + start * dtype.itemsize)
             if file.readinto(data) != len(data):
                 raise InputError(f"{stored.file} ends before its data do", FETCH_AGAIN)
-        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return values
 
     def rows(self, name: str, numbers: Sequence[int], columns: int) -> torch.Tensor:
         """Rows of a tensor by their numbers, in that order, read from disk now; the caller owns them.

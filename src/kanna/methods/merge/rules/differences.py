@@ -95,34 +95,62 @@ class Pruned:
         total = torch.zeros_like(base)
         for index, pruner in self._pruners.items():
             values = chunk[index].sub_(base)
-            values *= pruner.pick(values)
+            pruner.prune(values)
             total += values.mul_(self._weights[index] * pruner.scale)
-        if not self._elect:
-            return total.mul_(self._scale).add_(base)
-        change, divisor = self._agreeing(chunk, total >= 0)
-        if divisor is not None:
-            change /= divisor
-        return change.mul_(self._scale).add_(base)
+        if self._elect:
+            total = self._elected(chunk, total)
+        return total.mul_(self._scale).add_(base)
 
-    def _agreeing(self, chunk: Sequence[Tensor], positive: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Sum of the weighted differences of the elected sign, and of their weights where these divide it.
-
-        A difference of 0 agrees with nobody; where nobody agrees, the divisor is 1.
-        """
-        change = torch.zeros_like(chunk[self._base])
-        weights, sizes = torch.zeros_like(change), torch.zeros_like(change)
+    def _elected(self, chunk: Sequence[Tensor], total: Tensor) -> Tensor:
+        """The weighted differences that have the sign of their total, summed and divided by their weights."""
+        sign = torch.ones_like(total).copysign_(total)  # a total is never -0: it began as 0
+        change = torch.zeros_like(total)
+        divisor = _Divisor(self._name, total) if self._normalize else None
         for index in self._pruners:
-            values, weight = chunk[index], self._weights[index]
-            agrees = torch.where(positive, values > 0, values < 0)
-            change += values * agrees
-            if self._normalize:
-                weights += agrees * weight
-                sizes += agrees * abs(weight)
-        if not self._normalize:
-            return change, None
-        if bool(((weights.abs() <= _CANCELLED * sizes) & (sizes > 0)).any()):
+            # Whatever has the other sign becomes 0, which agrees with nobody.
+            agreeing = chunk[index].mul_(sign).clamp_(min=0)
+            change += agreeing
+            if divisor is not None:
+                divisor.add(agreeing, self._weights[index])
+        change.mul_(sign).add_(0.0)  # of -0 it makes 0
+        return change if divisor is None else divisor.divided(change)
+
+
+class _Divisor:
+    """The sum of the weights of those that agree, entry by entry; 1 where nobody does.
+
+    Args:
+        name: Of the tensor, for messages.
+        like: As long as what is divided.
+    """
+
+    def __init__(self, name: str, like: Tensor) -> None:
+        self._name = name
+        self._weights = torch.zeros_like(like)
+        self._sizes: Tensor | None = None  # of weights, once one is negative
+        self._least = math.inf
+
+    def add(self, agreeing: Tensor, weight: float) -> None:
+        """Of those that agree, for which it is more than 0; what they hold is not kept."""
+        agrees = agreeing.sign_()
+        if weight < 0 and self._sizes is None:
+            self._sizes = self._weights.clone()
+        self._weights.add_(agrees, alpha=weight)
+        if self._sizes is not None:
+            self._sizes.add_(agrees, alpha=abs(weight))
+        self._least = min(self._least, weight)
+
+    def divided(self, change: Tensor) -> Tensor:
+        """What is divided, where nobody agrees 0.
+
+        Raises:
+            InputError: Weights of those that agree sum to 0.
+        """
+        if self._sizes is None:  # a sum of positive weights is 0, or at least the smallest
+            return change.div_(self._weights.clamp_(min=self._least))
+        if bool(((self._weights.abs() <= _CANCELLED * self._sizes) & (self._sizes > 0)).any()):
             raise InputError(
                 f"{self._name}: weights of differences of one sign sum to 0 and are to be normalised",
                 "give weights of one sign, or normalize: false",
             )
-        return change, torch.where(sizes > 0, weights, torch.ones_like(weights))
+        return change.div_(torch.where(self._sizes > 0, self._weights, torch.ones_like(self._weights)))

@@ -6,6 +6,7 @@ Every pruner sees the chunks of a tensor in order: in `passes` rounds of `count`
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kanna.methods.merge.known import BY_CHANCE, BY_NORM
-from kanna.methods.merge.rules.counting import Above, Largest, how_many, passes
+from kanna.methods.merge.rules.counting import Above, Largest, how_many, keep_only, passes
 from kanna.methods.merge.rules.sums import BLOCK, summed
 
 
@@ -43,6 +44,9 @@ class Pruner(Protocol):
     def pick(self, values: Tensor) -> Tensor:
         """What each value of a chunk is multiplied by, apart from `scale`; mostly whether it stays."""
 
+    def prune(self, values: Tensor) -> None:
+        """Multiply a chunk by that, in its place, in the stead of `pick`."""
+
 
 class All:
     """Everything stays."""
@@ -57,6 +61,9 @@ class All:
 
     def pick(self, values: Tensor) -> Tensor:
         return torch.ones_like(values, dtype=torch.bool)
+
+    def prune(self, values: Tensor) -> None:
+        pass
 
 
 class Trimmed:
@@ -84,6 +91,12 @@ class Trimmed:
         inside = self._inside.pick(values)
         return inside if self._outliers is None else inside & ~self._outliers.pick(values)
 
+    def prune(self, values: Tensor) -> None:
+        if self._outliers is None:
+            self._inside.prune(values)
+        else:
+            keep_only(values, self.pick(values))
+
 
 class Between:
     """Magnitudes above a threshold stay, but for those above another, larger one; both are known before.
@@ -106,8 +119,11 @@ class Between:
         picked = self._inside.pick(values)
         if self._outliers is not None:
             picked &= ~self._outliers.pick(values)
-        self.kept += int(picked.sum())
+        self.kept += int(np.count_nonzero(picked.numpy()))
         return picked
+
+    def prune(self, values: Tensor) -> None:
+        keep_only(values, self.pick(values))
 
 
 class Dropped:
@@ -128,7 +144,7 @@ class Dropped:
     def __init__(self, density: float, count: int, rescale: bool, key: str) -> None:
         self.kept = round(density * count)
         self.scale = 1 / density if rescale else 1.0
-        self._density, self._at = density, 0
+        self._limit, self._at = below(density), 0
         self._key = hashed(key)
 
     def count(self, number: int, values: Tensor) -> None:
@@ -136,7 +152,10 @@ class Dropped:
 
     def pick(self, values: Tensor) -> Tensor:
         first, self._at = self._at, self._at + len(values)
-        return torch.from_numpy(uniform(self._key, first, len(values)) < self._density)
+        return torch.from_numpy(words(self._key, first, len(values)) < self._limit)
+
+    def prune(self, values: Tensor) -> None:
+        keep_only(values, self.pick(values))
 
 
 class ByRank:
@@ -175,6 +194,9 @@ class ByRank:
         stays = torch.from_numpy(uniform(self._key, first, len(values))) < chances.flatten()
         return (stays / chances.flatten()).to(values.dtype) if self._rescale else stays
 
+    def prune(self, values: Tensor) -> None:
+        values *= self.pick(values)
+
 
 class NormMatched:
     """What another pruner leaves, scaled so that magnitudes sum to what they did before.
@@ -209,6 +231,9 @@ class NormMatched:
     def pick(self, values: Tensor) -> Tensor:
         return self._picking.pick(values)
 
+    def prune(self, values: Tensor) -> None:
+        self._picking.prune(values)
+
 
 def looked(pruners: Mapping[int, Pruner], number: int, chunk: Sequence[Tensor], base: int) -> None:
     """Let each pruner that needs pass `number` see its model's difference from the base."""
@@ -222,15 +247,24 @@ def hashed(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
 
 
-def uniform(key: int, first: int, count: int) -> np.ndarray:
-    """Numbers `first` to `first + count` of a stream in [0, 1), by Philox (Salmon et al. 2011).
+def words(key: int, first: int, count: int) -> np.ndarray:
+    """Numbers `first` to `first + count` of a stream of 64 bits each, by Philox (Salmon et al. 2011).
 
     Its counter gives four numbers a step.
     """
     generator = np.random.Philox(key=key)
     generator.advance(first // 4)
-    words = generator.random_raw(first % 4 + count)[first % 4 :]
-    return (words >> np.uint64(11)) * 2.0**-53
+    return generator.random_raw(first % 4 + count)[first % 4 :]
+
+
+def uniform(key: int, first: int, count: int) -> np.ndarray:
+    """The same numbers in [0, 1), of their upper 53 bits."""
+    return (words(key, first, count) >> np.uint64(11)) * 2.0**-53
+
+
+def below(share: float) -> np.uint64:
+    """Words below this are those whose number in [0, 1) is below a share, which is below 1."""
+    return np.uint64(math.ceil(share * 2**53) << 11)
 
 
 def trimmed(
