@@ -136,6 +136,7 @@ def test_a_value_takes_the_place_of_all_that_a_recipe_says(spoken: Models) -> No
         {"merge_method": "ties", "parameters": {"density": 0.4}, "out_dtype": "bfloat16"},
         {"merge_method": "dare_linear", "parameters": {"density": 0.5}, "out_dtype": "float16"},
         {"merge_method": "model_stock"},
+        {"merge_method": "ties", "parameters": {"density": 0.3, "scope": "model"}},
     ],
 )
 def test_a_merge_in_memory_is_the_written_one(top: Given, spoken: Models, tmp_path: Path) -> None:

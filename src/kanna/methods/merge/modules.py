@@ -114,7 +114,7 @@ class Owners:
 
     def owns(self, number: int, tensor: str, before: bool) -> bool:
         """Whether a tensor belongs to a module, and comes before its layers or behind them."""
-        return (_BEFORE.search(tensor) is not None) is before and self.of(tensor) == number
+        return before_layers(tensor) is before and self.of(tensor) == number
 
     def of(self, tensor: str) -> int:
         """Number of the module: the one of that name, the one whose layers lie beside it, or that of text."""
@@ -150,3 +150,8 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
     """How many parts two paths begin with."""
     pairs = list(zip(one, other, strict=False))
     return next((place for place, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+
+def before_layers(name: str) -> bool:
+    """Whether a tensor outside of layers comes before them, by its name."""
+    return _BEFORE.search(name) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kanna.methods.merge.hi.report import hi_blocks
 from kanna.methods.merge.results import RESULT, MergeOutcome
 from kanna.methods.merge.tuning import report as tuned
 from kanna.reporting.blocks import COMPUTED, At, Block, Cell, Chart, Paragraph, Section, Table, Verdict
@@ -28,7 +29,8 @@ def _draw(results: Sequence[Result]) -> tuple[list[Verdict], list[Section]]:
 
 def _blocks(at: At) -> list[Block]:
     notes = [Paragraph([f"Note: {warning}"]) for warning in at.data["warnings"]]
-    return [_models(at), _groups(at), Paragraph(_became(at)), *notes, *_disagreement(at)]
+    told = [*hi_blocks(at.get("hi")), *_disagreement(at)]
+    return [_models(at), _groups(at), Paragraph(_became(at)), *notes, *told]
 
 
 def _models(at: At) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kanna.methods.merge.hi.results import HiOutcome
 from kanna.result import Result, Several
 
 RESULT = "merge.json"
@@ -80,3 +81,4 @@ class MergeOutcome(Result):
     bytes_read: int
     bytes_written: int
     disagreement: Disagreement | None = None
+    hi: HiOutcome | None = None

@@ -184,6 +184,7 @@ def written_within(
     stages: Stages,
     beside: Mapping[str, Mapping[str, Any]] | None = None,
     load: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[MergePlan, Done]:
     """Write a merge, for one who holds the folder of unfinished work; the plan then tells of disagreement.
 
@@ -192,6 +193,7 @@ def written_within(
         replace: Whether it may replace what is there.
         beside: Name of a further file -> what it holds.
         load: See `merge`.
+        more: What the result file tells besides.
     """
     plan = changed(plan, disagreement=disagreement(plan))
     shards = written_shards(plan, work, stages.report)
@@ -200,7 +202,7 @@ def written_within(
         for name, told in (beside or {}).items():
             write_json(partial / name, told)
         stages.report("verify", 0, 1)
-        done = complete(plan, shards, partial, place.name, max_memory, load)
+        done = complete(plan, shards, partial, place.name, max_memory, load, more)
         stages.report("verify", 1, 1)
         about_to_name(work, partial)
     return plan, done

@@ -44,9 +44,19 @@ class Done:
 
 
 def complete(
-    plan: MergePlan, shards: Shards, directory: Path, title: str, max_memory: int, loads: bool = True
+    plan: MergePlan,
+    shards: Shards,
+    directory: Path,
+    title: str,
+    max_memory: int,
+    loads: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> Done:
-    """Write all but the weights, which are there, and look whether the model loads, if that is wanted."""
+    """Write all but the weights, which are there, and look whether the model loads, if that is wanted.
+
+    Args:
+        more: What the result file tells besides.
+    """
     lead = plan.inputs.lead
     left_out = beside_weights(plan, directory)
     hashes = [
@@ -54,7 +64,7 @@ def complete(
         for model, digests in zip(plan.inputs.models, shards.digests, strict=True)
     ]
     figures = _figures(plan, shards)
-    write_json(directory / RESULT, _result(plan, figures, hashes))
+    write_json(directory / RESULT, {**_result(plan, figures, hashes), **(more or {})})
     parameters = sum(tensor.spec.numbers for tensor in plan.tensors)
     verdict, note = probed(directory, parameters, max_memory) if loads else (None, _UNASKED)
     recipe = portable(plan)

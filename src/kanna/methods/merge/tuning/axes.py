@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -75,18 +76,44 @@ def read_axis(text: str, recipe: Recipe, names: Mapping[str, str]) -> Axis:
 
 def _values(text: str, given: str) -> tuple[float, ...]:
     try:
-        if ":" not in given:
-            values = tuple(dict.fromkeys(float(one) for one in given.split(",")))
-        else:
-            first, last, step = (float(one) for one in given.split(":"))
-            count = int((last - first) / step + 1e-9) + 1
-            if not 0 < count <= _MOST:
-                raise ValueError
-            values = tuple(round(first + number * step, _DIGITS) for number in range(count))
+        values = listed(given)
     except (ValueError, ZeroDivisionError, OverflowError):
         raise InputError(f"--vary {text!r} gives no numbers", _EXAMPLE) from None
-    if any(abs(value) == float("inf") or value != value for value in values):
-        raise InputError(f"--vary {text!r} gives no numbers", _EXAMPLE)
+    return values
+
+
+def listed(given: str) -> tuple[float, ...]:
+    """The numbers of `0.3:1.2:0.1` or `0.5,1`.
+
+    Raises:
+        ValueError, ZeroDivisionError, OverflowError: It says none.
+    """
+    if ":" not in given:
+        values = tuple(dict.fromkeys(float(one) for one in given.split(",")))
+    else:
+        first, last, step = (float(one) for one in given.split(":"))
+        count = int((last - first) / step + 1e-9) + 1
+        if not 0 < count <= _MOST:
+            raise ValueError(given)
+        values = tuple(round(first + number * step, _DIGITS) for number in range(count))
+    if not all(map(math.isfinite, values)):
+        raise ValueError(given)
+    return values
+
+
+def numbers(flag: str, given: str, above: float, most: float = math.inf) -> tuple[float, ...]:
+    """Numbers of an option.
+
+    Raises:
+        InputError: It has none, or one that is not above `above` or beyond `most`.
+    """
+    try:
+        values = listed(given)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise InputError(f"{flag} {given!r} gives no numbers", f"write {flag} 0.1:1:0.1, or 0.5,1") from None
+    wrong = [value for value in values if not above < value <= most]
+    if wrong:
+        raise InputError(f"{flag} tries {wrong[0]:g}", f"give numbers above {above:g} and at most {most:g}")
     return values
 
 

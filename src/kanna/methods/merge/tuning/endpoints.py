@@ -22,12 +22,22 @@ def expert(name: str) -> str:
 
 
 def ends(
-    tasks: Sequence[ExpertTask], found: Mapping[str, Subject], evaluator: Evaluator, progress: Progress
-) -> dict[str, Scale]:
+    tasks: Sequence[ExpertTask],
+    found: Mapping[str, Subject],
+    evaluator: Evaluator,
+    progress: Progress,
+    drop_useless: bool = False,
+) -> tuple[dict[str, Scale], tuple[str, ...]]:
     """The scale of each task, by what the base and its expert score on the calibration rows.
 
+    Args:
+        drop_useless: Leave out tasks whose experts gain nothing.
+
+    Returns:
+        Scales by name of the expert, and the experts that were left out.
+
     Raises:
-        InputError: An expert gains nothing.
+        InputError: An expert gains nothing, or all do.
     """
     asked = [(BASE, list(tasks)), *((expert(task.name), [task]) for task in tasks)]
     for number, (name, some) in enumerate(asked):
@@ -36,12 +46,15 @@ def ends(
             evaluator.score(name, found[name], found[name].model(evaluator.options), missing)
     progress("base and experts", len(asked), len(asked))
     known = evaluator.notebook.known
-    return {
-        one.name: scale(
-            one.calibration.name, one.name, known[BASE, one.name], known[expert(one.name), one.name]
-        )
-        for one in tasks
-    }
+    scales: dict[str, Scale] = {}
+    dropped: list[str] = []
+    for one in tasks:
+        of_base, of_expert = known[BASE, one.name], known[expert(one.name), one.name]
+        if drop_useless and of_expert.score <= of_base.score and (len(dropped) + 1 < len(tasks)):
+            dropped.append(one.name)
+        else:
+            scales[one.name] = scale(one.calibration.name, one.name, of_base, of_expert)
+    return scales, tuple(dropped)
 
 
 def tested_ends(

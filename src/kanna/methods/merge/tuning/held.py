@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +22,19 @@ from kanna.models.skeleton import read_config, skeleton
 from kanna.tasks.options import EvalOptions
 
 
-def tensors_of(plan: MergePlan) -> dict[str, Tensor]:
-    """Every tensor of a merge, rounded as it would be written."""
+def tensors_of(plan: MergePlan, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Tensors of a merge, rounded as they would be written.
+
+    Args:
+        names: Which; None for all.
+    """
     cuts = cuts_of(plan, None)
     return {
         tensor.spec.name: torch.cat([*Stream(plan, tensor, cuts, hashed=False).pieces()]).reshape(
             tensor.spec.shape
         )
         for tensor in plan.tensors
+        if names is None or tensor.spec.name in names
     }
 
 

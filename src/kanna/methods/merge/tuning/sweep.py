@@ -280,7 +280,7 @@ def _room(place: Path | None, key: str, force: bool, resume: bool) -> Iterator[P
 
 
 def _swept(swept: _Field, found: Mapping[str, Subject], evaluator: Evaluator, progress: Progress) -> Sweep:
-    scales = ends(swept.tasks, found, evaluator, progress)
+    scales, _ = ends(swept.tasks, found, evaluator, progress)
     points: list[tuple[tuple[float, ...], dict[str, Sample]]] = []
     for number, cell in enumerate(swept.cells):
         progress("sweep", number, len(swept.cells))

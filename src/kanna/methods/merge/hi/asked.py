@@ -1,0 +1,165 @@
+"""What is asked of Hi-Merging, checked, and the models that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from pathlib import Path
+
+import torch
+
+from kanna.checkpoint import lineage
+from kanna.errors import InputError
+from kanna.methods.merge.hi.blocks import Block, blocks_of
+from kanna.methods.merge.hi.config import MODEL, HiOptions
+from kanna.methods.merge.hi.foreseen import Evaluations, evaluations
+from kanna.methods.merge.hi.merges import Merges, Mixing
+from kanna.methods.merge.hi.recipes import recipe_of
+from kanna.methods.merge.hi.state import WHOLE, State
+from kanna.methods.merge.plan import MergePlan
+from kanna.methods.merge.run import key_of, merge_plan
+from kanna.methods.merge.tuning.axes import numbers
+from kanna.methods.merge.tuning.endpoints import BASE, MERGE, expert
+from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, subjects
+from kanna.methods.merge.tuning.expert_tasks import ExpertTask, Split, expert_tasks, options_for, read_pairs
+from kanna.methods.merge.tuning.samples import Scale
+from kanna.methods.merge.tuning.work import Work, foreseen
+from kanna.tasks.options import EvalOptions
+from kanna.tasks.records import SCORING
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is merged, checked.
+
+    Args:
+        base: As given.
+        models: Name of an expert -> the model, as given.
+        plan: Of the sum of all experts.
+    """
+
+    base: str
+    models: Mapping[str, str]
+    plan: MergePlan
+    blocks: tuple[Block, ...]
+    kept: tuple[float, ...]
+    scales: tuple[float, ...]
+    tasks: tuple[ExpertTask, ...]
+    options: HiOptions
+    evaluation: EvalOptions
+    out_dtype: str | None
+    max_memory: int
+    max_drop: str | None
+
+    @property
+    def evaluations(self) -> Evaluations:
+        pairs = len(self.kept) * len(self.scales)
+        return evaluations(self.options, len(self.models), len(self.blocks), pairs)
+
+    @property
+    def work(self) -> Work:
+        """At most."""
+        each = foreseen(self.plan, self.tasks, 1, 0)
+        count = self.evaluations.total
+        of_all = count / len(self.models)
+        return Work(count, count, each.rows, round(each.tokens * of_all), each.seconds * of_all)
+
+    @property
+    def key(self) -> str:
+        """sha256 of all that the result depends on."""
+        facts = {
+            "merge": key_of(self.plan),
+            "models": [self.base, *self.models.items()],
+            "dtype": self.out_dtype,
+            "tasks": [[task.name, task.calibration.digest, task.test.digest] for task in self.tasks],
+            "options": self.options.model_dump(mode="json"),
+            "evaluation": {key: str(value) for key, value in self.evaluation},
+            "max_drop": self.max_drop,
+            "scoring": SCORING,
+            "threads": torch.get_num_threads(),
+        }
+        return lineage.digest_of(facts)
+
+
+def named(given: Mapping[str, str | Path] | Sequence[str], flag: str) -> dict[str, str]:
+    if isinstance(given, Mapping):
+        return {name: str(model) for name, model in given.items()}
+    return {name: str(model) for name, model in read_pairs(given, flag).items()}
+
+
+def files_of(given: Mapping[str, str | Path] | Sequence[str], flag: str) -> dict[str, Path]:
+    return {name: Path(file) for name, file in named(given, flag).items()}
+
+
+def asked_for(
+    base: str,
+    models: Mapping[str, str],
+    tasks: Mapping[str, Path],
+    tests: Mapping[str, Path],
+    options: HiOptions,
+    evaluation: EvalOptions,
+    out_dtype: str | None,
+    max_memory: int,
+    max_drop: str | None,
+) -> Asked:
+    if not models:
+        raise InputError("there is no expert", "add --expert NAME=MODEL")
+    if one := next((name for name in models if name not in tasks), None):
+        raise InputError(f"the expert {one} has no task", f"add --task {one}=FILE, or leave it out")
+    if one := next((name for name in tasks if name not in models), None):
+        raise InputError(f"the task of {one} has no expert", f"add --expert {one}=MODEL, or leave it out")
+    if options.scope != "tensor" and options.stages != MODEL:
+        raise InputError(
+            "with one threshold for a whole model its blocks cannot be pruned apart",
+            "leave out --scope, or add --stages model",
+        )
+    ordered = {name: tasks[name] for name in models}
+    whole = State((tuple(WHOLE for _ in models),))
+    recipe = recipe_of(whole, base, list(models.values()), (), dtype=out_dtype)
+    plan = merge_plan(recipe, max_memory=max_memory)
+    scoring = options_for(evaluation)
+    parted = expert_tasks(ordered, tests, Split(options.share, options.split_seed), scoring)
+    return Asked(
+        base, models, plan, blocks_of(plan, options.group), numbers("--p", options.p, 0, 1),
+        numbers("--s", options.s, 0), parted, options, scoring, out_dtype, max_memory, max_drop,
+    )  # fmt: skip
+
+
+@contextmanager
+def opened(asked: Asked) -> Iterator[dict[str, Subject]]:
+    """The merge, the base and the experts, each fit to be evaluated on what it is asked."""
+    plans = {MERGE: asked.plan, BASE: alone(asked.base)}
+    plans |= {expert(name): alone(model) for name, model in asked.models.items()}
+    with subjects(plans) as found:
+        for name, subject in found.items():
+            some = [task for task in asked.tasks if name in (MERGE, BASE, expert(task.name))]
+            subject.prepared([task.calibration for task in some], asked.evaluation)
+        yield found
+
+
+def ground_of(
+    asked: Asked, scales: Mapping[str, Scale], subject: Subject, evaluator: Evaluator, room: Path
+) -> Merges:
+    """Of the experts that gain something."""
+    names = list(asked.models)
+    kept = [index for index, name in enumerate(names) if name in scales]
+    inputs = asked.plan.inputs
+    wanted = [0, *(1 + index for index in kept)]
+    mixing = Mixing(
+        base=asked.base,
+        models=tuple(asked.models[names[index]] for index in kept),
+        blocks=asked.blocks,
+        inputs=changed(
+            inputs,
+            models=tuple(inputs.models[index] for index in wanted),
+            layers=tuple(inputs.layers[index] for index in wanted),
+        ),
+        consensus=asked.options.consensus,
+        scope=asked.options.scope,
+        dtype=asked.out_dtype,
+        max_memory=asked.max_memory,
+    )
+    tasks = tuple(task for task in asked.tasks if task.name in scales)
+    return Merges(mixing, tasks, tuple(scales[task.name] for task in tasks), subject, evaluator, room)

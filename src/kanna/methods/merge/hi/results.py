@@ -1,0 +1,120 @@
+"""What Hi-Merging says of itself, in `merge.json` and in reports; read where no torch is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kanna.methods.merge.tuning.results import Judgement, TunedTask
+from kanna.result import Result, Several
+
+
+class HiCell(Result):
+    """A pair of the first stage and what it scored."""
+
+    kept: float
+    scale: float
+    score: float
+    probability: float
+
+
+class HiExpert(Result):
+    """An expert by itself.
+
+    Args:
+        kept: Share of its difference's entries that stay.
+        scale: By which they are multiplied.
+        grid: All pairs that were tried; none without the first stage.
+    """
+
+    name: str
+    kept: float
+    scale: float
+    grid: Several[HiCell]
+
+
+class HiImpact(Result):
+    """What a block gives one task.
+
+    Args:
+        alpha: Score lost without it.
+        beta: Score gained by it alone.
+        contribution: The sum.
+    """
+
+    alpha: float
+    beta: float
+    contribution: float
+
+
+class HiBlock(Result):
+    """A block of the merge at the beginning of a round.
+
+    Args:
+        own: For each task, in its expert.
+        merged: For each task, in the merge.
+        gamma: For each task, own less merged contribution, over what the expert gains.
+        errors: Their standard errors over rows.
+        total: Sum of gamma; blocks are ranked by it.
+        kind: severe, partial or mutual.
+    """
+
+    block: str
+    own: Several[HiImpact]
+    merged: Several[HiImpact]
+    gamma: Several[float]
+    errors: Several[float]
+    total: float
+    total_error: float
+    kind: str
+
+
+class HiStep(Result):
+    """A change that was tried; scores are mean normalised ones on the calibration rows."""
+
+    block: str
+    kind: str
+    action: str
+    before: float
+    after: float
+    accepted: bool
+
+
+class HiRound(Result):
+    """One round over all blocks."""
+
+    blocks: Several[HiBlock]
+    steps: Several[HiStep]
+
+
+class HiPart(Result):
+    """How much of each expert is in a block in the end, in the order of the experts."""
+
+    block: str
+    kept: Several[float]
+    scales: Several[float]
+
+
+class HiOutcome(Result):
+    """Hi-Merging.
+
+    Args:
+        base: Its name.
+        dropped: Experts that gained nothing.
+        settings: As asked for.
+        evaluations: How many times a model was scored on the calibration rows of a task.
+        scores: Mean normalised score on the calibration rows: of the merge before and after the rounds.
+        normalised: For each task, in the end.
+    """
+
+    base: str
+    experts: Several[HiExpert]
+    dropped: Several[str]
+    tasks: Several[TunedTask]
+    settings: dict[str, Any]
+    evaluations: int
+    before: float
+    after: float
+    normalised: Several[float]
+    rounds: Several[HiRound]
+    parts: Several[HiPart]
+    test: Judgement | None = None

@@ -1,0 +1,209 @@
+"""Hi-Merging, from Python; the verb takes it too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna.checkpoint import lineage
+from kanna.checkpoint.outputs import final_name
+from kanna.errors import InputError
+from kanna.methods.merge.adapted import directories
+from kanna.methods.merge.hi.asked import Asked, asked_for, files_of, ground_of, named, opened
+from kanna.methods.merge.hi.config import LAYER, MODEL, HiOptions
+from kanna.methods.merge.hi.ground import mean_normalised, normalised
+from kanna.methods.merge.hi.merges import Merges
+from kanna.methods.merge.hi.resolving import Round, Rules, resolved
+from kanna.methods.merge.hi.results import HiOutcome
+from kanna.methods.merge.hi.stage_one import Cell, chosen, grids
+from kanna.methods.merge.hi.state import WHOLE, everywhere
+from kanna.methods.merge.hi.telling import expert_told, part_told, round_told
+from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan
+from kanna.methods.merge.run import MergeResult, check_room, written_within
+from kanna.methods.merge.tuning.endpoints import MERGE, ends, tested_ends, tuned
+from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, tested
+from kanna.methods.merge.tuning.judging import judgement
+from kanna.methods.merge.tuning.results import Judgement
+from kanna.methods.merge.tuning.samples import Notebook
+from kanna.methods.merge.tuning.work import Work
+from kanna.progress import Progress
+from kanna.runs.in_the_way import refuse_existing, refuse_input
+from kanna.runs.record import Stages, run_record
+from kanna.runs.room import check_memory
+from kanna.runs.unfinished import clear, replaces, unfinished_work
+from kanna.tasks.options import EvalOptions
+
+_NOTES = "samples.jsonl"
+KEY = "hi"
+
+
+@dataclass(frozen=True)
+class HiResult:
+    """What Hi-Merging found.
+
+    Args:
+        outcome: All of it; None for a dry run.
+        written: The merge.
+        work: What it takes, at most.
+        run: Times and memory of this run.
+    """
+
+    outcome: HiOutcome | None
+    written: MergeResult | None
+    work: Work
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        judged = self.outcome is None or self.outcome.test is None or self.outcome.test.passed
+        return judged and (self.written is None or self.written.passed)
+
+    def to_dict(self) -> dict[str, Any]:
+        told = None if self.outcome is None else self.outcome.to_dict()
+        written = None if self.written is None else self.written.to_dict()
+        found = {KEY: told, "written": written, "work": self.work.to_dict(), "run": dict(self.run)}
+        return {"schema_version": 1, "kind": "merge-hi", **found}
+
+
+def merge_hi(
+    base: str | Path,
+    experts: Mapping[str, str | Path] | Sequence[str],
+    tasks: Mapping[str, str | Path] | Sequence[str],
+    out: str | Path | None,
+    options: HiOptions | None = None,
+    *,
+    tests: Mapping[str, str | Path] | Sequence[str] = (),
+    max_drop: str | None = None,
+    evaluation: EvalOptions | None = None,
+    out_dtype: str | None = None,
+    max_memory: int = DEFAULT_MEMORY,
+    force: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    announce: Callable[[Work], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> HiResult:
+    """Merge experts of one base by Hi-Merging: prune and scale each, then resolve conflicts block by block.
+
+    Args:
+        base: Directory, or hub id in the local cache.
+        experts: Name -> model, perhaps with an adapter (MODEL+ADAPTER).
+        tasks: Name of an expert -> the file of its task; rows that it was trained on say nothing.
+        out: New directory; None only for a dry run.
+        tests: Likewise, rows for the test alone; all rows of that task choose then.
+        max_drop: What may be lost beside each expert on the test rows: 1% of its score, or 1pt.
+        evaluation: How rows are scored.
+        out_dtype: Of the output; by default the widest of the models.
+        resume: Go on with a run that was interrupted, to the same bytes.
+        announce: Called with what it takes at most before the long work begins.
+
+    Raises:
+        InputError: Whatever is wrong, and then nothing is written; among it an expert that gains nothing.
+    """
+    started = time.perf_counter()
+    asked = asked_for(
+        str(base), named(experts, "--expert"), files_of(tasks, "--task"), files_of(tests, "--test"),
+        options or HiOptions(), evaluation or EvalOptions(), out_dtype, max_memory, max_drop,
+    )  # fmt: skip
+    work = asked.work
+    place = None if out is None else _place(asked.plan, out, force, resume)
+    if dry_run:
+        announce(work)
+        return HiResult(None, None, work)
+    if place is None:
+        raise InputError("there is no place for the result", "give --out DIR")
+    announce(work)
+    stages = Stages(progress)
+    with (
+        opened(asked) as found,
+        unfinished_work(place, asked.key, resume, force, survives=(_NOTES,)) as room,
+    ):
+        notebook = Notebook.open(room / _NOTES)
+        evaluator = Evaluator(asked.tasks, asked.evaluation, notebook)
+        outcome, plan, tokens = _merged(asked, found, evaluator, room, stages.report)
+        replacing = replaces(place, force, resume)
+        last, done = written_within(
+            plan, place, room, replacing, max_memory, stages, more={KEY: outcome.to_dict()}
+        )
+        written = MergeResult(place, last, done.figures, done.verdict, done.note)
+        clear(room)
+    run = run_record(started, stages.seconds, asked.evaluation.device)
+    run |= {"evaluated": evaluator.done, "layer_tokens": tokens}
+    lineage.write_run_record(place, run)
+    return HiResult(outcome, written, work, run)
+
+
+def _place(plan: MergePlan, out: str | Path, force: bool, resume: bool) -> Path:
+    place = final_name(out)
+    refuse_input(place, *(directory for model in plan.inputs.models for directory in directories(model)))
+    refuse_existing(place, replaces(place, force, resume))
+    check_memory(plan.chunk_bytes, "give a smaller --max-memory")
+    check_room(plan, place)
+    return place
+
+
+def _merged(
+    asked: Asked, found: Mapping[str, Subject], evaluator: Evaluator, room: Path, progress: Progress
+) -> tuple[HiOutcome, MergePlan, float]:
+    """What was found, the plan of the merge, and blocks times tokens that were computed for single blocks."""
+    scales, dropped = ends(asked.tasks, found, evaluator, progress, asked.options.drop_useless)
+    ground = ground_of(asked, scales, found[MERGE], evaluator, room)
+    cells = _grids(asked, ground, progress)
+    treatments = [chosen(some) if some else WHOLE for some in cells]
+    share = 1.0 if asked.options.combine == "sum" else 1 / len(ground.experts)
+    begun = everywhere(treatments, len(ground.blocks), share)
+    state, rounds = begun, list[Round]()
+    if asked.options.stages != MODEL:
+        rules = Rules(asked.options.tau, _rounds(asked))
+        state, rounds = resolved(ground, treatments, begun, rules, progress)
+    outcome = HiOutcome(
+        base=asked.plan.inputs.lead.name,
+        experts=tuple(
+            expert_told(name, treatment, some)
+            for name, treatment, some in zip(ground.experts, treatments, cells, strict=True)
+        ),
+        dropped=dropped,
+        tasks=tuned(ground.tasks, scales, asked.evaluation),
+        settings={
+            **asked.options.model_dump(mode="json"),
+            "metric": asked.evaluation.metric,
+            "context": found[MERGE].prepared([asked.tasks[0].calibration], asked.evaluation).context,
+        },
+        before=mean_normalised(ground, begun),
+        after=mean_normalised(ground, state),
+        normalised=tuple(normalised(ground, state)),
+        evaluations=len(evaluator.notebook.known),
+        rounds=tuple(round_told(one, ground.blocks, asked.options.tau) for one in rounds),
+        parts=tuple(part_told(name, row) for name, row in zip(ground.blocks, state.rows, strict=True)),
+    )
+    plan = ground.mixing.plan(state)
+    tests = _judged(asked, found, ground, plan, progress)
+    return outcome.model_copy(update={"test": tests}), plan, ground.layer_tokens
+
+
+def _rounds(asked: Asked) -> int:
+    """As many as the budget allows."""
+    most, budget = asked.evaluations, asked.options.max_evaluations
+    if budget is None:
+        return most.rounds
+    further = (budget - most.first_round) // (most.again + most.steps)
+    return min(most.rounds, 1 + further)
+
+
+def _grids(asked: Asked, ground: Merges, progress: Progress) -> Sequence[Sequence[Cell]]:
+    if asked.options.stages == LAYER:
+        return [[] for _ in ground.experts]
+    return grids(ground, asked.kept, asked.scales, progress)
+
+
+def _judged(
+    asked: Asked, found: Mapping[str, Subject], ground: Merges, plan: MergePlan, progress: Progress
+) -> Judgement:
+    subject = found[MERGE]
+    merged = tested(subject, subject.model(asked.evaluation, plan), ground.tasks, asked.evaluation, progress)
+    of_base, of_experts = tested_ends(ground.tasks, found, asked.evaluation, progress)
+    return judgement(ground.tasks, of_base, of_experts, merged, asked.max_drop)

@@ -1,0 +1,310 @@
+"""Hi-Merging of real models: what is written, from where blocks go on, kills, and what is refused."""
+
+import json
+import math
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from killing import hashes, in_child
+from merge_models import largest, weights
+from test_merge_adapters import save_adapter
+from tuned_tasks import rows_of, split_words, write_rows
+
+import kanna
+from kanna.cli.main import main
+from kanna.errors import InputError
+from kanna.methods.merge.hi.asked import asked_for, ground_of, opened
+from kanna.methods.merge.hi.config import HiOptions
+from kanna.methods.merge.hi.contributions import conflicts
+from kanna.methods.merge.hi.state import Treatment, everywhere
+from kanna.methods.merge.tuning.evaluating import Evaluator
+from kanna.methods.merge.tuning.samples import Notebook, Sample, Scale
+from kanna.tasks.options import EvalOptions
+
+Models = dict[str, Path]
+Given = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def spoken(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return split_words(models, tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture(scope="module")
+def tasks(spoken: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    room = tmp_path_factory.mktemp("tasks")
+    return {
+        name: write_rows(room / f"task-{name}.jsonl", rows_of(spoken[name], spoken["base"], seed, 60))
+        for seed, name in enumerate("ab")
+    }
+
+
+def hi(models: Models, tasks: dict[str, Path], out: Path, options: HiOptions, **more: Any) -> Any:
+    experts = {name: models[name] for name in tasks}
+    return kanna.merge_hi(models["base"], experts, tasks, out, options, out_dtype="float32", **more)
+
+
+def options(**given: Any) -> HiOptions:
+    return HiOptions(**{"p": "0.5,1", "s": "0.5,1", "share": 0.4, "rounds": 2, **given})
+
+
+def quiet(*_: object) -> None:
+    """Says nothing."""
+
+
+def test_what_is_written_is_what_is_told(spoken: Models, tasks: dict[str, Path], tmp_path: Path) -> None:
+    """Every tensor by plain loops from the shares and scales of `merge.json`; the recipe makes it again."""
+    done = hi(spoken, tasks, tmp_path / "out", options(tau=-0.05))
+    told = json.loads((tmp_path / "out" / "merge.json").read_text())["hi"]
+    assert told == done.outcome.to_dict() and done.passed
+    parts = {part["block"]: part for part in told["parts"]}
+    assert list(parts) == ["embeddings", "0", "1", "norm and head"]
+    assert len({json.dumps([part["kept"], part["scales"]]) for part in parts.values()}) > 1
+    base, *experts = (weights(spoken[name]) for name in ("base", "a", "b"))
+    for name, found in weights(tmp_path / "out").items():
+        layer = (
+            name.split(".")[2] if ".layers." in name else "embeddings" if "embed" in name else "norm and head"
+        )
+        part = parts[layer]
+        expected = base[name].double().flatten()
+        for expert, kept, scale in zip(experts, part["kept"], part["scales"], strict=True):
+            difference = (expert[name].float() - base[name].float()).flatten().tolist()
+            expected = expected + scale * torch.tensor(largest(difference, kept), dtype=torch.float64)
+        torch.testing.assert_close(found.double().flatten(), expected, rtol=0, atol=1e-6)
+    text = (tmp_path / "out" / "recipe.yaml").read_text()
+    again = yaml.safe_load(text)
+    again["base_model"] = str(spoken["base"])
+    for entry in again["models"]:
+        entry["model"] = str(spoken[entry["model"]])
+    kanna.merge(again, tmp_path / "again")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert hashes(tmp_path / "again")[name] == hashes(tmp_path / "out")[name]
+    assert kanna.merge_verify(tmp_path / "out").passed
+
+
+def test_the_result_is_no_worse_than_what_it_began_with(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    told = hi(spoken, tasks, tmp_path / "out", options(stages="layer", tau=-0.05)).outcome
+    steps = [step for one in told.rounds for step in one.steps]
+    assert told.after >= told.before and any(step.accepted for step in steps)
+    assert all(step.accepted == (step.after >= step.before) for step in steps)
+    assert told.normalised and told.after == pytest.approx(sum(told.normalised) / 2)
+    # The experts' own stage was left out, and the merge began with all of them.
+    assert all((one.kept, one.scale, one.grid) == (1.0, 1.0, ()) for one in told.experts)
+    assert told.test is not None and {task.rows for task in told.test.tasks} == {36}
+
+
+@pytest.mark.parametrize(
+    ("given", "change"),
+    [
+        ({"stages": "model", "p": "1", "s": "1"}, {}),
+        ({"stages": "layer", "tau": 100.0}, {}),
+        ({"stages": "layer", "tau": 100.0, "consensus": "ties"}, {"merge_method": "ties"}),
+        ({"stages": "layer", "tau": 100.0, "combine": "mean"}, {"parameters": {"lambda": 0.5}}),
+    ],
+)
+def test_without_conflicts_it_is_task_arithmetic(
+    given: Given, change: Given, spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    told = hi(spoken, tasks, tmp_path / "hi", options(**given)).outcome
+    assert not any(step for one in told.rounds for step in one.steps)
+    listed = [{"model": str(spoken[name]), "parameters": {"weight": 1.0}} for name in "ab"]
+    plain: Given = {"merge_method": "task_arithmetic", "base_model": str(spoken["base"]), "models": listed}
+    plain |= {"out_dtype": "float32", **change}
+    if plain["merge_method"] == "ties":
+        plain["parameters"] = {"normalize": False}
+    kanna.merge(plain, tmp_path / "plain")
+    ours, theirs = weights(tmp_path / "hi"), weights(tmp_path / "plain")
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_blocks_that_go_on_from_kept_states_score_as_whole_models(
+    group: int, spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    """alpha and beta of every block by both ways; by log loss, of which every digit counts."""
+    found = []
+    tokens = []
+    for naive in (True, False):
+        asked = asked_for(
+            str(spoken["base"]), {name: str(spoken[name]) for name in tasks}, tasks, {},
+            options(group=group), EvalOptions(metric="log_loss"), None, 2 * 10**9, None,
+        )  # fmt: skip
+        with opened(asked) as subjects:
+            evaluator = Evaluator(asked.tasks, asked.evaluation, Notebook(None))
+            scales = {name: Scale(0.0, 1.0) for name in tasks}
+            ground = ground_of(asked, scales, subjects["merge"], evaluator, tmp_path)
+            ground.naive = naive
+            treatments = [Treatment(0.5, 0.8), Treatment(1.0, 0.6)]
+            state = everywhere(treatments, len(ground.blocks)).without(1)
+            found.append(conflicts(ground, treatments, state, quiet))
+            tokens.append(ground.layer_tokens)
+    assert len(found[0]) == {1: 4, 2: 3}[group] and tokens[0] == 0 < tokens[1]
+    sizes = []
+    for one, other in zip(*found, strict=True):
+        for mine, theirs in zip((*one.own, *one.merged), (*other.own, *other.merged), strict=True):
+            assert mine.deletion == pytest.approx(theirs.deletion, abs=1e-5)
+            assert mine.addition == pytest.approx(theirs.addition, abs=1e-5)
+            sizes.append(abs(mine.alpha) + abs(mine.beta))
+    assert max(sizes) > 0.1  # else equal would be no news
+
+
+def test_later_blocks_take_less(spoken: Models, tasks: dict[str, Path], tmp_path: Path) -> None:
+    """Of two layers a change of the last one takes half of what a change of the first one takes."""
+    from kanna.models.inventory import inventory
+    from kanna.tasks.scorers.edited import EditedTask
+    from kanna.tasks.scorers.resumed import Edit
+
+    asked = asked_for(
+        str(spoken["base"]), {"a": str(spoken["a"])}, {"a": tasks["a"]}, {},
+        options(), EvalOptions(), None, 2 * 10**9, None,
+    )  # fmt: skip
+    with opened(asked) as subjects:
+        subject = subjects["base"]
+        model = subject.model(asked.evaluation)
+        prepared = subject.prepared([asked.tasks[0].calibration], asked.evaluation)
+        edited = EditedTask(prepared, prepared.tasks[0], model, inventory(model), 2**28)
+        edited.base()
+        taken = []
+        for layer in range(2):
+            before = edited.resumed.effort.layer_tokens
+            name = f"model.layers.{layer}.self_attn.q_proj"
+            edited.edited([[Edit(name, "weight", model.get_parameter(f"{name}.weight"), layer)]])
+            taken.append(edited.resumed.effort.layer_tokens - before)
+        edited.close()
+    assert taken[1] < 0.6 * taken[0]
+
+
+def test_an_adapter_is_an_expert(spoken: Models, tmp_path: Path) -> None:
+    """Merged by plain torch, and judged beside itself."""
+    adapter = save_adapter(tmp_path / "adapter", spoken["base"], 4, lora_alpha=60)
+    reference = f"{spoken['base']}+{adapter}"
+    listed = [{"model": reference, "parameters": {"weight": 1}}]
+    kanna.merge({"merge_method": "linear", "models": listed, "out_dtype": "float32"}, tmp_path / "tuned")
+    rows = write_rows(tmp_path / "rows.jsonl", rows_of(tmp_path / "tuned", spoken["base"], 3, 60))
+    done = kanna.merge_hi(
+        spoken["base"], {"a": reference}, {"a": rows}, tmp_path / "out", options(stages="model", p="1"),
+        out_dtype="float32",
+    )  # fmt: skip
+    assert done.outcome is not None and done.outcome.experts[0].scale == 1.0
+    ours, theirs = weights(tmp_path / "out"), weights(tmp_path / "tuned")
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def whole(spoken: Models, tasks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody killed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert in_child(lambda: hi(spoken, tasks, out, _KILLED, max_drop="90pt")) == 0
+    return out
+
+
+_KILLED = options(p="1", tau=-0.05, rounds=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(
+    seed: int, whole: Path, spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    """Behind an evaluation, or while it is noted."""
+    told = json.loads((whole / "merge.json").read_text())["hi"]
+    last = random.Random(seed).randrange(1, told["evaluations"])
+
+    def killed() -> None:
+        original, count = Notebook.add, 0
+
+        def add(self: Notebook, candidate: str, task: str, found: Sample) -> None:
+            nonlocal count
+            original(self, candidate, task, found)
+            count += 1
+            if count == last:
+                if seed % 2 == 0:
+                    assert self.path is not None
+                    self.path.write_bytes(self.path.read_bytes()[:-9])
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Notebook.add = add  # type: ignore[method-assign]
+        hi(spoken, tasks, tmp_path / "out", _KILLED, max_drop="90pt")
+
+    assert in_child(killed) == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    resumed = lambda: hi(spoken, tasks, tmp_path / "out", _KILLED, max_drop="90pt", resume=True)  # noqa: E731
+    assert in_child(resumed) == 0
+    assert hashes(tmp_path / "out") == hashes(whole)
+    assert not (tmp_path / "out.kanna-work").exists()
+
+
+def test_an_expert_that_gains_nothing_is_left_out_where_that_is_wanted(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    own = write_rows(tmp_path / "base.jsonl", rows_of(spoken["base"], spoken["b"], 5, 60))
+    files = {"a": tasks["a"], "b": own}
+    before = hashes(tmp_path)
+    with pytest.raises(InputError, match=r"b gains nothing on its own task base\.jsonl: it scores 0\.\d+"):
+        hi(spoken, files, tmp_path / "out", options())
+    assert hashes(tmp_path) == before
+    told = hi(spoken, files, tmp_path / "out", options(stages="model", drop_useless=True)).outcome
+    assert told.dropped == ("b",) and [one.name for one in told.experts] == ["a"]
+    recipe = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
+    assert [entry["model"] for entry in recipe["models"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"experts": {"a": "a", "b": "b"}, "tasks": {"a": "a"}}, "the expert b has no task"),
+        ({"experts": {"a": "a"}, "tasks": {"a": "a", "b": "b"}}, "the task of b has no expert"),
+        ({"experts": {}, "tasks": {}}, "no expert"),
+        ({"options": options(p="0,1")}, "--p tries 0"),
+        ({"options": options(p="1.5")}, "--p tries 1.5"),
+        ({"options": options(s="x")}, "--s 'x' gives no numbers"),
+        ({"options": options(scope="model")}, "cannot be pruned apart"),
+        ({"options": options(max_evaluations=20)}, "20 evaluations are too few: one round may take"),
+        ({"options": options(share=0.2)}, "12 of 60 rows for calibration"),
+        ({"evaluation": EvalOptions(metric="acc")}, "no metric for rows"),
+    ],
+)
+def test_bad_requests(
+    given: Given, said: str, spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    experts = {name: spoken[model] for name, model in given.get("experts", {"a": "a", "b": "b"}).items()}
+    files = {name: tasks[file] for name, file in given.get("tasks", {"a": "a", "b": "b"}).items()}
+    more = {key: given[key] for key in ("evaluation",) if key in given}
+    with pytest.raises(InputError, match=said):
+        kanna.merge_hi(
+            spoken["base"], experts, files, tmp_path / "out", given.get("options", options()), **more
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_verb(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["merge", "hi", str(spoken["base"]), "--p", "1", "--s", "0.5,1", "--calibration-share", "0.4"]
+    for name, rows in tasks.items():
+        words += ["--expert", f"{name}={spoken[name]}", "--task", f"{name}={rows}"]
+    words += ["--out", str(tmp_path / "out"), "--tau", "-0.05", "--rounds", "1"]
+    assert main([*words, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    count = 2 * 2 + 2 * 5 + 4 * 2 * 4 + 2 * 4
+    assert shown.err.startswith(f"at most {count} evaluations") and not list(tmp_path.iterdir())
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "merge-hi" and told["hi"]["evaluations"] <= count
+    assert math.isfinite(told["hi"]["test"]["normalised"])
+    assert main([*words, "--force"]) == 0
+    said = capsys.readouterr().out
+    for title in ("Experts by themselves", "Conflicts by block", "Steps, by the mean", "On the test rows"):
+        assert title in said
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    for title in ("Scores of a by p and s", "Contributions in the experts, by deletion", "Conflicts"):
+        assert title in page
