@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kanna.checkpoint import applied, scale_sets
-from kanna.checkpoint.reader import locate
+from kanna.checkpoint.location import locate
 from kanna.checkpoint.set_names import BASE
 from kanna.errors import InputError
 from kanna.forms.integer import IntLinear

@@ -108,6 +108,8 @@ def _problem(found: Any) -> str:
         return problem
     percent = _PERCENT.fullmatch(given) if isinstance(given, str) and problem == _NUMBER else None
     instead = "" if percent is None else f": write {float(percent[1]) / 100:g}"
+    if found["type"] == "less_than_equal" and found["ctx"]["le"] == 1 and 1 < given <= 100:
+        instead = f": did you mean {given / 100:g}"
     return f"{problem}, found {_short(repr(given))}{instead}"
 
 

@@ -14,7 +14,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from kanna.checkpoint.applied import ACTIVE, has_sets, put_chosen, stored_changes
 from kanna.checkpoint.declared import METHOD, Declared, parse_forms, put_forms
-from kanna.checkpoint.reader import locate, read_headers, weight_files
+from kanna.checkpoint.location import locate
+from kanna.checkpoint.reader import read_headers, weight_files
 from kanna.errors import InputError
 from kanna.models.skeleton import architecture_of
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from kanna.checked import FETCH_AGAIN, read_json
+from kanna.checkpoint.location import locate, model_name
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES, Stored, read_header
 from kanna.errors import InputError
 
@@ -47,6 +48,7 @@ class Checkpoint:
                 files that make transformers load other weights than these.
         """
         directory = locate(model)
+        _refuse_adapter(directory)
         config = read_json(directory / "config.json")
         _refuse_redirection(directory, config)
         return cls(directory, model_name(model, directory), config, read_headers(weight_files(directory)))
@@ -136,6 +138,19 @@ class Checkpoint:
         return self.tensors[name]
 
 
+def _refuse_adapter(directory: Path) -> None:
+    """Raise InputError for a LoRA adapter, which is no model of its own."""
+    told = directory / "adapter_config.json"
+    if not told.is_file() or (directory / "config.json").exists():
+        return
+    base = read_json(told).get("base_model_name_or_path") or "BASE"
+    raise InputError(
+        f"{directory} is an adapter of {base}, not a model",
+        f"merge it first: write {{merge_method: linear, models: [{{model: {base}+{directory}, parameters: "
+        "{weight: 1}}]} into merge.yml, then: kanna merge run merge.yml --out DIR",
+    )
+
+
 def _fill(file: RawIOBase, view: memoryview, path: Path) -> None:
     """Read until a buffer is full."""
     while view:
@@ -143,31 +158,6 @@ def _fill(file: RawIOBase, view: memoryview, path: Path) -> None:
         if not count:
             raise InputError(f"{path} ends before its data do", FETCH_AGAIN)
         view = view[count:]
-
-
-def locate(model: str | Path) -> Path:
-    """The directory of a model: itself, or the snapshot of a hub id in the local cache.
-
-    Raises:
-        InputError: Neither exists.
-    """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise InputError(f"{path} is a file; a model is a directory", f"give {path.parent}")
-    cached = _cached_snapshot(str(model))
-    if cached is None:
-        raise InputError(
-            f"no model {str(model)!r}: no such directory, and no such hub id in the local cache",
-            "give the directory of a model, or fetch the hub id first; kanna itself fetches nothing",
-        )
-    return cached
-
-
-def model_name(model: str | Path, directory: Path) -> str:
-    """The hub id, or the base name of a directory: nothing of where it lies."""
-    return directory.resolve().name if Path(model).expanduser().is_dir() else str(model)
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
@@ -304,16 +294,6 @@ def _refuse_redirection(directory: Path, config: Mapping[str, Any]) -> None:
             f"{directory} holds {_ADAPTER}: it may stand for another model than its own files",
             "merge the adapter into its model first, or move its files away",
         )
-
-
-def _cached_snapshot(repo: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
-        return None
 
 
 def _shards(directory: Path) -> tuple[Path, ...]:

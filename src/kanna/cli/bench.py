@@ -7,6 +7,7 @@ import typer
 
 from kanna.measure.options import BenchOptions
 from kanna.terminal.asking import Force, Model, Results
+from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def bench(
     force: Force = False,
 ) -> None:
     """Latency of prefill and decode, memory, size and energy of a model, beside another's."""
+    check_paths([model] if against is None else [model, against])
     from kanna.measure.bench import bench as measure
     from kanna.measure.price import read_price
     from kanna.runs.results import check_free, write_result

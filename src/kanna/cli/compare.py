@@ -8,6 +8,7 @@ from kanna.errors import InputError
 from kanna.tasks.options import EvalOptions
 from kanna.terminal import asking
 from kanna.terminal.asking import Force
+from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
 
 
@@ -33,6 +34,7 @@ def compare(
 
     kanna compare BASE MODEL --task app.jsonl --max-drop 1%
     """
+    check_paths([base, model], judging.task)
     from kanna.runs.compare import compare as judge
     from kanna.runs.results import check_free, write_result
 

@@ -8,6 +8,7 @@ import typer
 from kanna.tasks.options import EvalOptions
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model
+from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
 
 
@@ -29,6 +30,7 @@ def evaluate(
 
     kanna eval MODEL --task facts.jsonl --task lm_eval:arc_easy --text heldout.txt
     """
+    check_paths([model], [*tasks.task, *(text or ())])
     from kanna.runs.evaluations import evaluate as score
     from kanna.runs.results import check_free, write_result
 

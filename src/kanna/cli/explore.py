@@ -21,23 +21,21 @@ if TYPE_CHECKING:
 def explore(
     session: Session,
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Not there yet.", hidden=True)
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="Directory or config.json; no weights are needed."),
     ] = None,
     space: Annotated[
-        Path | None,
-        typer.Option(metavar="CONFIG", help="Directory or config.json; no weights are needed."),
+        Path | None, typer.Option(metavar="CONFIG", help="The same, as it was called before.", hidden=True)
     ] = None,
     rank: Annotated[int, typer.Option(min=1, help="To which every chosen matrix is reduced.")] = 1,
 ) -> None:
     """Size of the space of (layers, roles) designs, and the shares of parameters it can remove."""
-    if space is None or model is not None:
-        raise InputError(
-            "exploring size, accuracy and latency of a model is not there yet; design-space arithmetic is",
-            "kanna explore --space CONFIG",
-        )
+    place = model or space
+    if place is None or None not in (model, space):
+        raise InputError("one model is explored", "kanna explore MODEL")
     from kanna.search.explore import explore_space
 
-    result = explore_space(space, rank=rank)
+    result = explore_space(place, rank=rank)
     session.show(result.to_dict(), lambda console: _render(console, result))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.terminal.asking import Device, Model
+from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Continue a prompt greedily, side by side with another model if asked."""
+    check_paths([model] if against is None else [model, against])
     from kanna.tasks.scorers.generation import generate as write
 
     with session.progress() as progress:

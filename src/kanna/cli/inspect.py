@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kanna.terminal.asking import Model, Select
+from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def inspect(
 
     Headers alone are read unless --spectra or --plot is given. -v lists every matrix.
     """
+    check_paths([model])
     from kanna.runs.inspect import check_picture, plot_spectra
     from kanna.runs.inspect import inspect as look
 

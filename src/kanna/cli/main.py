@@ -11,6 +11,7 @@ import typer
 
 from kanna.methods import methods
 from kanna.runs.method import Method
+from kanna.terminal.folded import VerbGroup
 from kanna.terminal.lazy import LazyCommand, command_at
 from kanna.terminal.literal import shown_literally
 from kanna.terminal.session import COMMON, Common, take
@@ -20,12 +21,13 @@ _HELP = """Shave a pretrained language model down to what one application needs,
 
 Start with: kanna demo, or kanna inspect MODEL.
 
-Exit codes: 0 done, 1 our fault, 2 the input or the request is wrong, 3 done, but the verdict is fail or
-undecided, 130 interrupted, 141 nobody reads the result, 143 terminated. The result goes to stdout, progress
-and messages to stderr.
+Exit codes: 0 done, 1 our fault, 2 the input or the request is wrong, 3 done, but the verdict is fail,
+undecided or empty, 130 interrupted, 141 nobody reads the result, 143 terminated. The result goes to
+stdout, progress and messages to stderr.
 """
 
 app = typer.Typer(
+    cls=VerbGroup,
     name="kanna",
     help=_HELP,
     no_args_is_help=True,

@@ -7,6 +7,7 @@ import typer
 
 from kanna.errors import InputError
 from kanna.terminal.asking import Force
+from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kanna.runs.shelf import Listed, Moved
 
 app = typer.Typer(
+    cls=VerbGroup,
     no_args_is_help=True,
     help="Sets of scales of a quantised model: list, use, roll back, compare, ship and check them.",
 )
@@ -152,7 +154,7 @@ for _name, _function in (
     ("import", import_set),
     ("verify", verify),
 ):
-    app.command(_name)(_function)
+    app.command(_name, cls=VerbCommand)(_function)
 
 
 def _write_map(out: Path, force: bool, base: str, one: str, other: str, rows: list[dict[str, Any]]) -> None:

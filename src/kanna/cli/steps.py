@@ -13,6 +13,8 @@ from kanna.errors import InputError
 from kanna.runs.method import Method, load
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model, Out
+from kanna.terminal.early import check_out, check_paths
+from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.lazy import command, command_at
 from kanna.terminal.session import Session, verb
 from kanna.terminal.steps import carried_out
@@ -47,9 +49,11 @@ def step_verb(method: Method) -> Callable[..., None]:
         resume: Resume = False,
         dry_run: DryRun = False,
     ) -> int:
+        _check_required(method, config)
+        check_paths([model], [*judging.task, calibration])
+        check_out(out, force or resume or dry_run)
         from kanna.runs.request import Call, asked
 
-        _check_required(method, config)
         request = asked(
             model,
             out,
@@ -82,7 +86,7 @@ def real(method: Method) -> Any:
     if not method.commands:
         return command(method.words[0], step_verb(method))
     group: typer.Typer = load(method.commands)
-    combined = typer.Typer(name=method.words[0], help=method.group, no_args_is_help=True)
-    combined.command(method.words[-1])(step_verb(method))
+    combined = typer.Typer(cls=VerbGroup, name=method.words[0], help=method.group, no_args_is_help=True)
+    combined.command(method.words[-1], cls=VerbCommand)(step_verb(method))
     combined.registered_commands += group.registered_commands
     return typer.main.get_group(combined)

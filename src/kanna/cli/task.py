@@ -7,6 +7,7 @@ import typer
 
 from kanna.errors import InputError
 from kanna.terminal.asking import Force
+from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.literal import unescaped
 from kanna.terminal.session import Session, verb
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from kanna.tasks.data.check import CheckResult, Finding
     from kanna.tasks.data.mapping import Made
 
-app = typer.Typer(name="task", help="Make, check and split the data of a task.", no_args_is_help=True)
+app = typer.Typer(
+    cls=VerbGroup, name="task", help="Make, check and split the data of a task.", no_args_is_help=True
+)
 _BAD_INPUT = 2
 _NAMED = 8
 File = Annotated[Path, typer.Argument(metavar="FILE", help=".jsonl, .json, .csv, .tsv, .parquet or text.")]
@@ -195,7 +198,7 @@ def split(
 
 
 for _name, _command in {"new": new, "check": check, "split": split}.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=VerbCommand)(_command)
 
 
 def _render(console: "Console", result: "CheckResult", tolerance: str | None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kanna.checked import read_json
 from kanna.checkpoint import applied, lineage, scale_journal, scale_sets
-from kanna.checkpoint.reader import locate
+from kanna.checkpoint.location import locate
 from kanna.checkpoint.safetensors_format import read_header
 from kanna.checkpoint.scale_records import RECORD, TENSORS, Record, checked_record
 from kanna.checkpoint.scale_sets import ScaleSet

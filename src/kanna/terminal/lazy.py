@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from kanna.runs.method import load
+from kanna.terminal.folded import VerbCommand
 from kanna.terminal.literal import shown_literally
 
 
@@ -32,7 +33,7 @@ class LazyCommand(TyperCommand):
 def command(name: str, function: Callable[..., None]) -> Any:
     """The command behind one verb."""
     single = typer.Typer(add_completion=False)
-    single.command(name)(function)
+    single.command(name, cls=VerbCommand)(function)
     return typer.main.get_command(single)
 
 

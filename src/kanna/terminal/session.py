@@ -21,6 +21,7 @@ import wrapt
 from kanna.errors import InputError, KannaError
 from kanna.progress import Progress
 from kanna.terminal.ending import Stops, exit_code, terminable, unmasked
+from kanna.terminal.folded import PANEL
 from kanna.terminal.progress import progress_on
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ log = logging.getLogger("kanna")
 
 # Wide enough for every table of ours; a pipe has no width of its own.
 _WIDTH_WITHOUT_TERMINAL = 160
-_PANEL = "Common options"
 # More than any machine has; a system that cannot start so many ends the process at once, without a word.
 _THREADS = 1024
 
@@ -40,22 +40,22 @@ class Common:
     """The flags that every verb has and the program before it; those after the verb add to the others."""
 
     json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=_PANEL)
+        bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=PANEL)
     ] = False
     verbose: Annotated[
         int,
-        typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.", rich_help_panel=_PANEL),
+        typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.", rich_help_panel=PANEL),
     ] = 0
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel=_PANEL)
+        bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel=PANEL)
     ] = False
     log_file: Annotated[
-        Path | None, typer.Option("--log-file", help="Also write the full log there.", rich_help_panel=_PANEL)
+        Path | None, typer.Option("--log-file", help="Also write the full log there.", rich_help_panel=PANEL)
     ] = None
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", min=1, max=_THREADS, help="CPU threads to compute with.", rich_help_panel=_PANEL
+            "--threads", min=1, max=_THREADS, help="CPU threads to compute with.", rich_help_panel=PANEL
         ),
     ] = None
 

@@ -6,7 +6,8 @@ import safetensors.torch
 import torch
 from toy import save_base
 
-from kanna.checkpoint.reader import INDEX, Checkpoint, check_finite, locate, refuse_quantized
+from kanna.checkpoint.location import locate
+from kanna.checkpoint.reader import INDEX, Checkpoint, check_finite, refuse_quantized
 from kanna.errors import InputError
 
 
@@ -22,6 +23,16 @@ def edit_index(directory: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def test_an_adapter_is_to_be_merged_first(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    with pytest.raises(InputError) as error:
+        Checkpoint.open(tmp_path)
+    assert "an adapter of some/base" in error.value.problem and "kanna merge run" in error.value.remedy
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds adapter_config\.json"):
+        Checkpoint.open(tmp_path)
 
 
 def test_reads_what_was_saved_single_and_sharded(llama_base: Path, sharded: Path) -> None:

@@ -237,7 +237,7 @@ def test_export_dense(kanna, shared_base, shared_small, tmp_path):
 
 
 def test_explore_space(kanna, shared_base):
-    found = kanna("explore", "--space", shared_base, "--json").json
+    found = kanna("explore", shared_base, "--json").json
     assert found["size"] == (2**2 - 1) * (2**7 - 1)
     assert sum(role["parameters"] for role in found["roles"]) == sum(found["by_layer"].values())
     ran = kanna("explore", "--space", shared_base / "config.json")

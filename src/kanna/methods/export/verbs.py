@@ -11,6 +11,7 @@ from kanna.methods.export.config import ExportConfig, ExportOptions
 from kanna.tasks.options import EvalOptions
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model, Out
+from kanna.terminal.early import check_out, check_paths
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def export(
 
     kanna export DIR --format dense --out DENSE
     """
+    check_paths([model], judging.task)
+    check_out(out, force or resume or dry_run)
     from kanna.checkpoint.applied import ACTIVE
 
     criteria, scales = judging.criteria(), ACTIVE if options.scales is None else options.scales

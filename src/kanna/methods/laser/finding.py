@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kanna.checkpoint import lineage
+from kanna.checkpoint.location import locate
 from kanna.checkpoint.outputs import final_name
-from kanna.checkpoint.reader import locate
 from kanna.checkpoint.side_files import refuse_lost_modules
 from kanna.methods.laser.arena import Arena
 from kanna.methods.laser.config import LaserConfig

@@ -12,7 +12,9 @@ from kanna.methods.laser.search_config import SearchOptions
 from kanna.result import replace
 from kanna.terminal import asking
 from kanna.terminal.asking import Directory, Force, Model, Out
+from kanna.terminal.early import check_paths
 from kanna.terminal.flags import Only
+from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
     from kanna.methods.laser.run import LaserResult
 
-app = typer.Typer()
+app = typer.Typer(
+    cls=VerbGroup,
+)
 _WHAT, _HOW, _RUN = "What is tried", "Search", "Running"
 
 Task = Annotated[
@@ -54,6 +58,7 @@ def search(
 
     kanna laser search MODEL --task facts.jsonl --out DIR
     """
+    check_paths([model], [task])
     from kanna.methods.laser.searching import laser_search
 
     if max_minutes is not None and not exhaustive:
@@ -146,6 +151,7 @@ def analyze(
 
     kanna laser analyze MODEL --task facts.jsonl --edit mlp_in:27:0.01 --by frequency
     """
+    check_paths([model], [task])
     from kanna.methods.laser.analyze import laser_analyze
     from kanna.runs.results import check_free, write_result
 
@@ -192,7 +198,7 @@ def restore(
 
 
 for command in (search, compose, analyze, restore):
-    app.command()(command)
+    app.command(cls=VerbCommand)(command)
 
 
 def _render(console: "Console", found: Any, applied: "LaserResult | None" = None) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kanna.checked import read_json
-from kanna.checkpoint.reader import Checkpoint, locate, model_name
+from kanna.checkpoint.location import locate, model_name
+from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.merge.inputs import Inputs
 from kanna.methods.merge.recipe import Recipe

@@ -12,7 +12,8 @@ from typing import Any
 
 from kanna.checked import read_json
 from kanna.checkpoint import lineage
-from kanna.checkpoint.reader import Checkpoint, model_name, refuse_eight_bits, refuse_quantized
+from kanna.checkpoint.location import model_name
+from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits, refuse_quantized
 from kanna.errors import InputError
 from kanna.methods.merge.adapted import adapted
 from kanna.methods.merge.layers import Layers, all_told, layer_keys, layers_of, stacks_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kanna.checkpoint.reader import model_name
+from kanna.checkpoint.location import model_name
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.references import joined
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanna.checkpoint.reader import locate
+from kanna.checkpoint.location import locate
 from kanna.errors import InputError
 
 _REMEDY = "write MODEL, MODEL+ADAPTER or MODEL@REVISION"

@@ -14,6 +14,7 @@ from kanna.methods.merge.hi.verbs import hi
 from kanna.methods.merge.tuning.verbs import sweep
 from kanna.terminal import asking
 from kanna.terminal.asking import Directory, Force
+from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from kanna.methods.merge.verify import MergeCheck
     from kanna.runs.probe import Verdict
 
-app = typer.Typer(help="Make one model out of several, by a recipe in mergekit's YAML.", no_args_is_help=True)
+app = typer.Typer(
+    cls=VerbGroup, help="Make one model out of several, by a recipe in mergekit's YAML.", no_args_is_help=True
+)
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -272,7 +275,7 @@ def extract_lora(
 
 
 for command in (plan, run, verify, sweep, hi, extract_lora):
-    app.command()(command)
+    app.command(cls=VerbCommand)(command)
 
 
 def size_of(text: str) -> int:

@@ -135,6 +135,12 @@ def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line
 
 
+def check_there(path: Path) -> None:
+    """Raise InputError for a file of data that does not exist."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist", "give a .jsonl, a .csv or a plain text file")
+
+
 def read_data(path: Path) -> bytes:
     """The bytes of a file of data.
 
@@ -147,10 +153,9 @@ def read_data(path: Path) -> bytes:
             "make a task of it: kanna task new app.jsonl --from FILE --prompt '{Column}' --label Column; "
             "or save its sheet as CSV UTF-8 (one header line), and give that",
         )
+    check_there(path)
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist", "give a .jsonl, a .csv or a plain text file") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", "give a readable file") from error
 
