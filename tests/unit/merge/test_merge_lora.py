@@ -20,7 +20,11 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = save_model(room / "base", 1, torch.float32)
     save_adapter(room / "a", base, 1)
     save_adapter(room / "b", base, 2, target_modules=["q_proj", "up_proj"], r=3)
-    save_adapter(room / "saved", base, 3, modules_to_save=["lm_head"])
+    save_adapter(room / "h", base, 3, modules_to_save=["lm_head"])
+    save_adapter(room / "n", base, 4, modules_to_save=["norm", "lm_head"])
+    save_adapter(room / "e", base, 5, modules_to_save=["embed_tokens"])
+    save_adapter(room / "t", base, 6, modules_to_save=["embed_tokens"], ensure_weight_tying=True)
+    save_adapter(room / "f", base, 8, target_modules=["embed_tokens", "q_proj"])
     save_model(room / "other", 7, torch.float32)
     return room
 
@@ -62,6 +66,41 @@ def test_the_adapter_is_what_the_models_become(
         assert done.ranks["model.layers.0.self_attn.q_proj"] == 7
         assert len(changed) == 6 and done.ranks["model.layers.1.mlp.up_proj"] == 3
     assert set(done.lost.values()) == {0.0}
+
+
+# Adapters -> modules that are saved whole. The base's head is its embedding.
+SAVED = {
+    "an": ["layers.0.input_layernorm", "lm_head"],
+    "hn": ["layers.1.post_attention_layernorm", "lm_head"],
+    "ah": ["lm_head"],
+    "fh": ["lm_head"],
+    "ae": ["embed_tokens"],
+    "ef": ["lm_head", "embed_tokens"],
+    "tb": ["lm_head", "embed_tokens"],
+}
+
+
+@pytest.mark.parametrize("method", ["linear", "ties"])
+@pytest.mark.parametrize("names", SAVED)
+def test_what_adapters_save_whole_is_merged_whole(
+    names: str, method: str, room: Path, tmp_path: Path
+) -> None:
+    given = recipe(method, room, names)
+    for one in given["models"]:
+        if method == "ties":
+            one["parameters"]["density"] = 0.6
+    kanna.merge({**given, "out_dtype": "float32"}, tmp_path / "whole")
+    done = kanna.merge_lora(given, tmp_path / "lora")
+    for module in SAVED[names]:
+        assert any(saved.endswith(module) for saved in done.saved)
+    expected, found = weights(tmp_path / "whole"), by_peft(room / "base", tmp_path / "lora")
+    saved = {f"{module}.weight" for module in done.saved}
+    compared = expected.keys() if method == "linear" else expected.keys() & saved
+    for name in compared:
+        values = expected[name]
+        assert float((found[name] - values).abs().max()) < 2e-6 * float(values.abs().max())
+    head = expected.get("lm_head.weight", expected["model.embed_tokens.weight"])
+    assert float((found["lm_head.weight"] - head).abs().max()) < 2e-6 * float(head.abs().max())
 
 
 def test_fewer_ranks_lose_what_is_said(room: Path, tmp_path: Path) -> None:
@@ -111,7 +150,6 @@ def test_ties_of_cores_keeps_what_one_adapter_says(room: Path, tmp_path: Path) -
         ({"merge_method": "karcher"}, "karcher without a base makes no adapter"),
         ({"models": ["base"]}, "is a model without an adapter"),
         ({"models": ["other+a", "base+b"]}, "not all adapters are of one base|was trained on"),
-        ({"models": ["base+saved"]}, "holds lm_head.weight whole"),
         ({"rank": 0}, "a rank of 0"),
     ],
 )

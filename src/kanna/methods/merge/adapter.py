@@ -182,7 +182,7 @@ def additions(adapter: Adapter, base: Checkpoint, embedding: str | None, tied: b
     replaced: dict[str, str] = {}
     for key in adapter.tensors:
         # Embeddings that are adapted may be saved whole, too.
-        path = key.removeprefix(_PREFIX).replace(_ADAPTED, ".")
+        path = path_in_model(key)
         module, found, rest = _split(path)
         if not found:
             replaced[_place(adapter, base, path, embedding, tied and _ADAPTED in key, key)] = key
@@ -204,6 +204,16 @@ def saved_whole(adapter: Adapter, base: Checkpoint, embedding: str | None) -> se
         for key, path in paths.items()
         if not _split(path)[1]
     }
+
+
+def is_beside_factors(key: str) -> bool:
+    """Whether a tensor of an adapter is of a layer that has factors, too."""
+    return _ADAPTED in key
+
+
+def path_in_model(key: str) -> str:
+    """Path of an adapter's tensor in the class of the model."""
+    return key.removeprefix(_PREFIX).replace(_ADAPTED, ".")
 
 
 def _split(path: str) -> tuple[str, str, str]:

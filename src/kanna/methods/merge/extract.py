@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
 from kanna.linalg.decomposition import Decomposition, decompose
 from kanna.linalg.spectra import energy_rank
+from kanna.methods.merge.adapter_result import WrittenAdapter
 from kanna.methods.merge.adapter_written import Contents, Layer, write_adapter
 from kanna.methods.merge.inputs import model_opened, same_architecture
 from kanna.models.names import FileNames
@@ -42,44 +43,6 @@ _ROUNDING = 1e-7
 _OTHER = "it cannot be a LoRA adapter; merge the fine-tuned model as it is"
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """What was extracted.
-
-    Args:
-        out: The directory of the adapter.
-        ranks: Layer -> rank.
-        lost: Layer -> share of the squared difference that is left out.
-        saved: Modules that are saved whole.
-        bytes: Of the weights.
-        run: Times and memory, also in `OUT.run.json`.
-    """
-
-    out: Path
-    ranks: Mapping[str, int]
-    lost: Mapping[str, float]
-    saved: tuple[str, ...]
-    bytes: int
-    run: Mapping[str, Any] = field(repr=False, default_factory=dict)
-
-    @property
-    def lost_share(self) -> float:
-        """Of the worst layer."""
-        return max(self.lost.values(), default=0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "kind": "adapter",
-            "out": str(self.out),
-            "layers": [
-                {"module": one, "rank": self.ranks[one], "lost": self.lost[one]} for one in self.ranks
-            ],
-            "saved": list(self.saved),
-            "bytes": self.bytes,
-        }
-
-
 def extract_lora(
     fine_tuned: str | Path,
     base: str | Path,
@@ -90,7 +53,7 @@ def extract_lora(
     force: bool = False,
     resume: bool = False,
     progress: Progress = lambda stage, done, total: None,
-) -> Extracted:
+) -> WrittenAdapter:
     """Write what a model differs by from its base as an adapter that PEFT loads.
 
     Layers (linear, Conv1D, embeddings) become factors; norms that differ are saved whole, and biases of
@@ -107,7 +70,7 @@ def extract_lora(
         InputError: Models that do not fit together, do not differ, or differ in what no adapter can hold.
     """
     started = time.perf_counter()
-    _check_size(rank, energy)
+    size = _Size(rank, energy)
     tuned, origin = model_opened(str(fine_tuned)), model_opened(str(base))
     same_architecture(origin, tuned)
     places = _places(tuned, origin)
@@ -116,23 +79,10 @@ def extract_lora(
     replace = replaces(place, force, resume)
     refuse_existing(place, replace)
     stages = Stages(progress)
-    key = lineage.digest_of(
-        {"models": [_state(tuned), _state(origin)], "rank": rank, "energy": energy, "v": lineage.versions()}
-    )
+    state = [_state(tuned), _state(origin)]
+    key = lineage.digest_of({"models": state, "rank": rank, "energy": energy, "v": lineage.versions()})
     with unfinished_work(place, key, resume, force) as work:
-        pieces = work / _PIECES
-        for number, one in enumerate(places):
-            stages.report(f"{_STAGE}: {one.module}", number, len(places))
-            file = pieces / f"{number}.safetensors"
-            if not file.is_file():
-                save_whole(file, *_piece(one, tuned, origin, rank, energy))
-        stages.report(_STAGE, len(places), len(places))
-        found = [_read(pieces / f"{number}.safetensors", one) for number, one in enumerate(places)]
-        try:
-            contents, lost = _contents(found)
-        except InputError:
-            clear(work)
-            raise
+        contents, lost = _extracted(places, tuned, origin, size, work, stages)
         needed = sum(value.nbytes for value in contents.tensors().values())
         with output_directory(place, force=replace, needed_bytes=needed) as partial:
             write_adapter(partial, contents, origin.name)
@@ -142,16 +92,58 @@ def extract_lora(
     run = run_record(started, stages.seconds, "cpu")
     lineage.write_run_record(place, run)
     ranks = {layer.module: layer.rank for layer in contents.layers}
-    return Extracted(place, ranks, lost, tuple(contents.saved), needed, run)
+    return WrittenAdapter(place, ranks, lost, tuple(contents.saved), needed, run=run)
 
 
-def _check_size(rank: int | None, energy: float | None) -> None:
-    if (rank is None) == (energy is None):
-        raise InputError("give one of rank and energy", "--rank 64, or --energy 0.95")
-    if rank is not None and rank < 1:
-        raise InputError(f"a rank of {rank} was asked for", "give at least 1")
-    if energy is not None and not 0 < energy <= 1:
-        raise InputError(f"an energy of {energy:g} was asked for", "give a share above 0, up to 1")
+@dataclass(frozen=True)
+class _Size:
+    """How many singular values stay: at most so many, or as many as hold a share of the squared difference.
+
+    Raises:
+        InputError: Not one of both, or none that can be.
+    """
+
+    rank: int | None
+    energy: float | None
+
+    def __post_init__(self) -> None:
+        rank, energy = self.rank, self.energy
+        if (rank is None) == (energy is None):
+            raise InputError("give one of rank and energy", "--rank 64, or --energy 0.95")
+        if rank is not None and rank < 1:
+            raise InputError(f"a rank of {rank} was asked for", "give at least 1")
+        if energy is not None and not 0 < energy <= 1:
+            raise InputError(f"an energy of {energy:g} was asked for", "give a share above 0, up to 1")
+
+    def of(self, parts: Decomposition) -> int:
+        """Of one layer; at least 1, since PEFT has no layers without factors."""
+        real = int((parts.values > _ROUNDING * parts.values[0]).sum())
+        wanted = self.rank if self.energy is None else energy_rank(parts.values, self.energy)
+        assert wanted is not None
+        return max(1, min(real, wanted))
+
+
+def _extracted(
+    places: list[_Place], tuned: Checkpoint, origin: Checkpoint, size: _Size, work: Path, stages: Stages
+) -> tuple[Contents, dict[str, float]]:
+    """The adapter, and what each layer loses; each module is a file of work when it is done.
+
+    Raises:
+        InputError: There is nothing that an adapter could hold; no work is kept then.
+    """
+    pieces = work / _PIECES
+    for number, one in enumerate(places):
+        stages.report(f"{_STAGE}: {one.module}", number, len(places))
+        file = pieces / f"{number}.safetensors"
+        if not file.is_file():
+            save_whole(file, *_piece(one, tuned, origin, size))
+    stages.report(_STAGE, len(places), len(places))
+    found = [_read(pieces / f"{number}.safetensors", one) for number, one in enumerate(places)]
+    try:
+        return _contents(found)
+    except InputError:
+        clear(work)
+        raise
 
 
 def _state(model: Checkpoint) -> list[object]:
@@ -223,7 +215,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _piece(
-    place: _Place, tuned: Checkpoint, origin: Checkpoint, rank: int | None, energy: float | None
+    place: _Place, tuned: Checkpoint, origin: Checkpoint, size: _Size
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """What an adapter holds of a module: nothing where it does not differ."""
     found: dict[str, Tensor] = {}
@@ -245,7 +237,7 @@ def _piece(
     if "bias" in values and not torch.equal(*values["bias"]):
         found["bias"] = values["bias"][0]
     parts = decompose(values["weight"][0].double() - values["weight"][1].double())
-    kept = _rank(parts, rank, energy)
+    kept = size.of(parts)
     found["expand"], found["reduce"] = (factor.float() for factor in parts.factors(kept))
     squares = parts.values.square()
     note["lost"] = float(squares[kept:].sum() / squares.sum()) if kept else 0.0
@@ -254,14 +246,6 @@ def _piece(
 
 def _finite(model: Checkpoint, name: str) -> Tensor:
     return check_finite(model.tensor(name), f"{name} in {model.tensors[name].file}")
-
-
-def _rank(parts: Decomposition, rank: int | None, energy: float | None) -> int:
-    """At least 1: PEFT has no layers without factors."""
-    real = int((parts.values > _ROUNDING * parts.values[0]).sum())
-    wanted = rank if energy is None else energy_rank(parts.values, energy)
-    assert wanted is not None
-    return max(1, min(real, wanted))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from kanna.errors import InputError
 from kanna.linalg.decomposition import decompose
 from kanna.methods.merge.adapted import Adapted, directories, plain
 from kanna.methods.merge.adapter import Factors
+from kanna.methods.merge.adapter_result import WrittenAdapter
 from kanna.methods.merge.adapter_written import Contents, Layer, write_adapter
 from kanna.methods.merge.known import SCOPE
+from kanna.methods.merge.lora_saved import replaced_by, saved_whole
 from kanna.methods.merge.plan import DEFAULT_MEMORY, Merged, MergePlan
 from kanna.methods.merge.portable import portable
 from kanna.methods.merge.resolve import CANCELLED, one_threshold
@@ -45,41 +47,6 @@ _ROUNDING = 1e-6
 _WHOLE = "merge the models themselves, without --as-lora"
 
 
-@dataclass(frozen=True)
-class MergedAdapter:
-    """What was merged.
-
-    Args:
-        out: The directory of the adapter.
-        plan: What was to be done.
-        ranks: Layer -> rank.
-        lost: Layer -> share of the squared difference that `rank` left out.
-        bytes: Of the weights.
-        run: Times and memory, also in `OUT.run.json`.
-    """
-
-    out: Path
-    plan: MergePlan
-    ranks: Mapping[str, int]
-    lost: Mapping[str, float]
-    bytes: int
-    run: Mapping[str, Any] = field(repr=False, default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema_version": 1,
-            "kind": "adapter",
-            "out": str(self.out),
-            "method": self.plan.recipe.method,
-            "warnings": list(self.plan.warnings),
-            "layers": [
-                {"module": one, "rank": self.ranks[one], "lost": self.lost[one]} for one in self.ranks
-            ],
-            "saved": [],
-            "bytes": self.bytes,
-        }
-
-
 def merge_lora(
     recipe: str | Path | Mapping[str, Any],
     out: str | Path,
@@ -90,8 +57,10 @@ def merge_lora(
     force: bool = False,
     max_memory: int = DEFAULT_MEMORY,
     progress: Progress = lambda stage, done, total: None,
-) -> MergedAdapter:
-    """Merge adapters of one base into an adapter of it, which PEFT loads. Reads the adapters alone.
+) -> WrittenAdapter:
+    """Merge adapters of one base into an adapter of it, which PEFT loads.
+
+    Of the base only what some adapter saves whole is read.
 
     Args:
         recipe: Of models that are all written BASE+ADAPTER, and BASE where the method needs a base.
@@ -104,8 +73,8 @@ def merge_lora(
         progress: Called with (stage, done, total).
 
     Raises:
-        InputError: Other models, slices, tokenizers, tensors that adapters save whole, or what is wrong with
-            the recipe itself; nothing is written then.
+        InputError: Other models, slices, tokenizers, or what is wrong with the recipe itself; nothing is
+            written then.
     """
     started = time.perf_counter()
     if rank is not None and rank < 1:
@@ -117,27 +86,45 @@ def merge_lora(
     refuse_input(place, *(directory for model in plan.inputs.models for directory in directories(model)))
     refuse_existing(place, force)
     stages = Stages(progress)
-    changed = [tensor for tensor in plan.tensors if _changes(models, tensor)]
     with sole_writer(place, force):
-        layers, lost = [], {}
-        for number, tensor in enumerate(changed):
-            stages.report(f"{_STAGE}: {tensor.spec.name}", number, len(changed))
-            found = _merged(plan, models, tensor, rank)
-            if found is not None:
-                layers.append(found[0])
-                lost[found[0].module] = found[1]
-        stages.report(_STAGE, len(changed), len(changed))
-        if not layers:
-            raise InputError("nothing is left of what the adapters add", "give other weights or densities")
-        contents = Contents(tuple(layers))
+        contents, lost = _contents(plan, models, rank, stages)
         size = sum(value.nbytes for value in contents.tensors().values())
-        lead = plain(plan.inputs.lead)
         with output_directory(place, force=force, needed_bytes=size) as partial:
-            write_adapter(partial, contents, lead.name)
+            write_adapter(partial, contents, plain(plan.inputs.lead).name)
             _write_lineage(partial, plan, models, rank, lost)
     run = run_record(started, stages.seconds, "cpu")
     lineage.write_run_record(place, run)
-    return MergedAdapter(place, plan, {one.module: one.rank for one in layers}, lost, size, run)
+    ranks = {one.module: one.rank for one in contents.layers}
+    method, warnings = plan.recipe.method, plan.warnings
+    return WrittenAdapter(place, ranks, lost, tuple(contents.saved), size, method, warnings, run)
+
+
+def _contents(
+    plan: MergePlan, models: Mapping[int, Adapted], rank: int | None, stages: Stages
+) -> tuple[Contents, dict[str, float]]:
+    """The merged adapter, and what each layer lost by its rank."""
+    replaced = {number: replaced_by(model).keys() for number, model in models.items()}
+    whole = [tensor for tensor in plan.tensors if _is_whole(replaced, models, tensor)]
+    names = {tensor.spec.name for tensor in whole}
+    changed = [
+        tensor for tensor in plan.tensors if _changes(models, tensor) and tensor.spec.name not in names
+    ]
+    for tensor in whole:
+        _check_base(plan, tensor)
+    layers, lost = [], {}
+    for number, tensor in enumerate(changed):
+        stages.report(f"{_STAGE}: {tensor.spec.name}", number, len(changed))
+        found = _merged(plan, models, tensor, rank)
+        if found is not None:
+            layers.append(found[0])
+            lost[found[0].module] = found[1]
+    stages.report(_STAGE, len(changed), len(changed))
+    saved = saved_whole(plan, models, whole)
+    if not layers:
+        raise InputError("nothing is left of what the adapters add", "give other weights or densities")
+    if alone := saved.biases.keys() - {one.module for one in layers}:
+        raise InputError(f"nothing but its bias is left of {min(alone)}", "give other weights or densities")
+    return Contents(tuple(layers), saved.modules, saved.biases), lost
 
 
 def _refuse_one_threshold(plan: MergePlan) -> None:
@@ -170,11 +157,15 @@ def _adapters(plan: MergePlan) -> dict[int, Adapted]:
             found[number] = model
         elif not (plan.recipe.rule.from_base and name == plan.recipe.base):
             raise InputError(f"{plan.recipe.place.name}: {name} is a model without an adapter", _WHOLE)
-    for model in found.values():
-        if model.added.replaced:
-            saved = next(iter(model.added.replaced))
-            raise InputError(f"{model.adapter.file} holds {saved} whole, which is no product", _WHOLE)
     return found
+
+
+def _is_whole(replaced: Mapping[int, Collection[str]], models: Mapping[int, Adapted], tensor: Merged) -> bool:
+    """Whether some adapter has it whole, or adds to a head that is an embedding elsewhere."""
+    name = tensor.spec.name
+    saved = any(part.tensor in replaced.get(part.model, ()) for part in tensor.parts)
+    apart = any(part.tensor != name for part in tensor.parts)
+    return tensor.values is not None and (saved or (apart and _changes(models, tensor)))
 
 
 def _changes(models: Mapping[int, Adapted], tensor: Merged) -> bool:
@@ -213,8 +204,7 @@ def _operated(plan: MergePlan, tensor: Merged, cores: Sequence[Tensor]) -> Tenso
     """The core of the result; that of the base is 0."""
     assert tensor.values is not None
     shape = cores[0].shape
-    if tensor.base < 0 or not plan.recipe.rule.from_base:
-        _refuse_scaled_base(plan, tensor)
+    _check_base(plan, tensor)
     subject = Subject(
         tensor.spec.name,
         cores[0].numel(),
@@ -231,8 +221,10 @@ def _operated(plan: MergePlan, tensor: Merged, cores: Sequence[Tensor]) -> Tenso
     return act.merged([core.flatten().clone() for core in cores]).view(shape)
 
 
-def _refuse_scaled_base(plan: MergePlan, tensor: Merged) -> None:
+def _check_base(plan: MergePlan, tensor: Merged) -> None:
     """A sum of models has the base once only if their weights sum to 1."""
+    if tensor.base >= 0 and plan.recipe.rule.from_base:
+        return
     if plan.recipe.method != "linear":
         raise InputError(
             f"{plan.recipe.place.name}: {plan.recipe.method} without a base makes no adapter",

@@ -20,9 +20,8 @@ from kanna.terminal.session import Session, verb
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.methods.merge.extract import Extracted
+    from kanna.methods.merge.adapter_result import WrittenAdapter
     from kanna.methods.merge.judged import Expert, Judged
-    from kanna.methods.merge.lora import MergedAdapter
     from kanna.methods.merge.plan import MergePlan
     from kanna.methods.merge.run import MergeResult
     from kanna.methods.merge.verify import MergeCheck
@@ -193,9 +192,9 @@ def _run_as_lora(
         done = merge_lora(
             recipe, out, rank=rank, seed=seed, lax=lax, force=force, max_memory=max_memory, progress=progress
         )
-    for warning in done.plan.warnings:
+    for warning in done.warnings:
         session.say(f"note: {warning}")
-    session.show(done.to_dict(), lambda console: _render_adapter(console, done.ranks, done.lost, 0, done))
+    session.show(done.to_dict(), lambda console: _render_adapter(console, done))
     return 0
 
 
@@ -269,9 +268,7 @@ def extract_lora(
         done = extract(
             fine_tuned, base, out, rank=rank, energy=energy, force=force, resume=resume, progress=progress
         )
-    session.show(
-        done.to_dict(), lambda console: _render_adapter(console, done.ranks, done.lost, len(done.saved), done)
-    )
+    session.show(done.to_dict(), lambda console: _render_adapter(console, done))
 
 
 for command in (plan, run, verify, sweep, hi, extract_lora):
@@ -333,16 +330,11 @@ def _render_judged(console: Console, done: MergeResult, beside: Sequence[Judged]
             asking.render_comparison(console, one.base)
 
 
-def _render_adapter(
-    console: Console,
-    ranks: Mapping[str, int],
-    lost: Mapping[str, float],
-    saved: int,
-    done: Extracted | MergedAdapter,
-) -> None:
+def _render_adapter(console: Console, done: WrittenAdapter) -> None:
     from kanna.reporting.wording import percent, size
 
-    whole = f", {saved} modules saved whole" if saved else ""
+    ranks, lost = done.ranks, done.lost
+    whole = f", {len(done.saved)} modules saved whole" if done.saved else ""
     console.print(f"{len(ranks)} layers of rank {min(ranks.values())} to {max(ranks.values())}{whole}")
     worst = max(lost, key=lambda layer: lost[layer])
     if lost[worst]:
