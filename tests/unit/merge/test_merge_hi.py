@@ -19,7 +19,7 @@ from tuned_tasks import rows_of, split_words, write_rows
 import kanna
 from kanna.cli.main import main
 from kanna.errors import InputError
-from kanna.methods.merge.hi.asked import asked_for, ground_of, opened
+from kanna.methods.merge.hi.asked import asked_for, ground_of, mixing_of, opened
 from kanna.methods.merge.hi.config import HiOptions
 from kanna.methods.merge.hi.contributions import conflicts
 from kanna.methods.merge.hi.state import Treatment, everywhere
@@ -140,7 +140,9 @@ def test_blocks_that_go_on_from_kept_states_score_as_whole_models(
         with opened(asked) as subjects:
             evaluator = Evaluator(asked.tasks, asked.evaluation, Notebook(None))
             scales = {name: Scale(0.0, 1.0) for name in tasks}
-            ground = ground_of(asked, scales, subjects["merge"], evaluator, tmp_path)
+            ground = ground_of(
+                asked, mixing_of(asked, scales), scales, subjects["merge"], evaluator, tmp_path
+            )
             ground.naive = naive
             treatments = [Treatment(0.5, 0.8), Treatment(1.0, 0.6)]
             state = everywhere(treatments, len(ground.blocks)).without(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kanna.methods.merge.hi.report import hi_blocks
+from kanna.methods.merge.hi.report import analysis_blocks, hi_blocks
+from kanna.methods.merge.hi.results import MergeAnalysis
 from kanna.methods.merge.results import RESULT, MergeOutcome
 from kanna.methods.merge.tuning import report as tuned
 from kanna.reporting.blocks import COMPUTED, At, Block, Cell, Chart, Paragraph, Section, Table, Verdict
@@ -136,4 +137,20 @@ def disagreement_table(data: Mapping[str, Any]) -> Table:
     return table
 
 
-VIEWS: tuple[View, ...] = (View("merge", MergeOutcome, _draw, file=RESULT, key="merge"), *tuned.VIEWS)
+def analysed(at: At) -> list[Block]:
+    """Everything that an analysis holds."""
+    disagree = _disagreement(at) or [Paragraph(["No two models differ from a base that the recipe names."])]
+    return [*disagree, *analysis_blocks(at)]
+
+
+def _draw_analyses(results: Sequence[Result]) -> tuple[list[Verdict], list[Section]]:
+    names = [f"Analysis of {result.at.data['method']}" for result in results]
+    titles = told_apart(names, (result.at.source for result in results))
+    return [], [Section(title, analysed(one.at)) for one, title in zip(results, titles, strict=True)]
+
+
+VIEWS: tuple[View, ...] = (
+    View("merge", MergeOutcome, _draw, file=RESULT, key="merge"),
+    View("merge-analysis", MergeAnalysis, _draw_analyses),
+    *tuned.VIEWS,
+)

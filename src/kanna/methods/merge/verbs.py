@@ -1,4 +1,4 @@
-"""kanna merge plan | run | verify | sweep | hi | extract-lora"""
+"""kanna merge plan | run | verify | analyze | sweep | hi | extract-lora"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.errors import InputError
-from kanna.methods.merge.hi.verbs import hi
+from kanna.methods.merge.hi.verbs import analyze, hi
 from kanna.methods.merge.tuning.verbs import sweep
 from kanna.terminal import asking
 from kanna.terminal.asking import Directory, Force
@@ -271,7 +271,7 @@ def extract_lora(
     session.show(done.to_dict(), lambda console: _render_adapter(console, done))
 
 
-for command in (plan, run, verify, sweep, hi, extract_lora):
+for command in (plan, run, verify, analyze, sweep, hi, extract_lora):
     app.command(cls=VerbCommand)(command)
 
 

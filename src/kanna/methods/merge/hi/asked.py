@@ -139,15 +139,13 @@ def opened(asked: Asked) -> Iterator[dict[str, Subject]]:
         yield found
 
 
-def ground_of(
-    asked: Asked, scales: Mapping[str, Scale], subject: Subject, evaluator: Evaluator, room: Path
-) -> Merges:
-    """Of the experts that gain something."""
+def mixing_of(asked: Asked, scales: Mapping[str, Scale]) -> Mixing:
+    """Of the experts that have a scale, since they gain something."""
     names = list(asked.models)
     kept = [index for index, name in enumerate(names) if name in scales]
     inputs = asked.plan.inputs
     wanted = [0, *(1 + index for index in kept)]
-    mixing = Mixing(
+    return Mixing(
         base=asked.base,
         models=tuple(asked.models[names[index]] for index in kept),
         blocks=asked.blocks,
@@ -161,5 +159,16 @@ def ground_of(
         dtype=asked.out_dtype,
         max_memory=asked.max_memory,
     )
+
+
+def ground_of(
+    asked: Asked,
+    mixing: Mixing,
+    scales: Mapping[str, Scale],
+    subject: Subject,
+    evaluator: Evaluator,
+    room: Path,
+) -> Merges:
+    """What Hi-Merging stands on."""
     tasks = tuple(task for task in asked.tasks if task.name in scales)
     return Merges(mixing, tasks, tuple(scales[task.name] for task in tasks), subject, evaluator, room)

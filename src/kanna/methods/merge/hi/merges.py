@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -73,13 +74,35 @@ class Mixing:
         )
         return planned(recipe, None, self.max_memory, 0, None, inputs)
 
+    def tensors(self, state: State, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        return tensors_of(self.plan(state), names)
+
+
+class Maker(Protocol):
+    """How states become models.
+
+    Args:
+        blocks: Of these models.
+    """
+
+    @property
+    def blocks(self) -> tuple[Block, ...]: ...
+
+    def tensors(self, state: State, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Tensors of a state, as files would hold them.
+
+        Args:
+            names: Which; None for all.
+        """
+        ...
+
 
 @dataclass
 class Merges:
     """See `Ground`.
 
     Args:
-        mixing: How states become merges.
+        maker: How states become models.
         tasks: Of the experts, in their order.
         scales: Of the tasks.
         subject: A merge, for its directory and tokenizer.
@@ -88,7 +111,7 @@ class Merges:
         tell: Called behind each evaluation.
     """
 
-    mixing: Mixing
+    maker: Maker
     tasks: tuple[ExpertTask, ...]
     scales: tuple[Scale, ...]
     subject: Subject
@@ -105,7 +128,7 @@ class Merges:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        return tuple(block.name for block in self.mixing.blocks)
+        return tuple(block.name for block in self.maker.blocks)
 
     def score(self, state: State, task: int) -> Sample:
         known, one = self.evaluator.notebook.known, self.tasks[task]
@@ -115,12 +138,12 @@ class Merges:
         return known[state.key, one.name]
 
     def deletions(self, state: State, task: int) -> list[Sample]:
-        count = len(self.mixing.blocks)
+        count = len(self.maker.blocks)
         (found,) = self._patched(state, [nothing(count, len(self.tasks), state.share)], task)
         return found
 
     def additions(self, states: Sequence[State], task: int) -> list[list[Sample]]:
-        return self._patched(nothing(len(self.mixing.blocks), len(self.tasks)), states, task)
+        return self._patched(nothing(len(self.maker.blocks), len(self.tasks)), states, task)
 
     def _patched(self, anchor: State, others: Sequence[State], task: int) -> list[list[Sample]]:
         """For each other state and each block, the anchor with that state in the block."""
@@ -152,7 +175,7 @@ class Merges:
         edited = EditedTask(prepared, asked, model, inventory(model), _STATES, self.directory)
         try:
             edited.base()
-            for number, block in enumerate(self.mixing.blocks):
+            for number, block in enumerate(self.maker.blocks):
                 wanted = missing[number]
                 if not wanted or not block.layers or any(name not in places for name in block.tensors):
                     continue
@@ -169,7 +192,7 @@ class Merges:
         """What a block of a state holds, for a model whose parameters have these names."""
         layers = dict(zip(block.filters, block.layers, strict=True))
         edits = []
-        for name, value in tensors_of(self.mixing.plan(state), block.tensors).items():
+        for name, value in self.maker.tensors(state, block.tensors).items():
             path, _, leaf = places[name].rpartition(".")
             layer = next(number for part, number in layers.items() if part in name)
             edits.append(Edit(path, leaf, value, layer))
@@ -179,7 +202,7 @@ class Merges:
         """In memory; the last one is kept, which is often asked for again."""
         if state.key not in self._held:
             self._held.clear()
-            tensors: dict[str, Tensor] = tensors_of(self.mixing.plan(state))
+            tensors = self.maker.tensors(state)
             self._held[state.key] = model_of(self.subject.shell.directory, tensors, self.evaluator.options)
         return self._held[state.key]
 

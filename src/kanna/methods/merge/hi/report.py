@@ -37,6 +37,13 @@ def hi_blocks(at: At | None) -> list[Block]:
     return [*found, Paragraph(_said(at)), *judged_blocks(at.get("test"))]
 
 
+def analysis_blocks(at: At) -> list[Block]:
+    """Contributions and conflicts of an analysis; nothing without tasks."""
+    if not at.data["tasks"]:
+        return []
+    return [tasks_table(at), *_contributions(at, at), *_conflicts(at, at)]
+
+
 def _dropped(at: At) -> list[Block]:
     names = at.data["dropped"]
     return [Paragraph([f"Left out, since nothing is gained: {', '.join(names)}."])] if names else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from kanna.methods.merge.tuning.results import Judgement, TunedTask
 from kanna.result import Result, Several
@@ -92,6 +92,26 @@ class HiPart(Result):
     block: str
     kept: Several[float]
     scales: Several[float]
+
+
+class MergeAnalysis(Result):
+    """Where the models of a recipe disagree.
+
+    Args:
+        base: Name of the base; None without one.
+        disagreement: Of weights, by layer; None where no two models differ from a base.
+        tasks: Of the experts; none where no tasks were given.
+        blocks: Contributions and conflicts on these tasks.
+    """
+
+    schema_version: int = 1
+    kind: Literal["merge-analysis"] = "merge-analysis"
+    method: str
+    base: str | None
+    models: Several[str]
+    disagreement: dict[str, Any] | None
+    tasks: Several[TunedTask]
+    blocks: Several[HiBlock]
 
 
 class HiOutcome(Result):

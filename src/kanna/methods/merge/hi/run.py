@@ -12,7 +12,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.errors import InputError
 from kanna.methods.merge.adapted import directories
-from kanna.methods.merge.hi.asked import Asked, asked_for, files_of, ground_of, named, opened
+from kanna.methods.merge.hi.asked import Asked, asked_for, files_of, ground_of, mixing_of, named, opened
 from kanna.methods.merge.hi.config import LAYER, MODEL, HiOptions
 from kanna.methods.merge.hi.ground import mean_normalised, normalised
 from kanna.methods.merge.hi.merges import Merges
@@ -151,7 +151,8 @@ def _merged(
 ) -> tuple[HiOutcome, MergePlan, float]:
     """What was found, the plan of the merge, and blocks times tokens that were computed for single blocks."""
     scales, dropped = ends(asked.tasks, found, evaluator, progress, asked.options.drop_useless)
-    ground = ground_of(asked, scales, found[MERGE], evaluator, room)
+    mixing = mixing_of(asked, scales)
+    ground = ground_of(asked, mixing, scales, found[MERGE], evaluator, room)
     cells = _grids(asked, ground, progress)
     treatments = [chosen(some) if some else WHOLE for some in cells]
     share = 1.0 if asked.options.combine == "sum" else 1 / len(ground.experts)
@@ -180,7 +181,7 @@ def _merged(
         rounds=tuple(round_told(one, ground.blocks, asked.options.tau) for one in rounds),
         parts=tuple(part_told(name, row) for name, row in zip(ground.blocks, state.rows, strict=True)),
     )
-    plan = ground.mixing.plan(state)
+    plan = mixing.plan(state)
     tests = _judged(asked, found, ground, plan, progress)
     return outcome.model_copy(update={"test": tests}), plan, ground.layer_tokens
 

@@ -1,4 +1,4 @@
-"""kanna merge hi"""
+"""kanna merge hi | analyze"""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from kanna.methods.merge.hi.config import HiOptions
 from kanna.methods.merge.tuning.verbs import DryRun, ExpertTasks, MaxDrop, Resume, Tests, told
 from kanna.terminal import asking
 from kanna.terminal.asking import Force
+from kanna.terminal.flags import Only
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kanna.methods.merge.hi.analyze import AnalysisResult
     from kanna.methods.merge.hi.run import HiResult
 
 _WHAT, _RUN = "What is merged", "Running"
@@ -90,3 +92,59 @@ def _render(console: Console, done: HiResult) -> None:
         if not isinstance(block, Chart):
             draw_block(console, block)
     console.print(f"written: {done.written.out}")
+
+
+@verb
+def analyze(
+    session: Session,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A file in mergekit's YAML.")],
+    evaluation: asking.Scoring,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            metavar="NAME=FILE",
+            help="An expert, and rows that it knows: also say what each block gives it.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="That gains are measured from, if the recipe has none."),
+    ] = None,
+    options: Annotated[HiOptions, Only(("group", "tau", "share", "split_seed"))] = HiOptions(),  # noqa: B008
+    out: asking.Results = None,
+    force: Force = False,
+) -> None:
+    """Where models of a recipe disagree, by layer; with tasks, what blocks give them and where they conflict.
+
+    kanna merge analyze recipe.yml --task math=m.jsonl --task law=l.jsonl
+    """
+    from kanna.methods.merge.hi.analyze import merge_analyze
+    from kanna.runs.results import check_free, write_result
+
+    check_free(out, "merge-analysis", recipe, force)
+    with session.progress() as progress:
+        found = merge_analyze(
+            recipe,
+            task or (),
+            base=base,
+            group=options.group,
+            tau=options.tau,
+            calibration_share=options.share,
+            split_seed=options.split_seed,
+            evaluation=evaluation,
+            announce=lambda work: session.say(told(work)),
+            progress=progress,
+        )
+    write_result(out, "merge-analysis", recipe, found.to_dict(), force)
+    session.show(found.to_dict(), lambda console: _render_analysis(console, found))
+
+
+def _render_analysis(console: Console, found: AnalysisResult) -> None:
+    from kanna.methods.merge.report import analysed
+    from kanna.reporting.blocks import At, Chart
+    from kanna.reporting.console import draw_block
+
+    for block in analysed(At("analysis", found.analysis.to_dict())):
+        if not isinstance(block, Chart):
+            draw_block(console, block)

@@ -8,6 +8,7 @@ from math import ceil
 from pathlib import Path
 
 from kanna.errors import InputError
+from kanna.methods.merge.plan import MergePlan
 from kanna.tasks.data.overlap import shared
 from kanna.tasks.data.rows import Row
 from kanna.tasks.data.split import split_rows
@@ -67,6 +68,39 @@ def read_pairs(given: Sequence[str], flag: str) -> dict[str, Path]:
             raise InputError(f"{flag} names {name} twice", "give one file for each expert")
         found[name] = Path(file)
     return found
+
+
+def files_of(given: Mapping[str, str | Path] | Sequence[str], flag: str) -> dict[str, Path]:
+    """The same, where it may be a mapping already."""
+    if isinstance(given, Mapping):
+        return {name: Path(file) for name, file in given.items()}
+    return read_pairs(given, flag)
+
+
+def experts_named(tasks: Mapping[str, Path], plan: MergePlan, base: str) -> dict[str, str]:
+    """Name of an expert, as its task has it -> the model, as the recipe has it.
+
+    Raises:
+        InputError: There is no task, or one of no model that is merged.
+    """
+    if not tasks:
+        raise InputError("there is no task to score by", "add --task NAME=FILE for each expert")
+    names = models_named(plan)
+    there = sorted(name for name, given in names.items() if given != base and name != given)
+    for name in tasks:
+        if name not in names or names[name] == base:
+            raise InputError(
+                f"the task of {name} has no expert: it is no model that is merged",
+                f"write --task NAME=FILE, NAME one of {', '.join(there)}",
+            )
+    return {name: names[name] for name in tasks}
+
+
+def models_named(plan: MergePlan) -> dict[str, str]:
+    """Any name of a model of a recipe -> as the recipe has it."""
+    recipe = plan.recipe
+    names = {model.name: given for given, model in zip(recipe.models, plan.inputs.models, strict=True)}
+    return {**names, **{given: given for given in recipe.models}}
 
 
 def expert_tasks(

@@ -21,7 +21,15 @@ from kanna.methods.merge.run import MergeResult, check_room, key_of, merge_plan,
 from kanna.methods.merge.tuning.axes import Axis, grid, read_axis, varied
 from kanna.methods.merge.tuning.endpoints import BASE, MERGE, ends, expert, tested_ends, tuned
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, subjects, tested
-from kanna.methods.merge.tuning.expert_tasks import ExpertTask, Split, expert_tasks, options_for, read_pairs
+from kanna.methods.merge.tuning.expert_tasks import (
+    ExpertTask,
+    Split,
+    expert_tasks,
+    experts_named,
+    files_of,
+    models_named,
+    options_for,
+)
 from kanna.methods.merge.tuning.judging import judgement
 from kanna.methods.merge.tuning.results import SWEEP, Point, Sweep, SweptAxis
 from kanna.methods.merge.tuning.samples import Notebook, Sample, best, worth
@@ -167,7 +175,7 @@ def merge_sweep(
     place = _place(plan, out, force, resume)
     split = Split(calibration_share, split_seed)
     swept = _field(
-        plan, vary, _pairs(tasks, "--task"), _pairs(tests, "--test"), base, split, max_drop,
+        plan, vary, files_of(tasks, "--task"), files_of(tests, "--test"), base, split, max_drop,
         evaluation or EvalOptions(), out_dtype, max_memory,
     )  # fmt: skip
     announce(swept.work)
@@ -189,12 +197,6 @@ def merge_sweep(
     if place is not None:
         lineage.write_run_record(place, run)
     return SweepResult(sweep, written, swept.work, run)
-
-
-def _pairs(given: Mapping[str, str | Path] | Sequence[str], flag: str) -> dict[str, Path]:
-    if isinstance(given, Mapping):
-        return {name: Path(file) for name, file in given.items()}
-    return read_pairs(given, flag)
 
 
 def _place(plan: MergePlan, out: str | Path | None, force: bool, resume: bool) -> Path | None:
@@ -232,28 +234,14 @@ def _field(
     origin = base or recipe.base
     if origin is None:
         raise InputError(f"{recipe.method} has no base that gains are measured from", "add --base MODEL")
-    names = {model.name: given for given, model in zip(recipe.models, plan.inputs.models, strict=True)}
-    names |= {given: given for given in recipe.models}
-    experts = _experts(tasks, names, origin)
+    names = models_named(plan)
+    experts = experts_named(tasks, plan, origin)
     options = options_for(evaluation)
     axes = tuple(read_axis(text, recipe, names) for text in vary)
     parted = expert_tasks(tasks, tests, split, options)
     return _Field(
         plan, origin, experts, axes, grid(axes), parted, options, split, out_dtype, max_memory, max_drop
     )  # fmt: skip
-
-
-def _experts(tasks: Mapping[str, Path], names: Mapping[str, str], base: str) -> dict[str, str]:
-    if not tasks:
-        raise InputError("there is no task to score by", "add --task NAME=FILE for each expert")
-    there = sorted(name for name, given in names.items() if given != base and name != given)
-    for name in tasks:
-        if name not in names or names[name] == base:
-            raise InputError(
-                f"the task of {name} has no expert: it is no model that is merged",
-                f"write --task NAME=FILE, NAME one of {', '.join(there)}",
-            )
-    return {name: names[name] for name in tasks}
 
 
 @contextmanager

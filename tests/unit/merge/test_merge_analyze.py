@@ -1,0 +1,127 @@
+"""Analyses of recipes: contributions against models on disk with swapped tensors; disagreement of weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from merge_models import weights
+from safetensors.torch import save_file
+from torch import Tensor
+from tuned_tasks import rows_of, split_words, write_rows
+
+import kanna
+from kanna.cli.main import main
+from kanna.errors import InputError
+from kanna.tasks.data.rows import read_rows
+from kanna.tasks.data.split import split_rows
+from kanna.tasks.options import EvalOptions
+
+Models = dict[str, Path]
+_BLOCKS = {"embeddings": "embed", "0": "layers.0.", "1": "layers.1.", "norm and head": "model.norm"}
+
+
+@pytest.fixture(scope="module")
+def spoken(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return split_words(models, tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture(scope="module")
+def tasks(spoken: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    room = tmp_path_factory.mktemp("tasks")
+    return {
+        name: write_rows(room / f"task-{name}.jsonl", rows_of(spoken[name], spoken["base"], seed, 60))
+        for seed, name in enumerate("ab")
+    }
+
+
+def ties(models: Models) -> dict[str, Any]:
+    listed = [{"model": str(models[name]), "parameters": {"weight": 1, "density": 0.5}} for name in "ab"]
+    given = {"merge_method": "ties", "base_model": str(models["base"]), "models": listed}
+    return {**given, "parameters": {"normalize": False}, "out_dtype": "float32"}
+
+
+def test_contributions_are_those_of_models_with_swapped_blocks(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    kanna.merge(ties(spoken), tmp_path / "merged")
+    lines = tasks["b"].read_text().splitlines()
+    places, _ = split_rows(read_rows(tasks["b"]), 0.4, 0)
+    rows = write_rows(tmp_path / "rows.jsonl", [json.loads(lines[place]) for place in places])
+
+    def score(tensors: dict[str, Tensor]) -> float:
+        place = tmp_path / "swapped"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(spoken["base"], place)
+        save_file({name: value.float() for name, value in tensors.items()}, place / "model.safetensors")
+        (found,) = kanna.evaluate(place, [rows], EvalOptions(metric="log_loss"), fresh=True).scores
+        return -found.value
+
+    base, own, merged = (weights(place) for place in (spoken["base"], spoken["b"], tmp_path / "merged"))
+    done = kanna.merge_analyze(
+        ties(spoken), tasks, calibration_share=0.4, evaluation=EvalOptions(metric="log_loss")
+    )
+    assert [block.block for block in done.analysis.blocks] == list(_BLOCKS)
+    assert [task.expert for task in done.analysis.tasks] == ["a", "b"]
+    gain = score(own) - score(base)
+    assert done.analysis.tasks[1].gain == pytest.approx(gain, abs=1e-5)
+    for block in done.analysis.blocks:
+        inside = {name for name in base if _BLOCKS[block.block] in name}
+        found = []
+        for model in (own, merged):
+            without = {name: base[name] if name in inside else value for name, value in model.items()}
+            alone = {name: model[name] if name in inside else value for name, value in base.items()}
+            found.append((score(model) - score(without), score(alone) - score(base)))
+        for told, (alpha, beta) in zip((block.own[1], block.merged[1]), found, strict=True):
+            assert (told.alpha, told.beta) == pytest.approx((alpha, beta), abs=1e-5)
+        gamma = (sum(found[0]) - sum(found[1])) / gain
+        assert block.gamma[1] == pytest.approx(gamma, abs=1e-4)
+    assert max(abs(block.gamma[1]) for block in done.analysis.blocks) > 0.05
+
+
+def test_without_tasks_it_is_of_weights(
+    spoken: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yml"
+    file.write_text(yaml.safe_dump(ties(spoken)))
+    assert main(["merge", "analyze", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    plan = kanna.merge_plan(ties(spoken), risk=True)
+    assert told["disagreement"] == plan.disagreement and told["blocks"] == [] == told["tasks"]
+    assert main(["merge", "analyze", str(file)]) == 0
+    assert "Differences from the base by layer" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == [file]
+
+
+def test_the_verb_with_tasks(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yml"
+    file.write_text(yaml.safe_dump(ties(spoken)))
+    words = ["merge", "analyze", str(file), "--group", "2", "--calibration-share", "0.4"]
+    for name, rows in tasks.items():
+        words += ["--task", f"{name}={rows}"]
+    assert main([*words, "--out", str(tmp_path / "results")]) == 0
+    shown = capsys.readouterr()
+    assert "evaluations of 48 rows in all" in shown.err
+    assert "Conflicts by block, with standard errors" in shown.out and "0-1" in shown.out
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "results"), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert "Analysis of ties" in text and "Contributions in the experts, by addition" in text
+
+
+def test_what_cannot_be_analysed(spoken: Models, tasks: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="c has no expert"):
+        kanna.merge_analyze(ties(spoken), {"c": tasks["a"]})
+    with pytest.raises(InputError, match="no base that gains"):
+        listed = [{"model": str(spoken[name]), "parameters": {"weight": 1}} for name in "ab"]
+        kanna.merge_analyze({"merge_method": "linear", "models": listed}, {"a": tasks["a"]})
+    sources = [{"model": str(spoken[name]), "layer_range": [0, 1]} for name in ("base", "a", "b")]
+    shorter = {**ties(spoken), "slices": [{"sources": sources}]}
+    del shorter["models"]
+    shorter["parameters"] = {"weight": 1}
+    with pytest.raises(InputError, match="cannot change places"):
+        kanna.merge_analyze(shorter, tasks, calibration_share=0.4)
