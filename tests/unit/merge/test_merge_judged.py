@@ -68,7 +68,7 @@ def test_beside_the_expert_and_the_base(
     (task,) = told["tasks"]
     assert task["expert"] == "a"
     # As compare does: a random model knows no task, so nothing is judged by it.
-    assert status == (3 if task["beside_expert"]["status"] in ("fail", "undecided") else 0)
+    assert status == (0 if task["beside_expert"]["status"] in ("pass", "not judged") else 3)
     compared = [
         "compare",
         str(split["base"]),
@@ -81,6 +81,28 @@ def test_beside_the_expert_and_the_base(
     main([*compared, "--no-distribution", "--json"])
     again = json.loads(capsys.readouterr().out)
     assert task["beside_base"]["tasks"] == again["tasks"]
+    kept = json.loads((tmp_path / "out" / "merge.json").read_text())["tasks"]
+    assert "t3" not in json.dumps(kept)  # no row of the task
+    for side in ("beside_expert", "beside_base"):
+        same = ("base", "model", "status", "explanation")
+        assert {key: kept[0][side][key] for key in same} == {key: task[side][key] for key in same}
+        (before,), (after,) = kept[0][side]["tasks"], task[side]["tasks"]
+        assert (before["base"], before["new"], before["decision"]) == (
+            after["base"],
+            after["new"],
+            after["decision"],
+        )
+    assert kept[0]["beside_expert"]["model"]["model"] == "out"
+    assert main(["merge", "verify", str(tmp_path / "out")]) == 0
+    assert "## Beside a, which knows the task" in (tmp_path / "out" / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page.html")]) == 0
+    said = (tmp_path / "page.md").read_text()
+    for title in ("out against a", "out against base", "Differences from the base by layer"):
+        assert title in said
+    assert "was not compared with its base" not in said
+    low, high = kept[0]["beside_expert"]["tasks"][0]["decision"]["interval"]
+    assert low <= high
     shown = ["merge", "run", str(file), "--out", str(tmp_path / "shown"), *words[5:]]
     main(shown)
     said = capsys.readouterr().out

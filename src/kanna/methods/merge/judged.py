@@ -11,6 +11,7 @@ from kanna.errors import InputError
 from kanna.methods.merge.adapted import Adapted
 from kanna.methods.merge.plan import MergePlan
 from kanna.progress import Progress
+from kanna.result import replace
 from kanna.runs.criteria import Criteria, criteria_of
 from kanna.runs.opened import Opened
 from kanna.tasks.options import EvalOptions
@@ -60,6 +61,14 @@ class Judged:
             "beside_base": None if self.base is None else self.base.to_dict(),
         }
 
+    def summary(self) -> dict[str, Any]:
+        """What the directory keeps: no rows of the task."""
+        return {
+            "expert": self.name,
+            "beside_expert": self.expert.summary(),
+            "beside_base": None if self.base is None else self.base.summary(),
+        }
+
 
 def experts_of(plan: MergePlan, tasks: Sequence[str], max_drop: str | None) -> tuple[Expert, ...]:
     """Tasks as the command line names them, NAME=FILE.
@@ -73,45 +82,55 @@ def experts_of(plan: MergePlan, tasks: Sequence[str], max_drop: str | None) -> t
     """
     if max_drop is not None and not tasks:
         raise InputError("--max-drop says nothing without a task", "add --task NAME=FILE")
-    return tuple(_expert(plan, task, max_drop) for task in tasks)
+    files: dict[str, list[str]] = {}
+    for task in tasks:
+        named, _, file = task.partition("=")
+        files.setdefault(named, []).append(file)
+    return tuple(_expert(plan, named, some, max_drop) for named, some in files.items())
 
 
-def _expert(plan: MergePlan, task: str, max_drop: str | None) -> Expert:
-    named, _, file = task.partition("=")
+def _expert(plan: MergePlan, named: str, files: Sequence[str], max_drop: str | None) -> Expert:
     models = dict(zip(plan.recipe.models, plan.inputs.models, strict=True))
     by_name = {model.name: model for model in models.values()}
     model = models.get(named) or by_name.get(named)
-    if model is None or not file:
+    if model is None or not all(files):
         raise InputError(
-            f"{task!r} names no model of the recipe and a file",
+            f"{named!r} names no model of the recipe and a file",
             f"write NAME=FILE, NAME one of {', '.join(by_name)}",
         )
     if isinstance(model, Adapted):
         raise InputError(
             f"{named} is a model with an adapter, which is nowhere to be loaded from",
-            f"merge it alone first, or compare later: kanna compare EXPERT MERGED --task {file}",
+            f"merge it alone first, or compare later: kanna compare EXPERT MERGED --task {files[0]}",
         )
     lead = plan.inputs.lead
     with_base = plan.recipe.base is not None and lead is not model and not isinstance(lead, Adapted)
     base = lead.directory if with_base else None
-    criteria = criteria_of((file,), max_drop)
+    criteria = criteria_of(tuple(files), max_drop)
     tasks = Opened.open(model.directory).prepared_for(criteria, EvalOptions()).tasks
     return Expert(model.name, model.directory, base, criteria, tasks)
 
 
-def judged(experts: Sequence[Expert], merged: Path, progress: Progress) -> tuple[Judged, ...]:
-    """Evaluate the merge and its experts on their tasks."""
+def judged(experts: Sequence[Expert], merged: Path, name: str, progress: Progress) -> tuple[Judged, ...]:
+    """Evaluate a merge and its experts on their tasks.
+
+    Args:
+        merged: Where it lies, perhaps under a provisional name.
+        name: The one that it will have.
+    """
     return tuple(
         Judged(
             one.name,
-            _beside(one.directory, merged, one, progress),
-            None if one.base is None else _beside(one.base, merged, one, progress),
+            _beside(one.directory, merged, name, one, progress),
+            None if one.base is None else _beside(one.base, merged, name, one, progress),
         )
         for one in experts
     )
 
 
-def _beside(model: Path, merged: Path, expert: Expert, progress: Progress) -> Comparison:
+def _beside(model: Path, merged: Path, name: str, expert: Expert, progress: Progress) -> Comparison:
     from kanna.runs.compare import compare
 
-    return compare(model, merged, expert.criteria, distribution=False, read=expert.tasks, progress=progress)
+    new = Opened.open(merged, trusted=True)
+    found = compare(model, new, expert.criteria, distribution=False, read=expert.tasks, progress=progress)
+    return replace(found, model=replace(found.model, model=name))

@@ -149,8 +149,15 @@ def _draw_analyses(results: Sequence[Result]) -> tuple[list[Verdict], list[Secti
     return [], [Section(title, analysed(one.at)) for one, title in zip(results, titles, strict=True)]
 
 
+def _compared(at: At) -> list[At]:
+    """The merge beside its experts, then beside the base."""
+    tasks = [] if at.get("tasks") is None else at["tasks"].items()
+    sides = [one.get(key) for key in ("beside_expert", "beside_base") for one in tasks]
+    return [side for side in sides if side is not None]
+
+
 VIEWS: tuple[View, ...] = (
-    View("merge", MergeOutcome, _draw, file=RESULT, key="merge"),
+    View("merge", MergeOutcome, _draw, file=RESULT, key="merge", compared=_compared),
     View("merge-analysis", MergeAnalysis, _draw_analyses),
     *tuned.VIEWS,
 )

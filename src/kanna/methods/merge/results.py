@@ -6,6 +6,7 @@ from typing import Any
 
 from kanna.methods.merge.hi.results import HiOutcome
 from kanna.result import Result, Several
+from kanna.tasks.verdict.comparison import Comparison
 
 RESULT = "merge.json"
 
@@ -68,6 +69,20 @@ class Figures(Result):
     tensors_copied: int
 
 
+class MergedTask(Result):
+    """A merge beside a model that knows some of its tasks.
+
+    Args:
+        expert: Its name.
+        beside_expert: What is lost.
+        beside_base: What is gained; None without a base, or where the base is the expert.
+    """
+
+    expert: str
+    beside_expert: Comparison
+    beside_base: Comparison | None = None
+
+
 class MergeOutcome(Result):
     """A merge."""
 
@@ -81,4 +96,5 @@ class MergeOutcome(Result):
     bytes_read: int
     bytes_written: int
     disagreement: Disagreement | None = None
+    tasks: Several[MergedTask] = ()
     hi: HiOutcome | None = None

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
@@ -25,7 +25,7 @@ from kanna.methods.merge.reading import read_recipes
 from kanna.methods.merge.references import bases, parsed
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.vocabulary import Tokenizer
-from kanna.methods.merge.written import Done, complete
+from kanna.methods.merge.written import Done, Judge, complete
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.places import work_directory
@@ -34,6 +34,7 @@ from kanna.runs.room import check_memory, check_space
 from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
 
 if TYPE_CHECKING:
+    from kanna.methods.merge.judged import Expert, Judged
     from kanna.runs.probe import Verdict
 
 _BETWEEN = "documents"
@@ -52,6 +53,7 @@ class MergeResult:
         verdict: Whether the result loads and computes finite numbers; None where that was not tried.
         note: Why it was not tried; empty otherwise.
         run: Times and memory, also in `OUT.run.json`.
+        judged: The result beside the models that know its tasks.
     """
 
     out: Path
@@ -60,11 +62,13 @@ class MergeResult:
     verdict: Verdict | None
     note: str
     run: Mapping[str, Any] = field(default_factory=dict)
+    judged: tuple[Judged, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether nothing is known to be wrong."""
-        return self.verdict is None or self.verdict.passed
+        loads = self.verdict is None or self.verdict.passed
+        return loads and all(one.expert.passed for one in self.judged)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -76,6 +80,7 @@ class MergeResult:
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "note": self.note,
             "run": dict(self.run),
+            **({"tasks": [one.to_dict() for one in self.judged]} if self.judged else {}),
         }
 
 
@@ -134,6 +139,8 @@ def merge(
     resume: bool = False,
     keep_intermediates: str | Path | None = None,
     load: bool = True,
+    tasks: Sequence[str] = (),
+    max_drop: str | None = None,
     announce: Announce = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> MergeResult:
@@ -145,6 +152,8 @@ def merge(
         resume: Go on with a merge that was interrupted, to the same bytes.
         keep_intermediates: Where results of other documents lie and stay; None for unfinished work.
         load: Load the result, if it fits, to see that it computes finite numbers.
+        tasks: "NAME=FILE", a model of the recipe and a task that it knows, beside which the result is judged.
+        max_drop: What may be lost beside each such model, "1%" of its score or "1pt"; None only measures.
         announce: Called with the plan before the long work begins.
         progress: Called with (stage, done, total).
 
@@ -153,6 +162,7 @@ def merge(
     """
     started = time.perf_counter()
     plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, seed=seed, lax=lax)
+    experts = _experts(plan, tasks, max_drop)
     place = final_name(out)
     inputs = (model for one in (*plan.before, plan) for model in one.inputs.models)
     refuse_input(place, *(directory for model in inputs for directory in directories(model)))
@@ -168,11 +178,27 @@ def merge(
             made = _made_before(plan, work, kept, max_memory, stages, load)
             after = planned(plan.recipe, out_dtype, max_memory, seed, made)
             plan = changed(after, before=plan.before)
-        plan, done = written_within(plan, place, work, replace, max_memory, stages, load=load)
+        judge = _judge(experts, place.name, stages) if experts else None
+        plan, done = written_within(plan, place, work, replace, max_memory, stages, load=load, judge=judge)
         clear(work)
     run = run_record(started, stages.seconds, "cpu")
     lineage.write_run_record(place, run)
-    return MergeResult(place, plan, done.figures, done.verdict, done.note, run)
+    return MergeResult(place, plan, done.figures, done.verdict, done.note, run, done.judged)
+
+
+def _experts(plan: MergePlan, tasks: Sequence[str], max_drop: str | None) -> tuple[Expert, ...]:
+    """Known before anything is merged."""
+    if not tasks and max_drop is None:
+        return ()
+    from kanna.methods.merge.judged import experts_of  # reads tasks, which takes transformers
+
+    return experts_of(plan, tasks, max_drop)
+
+
+def _judge(experts: tuple[Expert, ...], name: str, stages: Stages) -> Judge:
+    from kanna.methods.merge.judged import judged
+
+    return lambda directory: judged(experts, directory, name, stages.report)
 
 
 def written_within(
@@ -185,6 +211,7 @@ def written_within(
     beside: Mapping[str, Mapping[str, Any]] | None = None,
     load: bool = True,
     more: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
 ) -> tuple[MergePlan, Done]:
     """Write a merge, for one who holds the folder of unfinished work; the plan then tells of disagreement.
 
@@ -194,6 +221,7 @@ def written_within(
         beside: Name of a further file -> what it holds.
         load: See `merge`.
         more: What the result file tells besides.
+        judge: See `complete`.
     """
     plan = changed(plan, disagreement=disagreement(plan))
     shards = written_shards(plan, work, stages.report)
@@ -202,7 +230,7 @@ def written_within(
         for name, told in (beside or {}).items():
             write_json(partial / name, told)
         stages.report("verify", 0, 1)
-        done = complete(plan, shards, partial, place.name, max_memory, load, more)
+        done = complete(plan, shards, partial, place.name, max_memory, load, more, judge)
         stages.report("verify", 1, 1)
         about_to_name(work, partial)
     return plan, done

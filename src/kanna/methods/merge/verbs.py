@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kanna.methods.merge.adapter_result import WrittenAdapter
-    from kanna.methods.merge.judged import Expert, Judged
     from kanna.methods.merge.plan import MergePlan
     from kanna.methods.merge.run import MergeResult
     from kanna.methods.merge.verify import MergeCheck
@@ -127,7 +126,6 @@ def run(
     if rank is not None:
         raise InputError("--rank is of --as-lora", "leave it out, or give both")
 
-    experts = _experts(recipe, task, max_drop, lax)
     with session.resumable(out), session.progress() as progress:
         done = merge(
             recipe,
@@ -140,10 +138,12 @@ def run(
             resume=resume,
             keep_intermediates=keep_intermediates,
             load=load,
+            tasks=task or (),
+            max_drop=max_drop,
             announce=lambda found: _announce(session, found),
             progress=progress,
         )
-    return _judged(session, done, experts)
+    return _shown(session, done)
 
 
 def _refuse_with_adapters(given: Mapping[str, object]) -> None:
@@ -152,28 +152,10 @@ def _refuse_with_adapters(given: Mapping[str, object]) -> None:
         raise InputError(f"{', '.join(idle)} have no meaning with --as-lora", "leave them out")
 
 
-def _judged(session: Session, done: MergeResult, experts: tuple[Expert, ...]) -> int:
+def _shown(session: Session, done: MergeResult) -> int:
     """Show a merge, beside its experts where tasks were named."""
-    if not experts:
-        session.show(done.to_dict(), lambda console: _render_run(console, done))
-        return 0 if done.passed else asking.VERDICT_FAILED
-    from kanna.methods.merge.judged import judged
-
-    with session.progress() as progress:
-        beside = judged(experts, done.out, progress)
-    told = {**done.to_dict(), "tasks": [one.to_dict() for one in beside]}
-    session.show(told, lambda console: _render_judged(console, done, beside))
-    return 0 if done.passed and all(one.expert.passed for one in beside) else asking.VERDICT_FAILED
-
-
-def _experts(recipe: Path, task: list[str] | None, max_drop: str | None, lax: bool) -> tuple[Expert, ...]:
-    """Known before anything is merged."""
-    if not task and max_drop is None:
-        return ()
-    from kanna.methods.merge.judged import experts_of
-    from kanna.methods.merge.run import merge_plan
-
-    return experts_of(merge_plan(recipe, lax=lax), task or (), max_drop)
+    session.show(done.to_dict(), lambda console: _render_run(console, done))
+    return 0 if done.passed else asking.VERDICT_FAILED
 
 
 def _run_as_lora(
@@ -218,7 +200,7 @@ def run_file(session: Session, file: Path, out: Path | None, force: bool, resume
             announce=lambda found: _announce(session, found),
             progress=progress,
         )
-    return _judged(session, done, ())
+    return _shown(session, done)
 
 
 @verb
@@ -309,6 +291,12 @@ def _render_run(console: Console, done: MergeResult) -> None:
         console.print(f"rounding took {percent(figures['rounding_loss'])} of what merging changed")
     console.print(f"took {duration(done.run['seconds'])}, peak memory {size(done.run['peak_memory_bytes'])}")
     console.print(_said(done.verdict, done.note))
+    for one in done.judged:
+        console.print(f"\nbeside {one.name}, which knows the task:")
+        asking.render_comparison(console, one.expert)
+        if one.base is not None:
+            console.print("beside the base:")
+            asking.render_comparison(console, one.base)
     console.print(f"written: {done.out}")
 
 
@@ -318,16 +306,6 @@ def _render_check(console: Console, found: MergeCheck) -> None:
     if found.unrecorded:
         console.print(f"not recorded: {', '.join(found.unrecorded)}")
     console.print(_said(found.verdict, found.note))
-
-
-def _render_judged(console: Console, done: MergeResult, beside: Sequence[Judged]) -> None:
-    _render_run(console, done)
-    for one in beside:
-        console.print(f"\nbeside {one.name}, which knows the task:")
-        asking.render_comparison(console, one.expert)
-        if one.base is not None:
-            console.print("beside the base:")
-            asking.render_comparison(console, one.base)
 
 
 def _render_adapter(console: Console, done: WrittenAdapter) -> None:

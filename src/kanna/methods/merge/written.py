@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,11 @@ from kanna.methods.merge.token_ids import GENERATION, generation_of
 from kanna.methods.merge.vocabulary import write_tokenizer
 
 if TYPE_CHECKING:
+    from kanna.methods.merge.judged import Judged
     from kanna.runs.probe import Verdict
 
 RECIPE = "recipe.yaml"
+Judge = Callable[[Path], "tuple[Judged, ...]"]
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _UNASKED = "not loaded, as was asked for; kanna merge verify DIR loads it"
 # Bytes for a parameter of a model that is loaded in float32 and run.
@@ -41,6 +43,7 @@ class Done:
     figures: Mapping[str, Any]
     verdict: Verdict | None
     note: str
+    judged: tuple[Judged, ...] = ()
 
 
 def complete(
@@ -51,11 +54,13 @@ def complete(
     max_memory: int,
     loads: bool = True,
     more: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
 ) -> Done:
     """Write all but the weights, which are there, and look whether the model loads, if that is wanted.
 
     Args:
         more: What the result file tells besides.
+        judge: Compares the model in a directory with others; not asked where it does not load.
     """
     lead = plan.inputs.lead
     left_out = beside_weights(plan, directory)
@@ -64,14 +69,19 @@ def complete(
         for model, digests in zip(plan.inputs.models, shards.digests, strict=True)
     ]
     figures = _figures(plan, shards)
-    write_json(directory / RESULT, {**_result(plan, figures, hashes), **(more or {})})
+    result = {**_result(plan, figures, hashes), **(more or {})}
+    write_json(directory / RESULT, result)
     parameters = sum(tensor.spec.numbers for tensor in plan.tensors)
     verdict, note = probed(directory, parameters, max_memory) if loads else (None, _UNASKED)
+    broken = verdict is not None and not verdict.passed
+    judged = () if judge is None or broken else judge(directory)
+    if judged:
+        write_json(directory / RESULT, {**result, "tasks": [one.summary() for one in judged]})
     recipe = portable(plan)
     documents = [*map(portable, plan.before), recipe]
     text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
     (directory / RECIPE).write_text(text, encoding="utf-8", newline="\n")
-    card.write(directory, _card(plan, figures, title))
+    card.write(directory, _card(plan, figures, title, judged))
     step = lineage.Step(
         method="merge",
         config={"recipe": recipe, "dtype": _dtype(plan)},
@@ -90,7 +100,7 @@ def complete(
     base, before = (own, ()) if known is None else (known.base, known.steps)
     digests = {path.name: digest for path, digest in shards.files.items()}
     lineage.write(directory, base, (*before, step), digests)
-    return Done(figures, verdict, note)
+    return Done(figures, verdict, note, judged)
 
 
 def beside_weights(plan: MergePlan, directory: Path) -> tuple[str, ...]:
@@ -203,7 +213,9 @@ def _result(plan: MergePlan, figures: Mapping[str, Any], hashes: list[str]) -> d
     }
 
 
-def _card(plan: MergePlan, figures: Mapping[str, Any], title: str) -> card.Card:
+def _card(
+    plan: MergePlan, figures: Mapping[str, Any], title: str, judged: tuple[Judged, ...] = ()
+) -> card.Card:
     models = plan.inputs.models
     found = licences(models)
     rows = [(model.name, found.get(model.name, "not said")) for model in models]
@@ -219,6 +231,7 @@ def _card(plan: MergePlan, figures: Mapping[str, Any], title: str) -> card.Card:
         tables=[
             card.Table("What it is", ("what", "value"), [row for row in told if row[1] is not None]),
             card.Table("Models", ("model", "licence"), rows),
+            *_compared(judged),
             *(notes if plan.warnings else []),
         ],
         tags=("merge", plan.recipe.method.replace("_", "-")),
@@ -227,6 +240,17 @@ def _card(plan: MergePlan, figures: Mapping[str, Any], title: str) -> card.Card:
         licence=_licence(found),
         source=plan.inputs.lead.directory,
     )
+
+
+def _compared(judged: tuple[Judged, ...]) -> list[card.Table]:
+    """Tables of a model card."""
+    from kanna.runs.compare import comparison_rows
+
+    pairs = [(one.expert, "which knows the task") for one in judged]
+    pairs += [(one.base, "the base") for one in judged if one.base is not None]
+    return [
+        card.Table(f"Beside {found.base.model}, {what}", *comparison_rows(found)) for found, what in pairs
+    ]
 
 
 def _origins(plan: MergePlan) -> tuple[str, ...]:
