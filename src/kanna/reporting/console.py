@@ -1,5 +1,6 @@
 """Blocks of a page as plain text and tables on a console of rich."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -23,7 +24,9 @@ from kanna.reporting.blocks import (
 from kanna.reporting.wording import filled
 
 # An example is told by its end, where the question stands.
-_MOST_CHARACTERS = 48
+_MOST_CHARACTERS, _MOST_OF_ANSWER = 300, 80
+_BEHIND_A_SENTENCE = re.compile(r"[.!?]['\")\]]* |[\u3002\uff01\uff1f]")
+_ENDS_A_SENTENCE = re.compile(r"[.!?\u3002\uff01\uff1f]")
 # Share of its own width that a table needs: on less, its cells would be of few letters each.
 _LEAST_WIDTH, _UNLIMITED = 0.75, 10_000
 # Beside what is printable.
@@ -103,7 +106,8 @@ def _draw_examples(console: Console, block: Examples) -> None:
         (
             example.direction,
             example.heading,
-            *map(_short, (example.prompt, example.expected, example.base, example.new)),
+            last_sentence(example.prompt),
+            *map(_short, (example.expected, example.base, example.new)),
         )
         for example in block.examples
     ]
@@ -113,7 +117,18 @@ def _draw_examples(console: Console, block: Examples) -> None:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _MOST_CHARACTERS else "..." + line[-_MOST_CHARACTERS:]
+    return line if len(line) <= _MOST_OF_ANSWER else line[:_MOST_OF_ANSWER] + "..."
+
+
+def last_sentence(text: str) -> str:
+    """The end of a prompt: its last whole sentence, with what follows it, such as "Answer:"."""
+    line = " ".join(text.split())
+    begins = [0, *(found.end() for found in _BEHIND_A_SENTENCE.finditer(line))]
+    whole = [place for place in begins if _ENDS_A_SENTENCE.search(line, place)] or begins[-1:]
+    last = line[whole[-1] :]
+    if len(last) > _MOST_CHARACTERS:
+        return "..." + last[-_MOST_CHARACTERS:]
+    return last if whole[-1] == 0 else f"... {last}"
 
 
 def _verdict(block: Verdict) -> list[str]:

@@ -15,22 +15,21 @@ from kanna.result import replace
 from kanna.runs.blame import blame as find_blame
 from kanna.runs.criteria import Criteria
 from kanna.runs.evaluations import evaluate_opened
+from kanna.runs.flips import directions, flips_of, written_out
 from kanna.runs.opened import Opened
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared
 from kanna.tasks.options import EvalOptions
-from kanna.tasks.records import TEXT, Evaluation, Record, TaskScore
+from kanna.tasks.records import TEXT, Evaluation, TaskScore
 from kanna.tasks.scorers.divergence import divergence
 from kanna.tasks.tokens.special import end_of, without
 from kanna.tasks.tokens.tokenizer import context_length, predicts_next_token
 from kanna.tasks.verdict.comparison import (
     EMPTY,
-    GAINED,
     LOST,
     NOT_JUDGED,
     Blame,
     Comparison,
-    Flip,
     TaskComparison,
     VerdictStatus,
 )
@@ -98,6 +97,7 @@ def compare(
     found = _decided(first, second, criteria, identical, examples)
     if identical:
         return replace(found, notes=(*found.notes, "the weights are bit-identical"))
+    found = written_out(found, sides.new, plans[1], progress)
     if apart is not None:
         reason = f"next-token distributions were not compared: {apart}"
         found = replace(found, notes=(*found.notes, reason))
@@ -226,36 +226,9 @@ def _task(
             confidence=criteria.confidence,
             identical=identical,
         )
-    flips = _flips(base, new)
-    lost = sum(flip.direction == LOST for flip in flips)
-    gained = sum(flip.direction == GAINED for flip in flips)
+    flips = flips_of(base, new)
+    lost, gained = directions(flips)
     return TaskComparison.of(base, new, rule.guard, decision, flips[:examples], lost, gained)
-
-
-def _flips(base: TaskScore, new: TaskScore) -> list[Flip]:
-    """Lost before gained, those whose log-likelihood fell most first."""
-    pairs = zip(base.records, new.records, strict=True)
-    known = [(one, two) for one, two in pairs if one.right is not None and two.right is not None]
-    flipped = [_flip(one, two) for one, two in known if one.right != two.right]
-    return sorted(flipped, key=lambda flip: (flip.direction != LOST, -flip.change))
-
-
-def _flip(base: Record, new: Record) -> Flip:
-    return Flip(
-        row=base.row,
-        prompt=base.prompt,
-        expected=base.expected,
-        base=base.predicted or _described(base),
-        new=new.predicted or _described(new),
-        direction=LOST if base.right else GAINED,
-        change=new.values.get("log_loss", 0.0) - base.values.get("log_loss", 0.0),
-    )
-
-
-def _described(record: Record) -> str:
-    """What stands for an answer that was not written out."""
-    loss = record.values.get("log_loss")
-    return "right" if record.right else "another answer" + ("" if loss is None else f" (log loss {loss:.2f})")
 
 
 def _unlike(task: TaskComparison) -> list[str]:
@@ -360,7 +333,7 @@ def _blamed(
     parts: list[Prepared] = []
     lost: list[bool] = []
     for task, scored in zip(plan.tasks, compared.tasks, strict=False):
-        flips = _flips(scored.base, scored.new)[:_MOST_BLAMED]
+        flips = flips_of(scored.base, scored.new)[:_MOST_BLAMED]
         if flips:
             rows = tuple(task.rows[flip.row] for flip in flips)
             parts.append(_asked_again(plan, replace(task, rows=rows), scored.new))

@@ -13,6 +13,7 @@ from kanna.errors import InputError
 from kanna.models.device import device_of, dtype_of
 from kanna.models.kinds import answers_what_is_encoded
 from kanna.progress import Progress
+from kanna.tasks.data.rows import Row
 from kanna.tasks.data.task import HARNESS, Task, load_tasks
 from kanna.tasks.embeddings.modules import Sentences, read_sentences
 from kanna.tasks.embeddings.scores import RECALL, SPEARMAN, check_rows, score_task
@@ -60,6 +61,7 @@ _DEFAULT_METRIC = {
     RETRIEVAL: RECALL,
 }
 _STOP = ("\n",)
+WRITTEN = "exact"  # a metric of what is written
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,18 @@ def _writing(
     stop = options.stop if options.stop is not None else (() if talk else _STOP)
     new = options.new_tokens or default_new_tokens(scorer, task.rows)
     return Writing(new, stop, options.legacy_contains, own is None)
+
+
+def answers_of(
+    plan: Prepared, model: nn.Module, task: Task, rows: Sequence[Row], progress: Progress
+) -> list[str] | None:
+    """What a model writes in answer to some rows of a task, greedily; None for one that writes nothing."""
+    scorer = make_scorer(plan, model, task)
+    if not isinstance(scorer, CausalScorer | Seq2SeqScorer):
+        return None
+    writing = _writing(scorer, task, WRITTEN, None, plan.options)
+    assert writing is not None
+    return scorer.write([row.asked for row in rows], writing.new_tokens, writing.stop, progress)
 
 
 def make_scorer(plan: Prepared, model: nn.Module, task: Task) -> Scorer:

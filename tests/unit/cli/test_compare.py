@@ -167,7 +167,7 @@ def test_prompts_are_computed_once_or_by_themselves(kanna, base, task):
 
 def test_an_export_is_judged_against_what_it_came_from(kanna, small, task, tmp_path):
     out = tmp_path / "dense"
-    asked = ("--format", "dense", "--task", task, "--max-drop", "20pt", "--out", out)
+    asked = ("--format", "dense", "--task", task, "--max-drop", "20pt", "--accept-empty", "--out", out)
     ran = kanna("export", small, *asked, "--json", "-q")
     recorded = json.loads((out / "kanna.json").read_text())["steps"][-1]["scores"]["comparison"]
     assert ran.code == 0 and recorded["status"] == ran.json["comparison"]["status"] == "pass"

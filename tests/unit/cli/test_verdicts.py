@@ -100,6 +100,26 @@ def test_the_worst_flips_are_shown_first(kanna, base, damaged, task, examples):
         assert (flip["expected"] == flip["base"]) == (flip["direction"] == "lost")
 
 
+def test_lost_answers_are_those_that_the_new_model_writes(kanna, base, damaged, tmp_path):
+    """Scored by likelihood, which writes nothing; in the words that generate has for the prompt."""
+    task = own_answers(kanna, base, tmp_path / "own.jsonl")
+    found = kanna("compare", base, damaged, "--task", task, "--no-distribution", "--json", "-q").json[
+        "tasks"
+    ][0]
+    lost = [flip for flip in found["flips"] if flip["direction"] == "lost"]
+    assert found["metric"] == "greedy" and len(lost) > 2
+    for flip in lost:
+        asked = ("--prompt", flip["prompt"], "--max-new-tokens", 8, "--raw", "--json", "-q")
+        said = kanna("generate", damaged, *asked).json["continuations"][0]["text"]
+        written = said.split("\n")[0].strip() or "(nothing)"
+        assert flip["new"] == written[: len(flip["new"])] and flip["new"] != flip["expected"]
+        assert "another answer" not in flip["new"] and flip["base"] == "right"
+    again = kanna("compare", base, damaged, "--task", task, "--no-distribution", "--json", "-q").json[
+        "tasks"
+    ][0]
+    assert again["flips"] == found["flips"]
+
+
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.v_proj", "model.layers.1.mlp.gate_proj"])
 def test_the_damaged_matrix_is_blamed_first(kanna, base, task, tmp_path, name):
     """Another matrix differs too, but too little to matter."""

@@ -2,13 +2,14 @@
 
 import io
 
+import pytest
 from report_samples import EVIL, bench, comparison, decision, evaluation, flip, task
 from rich.console import Console
 
 from kanna.reporting.blocks import At, Chart, Details, Figure, Paragraph, Section, Table
 from kanna.reporting.comparison import comparison as comparison_section
 from kanna.reporting.comparison import evaluation as evaluation_section
-from kanna.reporting.console import draw
+from kanna.reporting.console import draw, last_sentence
 from kanna.reporting.costs import bench as bench_section
 from kanna.reporting.verdicts import verdict
 
@@ -122,3 +123,24 @@ def test_an_evaluation_and_a_bench():
     assert (
         "batch 1, context 32 1.05x 0.51x to 2.09x: no clear difference 1.49x 1.22x to 1.75x: faster" in told
     )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("Ada has 3. Ivo gives 2 to her.\nQuestion: How many has she? Answer:",
+         "... Question: How many has she? Answer:"),
+        ("How many? Answer:", "How many? Answer:"),
+        ("no sentence at all", "no sentence at all"),
+        ("First one. Then the capital of France is", "First one. Then the capital of France is"),
+        ("\u96ea\u3067\u3059\u3002\u5929\u6c17\u306f\u4f55\u3067\u3059\u304b\uff1f\u7b54\u3048:",
+         "... \u5929\u6c17\u306f\u4f55\u3067\u3059\u304b\uff1f\u7b54\u3048:"),
+        ("It costs 3.50 today. Why?", "... Why?"),
+    ],
+)  # fmt: skip
+def test_a_prompt_is_told_by_its_last_whole_sentence(prompt, shown):
+    assert last_sentence(prompt) == shown
+
+
+def test_a_sentence_without_end_is_told_by_its_end():
+    assert last_sentence("word " * 200) == "..." + ("word " * 200).strip()[-300:]
