@@ -121,16 +121,23 @@ def judged(experts: Sequence[Expert], merged: Path, name: str, progress: Progres
     return tuple(
         Judged(
             one.name,
-            _beside(one.directory, merged, name, one, progress),
-            None if one.base is None else _beside(one.base, merged, name, one, progress),
+            _beside(one.directory, one.criteria, merged, name, one, progress),
+            None if one.base is None else _beside(one.base, _of_base(one), merged, name, one, progress),
         )
         for one in experts
     )
 
 
-def _beside(model: Path, merged: Path, name: str, expert: Expert, progress: Progress) -> Comparison:
+def _of_base(expert: Expert) -> Criteria:
+    """A base may know nothing of a task: what is gained is measured."""
+    return replace(expert.criteria, accept_empty=True)
+
+
+def _beside(
+    model: Path, criteria: Criteria, merged: Path, name: str, expert: Expert, progress: Progress
+) -> Comparison:
     from kanna.runs.compare import compare
 
     new = Opened.open(merged, trusted=True)
-    found = compare(model, new, expert.criteria, distribution=False, read=expert.tasks, progress=progress)
+    found = compare(model, new, criteria, distribution=False, read=expert.tasks, progress=progress)
     return replace(found, model=replace(found.model, model=name))

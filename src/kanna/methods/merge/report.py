@@ -10,6 +10,7 @@ from kanna.methods.merge.hi.results import MergeAnalysis
 from kanna.methods.merge.results import RESULT, MergeOutcome
 from kanna.methods.merge.tuning import report as tuned
 from kanna.reporting.blocks import COMPUTED, At, Block, Cell, Chart, Paragraph, Section, Table, Verdict
+from kanna.reporting.comparison import comparison
 from kanna.reporting.curves import Curve, curves
 from kanna.reporting.views import Result, View
 from kanna.reporting.wording import percent, size, told_apart
@@ -25,7 +26,10 @@ _CAPTION = (
 def _draw(results: Sequence[Result]) -> tuple[list[Verdict], list[Section]]:
     names = [f"Merge by {result.at.data['method']}" for result in results]
     titles = told_apart(names, (result.at.source for result in results))
-    return [], [Section(title, _blocks(result.at)) for result, title in zip(results, titles, strict=True)]
+    merges = [Section(title, _blocks(result.at)) for result, title in zip(results, titles, strict=True)]
+    return [], [
+        section for one, merge in zip(results, merges, strict=True) for section in (*_gains(one.at), merge)
+    ]
 
 
 def _blocks(at: At) -> list[Block]:
@@ -150,10 +154,18 @@ def _draw_analyses(results: Sequence[Result]) -> tuple[list[Verdict], list[Secti
 
 
 def _compared(at: At) -> list[At]:
-    """The merge beside its experts, then beside the base."""
-    tasks = [] if at.get("tasks") is None else at["tasks"].items()
-    sides = [one.get(key) for key in ("beside_expert", "beside_base") for one in tasks]
-    return [side for side in sides if side is not None]
+    """The merge beside its experts."""
+    return [one["beside_expert"] for one in _tasks(at)]
+
+
+def _gains(at: At) -> list[Section]:
+    """The merge beside the base: what each expert's tasks gained."""
+    pairs = [(one.data["expert"], beside) for one in _tasks(at) if (beside := one.get("beside_base"))]
+    return [comparison(beside, f"What the tasks of {name} gained beside the base") for name, beside in pairs]
+
+
+def _tasks(at: At) -> list[At]:
+    return [] if at.get("tasks") is None else at["tasks"].items()
 
 
 VIEWS: tuple[View, ...] = (
