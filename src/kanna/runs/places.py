@@ -42,7 +42,7 @@ class CacheReport:
 
 
 # What kanna itself puts there; `clear` touches nothing else.
-_KINDS = ("statistics", "spectra", "evaluations")
+_KINDS = ("statistics", "spectra", "evaluations", "compiled")
 
 
 def cache_directory() -> Path:

@@ -138,6 +138,11 @@ class MergePlan:
         return sum(model.bytes for model in self.inputs.models)
 
     @property
+    def numbers_read(self) -> int:
+        """Values of all parts."""
+        return sum(tensor.spec.numbers * len(tensor.parts) for tensor in self.tensors)
+
+    @property
     def bytes_written(self) -> int:
         return sum(tensor.spec.bytes for tensor in self.tensors)
 
@@ -148,8 +153,10 @@ class MergePlan:
     @property
     def seconds(self) -> float:
         """A rough guess, on one core: arithmetic, hashes, files."""
-        numbers = sum(tensor.spec.numbers * len(tensor.parts) for tensor in self.tensors)
-        return numbers * self.recipe.rule.nanoseconds * 1e-9 + (self.bytes_read + self.bytes_written) / 5e8
+        return (
+            self.numbers_read * self.recipe.rule.nanoseconds * 1e-9
+            + (self.bytes_read + self.bytes_written) / 5e8
+        )
 
     def groups(self) -> list[Group]:
         """Tensors by what holds for them."""

@@ -15,6 +15,7 @@ from kanna.methods.merge.chunks import Chunks
 from kanna.methods.merge.cuts import Cuts
 from kanna.methods.merge.plan import Merged, MergePlan, working_dtype
 from kanna.methods.merge.rows import beside_rows
+from kanna.methods.merge.rules.fast.available import used
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.rounding import rounded
@@ -107,6 +108,7 @@ class Stream:
             self.tensor.row,
             self.plan.seed,
             None if self.cuts is None else self.cuts.pruners(self.tensor),
+            used(self.plan.numbers_read),
         )
         act = operation(self.plan.recipe.method, subject)
         self._look(act, dtype)

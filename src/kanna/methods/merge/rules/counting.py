@@ -37,16 +37,22 @@ class Above:
     """
 
     def __init__(self, threshold: int, equal: int, dtype: torch.dtype) -> None:
-        self._threshold, self._equal, self._dtype = threshold, equal, dtype
+        self.equal = equal  # how many of them are left
+        self._threshold, self._dtype = threshold, dtype
+
+    @property
+    def size(self) -> float:
+        """The threshold as a number."""
+        return float(torch.tensor(self._threshold, dtype=_WHOLE[self._dtype]).view(self._dtype))
 
     def pick(self, values: Tensor) -> Tensor:
         """Which values of a chunk are picked; called in order."""
         bits = magnitude_bits(values, self._dtype)
         chosen = bits > self._threshold
-        if self._equal:
+        if self.equal:
             (equal,) = torch.nonzero(bits == self._threshold, as_tuple=True)
-            chosen[equal[: self._equal]] = True
-            self._equal -= min(self._equal, len(equal))
+            chosen[equal[: self.equal]] = True
+            self.equal -= min(self.equal, len(equal))
         return chosen
 
     def prune(self, values: Tensor) -> None:
@@ -54,13 +60,13 @@ class Above:
         if values.dtype != self._dtype:
             keep_only(values, self.pick(values))
             return
-        size = number_of(self._threshold, self._dtype)
-        equal = np.flatnonzero(np.abs(values.numpy()) == size)[: self._equal] if self._equal else ()
+        size = self.size
+        equal = np.flatnonzero(np.abs(values.numpy()) == size)[: self.equal] if self.equal else ()
         # Shrinking is several times faster than a mask, and does not touch what is larger.
         pruned = torch.hardshrink(values, size)
         if len(equal):
             pruned[equal] = values[equal]
-            self._equal -= len(equal)
+            self.equal -= len(equal)
         values.copy_(pruned)
 
 
@@ -75,33 +81,41 @@ class Largest:
     def __init__(self, k: int, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._counts = np.zeros(2**_BITS, dtype=np.int64)
-        self._pass, self._threshold = 0, 0
+        self._pass = 0
+        self.known = 0  # the upper bits of the threshold, in a pass all that the passes before it found
         self._wanted = k  # of those whose high bits are those of the threshold
         self._shift = dtype.itemsize * 8
         self._above: Above | None = None
 
     def count(self, number: int, values: Tensor) -> None:
         """See a chunk, in pass `number`."""
-        while self._pass < number:
-            self._settle()
+        seen = self.counts(number)
         bits = magnitude_bits(values, self._dtype).numpy()
         if self._pass:
-            bits = bits[(bits >> self._shift) == self._threshold]
+            bits = bits[(bits >> self._shift) == self.known]
         part = bits >> (self._shift - _BITS)
         if self._pass:  # the highest bit of all is that of the sign, which is 0
             part &= 2**_BITS - 1
         counts = np.bincount(part)
-        self._counts[: len(counts)] += counts
+        seen[: len(counts)] += counts
+
+    def counts(self, number: int) -> np.ndarray:
+        """How often which sixteen bits were seen so far in pass `number`, to be added to."""
+        while self._pass < number:
+            self._settle()
+        return self._counts
 
     def pick(self, values: Tensor) -> Tensor:
         """Which values of a chunk are among them; called in order, after all passes."""
-        return self._found().pick(values)
+        return self.above.pick(values)
 
     def prune(self, values: Tensor) -> None:
         """Set the values of a chunk that are not among them to 0; called in order, after all passes."""
-        self._found().prune(values)
+        self.above.prune(values)
 
-    def _found(self) -> Above:
+    @property
+    def above(self) -> Above:
+        """What picks them, after all passes."""
         if self._above is None:
             self._above = Above(self.threshold, self.wanted, self._dtype)
         return self._above
@@ -111,7 +125,7 @@ class Largest:
         """Bits of the smallest of them, after all passes."""
         while self._shift:
             self._settle()
-        return self._threshold
+        return self.known
 
     @property
     def wanted(self) -> int:
@@ -129,7 +143,7 @@ class Largest:
         above = np.cumsum(self._counts[::-1])[::-1]  # how many have this pattern or a higher one
         pattern = int(np.flatnonzero(above >= self._wanted)[-1])
         self._wanted -= int(above[pattern] - self._counts[pattern])
-        self._threshold = (self._threshold << _BITS) | pattern
+        self.known = (self.known << _BITS) | pattern
         self._shift -= _BITS
         self._pass += 1
         self._counts[:] = 0
@@ -138,11 +152,6 @@ class Largest:
 def magnitude_bits(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Magnitudes as whole numbers, in their order."""
     return values.abs().to(dtype).view(_WHOLE[dtype])
-
-
-def number_of(bits: int, dtype: torch.dtype) -> float:
-    """The magnitude with these bits."""
-    return float(torch.tensor(bits, dtype=_WHOLE[dtype]).view(dtype))
 
 
 def keep_only(values: Tensor, stays: Tensor) -> None:

@@ -29,20 +29,20 @@ class TaskArithmetic:
     looks = 0
 
     def __init__(self, base: int, weights: Sequence[float], normalize: bool, scale: float) -> None:
-        self._base, self._scale = base, scale
+        self.base, self.scale = base, scale
         total = math.fsum(weights)
-        self._weights = [weight / total if normalize and weight else weight for weight in weights]
+        self.weights = [weight / total if normalize and weight else weight for weight in weights]
 
     def look(self, number: int, chunk: Sequence[Tensor]) -> None:
         raise AssertionError("sums need no look at the whole tensor")
 
     def merged(self, chunk: Sequence[Tensor]) -> Tensor:
-        base = chunk[self._base]
+        base = chunk[self.base]
         change = torch.zeros_like(base)
-        for index, (values, weight) in enumerate(zip(chunk, self._weights, strict=True)):
-            if index != self._base and weight != 0:
+        for index, (values, weight) in enumerate(zip(chunk, self.weights, strict=True)):
+            if index != self.base and weight != 0:
                 change += values.sub_(base).mul_(weight)
-        return change.mul_(self._scale).add_(base)
+        return change.mul_(self.scale).add_(base)
 
 
 class Pruned:
@@ -73,45 +73,45 @@ class Pruned:
         normalize: bool,
         scale: float,
     ) -> None:
-        self._name, self._base, self._scale = name, base, scale
-        self._elect, self._normalize = elect, normalize
+        self._name, self.base, self.scale = name, base, scale
+        self.elects, self.normalize = elect, normalize
         total = math.fsum(weights)
         divide = normalize and not elect
-        self._weights = [weight / total if divide and weight else weight for weight in weights]
+        self.weights = [weight / total if divide and weight else weight for weight in weights]
         moved = [index for index, weight in enumerate(weights) if index != base and weight != 0]
-        self._pruners = {index: pruner for index in moved if (pruner := pruners[index]) is not None}
+        self.pruners = {index: pruner for index in moved if (pruner := pruners[index]) is not None}
         self._differences = count * len(moved)
-        self.looks = max((pruner.passes for pruner in self._pruners.values()), default=0)
+        self.looks = max((pruner.passes for pruner in self.pruners.values()), default=0)
 
     @property
     def kept(self) -> tuple[int, int]:
-        return sum(pruner.kept for pruner in self._pruners.values()), self._differences
+        return sum(pruner.kept for pruner in self.pruners.values()), self._differences
 
     def look(self, number: int, chunk: Sequence[Tensor]) -> None:
-        looked(self._pruners, number, chunk, self._base)
+        looked(self.pruners, number, chunk, self.base)
 
     def merged(self, chunk: Sequence[Tensor]) -> Tensor:
-        base = chunk[self._base]
+        base = chunk[self.base]
         total = torch.zeros_like(base)
-        for index, pruner in self._pruners.items():
+        for index, pruner in self.pruners.items():
             values = chunk[index].sub_(base)
             pruner.prune(values)
-            total += values.mul_(self._weights[index] * pruner.scale)
-        if self._elect:
-            total = self._elected(chunk, total)
-        return total.mul_(self._scale).add_(base)
+            total += values.mul_(self.weights[index] * pruner.scale)
+        if self.elects:
+            total = self.elected(chunk, total)
+        return total.mul_(self.scale).add_(base)
 
-    def _elected(self, chunk: Sequence[Tensor], total: Tensor) -> Tensor:
+    def elected(self, chunk: Sequence[Tensor], total: Tensor) -> Tensor:
         """The weighted differences that have the sign of their total, summed and divided by their weights."""
         sign = torch.ones_like(total).copysign_(total)  # a total is never -0: it began as 0
         change = torch.zeros_like(total)
-        divisor = _Divisor(self._name, total) if self._normalize else None
-        for index in self._pruners:
+        divisor = _Divisor(self._name, total) if self.normalize else None
+        for index in self.pruners:
             # Whatever has the other sign becomes 0, which agrees with nobody.
             agreeing = chunk[index].mul_(sign).clamp_(min=0)
             change += agreeing
             if divisor is not None:
-                divisor.add(agreeing, self._weights[index])
+                divisor.add(agreeing, self.weights[index])
         change.mul_(sign).add_(0.0)  # of -0 it makes 0
         return change if divisor is None else divisor.divided(change)
 

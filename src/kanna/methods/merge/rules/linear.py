@@ -24,22 +24,22 @@ class Linear:
 
     def __init__(self, weights: Sequence[float], normalize: bool) -> None:
         total = math.fsum(weights)
-        self._weights = [weight / total for weight in weights] if normalize else list(weights)
-        sizes = [abs(weight) for weight in self._weights]
-        self._pivot = sizes.index(max(sizes)) if normalize else None
+        self.weights = [weight / total for weight in weights] if normalize else list(weights)
+        sizes = [abs(weight) for weight in self.weights]
+        self.pivot = sizes.index(max(sizes)) if normalize else None
 
     def look(self, number: int, chunk: Sequence[Tensor]) -> None:
         raise AssertionError("sums need no look at the whole tensor")
 
     def merged(self, chunk: Sequence[Tensor]) -> Tensor:
-        if self._pivot is None:
-            result = chunk[0].mul_(self._weights[0])
-            for values, weight in zip(chunk[1:], self._weights[1:], strict=True):
+        if self.pivot is None:
+            result = chunk[0].mul_(self.weights[0])
+            for values, weight in zip(chunk[1:], self.weights[1:], strict=True):
                 result += values.mul_(weight)
             return result
-        origin = chunk[self._pivot]
+        origin = chunk[self.pivot]
         result = origin.clone()
-        for index, (values, weight) in enumerate(zip(chunk, self._weights, strict=True)):
-            if index != self._pivot and weight != 0:
+        for index, (values, weight) in enumerate(zip(chunk, self.weights, strict=True)):
+            if index != self.pivot and weight != 0:
                 result += values.sub_(origin).mul_(weight)
         return result

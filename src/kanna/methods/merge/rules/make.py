@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -43,6 +44,7 @@ class Subject:
         seed: Of what is drawn by chance.
         pruners: What stays of each, where that was found over the whole model; None where it is found in the
             tensor.
+        fast: Whether loops are compiled, where they are of float32; the result is the same.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Subject:
     row: int
     seed: int = 0
     pruners: Sequence[Pruner | None] | None = None
+    fast: bool = False
 
     @property
     def keys(self) -> list[str]:
@@ -76,14 +79,26 @@ def operation(method: str, subject: Subject) -> Operation:
     return _MAKERS[method](subject)
 
 
+Kind = TypeVar("Kind", bound=Operation)
+
+
+def _kind(plain: type[Kind], subject: Subject) -> type[Kind]:
+    """The class of an operation, or that of the same one with compiled loops."""
+    if not subject.fast or subject.dtype != torch.float32:
+        return plain
+    from kanna.methods.merge.rules.fast.operations import FASTER  # imports numba
+
+    return FASTER[plain]
+
+
 def _linear(subject: Subject) -> Operation:
     values = subject.values
-    return Linear(values.each("weight"), bool(values.one("normalize")))
+    return _kind(Linear, subject)(values.each("weight"), bool(values.one("normalize")))
 
 
 def _task_arithmetic(subject: Subject) -> Operation:
     values = subject.values
-    return TaskArithmetic(
+    return _kind(TaskArithmetic, subject)(
         subject.base, values.each("weight"), bool(values.one("normalize")), values.one("lambda")
     )
 
@@ -125,7 +140,7 @@ def _della(subject: Subject, elect: bool) -> Operation:
 
 def _pruned(subject: Subject, pruners: Sequence[Pruner | None], elect: bool) -> Operation:
     values = subject.values
-    return Pruned(
+    return _kind(Pruned, subject)(
         subject.name,
         subject.base,
         values.each("weight"),

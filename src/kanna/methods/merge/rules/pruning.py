@@ -79,21 +79,25 @@ class Trimmed:
 
     def __init__(self, kept: int, top: int, dtype: torch.dtype) -> None:
         self.kept, self.passes = kept, passes(dtype)
-        self._inside = Largest(kept + top, dtype)
-        self._outliers = Largest(top, dtype) if top else None
+        self.inside = Largest(kept + top, dtype)
+        self.outliers = Largest(top, dtype) if top else None
+
+    @property
+    def searches(self) -> list[Largest]:
+        """For both ends of what stays."""
+        return [self.inside] if self.outliers is None else [self.inside, self.outliers]
 
     def count(self, number: int, values: Tensor) -> None:
-        self._inside.count(number, values)
-        if self._outliers is not None:
-            self._outliers.count(number, values)
+        for search in self.searches:
+            search.count(number, values)
 
     def pick(self, values: Tensor) -> Tensor:
-        inside = self._inside.pick(values)
-        return inside if self._outliers is None else inside & ~self._outliers.pick(values)
+        inside = self.inside.pick(values)
+        return inside if self.outliers is None else inside & ~self.outliers.pick(values)
 
     def prune(self, values: Tensor) -> None:
-        if self._outliers is None:
-            self._inside.prune(values)
+        if self.outliers is None:
+            self.inside.prune(values)
         else:
             keep_only(values, self.pick(values))
 
@@ -144,15 +148,19 @@ class Dropped:
     def __init__(self, density: float, count: int, rescale: bool, key: str) -> None:
         self.kept = round(density * count)
         self.scale = 1 / density if rescale else 1.0
-        self._limit, self._at = below(density), 0
-        self._key = hashed(key)
+        self.limit, self.at = below(density), 0
+        self.key = hashed(key)
 
     def count(self, number: int, values: Tensor) -> None:
         raise AssertionError("chance does not look at values")
 
     def pick(self, values: Tensor) -> Tensor:
-        first, self._at = self._at, self._at + len(values)
-        return torch.from_numpy(words(self._key, first, len(values)) < self._limit)
+        return torch.from_numpy(self.drawn(len(values)) < self.limit)
+
+    def drawn(self, count: int) -> np.ndarray:
+        """The random words of the next entries; those below the limit stay."""
+        first, self.at = self.at, self.at + count
+        return words(self.key, first, count)
 
     def prune(self, values: Tensor) -> None:
         keep_only(values, self.pick(values))
