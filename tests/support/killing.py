@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 _FINAL = ("replace", "rename")
+_CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
 def in_child(action: Callable[[], object], threads: int | None = 1) -> int:
@@ -93,6 +95,47 @@ def die_at(point: int, late: bool) -> None:
 
     for name in _FINAL:
         wrap(name)
+
+
+def die_at_change(place: Path, point: int) -> None:
+    """In this process, be killed right before the `point`-th change of a file or directory below `place`."""
+    count = 0
+
+    def hook(event: str, given: tuple[object, ...]) -> None:
+        nonlocal count
+        if _changes(event, given, str(place)):
+            count += 1
+            if count == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def changes_below(place: Path, action: Callable[[], object], log: Path) -> int:
+    """How often `action`, carried out in a child, changes a file or directory below a place."""
+
+    def counted() -> None:
+        count = 0
+
+        def hook(event: str, given: tuple[object, ...]) -> None:
+            nonlocal count
+            count += _changes(event, given, str(place))
+
+        sys.addaudithook(hook)
+        action()
+        total = count
+        log.write_text(str(total))
+
+    assert in_child(counted) == 0
+    return int(log.read_text())
+
+
+def _changes(event: str, given: tuple[object, ...], place: str) -> bool:
+    if event == "open":
+        flags = given[2]
+        writes = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
+        return writes and str(given[0]).startswith(place)
+    return event in _CHANGES and any(str(one).startswith(place) for one in given)
 
 
 def killed_and_resumed(

@@ -1,13 +1,14 @@
 import json
 import os
+import random
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from killing import hashes, in_child
-from merge_models import recipe, weights
+from killing import changes_below, die_at_change, hashes, in_child
+from merge_models import recipe, save_model, weights
 
 import kanna
 from kanna.checkpoint.card import front_matter
@@ -111,3 +112,34 @@ def test_a_killed_merge_of_documents_goes_on_to_the_same_bytes(
     kanna.merge(file, out, resume=True)
     assert hashes(out) == hashes(whole)
     assert not list(tmp_path.glob("*.kanna-work"))
+
+
+def test_twenty_kills_leave_nothing_half_visible(models: Models, tmp_path: Path) -> None:
+    """At changes of files chosen by chance, over all of a merge of two documents, and each gone on with."""
+    small = {
+        name: save_model(tmp_path / name, seed, torch.float32, layers=1) for seed, name in enumerate(models)
+    }
+    file, whole = written(small, tmp_path / "recipe.yml"), tmp_path / "whole" / "out"
+    count = changes_below(whole.parent, lambda: kanna.merge(file, whole, load=False), tmp_path / "count")
+    expected = hashes(whole)
+    points = random.Random(7).sample(range(1, count + 1), 19)
+    early = 0
+    for point in (*points, count):
+        room = tmp_path / f"room-{point}"
+        out = room / "out"
+
+        def killed(room: Path = room, out: Path = out, point: int = point) -> None:
+            die_at_change(room, point)
+            kanna.merge(file, out, load=False)
+
+        assert in_child(killed) == -signal.SIGKILL
+        there = out.exists()
+        early += not there
+        assert not there or hashes(out) == expected
+        unfinished = (room / "out.kanna-work" / "run.json").exists()
+        if unfinished or not out.exists():
+            kanna.merge(file, out, load=False, resume=unfinished)
+        assert hashes(out) == expected
+        remains = {"out.kanna-work"} if there else set()  # killed while it was removed
+        assert {path.name for path in room.iterdir()} <= {"out", "out.run.json", *remains}
+    assert 15 <= early < 20
