@@ -244,7 +244,9 @@ def _card(
 
 def _compared(judged: tuple[Judged, ...]) -> list[card.Table]:
     """Tables of a model card."""
-    from kanna.runs.compare import comparison_rows
+    if not judged:
+        return []
+    from kanna.runs.compare import comparison_rows  # with all that scores models
 
     pairs = [(one.expert, "which knows the task") for one in judged]
     pairs += [(one.base, "the base") for one in judged if one.base is not None]
