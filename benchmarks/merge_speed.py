@@ -4,14 +4,17 @@
     python benchmarks/merge_speed.py --mergekit ENV/bin/mergekit-yaml --quick     a sixth of the size
 
 The model has the shape of a Llama of about 0.1 B parameters whose embedding is 68 M of them (bfloat16,
-random); its fine-tunes differ from it a little. Both programs are whole processes with one thread, in turn;
-kanna hashes all it reads and writes, and looks whether the result loads; mergekit does neither. CPU seconds
-are those of the process and its children, peak memory is anonymous (files that are mapped do not count),
-bytes read are what the process asked the system for, its own code among them. Figures are medians over
---repeat.
+random); its fine-tunes differ from it a little. All programs are whole processes with one thread, in turn:
 
-The start of both programs is measured with a model of 0.1 MB; "beyond" is what is left without it, which is
-what grows with the model.
+    mergekit   neither hashes nor loads
+    plain      kanna without numba: hashes all it reads and writes, loads nothing (--no-load)
+    fast       the same with the loops of kanna[fast]
+    loaded     plain, and looks whether the result loads and computes, as is done where it fits into memory
+
+CPU seconds are those of the process and its children, peak memory is anonymous (files that are mapped do not
+count), bytes read are what the process asked the system for, its own code among them. Figures are medians
+over --repeat. The start of the programs is measured with a model of 0.1 MB; "beyond" is what is left without
+it, which is what grows with the model. What is compiled is compiled before anything is measured.
 
 Last, the time that cp takes for the bytes, and the memory of kanna on a model of four times the layers and
 vocabulary.
@@ -41,6 +44,12 @@ _METHODS: dict[str, dict[str, Any]] = {
     "slerp": {"parameters": {"t": 0.4}},
     "ties": {"density": 0.4},
     "dare_ties": {"density": 0.4},
+}
+# Environment and further options of each program that is kanna.
+_PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "plain": ("off", ("--no-load",)),
+    "fast": ("on", ("--no-load",)),
+    "loaded": ("off", ()),
 }
 _KANNA = "import sys; from kanna.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -149,7 +158,10 @@ def run(
         environment.pop("PYTHONPATH", None)
         command = [arguments.mergekit, str(file), str(out), "--no-write-model-card", "--random-seed", "0"]
     else:
+        switch, options = _PROGRAMS[program]
+        environment["KANNA_FAST"] = switch
         command = [sys.executable, "-c", _KANNA, "merge", "run", str(file), "--out", str(out), "--force"]
+        command += options
     found = measured(command, environment)
     shutil.rmtree(out, ignore_errors=True)
     return found
@@ -177,6 +189,7 @@ def main() -> None:
     )
     parser.add_argument("--mergekit", required=True, help="mergekit-yaml, in an environment of its own")
     parser.add_argument("--methods", nargs="+", choices=list(_METHODS), default=list(_METHODS))
+    parser.add_argument("--programs", nargs="+", choices=list(_PROGRAMS), default=list(_PROGRAMS))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--room", type=Path, help="where models are made; a temporary folder by default")
@@ -189,26 +202,19 @@ def main() -> None:
         size = sum(file.stat().st_size for file in (place / "models").rglob("*.safetensors")) / 3
         print(f"models of {size / 1e6:.0f} MB, medians of {arguments.repeat} runs of each program, in turn\n")
         tiny = make(place / "tiny", 64, 512, 1, 3)
-        run("kanna", "linear", tiny, place, arguments)  # compiles what is not compiled yet
-        own_start, other_start = (median(one, "cpu") for one in journalled("start", tiny, place, arguments))
-        print(f"start of the program: {own_start:.2f} s of CPU, mergekit {other_start:.2f} s")
+        for program in arguments.programs:
+            run(program, "dare_ties", tiny, place, arguments)  # compiles what is not compiled yet
+        starts = journalled("start", tiny, place, arguments)
         header = (
-            "method", "CPU s", "mergekit", "ratio", "beyond", "mergekit", "ratio", "peak MB", "mergekit",
-            "read MB", "of inputs", "wall s",
+            "method", "program", "CPU s", "ratio", "beyond", "ratio", "peak MB", "read MB", "of inputs",
+            "wall s",
         )  # fmt: skip
         print(" ".join(f"{one:>16}" if not at else f"{one:>10}" for at, one in enumerate(header)), flush=True)
+        for program, runs in starts.items():
+            print(f"{'start':>16} {program:>10} {median(runs, 'cpu'):>10.2f}", flush=True)
         for method in arguments.methods:
-            own, theirs = journalled(method, models, place, arguments)
-            cpu, other = median(own, "cpu"), median(theirs, "cpu")
             inputs = size * {"linear": 2, "slerp": 2}.get(method, 3)
-            figures = (
-                f"{cpu:.2f}", f"{other:.2f}", f"{other / cpu:.2f}x", f"{cpu - own_start:.2f}",
-                f"{other - other_start:.2f}", f"{(other - other_start) / max(cpu - own_start, 0.01):.2f}x",
-                f"{median(own, 'peak') / 1e6:.0f}",
-                f"{median(theirs, 'peak') / 1e6:.0f}", f"{median(own, 'read') / 1e6:.0f}",
-                f"{median(own, 'read') / inputs:.2f}x", f"{median(own, 'wall'):.2f}",
-            )  # fmt: skip
-            print(f"{method:>16} " + " ".join(f"{one:>10}" for one in figures), flush=True)
+            show(method, journalled(method, models, place, arguments), starts, inputs)
         print(f"\ncp of three models: {copied(models, place):.2f} s")
         small = measured_memory(models, place, arguments)
         shutil.rmtree(place / "models")
@@ -218,21 +224,41 @@ def main() -> None:
             print(f"{method}: peak with a model four times as large {big[method] / before:.3f}x")
 
 
+def show(
+    method: str,
+    found: dict[str, list[dict[str, float]]],
+    starts: dict[str, list[dict[str, float]]],
+    inputs: float,
+) -> None:
+    """A line for each program; ratios say how many times as much mergekit takes."""
+    theirs = median(found["mergekit"], "cpu")
+    beyond = {one: median(runs, "cpu") - median(starts[one], "cpu") for one, runs in found.items()}
+    for program, runs in found.items():
+        cpu = median(runs, "cpu")
+        figures = (
+            f"{cpu:.2f}", f"{theirs / cpu:.2f}x", f"{beyond[program]:.2f}",
+            f"{beyond['mergekit'] / max(beyond[program], 0.01):.2f}x", f"{median(runs, 'peak') / 1e6:.0f}",
+            f"{median(runs, 'read') / 1e6:.0f}", f"{median(runs, 'read') / inputs:.2f}x",
+            f"{median(runs, 'wall'):.2f}",
+        )  # fmt: skip
+        print(f"{method:>16} {program:>10} " + " ".join(f"{one:>10}" for one in figures), flush=True)
+
+
 def measured_memory(models: list[Path], place: Path, arguments: argparse.Namespace) -> dict[str, float]:
     chosen = [one for one in ("linear", "slerp", "ties") if one in arguments.methods]
-    return {method: run("kanna", method, models, place, arguments)["peak"] for method in chosen}
+    return {method: run("plain", method, models, place, arguments)["peak"] for method in chosen}
 
 
 def journalled(
     method: str, models: list[Path], place: Path, arguments: argparse.Namespace
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Runs of both programs, those of an earlier call of the script among them."""
-    found: dict[str, list[dict[str, float]]] = {"kanna": [], "mergekit": []}
+) -> dict[str, list[dict[str, float]]]:
+    """Runs of all programs, those of an earlier call of the script among them."""
+    found: dict[str, list[dict[str, float]]] = {one: [] for one in ("mergekit", *arguments.programs)}
     journal = arguments.journal
     if journal is not None and journal.exists():
         for line in journal.read_text().splitlines():
             entry = json.loads(line)
-            if (entry["method"], entry["quick"]) == (method, arguments.quick):
+            if (entry["method"], entry["quick"]) == (method, arguments.quick) and entry["program"] in found:
                 found[entry["program"]].append(entry["figures"])
     for _ in range(arguments.repeat):
         for program, runs in found.items():
@@ -243,7 +269,7 @@ def journalled(
                 entry = {"method": method, "quick": arguments.quick, "program": program, "figures": runs[-1]}
                 with journal.open("a") as file:
                     file.write(json.dumps(entry) + "\n")
-    return found["kanna"], found["mergekit"]
+    return found
 
 
 if __name__ == "__main__":
