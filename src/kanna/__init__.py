@@ -6,7 +6,7 @@ transformers itself: what is listed in `_LAZY` comes on first use, the loader wh
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
@@ -14,8 +14,59 @@ from kanna.errors import InputError, KannaError
 
 __version__ = "0.1.0"
 
+# What type checkers see is what comes: `_LAZY` in their words.
+if TYPE_CHECKING:
+    from kanna import scales as scales
+    from kanna.checkpoint.loader import load as load
+    from kanna.checkpoint.loader import lora_targets as lora_targets
+    from kanna.measure.bench import bench as bench
+    from kanna.measure.options import BenchOptions as BenchOptions
+    from kanna.measure.price import Price as Price
+    from kanna.methods.basel.config import BaselConfig as BaselConfig
+    from kanna.methods.basel.run import basel as basel
+    from kanna.methods.export.quantized import export_quantized as export_quantized
+    from kanna.methods.export.run import export_dense as export_dense
+    from kanna.methods.laser.analyze import laser_analyze as laser_analyze
+    from kanna.methods.laser.composing import laser_compose as laser_compose
+    from kanna.methods.laser.config import LaserConfig as LaserConfig
+    from kanna.methods.laser.restore import restore as laser_restore
+    from kanna.methods.laser.run import laser_apply as laser_apply
+    from kanna.methods.laser.search_config import SearchOptions as SearchOptions
+    from kanna.methods.laser.searching import laser_search as laser_search
+    from kanna.methods.lowrank.config import LowRankConfig as LowRankConfig
+    from kanna.methods.lowrank.run import lowrank as lowrank
+    from kanna.methods.merge.extract import extract_lora as merge_extract_lora
+    from kanna.methods.merge.hi.analyze import merge_analyze as merge_analyze
+    from kanna.methods.merge.hi.config import HiOptions as HiOptions
+    from kanna.methods.merge.hi.run import merge_hi as merge_hi
+    from kanna.methods.merge.lora import merge_lora as merge_lora
+    from kanna.methods.merge.run import merge as merge
+    from kanna.methods.merge.run import merge_plan as merge_plan
+    from kanna.methods.merge.tuning.sweep import merge_sweep as merge_sweep
+    from kanna.methods.merge.verify import merge_verify as merge_verify
+    from kanna.methods.peqa.config import TuneConfig as TuneConfig
+    from kanna.methods.peqa.run import tune as tune
+    from kanna.methods.quantize.config import QuantizeConfig as QuantizeConfig
+    from kanna.methods.quantize.run import quantize as quantize
+    from kanna.recipe.recipe import run as run
+    from kanna.recipe.report import report as report
+    from kanna.runs.compare import compare as compare
+    from kanna.runs.criteria import Criteria as Criteria
+    from kanna.runs.criteria import criteria_of as criteria_of
+    from kanna.runs.criteria import read_criteria as read_criteria
+    from kanna.runs.evaluations import evaluate as evaluate
+    from kanna.runs.evaluations import evaluate_text as evaluate_text
+    from kanna.runs.imported import import_quantized as import_quantized
+    from kanna.runs.inspect import inspect as inspect
+    from kanna.search.explore import explore_space as explore_space
+    from kanna.tasks.options import EvalOptions as EvalOptions
+    from kanna.tasks.scorers.generation import generate as generate
+
 # Public name -> "module:attribute".
 _LAZY = {
+    "BenchOptions": "kanna.measure.options:BenchOptions",
+    "Price": "kanna.measure.price:Price",
+    "SearchOptions": "kanna.methods.laser.search_config:SearchOptions",
     "BaselConfig": "kanna.methods.basel.config:BaselConfig",
     "Criteria": "kanna.runs.criteria:Criteria",
     "EvalOptions": "kanna.tasks.options:EvalOptions",
@@ -61,6 +112,7 @@ _LAZY = {
 
 __all__ = [
     "BaselConfig",
+    "BenchOptions",
     "Criteria",
     "EvalOptions",
     "HiOptions",
@@ -68,7 +120,9 @@ __all__ = [
     "KannaError",
     "LaserConfig",
     "LowRankConfig",
+    "Price",
     "QuantizeConfig",
+    "SearchOptions",
     "TuneConfig",
     "__version__",
     "basel",
@@ -108,13 +162,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "scales":
-        return import_module("kanna.scales")
-    if name not in _LAZY:
-        raise AttributeError(f"module 'kanna' has no attribute {name!r}")
-    module, _, attribute = _LAZY[name].partition(":")
-    return getattr(import_module(module), attribute)
+if not TYPE_CHECKING:  # which would take any name then
+
+    def __getattr__(name: str) -> Any:
+        if name == "scales":
+            return import_module("kanna.scales")
+        if name not in _LAZY:
+            raise AttributeError(f"module 'kanna' has no attribute {name!r}")
+        module, _, attribute = _LAZY[name].partition(":")
+        return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
 """Evaluations that are kept: a finished task is not asked again, after a kill or in the next comparison."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory, warn_of_cache
-from kanna.tasks.data.task import Task
+from kanna.tasks.data.task import ROWS, Task, task_of
 from kanna.tasks.evaluate import Prepared, score_text_of
 from kanna.tasks.metrics.user_metric import parse_user_metric
 from kanna.tasks.options import CONFIDENCE, EvalOptions
@@ -26,7 +26,7 @@ from kanna.tasks.verdict.floor import emptiness
 
 def evaluate(
     model: str | Path | Opened,
-    tasks: Sequence[str | Path],
+    tasks: str | Path | Sequence[str | Path | Mapping[str, Any]],
     options: EvalOptions | None = None,
     *,
     texts: Sequence[str | Path] = (),
@@ -41,6 +41,8 @@ def evaluate(
     changed, always are.
 
     Args:
+        tasks: A file or an lm_eval task, several of them, or the rows of one task as a file of JSON lines has
+            them, such as {"prompt": ..., "answer": ...}.
         texts: Files of `tasks` that are to be read as plain text, whatever their rows are.
         fresh: Compute everything again.
         cache: Where scores are kept; kanna's cache directory by default.
@@ -49,11 +51,33 @@ def evaluate(
         InputError: Whatever is wrong with the model, a task or the request.
     """
     asked = options or EvalOptions()
-    if asked.metric is not None and set(map(str, tasks)) <= set(map(str, texts)):
+    names, rows = _files_or_rows(tasks)
+    if asked.metric is not None and set(map(str, names)) <= set(map(str, texts)):
         raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
     opened = Opened.open(model)
-    plan = opened.prepared(tasks, asked, texts)
+    plan = opened.prepared(names, asked, texts, None if rows is None else [task_of(rows, asked.limit)])
     return _warned(evaluate_opened(opened, plan, fresh=fresh, cache=cache, progress=progress))
+
+
+def _files_or_rows(
+    tasks: str | Path | Sequence[str | Path | Mapping[str, Any]],
+) -> tuple[list[str | Path], list[Mapping[str, Any]] | None]:
+    """Names of tasks, or the rows of one.
+
+    Raises:
+        InputError: Neither.
+    """
+    given = [tasks] if isinstance(tasks, str | Path) else list(tasks) if isinstance(tasks, Sequence) else None
+    if given and all(isinstance(row, Mapping) for row in given):
+        return [ROWS], [row for row in given if isinstance(row, Mapping)]
+    names = [name for name in given or () if isinstance(name, str | Path)]
+    if given is None or len(names) < len(given):
+        strange = tasks if given is None else next(one for one in given if not isinstance(one, str | Path))
+        raise InputError(
+            f"a task is a file or rows, found {type(strange).__name__}",
+            'give "app.jsonl", several of them, or rows such as {"prompt": ..., "answer": ...}',
+        )
+    return names, None
 
 
 def _warned(evaluation: Evaluation) -> Evaluation:

@@ -60,6 +60,7 @@ _DEFAULT_METRIC = {
     SIMILARITY: SPEARMAN,
     RETRIEVAL: RECALL,
 }
+_NO_CHAT = "the tokenizer has a chat template, and prompts were read as they stand: --chat puts them into it"
 _STOP = ("\n",)
 WRITTEN = "exact"  # a metric of what is written
 
@@ -370,6 +371,8 @@ def _notes(task: Task, scorer: Scorer, metric: str, options: EvalOptions) -> tup
     if scorer.work.cut:
         prompts = "1 prompt was" if scorer.work.cut == 1 else f"{scorer.work.cut:,} prompts were"
         notes.append(f"{prompts} longer than the context and cut from the left")
+    if isinstance(scorer, CausalScorer) and not (options.chat or task.templated):
+        notes += [_NO_CHAT] if getattr(scorer.encoder.tokenizer, "chat_template", None) else []
     notes += dict.fromkeys(scorer.work.layouts)
     if metric in ("f1", "bleu", "rouge1", "rouge2", "rougeL"):
         notes.append(segmentation_note(task.rows))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from kanna.result import Bytes, Result, Scores, Several
+from kanna.tasks.metrics.shown import shown
 
 CHOICE, ANSWER, TEXT = "choice", "answer", "text"
 # Of embeddings: pairs with a score, and queries with what is looked for.
@@ -133,6 +134,13 @@ class Evaluation(Result):
     bytes: Bytes
     scores: Several[TaskScore] = Field(validation_alias="tasks", serialization_alias="tasks")
     run: dict[str, Any]
+
+    def __repr__(self) -> str:
+        scored = "; ".join(
+            f"{score.task} {score.metric} {shown(score.metric, score.value)} on {score.rows:,}"
+            for score in self.scores
+        )
+        return f"<Evaluation of {self.model}: {scored}>"
 
     def to_dict(self, records: bool = True) -> dict[str, Any]:
         left_out = None if records else {"scores": {"__all__": {"records"}}}

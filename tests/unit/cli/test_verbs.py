@@ -236,6 +236,29 @@ def test_export_dense(kanna, shared_base, shared_small, tmp_path):
     assert kanna("export", shared_base, "--format", "dense", "--out", tmp_path / "d2").code == 2
 
 
+@pytest.mark.slow
+def test_a_chat_model_is_judged_in_its_template_by_whoever_writes(kanna, tmp_path):
+    base = save_model(tmp_path / "base", chat=True)
+    rows = [{"prompt": f"w{i}", "choices": ["w3", "w5"], "label": i % 2} for i in range(12)]
+    task = tmp_path / "task.jsonl"
+    task.write_text("\n".join(map(json.dumps, rows)))
+    how = ("--rank", 4, "--select", "down@-1", "--method", "plain", "--task", task, "--max-drop", "90pt",
+           "--accept-empty", "-q")  # fmt: skip
+    wanted = kanna("eval", base, "--task", task, "--chat", "--json", "-q").json["tasks"][0]
+    plain = kanna("eval", base, "--task", task, "--json", "-q").json["tasks"][0]
+    assert plain["metrics"]["log_loss"] != pytest.approx(wanted["metrics"]["log_loss"], abs=1e-4)
+    assert [any("has a chat template" in note for note in one["notes"]) for one in (plain, wanted)] == [
+        True, False,
+    ]  # fmt: skip
+    for chat, seen in (((), plain), (("--chat",), wanted)):
+        out = tmp_path / f"out{len(chat)}"
+        assert kanna("lowrank", base, *how, *chat, "--out", out).code == 0
+        compared = json.loads((out / "kanna.json").read_text())["steps"][-1]["scores"]["comparison"]["tasks"][
+            0
+        ]
+        assert compared["base_metrics"]["log_loss"] == pytest.approx(seen["metrics"]["log_loss"], abs=1e-5)
+
+
 def test_explore_space(kanna, shared_base):
     found = kanna("explore", shared_base, "--json").json
     assert found["size"] == (2**2 - 1) * (2**7 - 1)

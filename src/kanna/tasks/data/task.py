@@ -1,15 +1,18 @@
 """A task: rows of one kind, with a name."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kanna.errors import InputError
-from kanna.tasks.data.rows import Row, read_data, rows_of, task_kind
+from kanna.tasks.data.rows import Row, read_data, read_row, rows_of, task_kind
 from kanna.tasks.records import TEXT
 
 HARNESS = "lm_eval:"
+ROWS = "rows"  # name of a task without a file
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,19 @@ def load_tasks(
     plain = {Path(path) for path in texts}
     named = names_of(paths)
     return [_load(path, name, limit, path in plain) for path, name in zip(paths, named, strict=True)]
+
+
+def task_of(rows: Sequence[Mapping[str, Any]], limit: int | None = None) -> Task:
+    """A task of rows that a program holds, each as a line of JSON has it.
+
+    Raises:
+        InputError: A row that is none; its place is named.
+    """
+    read = [read_row(f"{ROWS}, row {number}", row) for number, row in enumerate(rows, 1)]
+    kind = task_kind(read)
+    kept = tuple(read if limit is None or kind == TEXT else read[:limit])
+    said = json.dumps([dict(row) for row in rows], ensure_ascii=False, sort_keys=True, default=str)
+    return Task(ROWS, kind, kept, hashlib.sha256(said.encode("utf-8")).hexdigest())
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -189,6 +189,9 @@ class Comparison(Result):
             notes=tuple(notes),
         )
 
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.model.model} with {self.base.model}: {self.status}: {self.explanation}>"
+
     @property
     def new(self) -> Size:
         return self.model
