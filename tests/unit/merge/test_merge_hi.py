@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from killing import hashes, in_child
-from merge_models import largest, weights
+from merge_models import largest, save_model, weights
 from test_merge_adapters import save_adapter
 from tuned_tasks import rows_of, split_words, write_rows
 
@@ -32,8 +32,18 @@ Given = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def spoken(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return split_words(models, tmp_path_factory.mktemp("spoken"))
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Models of one dtype, of which those that are nowhere in a state need not be read."""
+    place = tmp_path_factory.mktemp("alike")
+    base = save_model(place / "base", 0, torch.bfloat16)
+    a, b = (save_model(place / name, seed, torch.bfloat16, base) for seed, name in ((1, "a"), (2, "b")))
+    return split_words({"base": base, "a": a, "b": b}, tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture(scope="module")
+def mixed(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Each of a dtype of its own."""
+    return split_words(models, tmp_path_factory.mktemp("mixed"))
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +68,14 @@ def quiet(*_: object) -> None:
     """Says nothing."""
 
 
-def test_what_is_written_is_what_is_told(spoken: Models, tasks: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtypes", ["spoken", "mixed"])
+def test_what_is_written_is_what_is_told(dtypes: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Every tensor by plain loops from the shares and scales of `merge.json`; the recipe makes it again."""
+    spoken: Models = request.getfixturevalue(dtypes)
+    tasks = {
+        name: write_rows(tmp_path / f"task-{name}.jsonl", rows_of(spoken[name], spoken["base"], seed, 60))
+        for seed, name in enumerate("ab")
+    }
     done = hi(spoken, tasks, tmp_path / "out", options(tau=-0.05))
     told = json.loads((tmp_path / "out" / "merge.json").read_text())["hi"]
     assert told == done.outcome.to_dict() and done.passed

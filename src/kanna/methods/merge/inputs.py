@@ -64,6 +64,16 @@ class Inputs:
     def lead(self) -> Checkpoint:
         return self.models[self.first]
 
+    def only(self, wanted: Sequence[int]) -> Inputs:
+        """Some of the models, by their numbers; the lead is among them."""
+        return replace(
+            self,
+            models=tuple(self.models[index] for index in wanted),
+            first=wanted.index(self.first),
+            layers=tuple(self.layers[index] for index in wanted),
+            stacks=tuple(self.stacks[index] for index in wanted),
+        )
+
 
 def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
     """Open all models of a recipe. Reads headers, configurations and tokenizers.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from pathlib import Path
 
 import torch
@@ -143,17 +142,12 @@ def mixing_of(asked: Asked, scales: Mapping[str, Scale]) -> Mixing:
     """Of the experts that have a scale, since they gain something."""
     names = list(asked.models)
     kept = [index for index, name in enumerate(names) if name in scales]
-    inputs = asked.plan.inputs
     wanted = [0, *(1 + index for index in kept)]
     return Mixing(
         base=asked.base,
         models=tuple(asked.models[names[index]] for index in kept),
         blocks=asked.blocks,
-        inputs=changed(
-            inputs,
-            models=tuple(inputs.models[index] for index in wanted),
-            layers=tuple(inputs.layers[index] for index in wanted),
-        ),
+        inputs=asked.plan.inputs.only(wanted),
         consensus=asked.options.consensus,
         scope=asked.options.scope,
         dtype=asked.out_dtype,

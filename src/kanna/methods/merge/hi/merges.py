@@ -67,12 +67,7 @@ class Mixing:
         """What `kanna merge run` of the state's recipe does."""
         recipe = read_recipe(self.recipe(state))
         wanted = [0, *(1 + self.models.index(name) for name in recipe.models if name != self.base)]
-        inputs = replace(
-            self.inputs,
-            models=tuple(self.inputs.models[index] for index in wanted),
-            layers=tuple(self.inputs.layers[index] for index in wanted),
-        )
-        return planned(recipe, None, self.max_memory, 0, None, inputs)
+        return planned(recipe, None, self.max_memory, 0, None, self.inputs.only(wanted))
 
     def tensors(self, state: State, names: Collection[str] | None = None) -> dict[str, Tensor]:
         return tensors_of(self.plan(state), names)
