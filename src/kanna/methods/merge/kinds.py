@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -87,6 +87,7 @@ class _Builds:
 
     def __init__(self) -> None:
         self._found: dict[str, _Build | None] = {}
+        self._kinds: dict[tuple[int, str], list[Kind] | None] = {}
 
     def of(self, config: Mapping[str, Any], tensors: Collection[str]) -> _Build | None:
         """None where transformers does not know the model."""
@@ -100,15 +101,20 @@ class _Builds:
 
     def kinds(self, inputs: Inputs, model: int, role: str) -> list[Kind] | None:
         """Of the layers of an input."""
-        layers = _of_role(inputs, model, role)
-        built = self.of(inputs.models[model].config, inputs.models[model].tensors)
-        return None if built is None or layers is None else built.kinds(layers, layers.count)
+        if (model, role) not in self._kinds:
+            layers = _of_role(inputs, model, role)
+            built = self.of(inputs.models[model].config, inputs.models[model].tensors)
+            self._kinds[model, role] = (
+                None if built is None or layers is None else built.kinds(layers, layers.count)
+            )
+        return self._kinds[model, role]
 
 
 @dataclass(frozen=True)
 class _Build:
     built: nn.Module
     names: FileNames
+    _known: dict[str, list[Kind] | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Mapping[str, Any], tensors: Collection[str]) -> _Build:
@@ -127,6 +133,11 @@ class _Build:
 
     def kinds(self, layers: Layers, count: int) -> list[Kind] | None:
         """Of each layer of a stack; None where it is not one list of modules."""
+        if layers.prefix not in self._known:
+            self._known[layers.prefix] = self._kinds(layers, count)
+        return self._known[layers.prefix]
+
+    def _kinds(self, layers: Layers, count: int) -> list[Kind] | None:
         for parameter, name in self.names.stored.items():
             number, _ = layers.parts(name)
             path = parameter.partition(f".{number}.")[0]
