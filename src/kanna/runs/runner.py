@@ -28,6 +28,7 @@ from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.progress import Progress
 from kanna.runs.account import card_of, record, scores_of, sizes, with_left_out
+from kanna.runs.begun import parts_of
 from kanna.runs.compare import judge
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.opened import Opened
@@ -192,7 +193,9 @@ def carry_out(
     replace = replaces(request.target, request.force, request.resume)
     _check_ready(ready, replace)
     stages = Stages(progress)
-    with unfinished_work(request.target, _fingerprint(ready), request.resume, request.force) as directory:
+    facts = _fingerprint(ready)
+    key, parts = lineage.digest_of(facts), parts_of(facts)
+    with unfinished_work(request.target, key, request.resume, request.force, parts=parts) as directory:
         steps, compared = _run_steps(ready, directory, replace, announce, stages.report)
         clear(directory)
     run = run_record(started, stages.seconds, request.device)
@@ -290,12 +293,12 @@ def _check_space(out: Path, plan: Plan) -> None:
         check_space(plan.work_bytes, out, f"work in {out.parent}")
 
 
-def _fingerprint(ready: _Ready) -> str:
-    """sha256 of all that the bytes of the output depend on."""
+def _fingerprint(ready: _Ready) -> dict[str, Any]:
+    """All that the bytes of the output depend on."""
     request, first = ready.request, ready.plans[0]
     assert first is not None
     later = len(request.calls) > 1 and ready.inputs.calibration is not None
-    facts = {
+    facts: dict[str, Any] = {
         "base": ready.source.hash,
         "steps": [
             [call.name, call.config.model_dump(mode="json"), call.origin.facts, call.origin.data_hash]
@@ -311,7 +314,7 @@ def _fingerprint(ready: _Ready) -> str:
     }
     if ready.source.opened.scales is not None:
         facts["scales"] = ready.source.opened.identity
-    return lineage.digest_of(facts)
+    return facts
 
 
 def _judged(ready: _Ready) -> object:

@@ -4,8 +4,9 @@ import contextlib
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from safetensors import SafetensorError
 
@@ -14,6 +15,7 @@ from kanna.checkpoint.outputs import InTheWay, identity, refuse_replacing
 from kanna.checkpoint.whole import write_json_whole
 from kanna.checkpoint.writer import put_back
 from kanna.errors import InputError
+from kanna.runs.begun import differing
 from kanna.runs.in_the_way import refuse_existing
 from kanna.runs.lock import Held, locked
 from kanna.runs.places import RUN, work_directory
@@ -56,6 +58,7 @@ def unfinished_work(
     force: bool,
     survives: Collection[str] | None = None,
     worth: str | None = None,
+    parts: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Path]:
     """The directory of unfinished work for `out`, held by this process alone.
 
@@ -65,17 +68,18 @@ def unfinished_work(
         force: Begin anew where something is there.
         survives: Names of files that a resumed run goes on with; None for all.
         worth: The file for whose sake the directory outlives an InputError; None for what steps finished.
+        parts: What the key is of, name by name, to say what differs.
 
     Raises:
         InputError: Nothing to resume, or something in the way, another key, another process, no space.
     """
     with _held(out) as directory:
-        _check(directory, out, key, resume, force)
+        _check(directory, out, key, resume, force, parts)
         refuse_existing(out, replaces(out, force, resume))
         if not resume or survives is not None:
             _clean(directory, (_LOCK, RUN, _WRITTEN, *(survives or ())) if resume else (_LOCK,))
         with _dropped_on_refusal(directory, worth):
-            write_json_whole(directory / RUN, {"key": key})
+            write_json_whole(directory / RUN, {"key": key, "parts": dict(parts)})
             yield directory
 
 
@@ -181,13 +185,20 @@ def _has_finished(directory: Path, worth: str | None) -> bool:
     return any(_PARTIAL not in path.relative_to(directory).as_posix() for path in pieces)
 
 
-def _check(directory: Path, out: Path, key: str, resume: bool, force: bool) -> None:
+def _check(directory: Path, out: Path, key: str, resume: bool, force: bool, parts: Mapping[str, str]) -> None:
     record = directory / RUN
     if not resume and not force:
         _refuse_record_of_run(directory, out)
     if record.is_file() and resume and _key(record) != key:
+        then = read_json(record).get("parts")
+        named = differing(then, parts) if isinstance(then, dict) and parts else ""
+        what = (
+            f"other settings: {named}"
+            if named
+            else ("other settings, model, text, task, versions, threads or device")
+        )
         raise InputError(
-            f"{directory} was begun with other settings, model, text, task, versions, threads or device",
+            f"{directory} was begun with {what}",
             "repeat the command that began it with --resume, or start over with --force",
         )
     if resume and not record.is_file():

@@ -99,7 +99,8 @@ def test_other_settings_are_not_resumed(
     changed: dict[str, Any], interrupted: Path, bases: Base, text: Path, cache: Path
 ) -> None:
     before = tiny.hashes(work_directory(interrupted))
-    with pytest.raises(InputError, match=r"other settings(.|\n)*--force"):
+    (name,) = changed
+    with pytest.raises(InputError, match=rf"other settings: {name} was \S+ and is \S+\n(.|\n)*--force"):
         tiny.compress(bases("llama"), interrupted, text, cache, resume=True, **({"keep": 0.6} | changed))
     assert tiny.hashes(work_directory(interrupted)) == before
 
@@ -108,8 +109,9 @@ def test_another_model_or_text_is_not_resumed(
     interrupted: Path, bases: Base, text: Path, cache: Path, tmp_path: Path
 ) -> None:
     other = tiny.text(tmp_path / "other.jsonl", seed=99)
-    for model, words in ((bases("mistral"), text), (bases("llama"), other)):
-        with pytest.raises(InputError, match="other settings, model, text"):
+    changed = ((bases("mistral"), text, "the model"), (bases("llama"), other, "the text or task"))
+    for model, words, said in changed:
+        with pytest.raises(InputError, match=f"other settings: {said}.* is another one"):
             tiny.compress(model, interrupted, words, cache, keep=0.6, resume=True)
 
 
