@@ -1,7 +1,7 @@
 """The check that needs no task: what was written computes what was computed while compressing."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Verdict:
 
 def verify_output(
     directory: Path,
-    inventory: Inventory,
+    inventory: Inventory | None,
     recorded: Recorded | None,
     parameters: int,
     scales: str | Path | None = ACTIVE,
@@ -57,6 +57,7 @@ def verify_output(
     """Reload `directory` as a user would, and run it on the recorded windows, or else on random tokens.
 
     Args:
+        inventory: None for a model without blocks that are known, of which no outputs are recorded.
         recorded: Block outputs to compare with; None compares nothing.
         parameters: Of the written model: where they do not fit in memory in float32, nothing is reloaded.
         scales: Folder of a set of scales that is laid over it; by default the one in use.
@@ -71,9 +72,12 @@ def verify_output(
     model, _ = load(directory, dtype=torch.float32, verify=False, scales=scales)
     states = {} if recorded is None else recorded.states
     windows = _random(model) if recorded is None else recorded.windows
-    ids = ended(model.config, windows.ids) if inventory.has_decoder_apart else windows.ids
-    written = ids if inventory.has_decoder_apart else None
-    with torch.no_grad(), block_outputs(model, inventory) as seen:
+    apart = bool(getattr(model.config, "is_encoder_decoder", False))
+    apart = apart if inventory is None else inventory.has_decoder_apart
+    ids = ended(model.config, windows.ids) if apart else windows.ids
+    written = ids if apart else None
+    watched = nullcontext(()) if inventory is None else block_outputs(model, inventory)
+    with torch.no_grad(), watched as seen:
         result = body_call(model, ids, windows.mask if windows.padded else None, written)
     finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
     mask = windows.mask if windows.padded else None

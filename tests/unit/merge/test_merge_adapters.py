@@ -18,6 +18,7 @@ import kanna
 from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.methods.merge.adapted import Adapted
+from kanna.methods.merge.adapter import Adapter
 from kanna.methods.merge.inputs import _opened
 
 
@@ -143,6 +144,25 @@ def test_rows_of_tokens_get_what_the_adapter_adds(tmp_path: Path) -> None:
     for name in (EMBEDDING, HEAD):
         mean = (expected[name].flip(0) + weights(other)[name]) / 2
         assert float((weights(tmp_path / "out")[name] - mean).abs().max()) <= 1e-6
+
+
+def test_factors_are_read_once_for_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save(tmp_path / "base", 0, [f"w{number}" for number in range(900)])
+    adapter = save_adapter(tmp_path / "adapter", base, 2, target_modules=["embed_tokens"])
+    model = _opened(f"{base}+{adapter}", {})
+    read: list[str] = []
+    original = Adapter.read
+
+    def counted(self: Adapter, name: str) -> Tensor:
+        read.append(name)
+        return original(self, name)
+
+    monkeypatch.setattr(Adapter, "read", counted)
+    numbers = [0, 899, 300, 600, 1]  # of each block of rows that is made in one go
+    found = model.rows(EMBEDDING, numbers, 16)
+    assert len(read) == 2
+    expected = by_peft(base, adapter)[EMBEDDING][numbers]
+    assert float((found - expected).abs().max()) <= 1e-6
 
 
 def test_two_adapters_of_a_base_and_of_a_document(base: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from killing import hashes, in_child
 from merge_models import VOCABULARY, by_ties, nearest, recipe, save_model, weights
 from safetensors.torch import load_file, save_file
+from transformers import SqueezeBertConfig, SqueezeBertForMaskedLM
 
 import kanna
 from kanna.checkpoint import lineage
@@ -294,3 +295,23 @@ def test_models_that_are_alike_are_merged_without_transformers(models: Models, t
     assert loaded.verdict is not None
     assert weights(loaded.out).keys() == weights(tmp_path / "out").keys()
     assert hashes(loaded.out)["model.safetensors"] == hashes(tmp_path / "out")["model.safetensors"]
+
+
+def test_a_model_without_linear_layers_is_merged_by_names(tmp_path: Path) -> None:
+    """Of SqueezeBERT all layers are convolutions."""
+    sizes = {"vocab_size": 30, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 24}
+    groups = [f"{name}_groups" for name in ("q", "k", "v", "post_attention", "intermediate", "output")]
+    config = SqueezeBertConfig(
+        **sizes, num_hidden_layers=2, num_attention_heads=2, **dict.fromkeys(groups, 1)
+    )
+    for name, seed in (("one", 1), ("two", 2)):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            SqueezeBertForMaskedLM(config).save_pretrained(tmp_path / name)
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = merge(recipe("linear", {one: {"weight": [1, 0]}, two: {"weight": [0, 1]}}), tmp_path / "out")
+    assert done.passed and done.verdict is not None and done.verdict.finite
+    found = weights(tmp_path / "out")
+    for number, model in enumerate((one, two)):
+        own = {n: v for n, v in found.items() if f"layers.{number}." in n}
+        assert own and all(torch.equal(values, weights(model)[name]) for name, values in own.items())

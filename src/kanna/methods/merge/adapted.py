@@ -13,12 +13,21 @@ from torch import Tensor
 
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
-from kanna.methods.merge.adapter import WEIGHTS, Adapter, Additions, additions, product_rows, saved_whole
+from kanna.methods.merge.adapter import (
+    WEIGHTS,
+    Adapter,
+    Additions,
+    Factors,
+    additions,
+    product_rows,
+    saved_whole,
+)
 from kanna.methods.merge.layers import layers_of
 from kanna.methods.merge.token_tensors import TokenTensors, token_tensors
 
 # Rows of a product are made in blocks that begin at multiples of this, so that no value depends on chunks.
 _ROWS = 256
+Pair = tuple[Tensor, Tensor, Factors]
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,13 @@ class Adapted(Checkpoint):
         values = super().rows(name, numbers, columns)
         if name not in self.added.factors or not len(numbers):
             return values
+        pairs = self._pairs(name)
         wanted = torch.tensor(numbers)
         found = values.to(torch.promote_types(values.dtype, torch.float32))
         for first in sorted({number // _ROWS * _ROWS for number in numbers}):
             places = ((wanted >= first) & (wanted < first + _ROWS)).nonzero().flatten()
             block = super().rows(name, range(first, min(first + _ROWS, self.shape(name)[0])), columns)
-            whole = self.with_adapter(name, first * columns, block.flatten()).reshape(-1, columns)
+            whole = self._added(name, first * columns, block.flatten(), pairs).reshape(-1, columns)
             found[places] = whole[wanted[places] - first]
         return found
 
@@ -63,10 +73,16 @@ class Adapted(Checkpoint):
         Returns:
             In float32, or float64 where `values` are; `values` themselves where nothing is added.
         """
-        factors = self.added.factors.get(name)
-        if factors is None or not len(values):
+        if name not in self.added.factors or not len(values):
             return values
-        pairs = [(self.adapter.read(one.a), self.adapter.read(one.b), one) for one in factors]
+        return self._added(name, start, values, self._pairs(name))
+
+    def _pairs(self, name: str) -> list[Pair]:
+        """What is added to a tensor: A, B, and how."""
+        factors = self.added.factors[name]
+        return [(self.adapter.read(one.a), self.adapter.read(one.b), one) for one in factors]
+
+    def _added(self, name: str, start: int, values: Tensor, pairs: Sequence[Pair]) -> Tensor:
         wide = values.double()
         rows, columns = self.shape(name)[0], math.prod(self.shape(name)[1:])
         first = start // columns // _ROWS * _ROWS

@@ -152,7 +152,11 @@ def probed(directory: Path, parameters: int, max_memory: int) -> tuple[Verdict |
     except InputError as error:
         return None, f"not loaded: transformers does not know the model ({error.problem})"
     try:
-        return verify_output(directory, inventory(built), None, parameters)[0], ""
+        known = inventory(built)
+    except InputError:  # what is merged by names may have no blocks with linear layers
+        known = None
+    try:
+        return verify_output(directory, known, None, parameters)[0], ""
     except InputError as error:
         problem = error.problem.replace(f"{directory}/", "").replace(str(directory), "the merge")
         return Verdict(False, None, None, problem), ""  # which is recorded, so it names no place
