@@ -171,6 +171,14 @@ def test_when_they_are_used(models: Models, monkeypatch: pytest.MonkeyPatch) -> 
     assert not available.used(10**9)
 
 
+def test_a_numba_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kanna.methods.merge.rules.fast.operations", None)
+    method, values = CASES[0]
+    with pytest.raises(InputError, match="numba cannot be imported") as caught:
+        run(method, values, given("fine"), COUNT, True)
+    assert "KANNA_FAST=off" in str(caught.value.remedy)
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_text("")

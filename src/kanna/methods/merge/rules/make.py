@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import torch
 
+from kanna.errors import InputError
 from kanna.methods.merge.known import SPREAD
 from kanna.methods.merge.resolve import Values
 from kanna.methods.merge.rules.differences import Pruned, TaskArithmetic
 from kanna.methods.merge.rules.directions import Directions
+from kanna.methods.merge.rules.fast.available import SWITCH
 from kanna.methods.merge.rules.fusion import Fusion
 from kanna.methods.merge.rules.linear import Linear
 from kanna.methods.merge.rules.lines import ModelStockLines, SphericalLines
@@ -83,11 +85,19 @@ Kind = TypeVar("Kind", bound=Operation)
 
 
 def _kind(plain: type[Kind], subject: Subject) -> type[Kind]:
-    """The class of an operation, or that of the same one with compiled loops."""
+    """The class of an operation, or that of the same one with compiled loops.
+
+    Raises:
+        InputError: numba is installed, and does not work.
+    """
     if not subject.fast or subject.dtype != torch.float32:
         return plain
-    from kanna.methods.merge.rules.fast.operations import FASTER  # imports numba
-
+    try:
+        from kanna.methods.merge.rules.fast.operations import FASTER
+    except ImportError as error:
+        raise InputError(
+            f"numba cannot be imported: {error}", f"install another version, or set {SWITCH}=off"
+        ) from error
     return FASTER[plain]
 
 
