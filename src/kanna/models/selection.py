@@ -3,12 +3,14 @@
 Grammar::
 
     expression := group { (";" | ",") group } | "re:" REGEX
-    group      := role { "," role } [ "@" layers { "," layers } ]
+    group      := ["!"] role { "," ["!"] role } [ "@" layers { "," layers } ]
     layers     := N | N-M | N-            (from 0; negative N counts from the end)
 
 ``@`` binds to every role listed before it in its group. A role after layers begins a new group, as does
 ``;``: ``q,k,v@4-,down@-1`` is ``q,k,v`` from layer 4 on and ``down`` of the last layer; ``mlp;q@3`` is the
 whole ``mlp`` and ``q`` of layer 3, where ``mlp,q@3`` would be both of layer 3 only.
+``!`` leaves out: ``all,!down@0`` is everything but ``down`` of layer 0, and so is ``!down@0`` alone; it is
+written before every role that is left out, which form groups of their own: ``all,!q,!k@0-3``.
 A role is one that the model has, or ``all``, ``attn``, ``mlp``, ``mlp_in``, ``mlp_gate``, ``mlp_up``,
 ``mlp_out``. ``re:`` takes the rest of the expression and searches it in the matrices' names.
 Layers of an encoder-decoder are those of the encoder, then those of the decoder, where ``q`` is that of
@@ -35,10 +37,15 @@ _LAYERS = re.compile(r"(?P<first>-?\d+)(?:(?P<range>-)(?P<last>-?\d+)?)?")
 
 @dataclass(frozen=True)
 class Group:
-    """Roles, and the layer expressions that bind to them; no layers means every layer."""
+    """Roles, and the layer expressions that bind to them; no layers means every layer.
+
+    Args:
+        left_out: What they name is taken away from what the other groups name.
+    """
 
     roles: tuple[str, ...]
     layers: tuple[str, ...]
+    left_out: bool = False
 
 
 def select(matrices: Sequence[Matrix], expression: str) -> tuple[Matrix, ...]:
@@ -66,11 +73,19 @@ def match(matrices: Sequence[Matrix], expression: str) -> tuple[Matrix, ...]:
     text = expression.strip()
     if text.startswith("re:"):
         return _match_regex(matrices, text.removeprefix("re:"))
-    names: set[str] = set()
-    for group in parse(text):
+    groups = parse(text)
+    taken: set[str] = set()
+    left_out: set[str] = set()
+    for group in groups:
         layers = _layer_numbers(matrices, group.layers)
-        names |= {m.name for role in group.roles for m in _match_role(matrices, role, layers)}
-    return tuple(matrix for matrix in matrices if matrix.name in names)
+        named = {m.name for role in group.roles for m in _match_role(matrices, role, layers)}
+        (left_out if group.left_out else taken).update(named)
+    if all(group.left_out for group in groups):
+        taken = {matrix.name for matrix in matrices}
+    chosen = tuple(matrix for matrix in matrices if matrix.name in taken - left_out)
+    if not chosen:
+        raise InputError(f"{expression!r} leaves out all that it names", "leave out less")
+    return chosen
 
 
 def selection_from(layers: str | None = None, matrices: str = "all") -> str:
@@ -102,25 +117,29 @@ def _parse_part(part: str, expression: str) -> list[Group]:
     groups: list[Group] = []
     roles: list[str] = []
     layers: list[str] = []
+    left_out = False
     for item in (piece.strip() for piece in part.split(",")):
         role, mark, layer = (piece.strip() for piece in item.partition("@"))
         if layers and _LAYERS.fullmatch(item):
             layers.append(item)
             continue
-        if layers:
-            groups.append(Group(tuple(roles), tuple(layers)))
+        without = role.startswith("!")
+        role = role.removeprefix("!").strip()
+        if layers or (roles and without != left_out):
+            groups.append(Group(tuple(roles), tuple(layers), left_out))
             roles, layers = [], []
+        left_out = without
         if not role or (mark and not _LAYERS.fullmatch(layer)) or _LAYERS.fullmatch(role):
             raise _unreadable(item, expression)
         roles.append(role)
         layers = [layer] if mark else []
-    return [*groups, Group(tuple(roles), tuple(layers))]
+    return [*groups, Group(tuple(roles), tuple(layers), left_out)]
 
 
 def _unreadable(item: str, expression: str) -> InputError:
     return InputError(
         f"cannot read {item!r} in the selection {expression!r}",
-        "write roles, then @ and layers: 'mlp', 'q,k,v@4-', 'down@-1', 'all@0,3-5', or 're:REGEX'",
+        "write roles, then @ and layers: 'mlp', 'q,k,v@4-', 'down@-1', 'all,!down@0', or 're:REGEX'",
     )
 
 

@@ -17,6 +17,13 @@ _NOTHING = Verdict(
     "Nothing here compares a model with its base. "
     "Do it with: kanna compare BASE MODEL --task FILE --max-drop 1% --out DIR",
 )
+# Status -> what to do now.
+_NEXT = {
+    "fail": " Next: keep more, or leave out what does the harm: kanna compare with --blame names the "
+    "matrices, and --select 'all,!ROLE@LAYER' keeps them whole.",
+    "empty": " Next: see with kanna eval what the base answers, and give prompts and choices that it knows; "
+    "more rows do not help.",
+}
 _UNASKED = (
     "This model was not compared with its base on a task. "
     "Do it with: kanna compare BASE MODEL --task FILE --max-drop 1% --out DIR"
@@ -54,7 +61,7 @@ def verdict(at: At, title: str) -> Verdict:
     """Of one comparison."""
     new, base = at["model"]["bytes"], at["base"]["bytes"]
     evidence = [_evidence(task) for task in at["tasks"].items()]
-    why = f"Why: {at.data['explanation']}."
+    why = f"Why: {at.data['explanation']}.{_NEXT.get(at.data['status'], '')}"
     return Verdict(at.data["status"], title, smaller(new, base), _weights(new, base), why, evidence)
 
 

@@ -84,7 +84,7 @@ Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cu
 Select = Annotated[
     str | None,
     typer.Option(
-        "--select", metavar="EXPR", help="Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'."
+        "--select", metavar="EXPR", help="Which matrices: 'mlp', 'q,k,v@4-', 'all,!down@0', 're:REGEX'."
     ),
 ]
 

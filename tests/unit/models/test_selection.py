@@ -71,6 +71,24 @@ def test_parse() -> None:
     )
 
 
+def test_what_is_left_out() -> None:
+    """Wherever it stands; alone it is taken from everything."""
+    every, down0 = product(" ".join(ROLES), range(12)), product("down", [0])
+    for expression in ("all,!down@0", "!down@0", "!down@0,all", "all;!down@0"):
+        assert picked(expression) == every - down0, expression
+    assert picked("mlp,!down") == product("gate up", range(12))
+    assert picked("all,!q,!k@0-3") == every - product("q k", range(4))
+    assert picked("all@0,1,!down@0") == product(" ".join(ROLES), [0, 1]) - down0
+    assert picked("all@0,!down,!up@0,q@5") == product("q k v o gate", [0]) | product("q", [5])
+    assert picked("down,!attn@3") == product("down", range(12)), "what was not taken is not missed"
+
+
+@pytest.mark.parametrize("expression", ["!all", "down@3,!mlp", "!nothing", "all,!", "all,!@3", "!down@12"])
+def test_what_cannot_be_left_out(expression: str) -> None:
+    with pytest.raises(InputError):
+        select(MATRICES, expression)
+
+
 def test_order_is_that_of_the_inventory_without_repeats() -> None:
     assert list(select(MATRICES, "down,q,all")) == list(MATRICES)
 

@@ -40,7 +40,7 @@ class LowRankConfig(Configuration):
     )
     rank: int | None = setting(None, "One rank for all instead of a budget.", _BUDGET, ge=1)
     select: str = setting(
-        "all", "Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'.", {**_BUDGET, "metavar": "EXPR"}
+        "all", "Which matrices: 'mlp', 'q,k,v@4-', 'all,!down@0', 're:REGEX'.", {**_BUDGET, "metavar": "EXPR"}
     )
     method: Method | None = setting(
         None,

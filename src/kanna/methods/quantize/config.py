@@ -38,7 +38,7 @@ class QuantizeConfig(Configuration):
     )
     symmetric: bool = setting(False, "Without zero-points: the middle code is 0.", _WHAT)
     select: str = setting(
-        "all", "Which matrices: 'mlp', 'q,k,v@4-', 'down@-1', 're:REGEX'.", {**_WHAT, "metavar": "EXPR"}
+        "all", "Which matrices: 'mlp', 'q,k,v@4-', 'all,!down@0', 're:REGEX'.", {**_WHAT, "metavar": "EXPR"}
     )
     skip: str | None = setting(None, "Of these, which stay as they are.", {**_WHAT, "metavar": "EXPR"})
     bits_of: Texts = setting(
