@@ -349,3 +349,28 @@ def test_a_damaged_note_is_scored_again(tmp_path: Path) -> None:
     assert again.known == {("one", "a"): Sample((1.0, 0.0), (0.5, 0.1 + 0.2))}
     again.add("three", "a", Sample((1.0,), (0.5,)))
     assert len(Notebook.open(path).known) == 2
+
+
+def test_guards_are_judged_beside_the_base(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Perplexity as the ordinary evaluation has it; where it rises beyond what is allowed, exit 3."""
+    text = tmp_path / "prose.txt"
+    text.write_text(" ".join(f"t{(7 * place) % 397 + 3}" for place in range(200)))
+    given: Given = {"calibration_share": 0.4, "guards": [f"{text}=50%"]}
+    done = kanna.merge_sweep(arithmetic(spoken), ["lambda=0.5"], tasks, tmp_path / "out", **given)
+    assert done.sweep is not None and done.sweep.test is not None
+    (guard,) = done.sweep.test.guards
+    places = (spoken["base"], tmp_path / "out")
+    values = [kanna.evaluate(place, [text], fresh=True).scores[0].value for place in places]
+    assert [guard.base, guard.merged] == pytest.approx(values) and guard.metric == "perplexity"
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+    assert guard.beside_base.tolerance == "50%" and done.passed == (guard.beside_base.status == "pass")
+    file = tmp_path / "recipe.yml"
+    file.write_text(yaml.safe_dump(arithmetic(spoken)))
+    words = ["merge", "sweep", str(file), "--vary", "lambda=20", "--calibration-share", "0.4"]
+    words += [word for name, rows in tasks.items() for word in ("--task", f"{name}={rows}")]
+    assert main([*words, "--guard", f"{text}=1%"]) == 3
+    assert "What must not suffer" in capsys.readouterr().out
+    assert main([*words, "--guard", str(text)]) == 2
+    assert "has no tolerance" in capsys.readouterr().err

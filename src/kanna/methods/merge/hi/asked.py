@@ -23,6 +23,7 @@ from kanna.methods.merge.tuning.axes import numbers
 from kanna.methods.merge.tuning.endpoints import BASE, MERGE, expert
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, subjects
 from kanna.methods.merge.tuning.expert_tasks import ExpertTask, Split, expert_tasks, options_for, read_pairs
+from kanna.methods.merge.tuning.guards import Guards, read_guards
 from kanna.methods.merge.tuning.samples import Scale
 from kanna.methods.merge.tuning.work import Work, foreseen
 from kanna.tasks.options import EvalOptions
@@ -51,6 +52,7 @@ class Asked:
     out_dtype: str | None
     max_memory: int
     max_drop: str | None
+    guards: Guards
 
     @property
     def evaluations(self) -> Evaluations:
@@ -76,6 +78,7 @@ class Asked:
             "options": self.options.model_dump(mode="json"),
             "evaluation": {key: str(value) for key, value in self.evaluation},
             "max_drop": self.max_drop,
+            "guards": self.guards.key,
             "scoring": SCORING,
             "threads": torch.get_num_threads(),
         }
@@ -102,6 +105,7 @@ def asked_for(
     out_dtype: str | None,
     max_memory: int,
     max_drop: str | None,
+    guards: Sequence[str] = (),
 ) -> Asked:
     if not models:
         raise InputError("there is no expert", "add --expert NAME=MODEL")
@@ -123,6 +127,7 @@ def asked_for(
     return Asked(
         base, models, plan, blocks_of(plan, options.group), numbers("--p", options.p, 0, 1),
         numbers("--s", options.s, 0), parted, options, scoring, out_dtype, max_memory, max_drop,
+        read_guards(guards, scoring),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from kanna.methods.merge.hi.state import WHOLE, everywhere
 from kanna.methods.merge.hi.telling import expert_told, part_told, round_told
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan
 from kanna.methods.merge.run import MergeResult, check_room, written_within
-from kanna.methods.merge.tuning.endpoints import MERGE, ends, tested_ends, tuned
+from kanna.methods.merge.tuning.endpoints import MERGE, ends, guarded, tested_ends, tuned
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, tested
 from kanna.methods.merge.tuning.judging import judgement
 from kanna.methods.merge.tuning.results import Judgement
@@ -78,6 +78,7 @@ def merge_hi(
     *,
     tests: Mapping[str, str | Path] | Sequence[str] = (),
     max_drop: str | None = None,
+    guards: Sequence[str] = (),
     evaluation: EvalOptions | None = None,
     out_dtype: str | None = None,
     max_memory: int = DEFAULT_MEMORY,
@@ -96,6 +97,7 @@ def merge_hi(
         out: New directory; None only for a dry run.
         tests: Likewise, rows for the test alone; all rows of that task choose then.
         max_drop: What may be lost beside each expert on the test rows: 1% of its score, or 1pt.
+        guards: FILE=3%: text or rows on which no more may be lost beside the base.
         evaluation: How rows are scored.
         out_dtype: Of the output; by default the widest of the models.
         resume: Go on with a run that was interrupted, to the same bytes.
@@ -107,7 +109,7 @@ def merge_hi(
     started = time.perf_counter()
     asked = asked_for(
         str(base), named(experts, "--expert"), files_of(tasks, "--task"), files_of(tests, "--test"),
-        options or HiOptions(), evaluation or EvalOptions(), out_dtype, max_memory, max_drop,
+        options or HiOptions(), evaluation or EvalOptions(), out_dtype, max_memory, max_drop, guards,
     )  # fmt: skip
     work = asked.work
     place = None if out is None else _place(asked.plan, out, force, resume)
@@ -205,6 +207,8 @@ def _judged(
     asked: Asked, found: Mapping[str, Subject], ground: Merges, plan: MergePlan, progress: Progress
 ) -> Judgement:
     subject = found[MERGE]
-    merged = tested(subject, subject.model(asked.evaluation, plan), ground.tasks, asked.evaluation, progress)
+    model = subject.model(asked.evaluation, plan)
+    merged = tested(subject, model, ground.tasks, asked.evaluation, progress)
+    held = guarded(asked.guards, found, model, asked.evaluation)
     of_base, of_experts = tested_ends(ground.tasks, found, asked.evaluation, progress)
-    return judgement(ground.tasks, of_base, of_experts, merged, asked.max_drop)
+    return judgement(ground.tasks, of_base, of_experts, merged, asked.max_drop, held)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.methods.merge.hi.config import HiOptions
-from kanna.methods.merge.tuning.verbs import DryRun, ExpertTasks, MaxDrop, Resume, Tests, told
+from kanna.methods.merge.tuning.verbs import DryRun, ExpertTasks, Guard, MaxDrop, Resume, Tests, told
 from kanna.terminal import asking
 from kanna.terminal.asking import Force
 from kanna.terminal.flags import Only
@@ -44,6 +44,7 @@ def hi(
     ] = None,
     test: Tests = None,
     max_drop: MaxDrop = None,
+    guard: Guard = None,
     out_dtype: Annotated[
         str | None,
         typer.Option("--out-dtype", metavar="DTYPE", help="Of the output: bfloat16.", rich_help_panel=_RUN),
@@ -67,6 +68,7 @@ def hi(
             options,
             tests=test or (),
             max_drop=max_drop,
+            guards=guard or (),
             evaluation=evaluation,
             out_dtype=out_dtype,
             force=force,

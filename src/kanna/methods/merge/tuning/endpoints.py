@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from torch import nn
+
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, tested
 from kanna.methods.merge.tuning.expert_tasks import ExpertTask
-from kanna.methods.merge.tuning.results import TunedTask
+from kanna.methods.merge.tuning.guards import Guards
+from kanna.methods.merge.tuning.results import JudgedGuard, TunedTask
 from kanna.methods.merge.tuning.samples import Scale, scale
 from kanna.progress import Progress
 from kanna.tasks.evaluate import headline
@@ -67,6 +70,16 @@ def tested_ends(
         one = found[expert(task.name)]
         experts |= tested(one, one.model(options), [task], options, progress)
     return base, experts
+
+
+def guarded(
+    guards: Guards, found: Mapping[str, Subject], merged: nn.Module, options: EvalOptions
+) -> tuple[JudgedGuard, ...]:
+    """The merge beside the base on what must not suffer."""
+    if not guards.tasks:
+        return ()
+    base = guards.scored(found[BASE], found[BASE].model(options), options)
+    return guards.judged(base, guards.scored(found[MERGE], merged, options))
 
 
 def tuned(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from kanna.methods.merge.tuning.expert_tasks import ExpertTask
-from kanna.methods.merge.tuning.results import JudgedTask, Judgement
+from kanna.methods.merge.tuning.results import JudgedGuard, JudgedTask, Judgement
 from kanna.tasks.records import TaskScore
 from kanna.tasks.verdict.tolerance import PASS, Tolerance, decide, parse_tolerance
 
@@ -14,21 +14,29 @@ Scores = Mapping[str, TaskScore]
 
 
 def judgement(
-    tasks: Sequence[ExpertTask], base: Scores, experts: Scores, merged: Scores, max_drop: str | None
+    tasks: Sequence[ExpertTask],
+    base: Scores,
+    experts: Scores,
+    merged: Scores,
+    max_drop: str | None,
+    guards: Sequence[JudgedGuard] = (),
 ) -> Judgement:
     """Every task of a merge beside its expert and beside the base.
 
     Args:
         max_drop: What may be lost beside each expert; None only measures.
+        guards: Other files, on which nothing must suffer.
     """
     allowed = parse_tolerance(max_drop or "0")
     judged = [_task(one.name, base[one.name], experts[one.name], merged[one.name], allowed) for one in tasks]
     shares = [one.normalised for one in judged if one.normalised is not None]
+    held = max_drop is None or all(one.beside_expert.status == PASS for one in judged)
     return Judgement(
         tasks=tuple(judged),
         normalised=math.fsum(shares) / len(shares) if len(shares) == len(judged) else None,
         tolerance=max_drop,
-        passed=max_drop is None or all(one.beside_expert.status == PASS for one in judged),
+        passed=held and all(one.beside_base.status == PASS for one in guards),
+        guards=tuple(guards),
     )
 
 

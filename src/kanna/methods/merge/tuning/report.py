@@ -148,7 +148,21 @@ def judged_blocks(at: At | None) -> list[Block]:
     if at.data["normalised"] is not None:
         mean = at["normalised"].figure(percent(at.data["normalised"]))
         blocks.append(Paragraph(["Mean normalised score on the test rows: ", mean, "."]))
-    return blocks
+    return [*blocks, *_guards(at)]
+
+
+def _guards(at: At) -> list[Block]:
+    if not at.data.get("guards"):
+        return []
+    rows: list[list[Cell]] = []
+    for one in at["guards"].items():
+        metric = one.data["metric"]
+        scores = [one.cell(key, partial(shown, metric)) for key in ("base", "merged")]
+        beside = _beside(one["beside_base"], metric)[0]
+        status = one.data["beside_base"]["status"]
+        rows.append([one.data["task"], metric, *scores, beside, one.data["beside_base"]["tolerance"], status])
+    columns = ("guard", "metric", ">base", ">merge", ">beside the base", ">allowed", "verdict")
+    return [Table("What must not suffer", columns, rows, MEASURED)]
 
 
 _SCORES = ("base", "of_expert", "merged")

@@ -76,6 +76,16 @@ class JudgedTask(Result):
     beside_base: Decision
 
 
+class JudgedGuard(Result):
+    """A file on which nothing must suffer, beside the base."""
+
+    task: str
+    metric: str
+    base: float
+    merged: float
+    beside_base: Decision
+
+
 class Judgement(Result):
     """The chosen merge on the rows that chose nothing.
 
@@ -90,6 +100,7 @@ class Judgement(Result):
     normalised: float | None
     tolerance: str | None
     passed: bool
+    guards: Several[JudgedGuard] = ()
 
 
 class SweptAxis(Result):

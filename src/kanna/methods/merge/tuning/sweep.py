@@ -19,7 +19,7 @@ from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
 from kanna.methods.merge.reading import read_recipe
 from kanna.methods.merge.run import MergeResult, check_room, key_of, merge_plan, written_within
 from kanna.methods.merge.tuning.axes import Axis, grid, read_axis, varied
-from kanna.methods.merge.tuning.endpoints import BASE, MERGE, ends, expert, tested_ends, tuned
+from kanna.methods.merge.tuning.endpoints import BASE, MERGE, ends, expert, guarded, tested_ends, tuned
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, subjects, tested
 from kanna.methods.merge.tuning.expert_tasks import (
     ExpertTask,
@@ -30,6 +30,7 @@ from kanna.methods.merge.tuning.expert_tasks import (
     models_named,
     options_for,
 )
+from kanna.methods.merge.tuning.guards import Guards, read_guards
 from kanna.methods.merge.tuning.judging import judgement
 from kanna.methods.merge.tuning.results import SWEEP, Point, Sweep, SweptAxis
 from kanna.methods.merge.tuning.samples import Notebook, Sample, best, worth
@@ -97,6 +98,7 @@ class _Field:
     out_dtype: str | None
     max_memory: int
     max_drop: str | None
+    guards: Guards
 
     def at(self, cell: Sequence[float]) -> MergePlan:
         """The plan with these values."""
@@ -119,6 +121,7 @@ class _Field:
             "split": [self.split.share, self.split.seed],
             "options": {key: str(value) for key, value in self.options},
             "max_drop": self.max_drop,
+            "guards": self.guards.key,
             "scoring": SCORING,
             "threads": torch.get_num_threads(),
         }
@@ -136,6 +139,7 @@ def merge_sweep(
     calibration_share: float = 0.2,
     split_seed: int = 0,
     max_drop: str | None = None,
+    guards: Sequence[str] = (),
     evaluation: EvalOptions | None = None,
     out_dtype: str | None = None,
     max_memory: int = DEFAULT_MEMORY,
@@ -163,6 +167,7 @@ def merge_sweep(
         calibration_share: Of each task's rows, parted by groups, for what chooses.
         split_seed: By which they are drawn.
         max_drop: What may be lost beside each expert: 1% of its score, or 1pt. None only measures.
+        guards: FILE=3%: text or rows on which no more may be lost beside the base.
         evaluation: How rows are scored.
         dry_run: Say only what it takes.
         announce: Called with what it takes before the long work begins.
@@ -176,7 +181,7 @@ def merge_sweep(
     split = Split(calibration_share, split_seed)
     swept = _field(
         plan, vary, files_of(tasks, "--task"), files_of(tests, "--test"), base, split, max_drop,
-        evaluation or EvalOptions(), out_dtype, max_memory,
+        evaluation or EvalOptions(), out_dtype, max_memory, guards,
     )  # fmt: skip
     announce(swept.work)
     if dry_run:
@@ -224,6 +229,7 @@ def _field(
     evaluation: EvalOptions,
     out_dtype: str | None,
     max_memory: int,
+    guards: Sequence[str],
 ) -> _Field:
     recipe = plan.recipe
     if plan.before:
@@ -240,7 +246,8 @@ def _field(
     axes = tuple(read_axis(text, recipe, names) for text in vary)
     parted = expert_tasks(tasks, tests, split, options)
     return _Field(
-        plan, origin, experts, axes, grid(axes), parted, options, split, out_dtype, max_memory, max_drop
+        plan, origin, experts, axes, grid(axes), parted, options, split, out_dtype, max_memory, max_drop,
+        read_guards(guards, options),
     )  # fmt: skip
 
 
@@ -292,6 +299,7 @@ def _swept(swept: _Field, found: Mapping[str, Subject], evaluator: Evaluator, pr
     )
     merged = found[MERGE].model(swept.options, swept.at(swept.cells[chosen]))
     of_merge = tested(found[MERGE], merged, swept.tasks, swept.options, progress)
+    held = guarded(swept.guards, found, merged, swept.options)
     of_base, of_experts = tested_ends(swept.tasks, found, swept.options, progress)
     return Sweep(
         method=swept.plan.recipe.method,
@@ -311,5 +319,5 @@ def _swept(swept: _Field, found: Mapping[str, Subject], evaluator: Evaluator, pr
         evaluations=swept.work.evaluations,
         points=told,
         chosen=chosen,
-        test=judgement(swept.tasks, of_base, of_experts, of_merge, swept.max_drop),
+        test=judgement(swept.tasks, of_base, of_experts, of_merge, swept.max_drop, held),
     )

@@ -53,6 +53,15 @@ MaxDrop = Annotated[
         rich_help_panel=_CHOICE,
     ),
 ]
+Guard = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guard",
+        metavar="FILE=DROP",
+        help="Text or rows on which no more may be lost beside the base: prose.txt=3%.",
+        rich_help_panel=_CHOICE,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Say what it takes: evaluations, tokens, time.", rich_help_panel=_RUN),
@@ -90,6 +99,7 @@ def sweep(
     calibration_share: Share = 0.2,
     split_seed: SplitSeed = 0,
     max_drop: MaxDrop = None,
+    guard: Guard = None,
     out_dtype: Annotated[
         str | None,
         typer.Option(
@@ -142,6 +152,7 @@ def sweep(
             calibration_share=calibration_share,
             split_seed=split_seed,
             max_drop=max_drop,
+            guards=guard or (),
             evaluation=evaluation,
             out_dtype=out_dtype,
             max_memory=size_of(max_memory),
