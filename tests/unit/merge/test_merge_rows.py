@@ -223,6 +223,20 @@ def test_recipes_run(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("columns", [False, True])
+def test_which_lines_of_a_matrix_have_an_arc(columns: bool, models: dict[str, Path], tmp_path: Path) -> None:
+    """Rows; with `nuslerp_row_wise` columns, whatever its name says: that is what mergekit does."""
+    listed = [{"model": str(models[name]), "parameters": {"weight": w}} for name, w in (("a", 3), ("b", 1))]
+    flags = {"nuslerp_flatten": False, "nuslerp_row_wise": columns}
+    kanna.merge({"merge_method": "nuslerp", "models": listed, "parameters": flags}, tmp_path / "out")
+    name = "model.layers.0.mlp.up_proj.weight"
+    found, first, second = (
+        weights(path)[name].double() for path in (tmp_path / "out", models["a"], models["b"])
+    )
+    expected = arcs(first.T, second.T, 0.25).T if columns else arcs(first, second, 0.25)
+    assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
 @pytest.mark.parametrize(("density", "epsilon"), [(0.9, 0.15), (0.1, 0.1), (0.5, 0.5)])
 def test_probabilities_beyond_all_and_nothing_are_refused(
     density: float, epsilon: float, models: dict[str, Path]

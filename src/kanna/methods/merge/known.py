@@ -79,7 +79,8 @@ _NOTHING_DROPPED = Parameter(0.0, flag=True, words=_L1, idle="no entry is droppe
 SCOPE = "scope"
 _SCOPE = {SCOPE: Parameter(0.0, words={"tensor": 0.0, "model": 1.0}, chosen=True)}
 _WEIGHT = Parameter()
-_DIFFERENCES = {"lambda": Parameter(default=1.0), "int8_mask": Parameter(0.0, flag=True, idle=_MEMORY)}
+_MASK = Parameter(0.0, flag=True, idle=_MEMORY)
+_DIFFERENCES = {"lambda": Parameter(default=1.0), "int8_mask": _MASK}
 
 _DENSITY = Parameter(default=1.0, lowest=0.0, highest=1.0)
 _OFF, _ON = Parameter(0.0, flag=True), Parameter(1.0, flag=True)
@@ -159,7 +160,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "sce": Method(
         {},
-        {"select_topk": Parameter(default=1.0, lowest=0.0, highest=1.0), **_DIFFERENCES},
+        {"select_topk": Parameter(default=1.0, lowest=0.0, highest=1.0), "int8_mask": _MASK},
         True,
         3,
         60,

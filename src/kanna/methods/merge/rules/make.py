@@ -176,7 +176,7 @@ def _nuslerp(subject: Subject) -> Operation:
     t = weights[second] / (weights[first] + weights[second])
     if subject.values.one("nuslerp_flatten"):
         return Spherical(first, second, subject.base, t, NUSLERP_PARALLEL)
-    columns = subject.row < subject.count and not subject.values.one("nuslerp_row_wise")
+    columns = subject.row < subject.count and bool(subject.values.one("nuslerp_row_wise"))
     return SphericalLines(first, second, subject.base, t, NUSLERP_PARALLEL, subject.row, columns)
 
 
@@ -209,10 +209,10 @@ def _karcher(subject: Subject) -> Operation:
 
 
 def _sce(subject: Subject) -> Operation:
-    share, scale = subject.values.one("select_topk"), subject.values.one("lambda")
+    share = subject.values.one("select_topk")
     if share == 0:
-        return TaskArithmetic(subject.base, [0.0] * subject.models, False, scale)
-    return Sce(subject.base, subject.models, subject.count, share, scale, subject.dtype)
+        return TaskArithmetic(subject.base, [0.0] * subject.models, False, 1.0)
+    return Sce(subject.base, subject.models, subject.count, share, 1.0, subject.dtype)
 
 
 def _ram(subject: Subject) -> Operation:
