@@ -1,5 +1,6 @@
 """kanna task new | check | split"""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 _BAD_INPUT = 2
 _NAMED = 8
+_SHOWN = 70  # of a prompt, at either end
 File = Annotated[Path, typer.Argument(metavar="FILE", help=".jsonl, .json, .csv, .tsv, .parquet or text.")]
 
 
@@ -137,8 +139,13 @@ def _render_made(console: "Console", path: Path, made: "Made", seed: int) -> Non
         console.print(f"note: {note}")
     console.print("a few of them, drawn at random:")
     for row in made.sample(seed):
-        console.print(f"  {row['prompt']!r} -> {row.get('label', row.get('answer'))!r}", markup=False)
+        asked = json.dumps(row["prompt"], ensure_ascii=False)[1:-1]
+        console.print(f"  {_both_ends(asked)} -> {row.get('label', row.get('answer'))}", markup=False)
     console.print(f"next: kanna task check {path}")
+
+
+def _both_ends(text: str) -> str:
+    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
 
 
 @verb
