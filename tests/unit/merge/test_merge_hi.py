@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -326,3 +327,34 @@ def test_the_verb(
     page = (tmp_path / "page.html").read_text()
     for title in ("Scores of a by p and s", "Contributions in the experts, by deletion", "Conflicts"):
         assert title in page
+
+
+def test_models_that_classify(spoken: Models, tmp_path: Path) -> None:
+    """Their blocks are scored in whole models; an expert that moved its head alone has only that."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig.from_pretrained(spoken["base"], num_labels=2, pad_token_id=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForSequenceClassification(config).to(torch.float32).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(spoken["base"]).save_pretrained(tmp_path / "base")
+    shutil.copytree(tmp_path / "base", tmp_path / "a")
+    values = load_file(tmp_path / "a" / "model.safetensors")
+    values["score.weight"] = -values["score.weight"]
+    save_file(values, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    rows = rows_of(spoken["a"], spoken["base"], 9, 60)
+    for row in rows:
+        del row["answer"]
+        row |= {"choices": ["LABEL_0", "LABEL_1"], "label": 0}
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    (score,) = kanna.evaluate(tmp_path / "a", [file], fresh=True).scores
+    for row, record in zip(rows, score.records, strict=True):
+        row["label"] = record.chosen
+    write_rows(file, rows)
+    done = kanna.merge_hi(
+        tmp_path / "base", {"a": tmp_path / "a"}, {"a": file}, tmp_path / "out", options(stages="layer")
+    )
+    assert done.outcome is not None
+    head = {block.block: block.own[0].alpha for block in done.outcome.rounds[0].blocks}
+    assert head.pop("norm and head") == 1.0 and set(head.values()) == {0.0}

@@ -21,6 +21,7 @@ from kanna.methods.merge.tuning.held import model_of, tensors_of
 from kanna.methods.merge.tuning.samples import Sample, Scale, sample
 from kanna.models.inventory import inventory
 from kanna.models.names import FileNames
+from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.scorers.edited import EditedTask
 from kanna.tasks.scorers.resumed import Edit
 
@@ -149,7 +150,7 @@ class Merges:
             block: [number for number, row in enumerate(variants) if (row[block].key, name) not in known]
             for block in range(len(anchor.rows))
         }
-        if not self.naive and any(missing.values()):
+        if not self.naive and any(missing.values()) and not classifies(dict(self.subject.plan.config)):
             self._resumed(anchor, others, variants, missing, task)
         return [[self.score(state, task) for state in row] for row in variants]
 
