@@ -171,11 +171,13 @@ class Quantiles:
         shares: In [0, 1].
         count: Of the tensor's values.
         dtype: Of the values.
+        lower: Take the lower one of the two.
     """
 
-    def __init__(self, shares: Sequence[float], count: int, dtype: torch.dtype) -> None:
+    def __init__(self, shares: Sequence[float], count: int, dtype: torch.dtype, lower: bool = False) -> None:
         self._dtype = dtype
         places = [share * (count - 1) for share in shares]
+        places = [float(math.floor(place)) for place in places] if lower else places
         self._between = [place - math.floor(place) for place in places]
         self._neighbours = [(math.floor(place), min(count - 1, math.floor(place) + 1)) for place in places]
         # Of each rank that is needed: the bits that are known, and the rank among those that share them.

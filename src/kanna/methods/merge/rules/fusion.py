@@ -30,7 +30,7 @@ class Fusion:
 
     def __init__(self, base: int, other: int, row: int, count: int, dtype: torch.dtype) -> None:
         self._base, self._other, self._row = base, other, row
-        self._quantiles = Quantiles((0.25, 0.5, 0.75), count, dtype)
+        self._quantiles = Quantiles((0.25, 0.5, 0.75), count, dtype, lower=True)  # as mergekit
         self._threshold: float | None = None
         self._kept, self._count = 0, count
         self.looks = self._quantiles.passes
