@@ -141,6 +141,7 @@ BAD = [
         "two documents have the name x",
     ),
     (LOOP, "line 2", "x is made from itself"),
+    ("name: [a]\nmerge_method: linear\n" + MODELS, "line 1", "name is a text, found ['a']"),
     ("merge_method: linear\n" + MODELS.replace("one", "one+"), "line 3", "names no adapter"),
     ("merge_method: linear\n" + MODELS.replace("one", "{path: 3}"), "line 3", "3 names no model"),
     ("merge_method: linear\n" + MODELS.replace("one", "{lora: a}"), "line 3", "names no model"),

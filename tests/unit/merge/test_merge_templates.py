@@ -89,3 +89,8 @@ def test_a_template_that_is_none(given: list[Path]) -> None:
         merge_plan(merged(given, chat_template="chatlm"))
     with pytest.raises(InputError, match=r"no chat template 3"):
         merge_plan(merged(given, chat_template=3))
+    broken = "{% for message in messages %}\n{{ message }}"
+    with pytest.raises(InputError, match=r"chat template is no Jinja: .* line 2"):
+        merge_plan(merged(given, chat_template=broken))
+    marked = "{% for one in messages %}{% generation %}{{ one }}{% endgeneration %}{% break %}{% endfor %}"
+    assert merge_plan(merged(given, chat_template=marked)).recipe.template == marked

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -373,3 +374,22 @@ def test_a_bias_of_tokens_that_lies_flat(tmp_path: Path) -> None:
     )
     bias = weights(tmp_path / "out")["final_logits_bias"]
     assert bias.tolist() == [[(1 + 20) / 2, 2, (3 + 10) / 2]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model": {"vocab": 3}}',
+        '{"model": 3}',
+        '{"model": {"vocab": {}}, "added_tokens": "x"}',
+        '{"model": {"vocab": {}}, "added_tokens": [{"id": "first", "content": "x"}]}',
+    ],
+)
+def test_files_of_a_tokenizer_that_hold_no_tokens(text: str, models: Models, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(models["base"], broken)
+    (broken / "tokenizer.json").write_text(text)
+    given = recipe("linear", {models["base"]: {"weight": 1}, broken: {"weight": 1}})
+    for top in ({}, {"tokenizer_source": "union"}):
+        with pytest.raises(InputError, match="tokenizer of broken"):
+            merge_plan({**given, **top})

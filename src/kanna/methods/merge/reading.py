@@ -101,10 +101,17 @@ class _Reader:
             tuple(self.warnings),
             root.plain,
             root.line,
-            None if (name := top.get("name")) is None or name.value is None else str(name.value),
+            self._name(top.get("name")),
             tokenizer,
             read_template(self.place, top.get("chat_template")),
         )
+
+    def _name(self, node: Node | None) -> str | None:
+        if node is None or node.value is None:
+            return None
+        if isinstance(node.value, dict | list):
+            raise self.place.error(node, f"name is a text, found {node.plain!r}", "write name: first")
+        return str(node.value)
 
     def _base(self, entries: Mapping[str, Node]) -> str | None:
         node = entries.get("base_model")

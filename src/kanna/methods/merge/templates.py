@@ -7,12 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from jinja2 import Environment, TemplateSyntaxError
+
 from kanna.errors import suggestion
 from kanna.methods.merge.tree import Node, Place
 from kanna.methods.merge.vocabulary import CONFIG, TEMPLATE, Tokenizer
 
 AUTO = "auto"
 _OLD = "chat_template.json"
+_JINJA = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False)
+# A tag that transformers adds to Jinja.
+_OF_TRANSFORMERS = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 # What a template writes that is one token where the tokenizer has it.
 _MARK = re.compile(r"<\|\w+\|>|\[\|\w+\|\]")
 
@@ -96,10 +101,23 @@ def read_template(place: Place, node: Node | None) -> str | None:
     if node is None or node.value is None:
         return None
     given, names = node.value, (AUTO, *USUAL)
-    if isinstance(given, str) and (given in names or "{{" in given or "{%" in given):
+    if isinstance(given, str) and given in names:
+        return given
+    if isinstance(given, str) and ("{{" in given or "{%" in given):
+        if wrong := _wrong_in(given):
+            raise place.error(node, f"the chat template is no Jinja: {wrong}", "mend it")
         return given
     said = f"there is no chat template {node.plain!r}{suggestion(str(node.plain), names)}"
     raise place.error(node, said, f"write {', '.join(names)}, or a template in Jinja")
+
+
+def _wrong_in(template: str) -> str:
+    """What Jinja says of a template that it cannot read; empty for one that it can."""
+    try:
+        _JINJA.parse(_OF_TRANSFORMERS.sub("", template))
+    except TemplateSyntaxError as error:
+        return f"{error.message} in line {error.lineno} of it"
+    return ""
 
 
 def with_template(

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from kanna.checked import read_json
+from kanna.checked import FETCH_AGAIN, read_json
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 
@@ -101,7 +101,19 @@ def belongs(name: str) -> bool:
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> dict[str, int] | None:
-    """Token -> number; None where there is no file that says it plainly."""
+    """Token -> number; None where there is no file that says it plainly.
+
+    Raises:
+        InputError: A file of the tokenizer holds something else than tokens.
+    """
+    try:
+        return _vocabulary(tokenizer)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        said = f"the files of the tokenizer of {tokenizer.name} hold something else than tokens"
+        raise InputError(f"{said}: {error}", FETCH_AGAIN) from error
+
+
+def _vocabulary(tokenizer: Tokenizer) -> dict[str, int] | None:
     fast = tokenizer.data(FAST)
     if fast:
         own = _listed(fast.get("model", {}).get("vocab"))
