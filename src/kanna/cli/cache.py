@@ -21,7 +21,7 @@ def cache(
     action: Action = "show",
     clear: Annotated[bool, typer.Option("--clear", help="The same as clear.")] = False,
 ) -> None:
-    """Show or clear what kanna keeps between runs: input statistics and spectra."""
+    """Show or clear what kanna keeps between runs: input statistics, spectra, scores and compiled loops."""
     from kanna.runs.places import cache_report, clear_cache
 
     if action not in ("show", "clear"):

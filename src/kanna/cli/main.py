@@ -79,7 +79,7 @@ VERBS = {
     "task": ("kanna.cli.task:app", "Make, check and split the data of a task."),
     "cache": (
         "kanna.cli.cache:cache",
-        "Show or clear what kanna keeps between runs: input statistics and spectra.",
+        "Show or clear what kanna keeps between runs: input statistics, spectra, scores and compiled loops.",
     ),
     "demo": (
         "kanna.cli.demo:demo",

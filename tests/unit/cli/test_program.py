@@ -135,6 +135,7 @@ def test_cache_refuses_other_actions_and_keeps_foreign_files(kanna):
         "statistics": 0,
         "spectra": 5,
         "evaluations": 0,
+        "compiled": 0,
     }
     assert sorted(path.name for path in root.iterdir()) == ["mine.txt"]
 
