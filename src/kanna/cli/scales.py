@@ -30,12 +30,13 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="That kanna scales ex
 @verb
 def list_sets(session: Session, base: Base) -> None:
     """List the sets of a model, with size, task and scores; a star marks the one in use."""
-    from kanna.runs.shelf import listed
+    from kanna.runs.shelf import shelved
 
-    sets = listed(base)
+    sets, wrong = shelved(base)
     active = next((one.record.name for one in sets if one.active), None)
-    result = _result(base, active=active, sets=[one.to_dict() for one in sets])
-    session.show(result, lambda console: _render_list(console, sets))
+    damaged = {name: str(error) for name, error in wrong.items()}
+    result = _result(base, active=active, sets=[one.to_dict() for one in sets], damaged=damaged)
+    session.show(result, lambda console: _render_list(console, sets, damaged))
 
 
 @verb
@@ -186,14 +187,17 @@ def _in_use(name: str) -> str:
     return "in use: the model as it was quantised" if name == "base" else f"in use: {name}"
 
 
-def _render_list(console: "Console", sets: "list[Listed]") -> None:
+def _render_list(console: "Console", sets: "list[Listed]", damaged: dict[str, str]) -> None:
     from kanna.reporting.console import table
     from kanna.reporting.wording import size
 
-    if not sets:
+    for name, error in damaged.items():
+        console.print(f"damaged: {name}: {error}")
+    if not sets and not damaged:
         console.print("there are no sets: kanna tune BASE --data FILE --name NAME makes one")
+    if not sets:
         return
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             "*" if one.active else "",
             one.record.name,

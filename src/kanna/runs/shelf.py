@@ -67,9 +67,23 @@ def listed(base: str | Path) -> list[Listed]:
     Raises:
         InputError: It holds no whole numbers, or a record is damaged.
     """
+    sets, damaged = shelved(base)
+    for error in damaged.values():
+        raise error
+    return sets
+
+
+def shelved(base: str | Path) -> tuple[list[Listed], dict[str, InputError]]:
+    """The sets whose record can be read, and name -> what is wrong with that of another."""
     place = opened(base)
     used = scale_journal.active(place)
-    return [_listed(place, name, used) for name in scale_sets.names(place)]
+    sets, damaged = list[Listed](), dict[str, InputError]()
+    for name in scale_sets.names(place):
+        try:
+            sets.append(_listed(place, name, used))
+        except InputError as error:
+            damaged[name] = error
+    return sets, damaged
 
 
 def shown(base: str | Path, name: str) -> Listed:
@@ -94,6 +108,8 @@ def activate(base: str | Path, name: str | None) -> None:
     """
     place = opened(base)
     wanted = None if name == BASE else name
+    if wanted is not None:
+        scale_sets.find(place, wanted)  # nothing is made beside a model for a set that is not there
     with _alone(place):
         if wanted is not None:
             applied.checked(place, scale_sets.find(place, wanted))
@@ -120,6 +136,7 @@ def remove(base: str | Path, name: str) -> None:
         InputError: There is no such set, or it is in use.
     """
     place = opened(base)
+    scale_sets.find(place, name)
     with _alone(place):
         found = scale_sets.find(place, name)
         if scale_journal.active(place) == name:
@@ -138,14 +155,32 @@ def verify(base: str | Path, name: str | None = None) -> list[str]:
         The names of those that are whole and belong to this model.
 
     Raises:
-        InputError: One is not.
+        InputError: One is not; of several all that are not are named.
     """
     place = opened(base)
     lineage.verify(place)
-    wanted = scale_sets.names(place) if name is None else [name]
-    for one in wanted:
-        applied.checked(place, scale_sets.find(place, one))
+    if name is not None:
+        applied.checked(place, scale_sets.find(place, name))
+        return [name]
+    wanted = scale_sets.names(place)
+    wrong = {one: error for one in wanted if (error := _wrong(place, one)) is not None}
+    if wrong:
+        sound = [one for one in wanted if one not in wrong]
+        said = "; ".join(error.problem for error in wrong.values())
+        whole = f"whole are {', '.join(sound)}; " if sound else ""
+        raise InputError(
+            f"{len(wrong)} of {len(wanted)} sets: {said}", whole + next(iter(wrong.values())).remedy
+        )
     return wanted
+
+
+def _wrong(place: Path, name: str) -> InputError | None:
+    """Why a set is not whole or of another model; None where it is sound."""
+    try:
+        applied.checked(place, scale_sets.find(place, name))
+    except InputError as error:
+        return error
+    return None
 
 
 def diff(base: str | Path, one: str, other: str) -> list[Moved]:

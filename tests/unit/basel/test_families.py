@@ -96,7 +96,7 @@ def test_an_output_head_of_its_own_is_factors_where_it_is_named(
     assert {m.layer for m in plan.selected} == {family_configs.LAYERS - 1}
     assert [m.name for m in plan.selected if m.role == "lm_head"] == [plan.selected[-1].name]
     assert not any(m.role == "lm_head" for m in everything.selected)
-    criteria = kanna.criteria_of([str(rows)], "99pt")
+    criteria = kanna.criteria_of([str(rows)], "99pt", accept_empty=True)
     config = BaselConfig(**given, keep=0.3, select="lm_head", allow_overlap=True)
     result = kanna.basel(base, out, config, criteria=criteria)
     (head,) = result.plan.selected

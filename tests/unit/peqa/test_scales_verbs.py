@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,27 @@ def test_a_set_from_end_to_end(
     said(capsys, "scales", "remove", base, "new")
     said(capsys, "scales", "import", base, tmp_path / "new.safetensors")
     assert "fine, law, new, support" in said(capsys, "scales", "verify", base)
+
+
+def test_one_damaged_set_hides_no_other(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors, record = base / "scales" / "law" / "scales.safetensors", base / "scales" / "fine" / "scales.json"
+    tensors.write_bytes(tensors.read_bytes()[:-8])
+    record.write_text("{")
+    told = said(capsys, "scales", "verify", base, code=2)
+    assert "2 of 3 sets" in told and "law" in told and "fine" in told and "whole are support" in told
+    listed = json.loads(said(capsys, "scales", "list", base, "--json"))
+    assert [one["name"] for one in listed["sets"]] == ["law", "support"] and [*listed["damaged"]] == ["fine"]
+    assert "damaged: fine" in said(capsys, "scales", "list", base)
+
+
+def test_a_set_that_is_not_there_leaves_no_trace(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(base, bare, ignore=shutil.ignore_patterns("scales"))
+    for words in (("use", bare, "law"), ("remove", bare, "law")):
+        assert "no scales 'law'" in said(capsys, "scales", *words, code=2)
+    assert not (bare / "scales").exists()
 
 
 def test_no_space(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
