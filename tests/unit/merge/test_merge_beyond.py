@@ -11,7 +11,7 @@ from torch import Tensor
 
 import kanna
 from kanna.methods.merge.rules.pruning import trimmed
-from kanna.methods.merge.rules.spectral import Spectral, isotropic, task_vectors
+from kanna.methods.merge.rules.spectral import Spectral, calibrated, isotropic, task_vectors
 from kanna.methods.merge.rules.stitching import Stitched
 
 ROWS, COLUMNS = 30, 20
@@ -39,6 +39,33 @@ def test_iso_c_makes_the_directions_of_the_sum_equal_and_no_others(rank: int) ->
     assert np.allclose(found, before[:real].mean() * u[:, :real] @ vt[:real], atol=1e-8)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.1])
+def test_svc_divides_singular_values_by_how_often_they_are_counted(alpha: float) -> None:
+    """By a loop over singular values and differences."""
+    changes = [one.numpy() for one in matrices(3)]
+    u, s, vt = np.linalg.svd(sum(changes), full_matrices=False)
+    wanted = np.zeros((ROWS, COLUMNS))
+    for place, value in enumerate(s):
+        counts = []
+        for change in changes:
+            own = u[:, place] @ change
+            counts.append(max(alpha, value * vt[place] @ own / (own @ own)))
+        wanted += value * 3 / sum(counts) * np.outer(u[:, place], vt[place])
+    found = calibrated([torch.from_numpy(one) for one in changes], alpha).numpy()
+    assert np.allclose(found, wanted, atol=1e-9)
+    assert not np.allclose(found, sum(changes), atol=1e-3)
+
+
+def test_svc_takes_back_what_all_share_and_leaves_what_one_has() -> None:
+    (shared,) = matrices(1)
+    assert torch.allclose(calibrated([shared, shared, shared]), shared, atol=1e-9)
+    left, right = torch.zeros(ROWS, COLUMNS).double(), torch.zeros(ROWS, COLUMNS).double()
+    left[:10, :8], right[10:, 8:] = torch.randn(10, 8).double(), torch.randn(ROWS - 10, COLUMNS - 8).double()
+    assert torch.allclose(calibrated([left, right]), left + right, atol=1e-9)
+    assert torch.allclose(calibrated([left]), left, atol=1e-9)
+    assert torch.equal(calibrated([left * 0, left * 0]), left * 0)
+
+
 def test_tsv_m_of_one_is_itself_and_of_two_has_orthogonal_vectors() -> None:
     (one,) = matrices(1)
     assert torch.allclose(task_vectors([one]), one, atol=1e-9)
@@ -61,8 +88,8 @@ def test_tsv_m_of_one_is_itself_and_of_two_has_orthogonal_vectors() -> None:
 
 def test_vectors_are_averaged() -> None:
     models = [torch.tensor(values) for values in ([1.0, 2.0], [2.0, 2.0], [1.0, 5.0])]
-    for kind in (False, True):
-        found = run(Spectral(0, [0, 1.0, 2.0], 2, 0.5, kind), models, 2)
+    for combine in (task_vectors, isotropic, calibrated):
+        found = run(Spectral(0, [0, 1.0, 2.0], 2, 0.5, combine), models, 2)
         assert found.tolist() == [1.25, 3.5]
 
 
@@ -86,7 +113,7 @@ def test_localize_and_stitch_averages_only_where_entries_overlap() -> None:
     assert np.allclose(found.numpy(), large[0].numpy() + 0.7 * total, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "localize_and_stitch"])
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "svc", "localize_and_stitch"])
 def test_recipes_run(method: str, models: dict[str, Path], tmp_path: Path) -> None:
     listed = [{"model": str(models[name])} for name in ("a", "b")]
     given = {"merge_method": method, "models": listed, "base_model": str(models["base"])}

@@ -176,6 +176,7 @@ METHODS: Mapping[str, Method] = {
     # Beyond mergekit, in the same words.
     "tsv_m": Method(_EQUAL, {"lambda": Parameter(1.0)}, True, 0, 400),
     "iso_c": Method(_EQUAL, {"lambda": Parameter(1.0)}, True, 0, 400),
+    "svc": Method(_EQUAL, {"lambda": Parameter(1.0), "alpha": Parameter(1.0, lowest=1e-6)}, True, 0, 400),
     "localize_and_stitch": Method(
         {"density": Parameter(0.01, lowest=0.0, highest=1.0)}, {"lambda": Parameter(1.0)}, True, 2, 40
     ),

@@ -24,7 +24,7 @@ from kanna.methods.merge.rules.operation import Operation
 from kanna.methods.merge.rules.passing import Passthrough
 from kanna.methods.merge.rules.pruning import Pruner, dropped, ranked, trimmed
 from kanna.methods.merge.rules.reinforced import Ram
-from kanna.methods.merge.rules.spectral import Spectral
+from kanna.methods.merge.rules.spectral import Combine, Spectral, calibrated, isotropic, task_vectors
 from kanna.methods.merge.rules.spherical import NUSLERP_PARALLEL, SLERP_PARALLEL, Spherical
 from kanna.methods.merge.rules.stitching import Stitched
 from kanna.methods.merge.rules.stock import ModelStock
@@ -224,9 +224,13 @@ def _ramplus(subject: Subject) -> Operation:
     return Ram(subject.base, subject.models, epsilon, gain, most)
 
 
-def _spectral(subject: Subject, isotropic: bool) -> Operation:
+def _spectral(subject: Subject, combine: Combine) -> Operation:
     weights, scale = subject.values.each("weight"), subject.values.one("lambda")
-    return Spectral(subject.base, weights, subject.row, scale, isotropic)
+    return Spectral(subject.base, weights, subject.row, scale, combine)
+
+
+def _svc(subject: Subject) -> Operation:
+    return _spectral(subject, partial(calibrated, alpha=subject.values.one("alpha")))
 
 
 def _stitched(subject: Subject) -> Operation:
@@ -257,8 +261,9 @@ _MAKERS: Mapping[str, Callable[[Subject], Operation]] = {
     "sce": _sce,
     "ram": _ram,
     "ramplus_tl": _ramplus,
-    "tsv_m": partial(_spectral, isotropic=False),
-    "iso_c": partial(_spectral, isotropic=True),
+    "tsv_m": partial(_spectral, combine=task_vectors),
+    "iso_c": partial(_spectral, combine=isotropic),
+    "svc": _svc,
     "localize_and_stitch": _stitched,
 }
 
@@ -269,4 +274,4 @@ _BY_ROWS: Mapping[str, Callable[[Values], bool]] = {
     "nuslerp": lambda values: not values.one("nuslerp_flatten"),
     "model_stock": lambda values: bool(values.one("filter_wise")),
 }
-_WHOLE = ("tsv_m", "iso_c")
+_WHOLE = ("tsv_m", "iso_c", "svc")
