@@ -29,20 +29,29 @@ def unread() -> int:
     return writing
 
 
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A task to look at, for which nothing heavy is imported."""
+    path = tmp_path / "task.jsonl"
+    rows = ({"prompt": f"What is {number}?", "answer": str(number)} for number in range(40))
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
 @pytest.mark.parametrize(
-    "words", [("inspect", "-v"), ("inspect", "--json"), ("--version",), ("inspect", "--help")]
+    "words", [("task", "check"), ("task", "check", "--json"), ("--version",), ("inspect", "--help")]
 )
-def test_nobody_reads(shared_base, words):
-    """As `kanna inspect MODEL | head`; the same code whether it shows while writing, or at the very end."""
-    model = (shared_base,) if words[0] == "inspect" and "--help" not in words else ()
-    process = started((*words, *model), stdout=unread())
+def test_nobody_reads(questions, words):
+    """As `kanna task check FILE | head`; the same code whether it shows while writing, or at the very end."""
+    file = (questions,) if words[0] == "task" else ()
+    process = started((*words, *file), stdout=unread())
     _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (141, b"")
 
 
-@pytest.mark.parametrize("words", [("inspect",), ("inspect", "--json")])
-def test_standard_output_is_closed(shared_base, words):
-    process = started((*words, shared_base), preexec_fn=lambda: os.close(1))
+@pytest.mark.parametrize("words", [("task", "check"), ("task", "check", "--json")])
+def test_standard_output_is_closed(questions, words):
+    process = started((*words, questions), preexec_fn=lambda: os.close(1))
     _, said = process.communicate(timeout=120)
     assert (process.returncode, said) == (141, b"")
 
@@ -82,9 +91,9 @@ def test_a_refusal_that_nobody_reads_keeps_its_code(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
-def test_standard_output_is_full(shared_base):
+def test_standard_output_is_full(questions):
     with Path("/dev/full").open("wb") as full:
-        process = started(("inspect", shared_base), stdout=full)
+        process = started(("task", "check", questions), stdout=full)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert said.decode().strip() == "kanna: error: standard output cannot be written: No space left on device"

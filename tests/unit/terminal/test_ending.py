@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,10 +19,20 @@ def told(number: int) -> None:
         raise ValueError("no shape") from None
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """A shell starts what it runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "kind"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
 )
-def test_a_masked_signal_is_a_signal(number: int, kind: type[KeyboardInterrupt]) -> None:
+def test_a_masked_signal_is_a_signal(
+    number: int, kind: type[KeyboardInterrupt], heard_interrupts: None
+) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     stops = Stops()
     with pytest.raises(kind) as raised, terminable(stops), unmasked(stops):
