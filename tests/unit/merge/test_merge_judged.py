@@ -1,6 +1,7 @@
 """A merge is compared with its experts on their tasks, and with the base."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -106,7 +107,9 @@ def test_beside_the_expert_and_the_base(
     shown = ["merge", "run", str(file), "--out", str(tmp_path / "shown"), *words[5:]]
     main(shown)
     said = capsys.readouterr().out
-    assert "beside a, which knows the task" in said and "beside the base" in said
+    assert "beside a, which knows the task" in said
+    assert re.search(r"beside the base: \S+: \S+ .* -> .*, [+-]\S+ pt \(.* to .*\)", said)
+    assert said.count("verdict: ") == 1, "the base is no expert of the task"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kanna.methods.merge.run import MergeResult
     from kanna.methods.merge.verify import MergeCheck
     from kanna.runs.probe import Verdict
+    from kanna.tasks.verdict.comparison import Comparison
 
 app = typer.Typer(
     cls=VerbGroup, help="Make one model out of several, by a recipe in mergekit's YAML.", no_args_is_help=True
@@ -295,8 +296,8 @@ def _render_run(console: Console, done: MergeResult) -> None:
         console.print(f"\nbeside {one.name}, which knows the task:")
         asking.render_comparison(console, one.expert)
         if one.base is not None:
-            console.print("beside the base:")
-            asking.render_comparison(console, one.base)
+            for line in _gains(one.base):
+                console.print(line)
     console.print(f"written: {done.out}")
 
 
@@ -324,3 +325,18 @@ def _said(verdict: Verdict | None, note: str) -> str:
     if verdict is None:
         return note
     return "loaded: logits finite" if verdict.passed else f"verdict: FAIL: {verdict.reason}"
+
+
+def _gains(beside: Comparison) -> list[str]:
+    """What was gained beside the base, which may know nothing of a task: no verdict on it."""
+    from kanna.tasks.metrics.shown import change, shown
+
+    lines = []
+    for task in beside.tasks:
+        seen = f"{shown(task.metric, task.base_value)} -> {shown(task.metric, task.new_value)}"
+        line = f"beside the base: {task.task}: {task.metric} {seen}"
+        if task.decision is not None:
+            low, high = (change(task.metric, end) for end in task.decision.interval)
+            line += f", {change(task.metric, task.decision.difference)} ({low} to {high})"
+        lines.append(line)
+    return lines
