@@ -124,7 +124,7 @@ def refuse_unmapped(path: Path, placed: Sequence[tables.Placed]) -> None:
     )
     raise InputError(
         f"{path} has the columns {_listed(columns)}, and none of {_listed(sorted(ASKING))}",
-        f"make a task of it: {suggested(path, Sheet(path.name, columns, rows))}"
+        f"call a column of plain text text, or make a task of it: {suggested(path, Sheet(path.name, columns, rows))}"
         if len(columns) > 1
         else "name a column of texts text, or add a column of what is right",
     )
