@@ -122,11 +122,12 @@ def refuse_unmapped(path: Path, placed: Sequence[tables.Placed]) -> None:
         (where, {**blank, **{name: written(value) for name, value in fields.items()}})
         for where, fields in objects
     )
+    sheet = Sheet(path.name, columns, rows)
     raise InputError(
         f"{path} has the columns {_listed(columns)}, and none of {_listed(sorted(ASKING))}",
-        f"call a column of plain text text, or make a task of it: {suggested(path, Sheet(path.name, columns, rows))}"
+        f"call a column of plain text text, or make a task of it: {suggested(path, sheet)}"
         if len(columns) > 1
-        else "name a column of texts text, or add a column of what is right",
+        else "call a column of plain text text, or add a column of what is right",
     )
 
 
