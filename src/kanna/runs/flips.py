@@ -1,24 +1,16 @@
 """Rows that one model answers right and the other wrong, and what is said there now."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.opened import Opened
+from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared, answers_of
 from kanna.tasks.records import Record, TaskScore
 from kanna.tasks.verdict.comparison import GAINED, LOST, Comparison, Flip, TaskComparison
 
 _NOTHING = "(nothing)"
-
-
-@dataclass(frozen=True)
-class _Unwritten:
-    """The model that was evaluated last, which can be asked again."""
-
-    model: Opened
-    plan: Prepared
 
 
 def flips_of(base: TaskScore, new: TaskScore) -> list[Flip]:
@@ -38,22 +30,23 @@ def written_out(compared: Comparison, new: Opened, plan: Prepared, progress: Pro
     Args:
         plan: Of the evaluation of `new`.
     """
-    asked = _Unwritten(new, plan)
-    files = {task.name for task in plan.tasks}
+    files = {task.name: task for task in plan.tasks}
     tasks = tuple(
-        _task_written(task, asked, progress) if task.task in files else task for task in compared.tasks
+        _task_written(scored, files[scored.task], new, plan, progress) if scored.task in files else scored
+        for scored in compared.tasks
     )
     return replace(compared, tasks=tasks)
 
 
-def _task_written(compared: TaskComparison, asked: _Unwritten, progress: Progress) -> TaskComparison:
+def _task_written(
+    compared: TaskComparison, task: Task, new: Opened, plan: Prepared, progress: Progress
+) -> TaskComparison:
     records = compared.new.records
     lost = [flip for flip in compared.flips if flip.direction == LOST and not records[flip.row].predicted]
     if not lost:
         return compared
-    (task,) = (task for task in asked.plan.tasks if task.name == compared.task)
     rows = [task.rows[flip.row] for flip in lost]
-    texts = answers_of(asked.plan, asked.model.loaded(asked.plan.options), task, rows, progress)
+    texts = answers_of(plan, new.loaded(plan.options), task, rows, progress)
     if texts is None:
         return compared
     said = {flip.row: text.strip() or _NOTHING for flip, text in zip(lost, texts, strict=True)}

@@ -10,7 +10,7 @@ import yaml
 from merge_models import weights
 from safetensors.torch import save_file
 from torch import Tensor
-from tuned_tasks import rows_of, split_words, write_rows
+from tuned_tasks import split_words, tasks_of, write_rows
 
 import kanna
 from kanna.cli.main import main
@@ -30,11 +30,7 @@ def spoken(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="module")
 def tasks(spoken: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    room = tmp_path_factory.mktemp("tasks")
-    return {
-        name: write_rows(room / f"task-{name}.jsonl", rows_of(spoken[name], spoken["base"], seed, 60))
-        for seed, name in enumerate("ab")
-    }
+    return tasks_of(spoken, tmp_path_factory.mktemp("tasks"))
 
 
 def ties(models: Models) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import yaml
 from killing import hashes, in_child
 from merge_models import largest, save_model, weights
 from test_merge_adapters import save_adapter
-from tuned_tasks import rows_of, split_words, write_rows
+from tuned_tasks import rows_of, split_words, tasks_of, write_rows
 
 import kanna
 from kanna.cli.main import main
@@ -49,11 +49,7 @@ def mixed(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="module")
 def tasks(spoken: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    room = tmp_path_factory.mktemp("tasks")
-    return {
-        name: write_rows(room / f"task-{name}.jsonl", rows_of(spoken[name], spoken["base"], seed, 60))
-        for seed, name in enumerate("ab")
-    }
+    return tasks_of(spoken, tmp_path_factory.mktemp("tasks"))
 
 
 def hi(models: Models, tasks: dict[str, Path], out: Path, options: HiOptions, **more: Any) -> Any:

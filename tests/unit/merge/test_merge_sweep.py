@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from killing import hashes, in_child
-from tuned_tasks import rows_of, split_words, write_rows
+from tuned_tasks import rows_of, split_words, tasks_of, write_rows
 
 import kanna
 from kanna.checkpoint.loader import load_weights
@@ -37,11 +37,7 @@ def spoken(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="module")
 def tasks(spoken: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    room = tmp_path_factory.mktemp("tasks")
-    return {
-        name: write_rows(room / f"task-{name}.jsonl", rows_of(spoken[name], spoken["base"], seed, 60))
-        for seed, name in enumerate("ab")
-    }
+    return tasks_of(spoken, tmp_path_factory.mktemp("tasks"))
 
 
 def arithmetic(models: Models, **top: Any) -> Given:

@@ -54,3 +54,11 @@ def rows_of(expert: Path, base: Path, seed: int, count: int) -> list[dict[str, A
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
+
+
+def tasks_of(models: Mapping[str, Path], room: Path) -> dict[str, Path]:
+    """A task for each of the experts a and b, of rows that it gets right more often than the base."""
+    return {
+        name: write_rows(room / f"task-{name}.jsonl", rows_of(models[name], models["base"], seed, 60))
+        for seed, name in enumerate("ab")
+    }

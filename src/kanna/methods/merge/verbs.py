@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.errors import InputError
+from kanna.methods.merge.flags import (
+    AsLora,
+    JudgedTasks,
+    KeepIntermediates,
+    Lax,
+    Load,
+    LoraRank,
+    MaxDrop,
+    MaxMemory,
+    OutDtype,
+    Recipe,
+    Resume,
+    Seed,
+    size_of,
+)
 from kanna.methods.merge.hi.verbs import analyze, hi
 from kanna.methods.merge.tuning.verbs import sweep
 from kanna.terminal import asking
@@ -30,19 +44,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=VerbGroup, help="Make one model out of several, by a recipe in mergekit's YAML.", no_args_is_help=True
 )
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A file in mergekit's YAML.")]
-OutDtype = Annotated[
-    str | None,
-    typer.Option("--out-dtype", metavar="DTYPE", help="Of the output, in the place of the recipe's."),
-]
-MaxMemory = Annotated[
-    str, typer.Option("--max-memory", metavar="SIZE", help="Bytes that may be taken: 900M, 2G.")
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of methods that drop entries by chance.")]
-Lax = Annotated[bool, typer.Option("--lax", help="What looks like a mistake in the recipe is a warning.")]
 
 
 @verb
@@ -81,30 +82,13 @@ def run(
     seed: Seed = 0,
     lax: Lax = False,
     force: Force = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted merge.")] = False,
-    keep_intermediates: Annotated[
-        Path | None,
-        typer.Option("--keep-intermediates", metavar="DIR", help="Where results of other documents stay."),
-    ] = None,
-    load: Annotated[
-        bool, typer.Option("--load/--no-load", help="Load the result to see that it computes.")
-    ] = True,
-    as_lora: Annotated[
-        bool, typer.Option("--as-lora", help="Adapters of one base become one adapter of it.")
-    ] = False,
-    rank: Annotated[
-        int | None, typer.Option("--rank", metavar="R", help="Of the layers of --as-lora, at most.")
-    ] = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", metavar="NAME=FILE", help="A model of the recipe, and a task that it knows."),
-    ] = None,
-    max_drop: Annotated[
-        str | None,
-        typer.Option(
-            "--max-drop", metavar="DROP", help="Allowed drop from each expert: 1% of its score, or 1pt."
-        ),
-    ] = None,
+    resume: Resume = False,
+    keep_intermediates: KeepIntermediates = None,
+    load: Load = True,
+    as_lora: AsLora = False,
+    rank: LoraRank = None,
+    task: JudgedTasks = None,
+    max_drop: MaxDrop = None,
 ) -> int:
     """Merge models, chunk by chunk, and check what was written.
 
@@ -256,18 +240,6 @@ def extract_lora(
 
 for command in (plan, run, verify, analyze, sweep, hi, extract_lora):
     app.command(cls=VerbCommand)(command)
-
-
-def size_of(text: str) -> int:
-    """Bytes of "900M" or "2G".
-
-    Raises:
-        InputError: It is no size.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise InputError(f"{text!r} is no size", "write 900M or 2G")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def _announce(session: Session, found: MergePlan) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from kanna.methods.merge.hi.recipes import recipe_of
 from kanna.methods.merge.hi.state import WHOLE, State
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.run import key_of, merge_plan
+from kanna.methods.merge.tuning import endpoints
 from kanna.methods.merge.tuning.axes import numbers
-from kanna.methods.merge.tuning.endpoints import BASE, MERGE, expert
-from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, subjects
+from kanna.methods.merge.tuning.evaluating import Evaluator, Subject
 from kanna.methods.merge.tuning.expert_tasks import ExpertTask, Split, expert_tasks, options_for, read_pairs
 from kanna.methods.merge.tuning.guards import Guards, read_guards
 from kanna.methods.merge.tuning.samples import Scale
@@ -131,16 +131,9 @@ def asked_for(
     )  # fmt: skip
 
 
-@contextmanager
-def opened(asked: Asked) -> Iterator[dict[str, Subject]]:
-    """The merge, the base and the experts, each fit to be evaluated on what it is asked."""
-    plans = {MERGE: asked.plan, BASE: alone(asked.base)}
-    plans |= {expert(name): alone(model) for name, model in asked.models.items()}
-    with subjects(plans) as found:
-        for name, subject in found.items():
-            some = [task for task in asked.tasks if name in (MERGE, BASE, expert(task.name))]
-            subject.prepared([task.calibration for task in some], asked.evaluation)
-        yield found
+def opened(asked: Asked) -> AbstractContextManager[dict[str, Subject]]:
+    """The merge, the base and the experts, fit to be evaluated."""
+    return endpoints.opened(asked.plan, asked.base, asked.models, asked.tasks, asked.evaluation)
 
 
 def mixing_of(asked: Asked, scales: Mapping[str, Scale]) -> Mixing:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.checkpoint import lineage
-from kanna.checkpoint.outputs import final_name
 from kanna.errors import InputError
-from kanna.methods.merge.adapted import directories
 from kanna.methods.merge.hi.asked import Asked, asked_for, files_of, ground_of, mixing_of, named, opened
 from kanna.methods.merge.hi.config import LAYER, MODEL, HiOptions
 from kanna.methods.merge.hi.ground import mean_normalised, normalised
@@ -22,17 +20,16 @@ from kanna.methods.merge.hi.stage_one import Cell, chosen, grids
 from kanna.methods.merge.hi.state import WHOLE, everywhere
 from kanna.methods.merge.hi.telling import expert_told, part_told, round_told
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan
-from kanna.methods.merge.run import MergeResult, check_room, written_within
+from kanna.methods.merge.run import MergeResult, written_within
 from kanna.methods.merge.tuning.endpoints import MERGE, ends, guarded, tested_ends, tuned
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, tested
 from kanna.methods.merge.tuning.judging import judgement
+from kanna.methods.merge.tuning.place import place_of
 from kanna.methods.merge.tuning.results import Judgement
 from kanna.methods.merge.tuning.samples import Notebook
 from kanna.methods.merge.tuning.work import Work
 from kanna.progress import Progress
-from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
-from kanna.runs.room import check_memory
 from kanna.runs.unfinished import clear, replaces, unfinished_work
 from kanna.tasks.options import EvalOptions
 
@@ -112,7 +109,7 @@ def merge_hi(
         options or HiOptions(), evaluation or EvalOptions(), out_dtype, max_memory, max_drop, guards,
     )  # fmt: skip
     work = asked.work
-    place = None if out is None else _place(asked.plan, out, force, resume)
+    place = None if out is None else place_of(asked.plan, out, force, resume)
     if dry_run:
         announce(work)
         return HiResult(None, None, work)
@@ -137,15 +134,6 @@ def merge_hi(
     run |= {"evaluated": evaluator.done, "layer_tokens": tokens}
     lineage.write_run_record(place, run)
     return HiResult(outcome, written, work, run)
-
-
-def _place(plan: MergePlan, out: str | Path, force: bool, resume: bool) -> Path:
-    place = final_name(out)
-    refuse_input(place, *(directory for model in plan.inputs.models for directory in directories(model)))
-    refuse_existing(place, replaces(place, force, resume))
-    check_memory(plan.chunk_bytes, "give a smaller --max-memory")
-    check_room(plan, place)
-    return place
 
 
 def _merged(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kanna.methods.merge.flags import OutDtype, Recipe
 from kanna.methods.merge.hi.config import HiOptions
 from kanna.methods.merge.tuning.verbs import DryRun, ExpertTasks, Guard, MaxDrop, Resume, Tests, told
 from kanna.terminal import asking
-from kanna.terminal.asking import Force
+from kanna.terminal.asking import Force, Out
 from kanna.terminal.flags import Only
 from kanna.terminal.session import Session, verb
 
@@ -39,16 +39,11 @@ def hi(
     task: ExpertTasks,
     options: HiOptions,
     evaluation: asking.Scoring,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="New directory for the result.")
-    ] = None,
+    out: Out = None,
     test: Tests = None,
     max_drop: MaxDrop = None,
     guard: Guard = None,
-    out_dtype: Annotated[
-        str | None,
-        typer.Option("--out-dtype", metavar="DTYPE", help="Of the output: bfloat16.", rich_help_panel=_RUN),
-    ] = None,
+    out_dtype: OutDtype = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     force: Force = False,
@@ -99,7 +94,7 @@ def _render(console: Console, done: HiResult) -> None:
 @verb
 def analyze(
     session: Session,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A file in mergekit's YAML.")],
+    recipe: Recipe,
     evaluation: asking.Scoring,
     task: Annotated[
         list[str] | None,

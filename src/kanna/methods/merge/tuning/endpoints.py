@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
-from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, tested
+from kanna.methods.merge.plan import MergePlan
+from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, subjects, tested
 from kanna.methods.merge.tuning.expert_tasks import ExpertTask
 from kanna.methods.merge.tuning.guards import Guards
 from kanna.methods.merge.tuning.results import JudgedGuard, TunedTask
@@ -99,3 +101,21 @@ def tuned(
         )
         for task in tasks
     )
+
+
+@contextmanager
+def opened(
+    plan: MergePlan, base: str, experts: Mapping[str, str], tasks: Sequence[ExpertTask], options: EvalOptions
+) -> Iterator[dict[str, Subject]]:
+    """The merge, the base and the experts, each fit to be evaluated on what it is asked.
+
+    Raises:
+        InputError: One cannot be evaluated on a task.
+    """
+    plans = {MERGE: plan, BASE: alone(base)}
+    plans |= {expert(name): alone(model) for name, model in experts.items()}
+    with subjects(plans) as found:
+        for name, subject in found.items():
+            asked = [task for task in tasks if name in (MERGE, BASE, expert(task.name))]
+            subject.prepared([task.calibration for task in asked], options)
+        yield found

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 
 from kanna.checkpoint import lineage
-from kanna.checkpoint.outputs import final_name
 from kanna.errors import InputError
-from kanna.methods.merge.adapted import directories
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
 from kanna.methods.merge.reading import read_recipe
-from kanna.methods.merge.run import MergeResult, check_room, key_of, merge_plan, written_within
+from kanna.methods.merge.run import MergeResult, key_of, merge_plan, written_within
 from kanna.methods.merge.tuning.axes import Axis, grid, read_axis, varied
-from kanna.methods.merge.tuning.endpoints import BASE, MERGE, ends, expert, guarded, tested_ends, tuned
-from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, subjects, tested
+from kanna.methods.merge.tuning.endpoints import MERGE, ends, guarded, opened, tested_ends, tuned
+from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, alone, tested
 from kanna.methods.merge.tuning.expert_tasks import (
     ExpertTask,
     Split,
@@ -32,13 +30,12 @@ from kanna.methods.merge.tuning.expert_tasks import (
 )
 from kanna.methods.merge.tuning.guards import Guards, read_guards
 from kanna.methods.merge.tuning.judging import judgement
+from kanna.methods.merge.tuning.place import place_of
 from kanna.methods.merge.tuning.results import SWEEP, Point, Sweep, SweptAxis
 from kanna.methods.merge.tuning.samples import Notebook, Sample, best, worth
 from kanna.methods.merge.tuning.work import Work, foreseen
 from kanna.progress import Progress
-from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
-from kanna.runs.room import check_memory
 from kanna.runs.unfinished import clear, replaces, unfinished_work
 from kanna.tasks.options import EvalOptions
 from kanna.tasks.records import SCORING
@@ -187,7 +184,10 @@ def merge_sweep(
     if dry_run:
         return SweepResult(None, None, swept.work)
     stages = Stages(progress)
-    with _opened(swept) as found, _room(place, swept.key, force, resume) as work:
+    with (
+        opened(swept.plan, swept.base, swept.experts, swept.tasks, swept.options) as found,
+        _room(place, swept.key, force, resume) as work,
+    ):
         notebook = Notebook.open(None if work is None else work / _NOTES)
         sweep = _swept(swept, found, Evaluator(swept.tasks, swept.options, notebook), stages.report)
         written = None
@@ -210,12 +210,7 @@ def _place(plan: MergePlan, out: str | Path | None, force: bool, resume: bool) -
         if resume:
             raise InputError("without an output nothing is kept that could be resumed", "give --out DIR")
         return None
-    place = final_name(out)
-    refuse_input(place, *(directory for model in plan.inputs.models for directory in directories(model)))
-    refuse_existing(place, replaces(place, force, resume))
-    check_memory(plan.chunk_bytes, "give a smaller --max-memory")
-    check_room(plan, place)
-    return place
+    return place_of(plan, out, force, resume)
 
 
 def _field(
@@ -249,18 +244,6 @@ def _field(
         plan, origin, experts, axes, grid(axes), parted, options, split, out_dtype, max_memory, max_drop,
         read_guards(guards, options),
     )  # fmt: skip
-
-
-@contextmanager
-def _opened(swept: _Field) -> Iterator[dict[str, Subject]]:
-    """The merge, the base and the experts, each fit to be evaluated on what it is asked."""
-    plans = {MERGE: swept.plan, BASE: alone(swept.base)}
-    plans |= {expert(name): alone(model) for name, model in swept.experts.items()}
-    with subjects(plans) as found:
-        for name, subject in found.items():
-            asked = [task for task in swept.tasks if name in (MERGE, BASE, expert(task.name))]
-            subject.prepared([task.calibration for task in asked], swept.options)
-        yield found
 
 
 @contextmanager

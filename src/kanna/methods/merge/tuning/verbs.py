@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kanna.methods.merge.flags import Lax, MaxMemory, OutDtype, Recipe, Seed, size_of
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Out
 from kanna.terminal.session import Session, verb
@@ -69,67 +69,45 @@ DryRun = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=_RUN)]
 
 
+Vary = Annotated[
+    list[str],
+    typer.Option(
+        "--vary",
+        metavar="WHAT=VALUES",
+        help="A number of the recipe: lambda=0.3:1.2:0.1 (from, to, step), weight=0.5,1 of all models, "
+        "or weight@NAME=0:1:0.1 of one. Twice for two numbers, of which every combination is tried.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Measured = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="That gains are measured from, where the recipe names none.",
+        rich_help_panel=_CHOICE,
+    ),
+]
+
+
 @verb
 def sweep(
     session: Session,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A file in mergekit's YAML.")],
-    vary: Annotated[
-        list[str],
-        typer.Option(
-            "--vary",
-            metavar="WHAT=VALUES",
-            help="A number of the recipe: lambda=0.3:1.2:0.1 (from, to, step), weight=0.5,1 of all models, "
-            "or weight@NAME=0:1:0.1 of one. Twice for two numbers, of which every combination is tried.",
-            rich_help_panel=_WHAT,
-        ),
-    ],
+    recipe: Recipe,
+    vary: Vary,
     task: ExpertTasks,
     evaluation: asking.Scoring,
     out: Out = None,
     test: Tests = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            metavar="MODEL",
-            help="That gains are measured from, where the recipe names none.",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
+    base: Measured = None,
     calibration_share: Share = 0.2,
     split_seed: SplitSeed = 0,
     max_drop: MaxDrop = None,
     guard: Guard = None,
-    out_dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--out-dtype",
-            metavar="DTYPE",
-            help="Of the output, in the place of the recipe's.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    max_memory: Annotated[
-        str,
-        typer.Option(
-            "--max-memory",
-            metavar="SIZE",
-            help="Bytes that merging may take: 900M, 2G; models that are evaluated come on top.",
-            rich_help_panel=_RUN,
-        ),
-    ] = "2G",
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", metavar="N", help="Of methods that drop entries by chance.", rich_help_panel=_RUN
-        ),
-    ] = 0,
-    lax: Annotated[
-        bool,
-        typer.Option(
-            "--lax", help="What looks like a mistake in the recipe is a warning.", rich_help_panel=_RUN
-        ),
-    ] = False,
+    out_dtype: OutDtype = None,
+    max_memory: MaxMemory = "2G",
+    seed: Seed = 0,
+    lax: Lax = False,
     resume: Resume = False,
     dry_run: DryRun = False,
     force: Force = False,
@@ -139,7 +117,6 @@ def sweep(
     kanna merge sweep recipe.yml --vary lambda=0.3:1.2:0.1 --task math=m.jsonl --task law=l.jsonl --out DIR
     """
     from kanna.methods.merge.tuning.sweep import merge_sweep
-    from kanna.methods.merge.verbs import size_of
 
     with session.resumable(out), session.progress() as progress:
         done = merge_sweep(
