@@ -5,15 +5,18 @@
 
 Of each task a fifth of the rows chooses (calibration), others judge, parted anew for each of --seeds. All
 tuned rows have about --evaluations evaluations of a task: one lambda, a weight for each expert (two experts
-only), TIES and DARE over density and lambda, Hi-Merging by model, by layer and both, and two controls that
-set a weight for each expert in each block: at random, and greedily. Untuned rows are the methods as
-published, and the mean of the experts. --choices NAME turns the answers of a task into choices: the right one
-among nine others of rows with the same `relation`.
+only), TIES and DARE over density and lambda, layer swapping (Bandarkar et al. 2024, arXiv 2410.01335: the
+first and the last layers of one expert, whole, around those of the other, without a transition zone; two
+experts only), Hi-Merging by model, by layer and both, and two controls that set a weight for each expert in
+each block: at random, and greedily. Untuned rows are the methods as published, and the mean of the experts.
+With --train NAME=FILE for every expert one more row is the base trained on all these rows at once.
+--choices NAME turns the answers of a task into choices: the right one among nine others of rows with the same
+`relation`.
 
 Told are, on the test rows, the score of each task, the mean normalised score ((P - base) / (expert - base))
 with its difference from one tuned lambda (95 %, questions drawn anew), the worst task, perplexity of --text,
-the mean rank over tasks, evaluations and seconds. Each finished run is a line of --journal and is not done
-again; after --minutes no further one is begun.
+the mean rank over tasks, evaluations and seconds until the model is there. Each finished run is a line of
+--journal and is not done again; after --minutes no further one is begun.
 """
 
 import argparse
@@ -37,14 +40,15 @@ from journalled import Journal, read_lines, write_lines
 from kanna.methods.merge.hi.asked import asked_for, ground_of, mixing_of, opened
 from kanna.methods.merge.hi.ground import mean_normalised
 from kanna.methods.merge.hi.merges import Merges, Mixing
-from kanna.methods.merge.hi.state import State, Treatment, everywhere
+from kanna.methods.merge.hi.state import GONE, WHOLE, State, Treatment, everywhere
 from kanna.methods.merge.tuning.endpoints import MERGE, ends
 from kanna.methods.merge.tuning.evaluating import Evaluator
 from kanna.methods.merge.tuning.samples import Notebook
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
+from mixed_tuning import fine_tuned
 
-_SHARE, _OTHERS, _DRAWS = 0.2, 9, 10_000
+_SHARE, _OTHERS, _DRAWS, _RATE = 0.2, 9, 10_000, 5e-4
 TUNED_LAMBDA = "task_arithmetic, lambda tuned"
 
 
@@ -57,6 +61,8 @@ class Given:
         experts: Name -> model.
         tasks: Name of an expert -> file.
         budget: Evaluations of a task, about, for each tuned row.
+        train: Name of an expert -> rows to train on; none leaves fine-tuning out.
+        steps: Of that, of 32 rows.
     """
 
     base: str
@@ -66,11 +72,19 @@ class Given:
     options: kanna.EvalOptions
     budget: int
     room: Path
+    train: dict[str, Path]
+    steps: int
 
     @property
     def merges(self) -> int:
         """Merges that are scored on all tasks."""
         return max(1, self.budget // len(self.tasks))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Values of two numbers, so that all pairs are about as many merges."""
+        first = max(1, int(self.merges**0.5))
+        return first, self.merges // first
 
     def recipe(self, method: str, weights: Any = 1.0, **parameters: Any) -> dict[str, Any]:
         beside = {"weight": weights} if weights is not None else {}
@@ -107,9 +121,11 @@ def swept(method: str, *axes: tuple[str, float, float], **parameters: Any) -> Ro
     """Tuned over one or two numbers, each from and to, in equal steps."""
 
     def make(given: Given, seed: int, out: Path) -> Made:
-        count = given.merges if len(axes) == 1 else int(given.merges**0.5)
-        count = min(count, 24)
-        vary = [f"{name}={','.join(f'{x:.4g}' for x in np.linspace(a, b, count))}" for name, a, b in axes]
+        counts = (given.merges,) if len(axes) == 1 else given.grid
+        vary = [
+            f"{name}={','.join(f'{x:.4g}' for x in np.linspace(a, b, count))}"
+            for (name, a, b), count in zip(axes, counts, strict=True)
+        ]
         found = kanna.merge_sweep(
             given.recipe(method, **parameters), vary, given.tasks, out,
             calibration_share=_SHARE, split_seed=seed, evaluation=given.options,
@@ -127,13 +143,9 @@ def per_expert(given: Given, seed: int, out: Path) -> Made:
 
 def hi(stages: str) -> Row:
     def make(given: Given, seed: int, out: Path) -> Made:
-        each = max(2, int((given.budget / len(given.tasks)) ** 0.5))
-        values = ",".join(f"{x:.3g}" for x in np.linspace(1 / each, 1, each))
-        few = ",".join(f"{x:.3g}" for x in (0.3, 0.6, 1.0))
-        options = kanna.HiOptions(
-            stages=stages, p=few if stages == "both" else values, s=few if stages == "both" else values,
-            share=_SHARE, split_seed=seed, rounds=1,
-        )  # fmt: skip
+        many = [",".join(f"{x:.3g}" for x in np.linspace(1 / each, 1, each)) for each in given.grid]
+        kept, scales = ("0.3,0.6,1", "0.3,0.6,1") if stages == "both" else many
+        options = kanna.HiOptions(stages=stages, p=kept, s=scales, share=_SHARE, split_seed=seed, rounds=1)
         found = kanna.merge_hi(given.base, given.experts, given.tasks, out, options, evaluation=given.options)
         assert found.outcome is not None
         return Made(str(out), found.outcome.evaluations)
@@ -189,6 +201,20 @@ def greedily(ground: Merges, merges: int, draw: random.Random) -> State:
     return state
 
 
+def swapped(ground: Merges, merges: int, draw: random.Random) -> State:
+    """The best of two experts, one inside the other: which is outside, with how many blocks at either end."""
+    count = len(ground.blocks)
+    ways = [
+        tuple(outer if place < below or place >= count - above else 1 - outer for place in range(count))
+        for outside in range(count)
+        for below in range(outside + 1)
+        for above in [outside - below]
+        for outer in (0, 1)
+    ]
+    states = [State(tuple((WHOLE, GONE) if one == 0 else (GONE, WHOLE) for one in way)) for way in ways]
+    return max(states[:merges], key=lambda state: mean_normalised(ground, state))
+
+
 def _weight(value: float) -> Treatment:
     return Treatment(1.0, round(value, 4))
 
@@ -209,12 +235,24 @@ TUNED: dict[str, Row] = {
     "dare_linear, density and lambda tuned": swept(
         "dare_linear", ("density", 0.1, 1.0), ("lambda", 0.3, 1.2)
     ),
+    "layer swapping, which and how many tuned": controlled(swapped),
     "hi, model": hi("model"),
     "hi, layer": hi("layer"),
     "hi, both": hi("both"),
     "control: random weights by block": controlled(at_random),
     "control: greedy weights by block": controlled(greedily),
 }
+
+# Rows that know two experts only.
+PAIRS = ("task_arithmetic, weight per expert", "layer swapping, which and how many tuned")
+
+
+def mixed(given: Given, seed: int, out: Path) -> Made:
+    """The base, trained on the rows of all tasks."""
+    rows = [row for file in given.train.values() for row in read_lines(file)]
+    tokens = fine_tuned(given.base, rows, out, given.steps, 32, _RATE, seed)
+    print(f"{len(rows):,} rows, {given.steps:,} steps, {tokens:,} tokens", file=sys.stderr)
+    return Made(str(out))
 
 
 def scores(given: Given, model: str) -> dict[str, Any]:
@@ -378,7 +416,9 @@ def line_of(given: Given, name: str, found: Sequence[Mapping[str, Any]], seeds: 
     )  # fmt: skip
 
 
-def measured(given: Given, journal: Journal, seeds: int, minutes: float) -> Iterator[tuple[str, int, Any]]:
+def measured(
+    given: Given, journal: Journal, seeds: Sequence[int], minutes: float
+) -> Iterator[tuple[str, int, Any]]:
     """(row, seed, what it scored) of all that is there or was done in time."""
     until = time.monotonic() + 60 * minutes
     key = [given.base, *given.experts.values(), *(str(file) for file in given.tasks.values()), given.budget]
@@ -394,9 +434,12 @@ def measured(given: Given, journal: Journal, seeds: int, minutes: float) -> Iter
         yield from once(f"expert {expert}", -1, lambda expert=expert: scores(given, place_of(given, expert)))
     for name, row in UNTUNED.items():
         yield from once(name, -1, lambda name=name, row=row: run(given, name, row, 0))
-    for seed in range(seeds):
+    if given.train:
+        steps = f"fine-tuned on all rows, {given.steps} steps"
+        yield from once(steps, -1, lambda: run(given, steps, mixed, 0))
+    for seed in seeds:
         for name, row in TUNED.items():
-            if row is per_expert and len(given.experts) != 2:
+            if name in PAIRS and len(given.experts) != 2:
                 continue
             yield from once(name, seed, lambda name=name, row=row, seed=seed: run(given, name, row, seed))
 
@@ -422,8 +465,10 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--choices", action="append", default=[], metavar="NAME")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--context", type=int)
-    parser.add_argument("--evaluations", type=int, default=98, help="of a task, about, for each tuned row")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--steps", type=int, default=600, help="of training, 32 rows each")
+    parser.add_argument("--evaluations", type=int, default=112, help="of a task, about, for each tuned row")
+    parser.add_argument("--seeds", default="0,1,2", help="of the parting of rows")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--journal", type=Path, required=True)
     return parser.parse_args(words)
@@ -438,8 +483,10 @@ def main(words: Sequence[str] | None = None) -> None:
         tasks[name] = as_choices(tasks[name], room / f"{name}-choices.jsonl")
     experts = {name: model for name, _, model in (text.partition("=") for text in said.expert)}
     options = kanna.EvalOptions(context=said.context)
-    given = Given(said.base, experts, tasks, said.text, options, said.evaluations, room)
-    found = list(measured(given, Journal(said.journal), said.seeds, said.minutes))
+    train = {name: Path(file) for name, _, file in (text.partition("=") for text in said.train)}
+    given = Given(said.base, experts, tasks, said.text, options, said.evaluations, room, train, said.steps)
+    seeds = [int(seed) for seed in said.seeds.split(",")]
+    found = list(measured(given, Journal(said.journal), seeds, said.minutes))
     lines = lines_of(given, found)
     named = {line.name: line for line in lines}
     if "base" in named and all(f"expert {name}" in named for name in experts):
