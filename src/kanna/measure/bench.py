@@ -74,8 +74,11 @@ def bench(
         for i in range(len(loaded))
     ]
     speeds = [of_model[0].measured.decode_tokens_per_second for of_model in settings]
+    requests = [_seconds(rounds[grid[0]][i]) / grid[0][0] for i in range(len(loaded))]
     costs = [
-        None if price is None else cost(price, speed, speeds[1] if i == 0 and against is not None else None)
+        None
+        if price is None
+        else cost(price, speed, speeds[1] if i == 0 and against is not None else None, requests[i])
         for i, speed in enumerate(speeds)
     ]
     models = [
@@ -186,9 +189,16 @@ def _setting(
 
 
 def _ratio(place: tuple[int, int], rounds: dict[int, list[_Round]]) -> Ratio:
-    prefill = paired_ratio(*([turn.request.prefill for turn in rounds[i]] for i in (0, 1)))
-    decode = paired_ratio(*([turn.request.decode for turn in rounds[i]] for i in (0, 1)))
-    return Ratio(batch=place[0], context=place[1], prefill=prefill, decode=decode)
+    prefill, decode, whole = (
+        paired_ratio(*([part(turn.request) for turn in rounds[i]] for i in (0, 1)))
+        for part in (lambda one: one.prefill, lambda one: one.decode, lambda one: one.whole)
+    )
+    return Ratio(batch=place[0], context=place[1], prefill=prefill, decode=decode, request=whole)
+
+
+def _seconds(rounds: Sequence[_Round]) -> float:
+    """Of a whole request, the median of the rounds."""
+    return median([turn.request.whole for turn in rounds])
 
 
 def _bytes_read(model: Any, batch: int, context: int) -> int:

@@ -32,6 +32,11 @@ class Request:
     def decode(self) -> float:
         return sum(self.steps)
 
+    @property
+    def whole(self) -> float:
+        """Prefill and all steps: what a request costs."""
+        return self.prefill + self.decode
+
 
 def spread_of(times: Sequence[float]) -> Spread:
     """Percentiles of times in seconds."""

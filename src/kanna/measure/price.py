@@ -27,7 +27,7 @@ class Price(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     per_hour: float = Field(gt=0)
-    currency: str = "USD"
+    currency: str = ""
     utilisation: float = Field(default=1.0, gt=0, le=1)
     one_time: float = Field(default=0.0, ge=0)
 
@@ -41,13 +41,30 @@ def read_price(path: Path) -> Price:
     return validated(Price, read_yaml(path, _EXAMPLE), path, f"it looks like {_EXAMPLE}")
 
 
-def cost(price: Price, tokens_per_second: float, against: float | None = None) -> Cost:
-    """Of decoding at some speed; with the base's speed, when the difference has paid for `one_time`."""
+def cost(
+    price: Price, tokens_per_second: float, against: float | None = None, request: float | None = None
+) -> Cost:
+    """Of decoding at some speed; with the base's speed, when the difference has paid for `one_time`.
+
+    Args:
+        request: Seconds of a whole request, its share of a batch.
+    """
     mine = _per_million(price, tokens_per_second)
     saved = 0.0 if against is None else _per_million(price, against) - mine
     paid_back = price.one_time / saved * 1e6 if saved > 0 else None
-    return Cost(per_million_tokens=mine, break_even_tokens=paid_back, currency=price.currency)
+    thousand = None if request is None else 1000 * request * _per_second(price)
+    return Cost(
+        per_million_tokens=mine,
+        break_even_tokens=paid_back,
+        currency=price.currency,
+        per_thousand_requests=thousand,
+    )
 
 
 def _per_million(price: Price, tokens_per_second: float) -> float:
-    return price.per_hour / (3600 * tokens_per_second * price.utilisation) * 1e6
+    return _per_second(price) / tokens_per_second * 1e6
+
+
+def _per_second(price: Price) -> float:
+    """Of work: the hours that the machine waits are paid by those that it works."""
+    return price.per_hour / (3600 * price.utilisation)

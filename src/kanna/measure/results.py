@@ -1,6 +1,6 @@
 """What a bench holds: in memory, as JSON, and on a page. What was computed or estimated stands apart."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, Strict, model_serializer
 
@@ -9,6 +9,20 @@ from kanna.result import Bytes, Result, Several
 # With fewer, the lowest and the highest ratio miss the median more often than one time in twenty.
 FEWEST_PAIRS = 6
 Triple = Annotated[tuple[float, float, float], Strict(False)]
+
+
+class _Grown(Result):
+    """A result that got more fields since some version.
+
+    Those named in `since` are written only where they are known: what was read is written again as it was.
+    """
+
+    since: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = write(self)
+        return {name: value for name, value in data.items() if value is not None or name not in self.since}
 
 
 class Spread(Result):
@@ -89,7 +103,7 @@ class Integers(Result):
     decode: Ways
 
 
-class Setting(Result):
+class Setting(_Grown):
     """One batch and context of one model.
 
     Args:
@@ -104,11 +118,7 @@ class Setting(Result):
     computed: Computed
     estimated: Estimated
     integers: Integers | None = None
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = write(self)
-        return data if self.integers is not None else {k: v for k, v in data.items() if k != "integers"}
+    since = frozenset({"integers"})
 
 
 class PeakMemory(Result):
@@ -125,16 +135,19 @@ class PeakMemory(Result):
     imported_bytes: int
 
 
-class Cost(Result):
+class Cost(_Grown):
     """Args:
-    per_million_tokens: In the currency.
+    per_million_tokens: Decoded, in the currency.
     break_even_tokens: Tokens after which a cheaper model has paid for its making; None where it never does.
-    currency: Its name.
+    currency: As the user wrote it; empty where nobody did.
+    per_thousand_requests: Each of what the first setting reads and writes; None from an older kanna.
     """
 
     per_million_tokens: float
     break_even_tokens: float | None
     currency: str
+    per_thousand_requests: float | None = None
+    since = frozenset({"per_thousand_requests"})
 
 
 class ModelBench(Result):
@@ -147,16 +160,21 @@ class ModelBench(Result):
     cost: Cost | None = Field(validation_alias="computed_cost", serialization_alias="computed_cost")
 
 
-class Ratio(Result):
+class Ratio(_Grown):
     """Time of the base over that of the model, paired by round: above 1 is faster.
 
     Interval at 95 %, or all that was seen where there are fewer rounds than `FEWEST_PAIRS`.
+
+    Args:
+        request: Prefill and all decode steps, which is what a request costs; None from an older kanna.
     """
 
     batch: int
     context: int
     prefill: Triple
     decode: Triple
+    request: Triple | None = None
+    since = frozenset({"request"})
 
 
 class BenchResult(Result):

@@ -23,7 +23,21 @@ class Figure:
     source: str
 
 
-Cell = str | Figure | tuple[str | Figure, ...]
+@dataclass(frozen=True)
+class Term:
+    """A word that not everybody knows, and what it means.
+
+    Args:
+        text: The word.
+        meaning: In one line.
+    """
+
+    text: str
+    meaning: str
+
+
+Part = str | Figure | Term
+Cell = Part | tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,7 @@ class Verdict:
         weights: Before and after.
         text: Why this status.
         evidence: One per task.
+        cheaper: What a request costs beside the base; empty where that is no question.
     """
 
     status: str
@@ -110,13 +125,14 @@ class Verdict:
     weights: Cell
     text: Cell
     evidence: Sequence[Evidence] = ()
+    cheaper: Cell = ""
 
 
 @dataclass(frozen=True)
 class Paragraph:
     """Cells that follow each other as one sentence."""
 
-    cells: Sequence[str | Figure]
+    cells: Sequence[Part]
 
 
 @dataclass(frozen=True)
@@ -203,10 +219,12 @@ class Page:
     title: Of the whole.
     verdicts: What the reader must see first.
     sections: The rest, in order.
+    made: Of which models, when and where: a line each.
     data: Result -> what it holds, which all figures come from.
     """
 
     title: str
     verdicts: Sequence[Verdict]
     sections: Sequence[Section]
+    made: Sequence[str] = ()
     data: Mapping[str, Any] = field(default_factory=dict)

@@ -11,6 +11,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 40
 _CHARACTER, _LINE = 6.4, 13
 # A forest plot shows no more than this of what is better than the base, and of what is worse than allowed.
 _FAR_LEFT, _FAR_RIGHT = -2.0, 3.0
+# An interval across goes on beyond the drawing where it is wider than this, over the largest x.
+_WIDEST = 1.6
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Dot:
         high: Upper end.
         status: pass, fail, undecided, or empty for what was not judged.
         tip: Shown on hover.
+        side: Ends of an interval of x; None for none.
     """
 
     label: str
@@ -55,6 +58,7 @@ class Dot:
     high: float
     status: str
     tip: str
+    side: tuple[float, float] | None = None
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -77,16 +81,18 @@ def forest(bars: Sequence[Bar]) -> str:
 
     What lies far outside is drawn as an arrow at the edge, so that the limit stays in sight.
     """
-    row, top = 40, 24
-    height = top + row * len(bars) + 34
+    row, top = 44, 24
+    height = top + row * len(bars) + 40
     ends = [min(max(value, _FAR_LEFT), _FAR_RIGHT) for bar in bars for value in (bar.low, bar.high)]
     low, high = min([-0.3, *ends]), max([1.3, *ends])
     pad = 0.06 * (high - low)
     scale = Scale(low - pad, high + pad, 24, WIDTH - 24)
-    bottom = height - 30
+    bottom = height - 34
+    # Lines stop where a task's name stands, which they would cross out.
+    spans = [(top + row * index + 18, top + row * (index + 1)) for index in range(len(bars))]
     parts = [
-        line("limit", scale(1), top - 8, scale(1), bottom),
-        line("zero", scale(0), top - 8, scale(0), bottom),
+        *(line("limit", scale(1), start, scale(1), end) for start, end in spans),
+        *(line("zero", scale(0), start, scale(0), end) for start, end in spans),
         text("middle", scale(1), 11, "all of it used", "limit-label"),
     ]
     marks = ticks(scale.low, scale.high, 6)
@@ -97,7 +103,7 @@ def forest(bars: Sequence[Bar]) -> str:
 
 
 def _bar(bar: Bar, scale: "Scale", top: float) -> str:
-    y = top + 26
+    y = top + 30
     inner = [
         f'<rect class="hit" x="0" y="{top:.1f}" width="{WIDTH}" height="38"/>',
         text("start", 14, top + 14, cut(bar.label, 52), "label"),
@@ -127,7 +133,7 @@ def _outside(middle: float, scale: "Scale", y: float) -> list[str]:
 def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) -> str:
     """Score against what it costs; a whisker is the interval of the score."""
     height = 250
-    x = Scale.around([dot.x for dot in dots], _LEFT, WIDTH - _RIGHT)
+    x = Scale.around(_across(dots), _LEFT, WIDTH - _RIGHT)
     y = Scale.around([value for dot in dots for value in (dot.low, dot.y, dot.high)], height - _BOTTOM, _TOP)
     if percent:
         y = replace(y, high=max(min(y.high, 1.0), max(dot.high for dot in dots)))
@@ -144,11 +150,19 @@ def scatter(dots: Sequence[Dot], across: str, up: str, percent: bool = False) ->
     return svg(height, f"{up} against {across}", parts)
 
 
+def _across(dots: Sequence[Dot]) -> list[float]:
+    """All x, and ends of intervals, but for what is so far out that the dots would come to lie as one."""
+    places = [dot.x for dot in dots]
+    least, most = min(places) / _WIDEST, max(places) * _WIDEST
+    return places + [min(max(end, least), most) for dot in dots for end in dot.side or ()]
+
+
 def _dot(dot: Dot, x: "Scale", y: "Scale", label: "_Label | None") -> str:
     across, up = x(dot.x), y(dot.y)
     inner = [
         f'<circle class="hit" cx="{across:.1f}" cy="{up:.1f}" r="16"/>',
         *([line("interval", across, y(dot.low), across, y(dot.high))] if dot.high > dot.low else []),
+        *([] if dot.side is None else [line("interval", x(dot.side[0]), up, x(dot.side[1]), up)]),
         f'<circle cx="{across:.1f}" cy="{up:.1f}" r="6"/>',
         *([] if label is None else [text("start", label.x, label.y, label.text, "label")]),
     ]
@@ -180,19 +194,26 @@ class _Label:
             high < low and self.x - 2 < across < self.end + 2 and high < self.y + 2 and low > self.y - _LINE
         )
 
+    def lies_on(self, left: float, right: float, up: float) -> bool:
+        """Whether a level whisker runs through it."""
+        return left < right and self.x < right and left < self.end and self.y - _LINE < up < self.y + 3
+
 
 def _labels(dots: Sequence[Dot], x: "Scale", y: "Scale") -> list[_Label | None]:
     """Names beside their dots, within the axes, where they cover no dot, whisker or other name; else only the
     tip has it."""
     points = [(x(dot.x), y(dot.y)) for dot in dots]
     whiskers = [(x(dot.x), y(dot.high), y(dot.low)) for dot in dots]
+    level = [(x(dot.side[0]), x(dot.side[1]), y(dot.y)) for dot in dots if dot.side is not None]
     placed: list[_Label | None] = []
     for dot, (across, up) in zip(dots, points, strict=True):
         name = cut(dot.label, 24)
         wide = _CHARACTER * columns(name)
         corners = [(left, up + down) for down in (-8, 17) for left in (across + 8, across - 8 - wide)]
         fitting = [
-            _Label(*corner, name) for corner in corners if corner[0] >= _LEFT and corner[0] + wide <= WIDTH
+            _Label(*corner, name)
+            for corner in corners
+            if corner[0] >= _LEFT and corner[0] + wide <= WIDTH - 4
         ]
         free = (
             label
@@ -200,6 +221,7 @@ def _labels(dots: Sequence[Dot], x: "Scale", y: "Scale") -> list[_Label | None]:
             if not any(label.hits(other) for other in placed if other is not None)
             and not any(label.covers(*point) for point in points)
             and not any(label.crosses(*whisker) for whisker in whiskers)
+            and not any(label.lies_on(*whisker) for whisker in level)
         )
         placed.append(next(free, None))
     return placed

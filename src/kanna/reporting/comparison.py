@@ -15,11 +15,15 @@ from kanna.reporting.blocks import (
     Example,
     Examples,
     Paragraph,
+    Part,
     Section,
     Table,
+    Term,
 )
 from kanna.reporting.verdicts import guarded
 from kanna.reporting.wording import counted, difference, filled, interval, moved, percent
+from kanna.reporting.words import term
+from kanna.tasks.metrics.plain import KL
 from kanna.tasks.metrics.shown import change, shown
 from kanna.tasks.records import TEXT
 
@@ -37,10 +41,10 @@ def comparison(at: At, title: str) -> Section:
     return Section(title, blocks)
 
 
-def named(task: Mapping[str, Any]) -> str:
+def named(task: Mapping[str, Any]) -> Cell:
     """A task's metric, and the direction where it is not the usual one."""
-    metric = str(task["metric"])
-    return metric if task["higher_is_better"] else f"{metric} (lower is better)"
+    metric = term(str(task["metric"]))
+    return metric if task["higher_is_better"] else (metric, " (lower is better)")
 
 
 def floors(at: At) -> list[Cell]:
@@ -130,8 +134,10 @@ def _distribution(at: At) -> list[Block]:
     apart = at.get("distribution")
     if apart is None:
         return []
-    cells = [
-        "Next-token distributions, no task needed: KL divergence ",
+    cells: list[Part] = [
+        "Next-token distributions, no task needed: ",
+        Term("KL divergence", KL),
+        " ",
         apart.cell("kl_mean", ".4f"),
         " nats per token (99th percentile ",
         apart.cell("kl_p99", ".3f"),
@@ -204,7 +210,7 @@ def _score(at: At) -> list[Cell]:
 def _other_metrics(at: At) -> list[list[Cell]]:
     metrics = at["metrics"]
     return [
-        [at.data["task"], name, metrics.cell(name, partial(shown, name))]
+        [at.data["task"], term(name), metrics.cell(name, partial(shown, name))]
         for name in metrics.data
         if name != at.data["metric"]
     ]

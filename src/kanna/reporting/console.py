@@ -19,6 +19,7 @@ from kanna.reporting.blocks import (
     Paragraph,
     Section,
     Table,
+    Term,
     Verdict,
 )
 from kanna.reporting.wording import filled
@@ -81,7 +82,7 @@ def _text(text: str) -> Text:
 
 def _cell(cell: Cell) -> str:
     parts = cell if isinstance(cell, tuple) else (cell,)
-    return "".join(part.text if isinstance(part, Figure) else part for part in parts)
+    return "".join(part.text if isinstance(part, Figure | Term) else part for part in parts)
 
 
 def _draw_table(console: Console, block: Table) -> None:
@@ -135,4 +136,5 @@ def _verdict(block: Verdict) -> list[str]:
     status = block.status.upper() if block.status == "fail" else block.status
     size = f": {_cell(block.headline)} ({_cell(block.weights)})" if block.headline else ""
     evidence = [f"  {piece.status}: {piece.task}: {_cell(piece.cells)}" for piece in block.evidence]
-    return [*evidence, f"verdict: {status}: {block.title}{size}", _cell(block.text)]
+    cheaper = [_cell(block.cheaper)] if block.cheaper else []
+    return [*evidence, f"verdict: {status}: {block.title}{size}", *cheaper, _cell(block.text)]

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kanna.measure.results import FEWEST_PAIRS
 from kanna.reporting.blocks import COMPUTED, ESTIMATED, MEASURED, At, Cell, Paragraph, Section, Table
-from kanna.reporting.wording import seconds, size
+from kanna.reporting.cheaper import money
+from kanna.reporting.wording import filled, seconds, size
 
 _NOT = "not measured"
 _TIMES = (">p50", ">p95", ">p99", ">spread")
@@ -139,11 +140,12 @@ def _cost(models: Sequence[At]) -> Table | None:
     for at in models:
         if cost := at.get("computed_cost"):
             per_million = cost["per_million_tokens"]
-            price = per_million.figure(f"{per_million.data:.2f} {cost.data['currency']}")
+            price = per_million.figure(money(per_million.data, cost.data["currency"]))
+            thousand = cost.cell("per_thousand_requests", lambda paid: money(paid, cost.data["currency"]))
             paid = cost.cell("break_even_tokens", lambda tokens: f"{tokens / 1e6:,.1f} million tokens")
-            rows.append([at.data["model"], price, paid])
-    columns = ("model", ">per million decoded tokens", ">paid back after")
-    return Table("Cost at your price", columns, rows, COMPUTED) if rows else None
+            rows.append([at.data["model"], price, thousand, paid])
+    columns = ("model", ">per million decoded tokens", ">per 1,000 requests", ">paid back after")
+    return Table("Cost at your price", *filled(columns, rows), COMPUTED) if rows else None
 
 
 def _estimated(models: Sequence[At]) -> Table | None:
@@ -159,16 +161,18 @@ def _ratios(at: At) -> Table | None:
     rounds = at.data["settings"].get("repeats", FEWEST_PAIRS)
     rows: list[list[Cell]] = []
     for ratio in at["ratios"].items():
+        whole = ratio.get("request")
         cells: list[Cell] = [_named(ratio)]
-        for part in ("prefill", "decode"):
-            cells += _ratio(ratio[part], rounds)
+        for part in (ratio["prefill"], ratio["decode"], *(() if whole is None else (whole,))):
+            cells += _ratio(part, rounds)
         rows.append(cells)
     if not rows:
         return None
     names = [model["model"] for model in at.data["models"]]
     between = "from least to most" if rounds < FEWEST_PAIRS else "interval at 95 %"
     title = f"Speed of {names[0]} over {names[1]}, paired by round, {between}"
-    return Table(title, ("setting", ">prefill", "", ">decode", ""), rows, MEASURED)
+    columns = ("setting", ">prefill", "", ">decode", "", ">request", "")
+    return Table(title, columns[: len(rows[0])], rows, MEASURED)
 
 
 def _ratio(at: At, rounds: int) -> list[Cell]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import kanna
-from kanna.reporting.blocks import Page
+from kanna.reporting.blocks import Page, Term
 
 _STATUS = {
     "pass": ("✓", "Pass", "still right, within the allowed drop"),
@@ -60,6 +60,7 @@ def _environment() -> Environment:
     made.tests |= {
         "text": lambda cell: isinstance(cell, str),
         "several": lambda cell: isinstance(cell, tuple),
+        "term": lambda cell: isinstance(cell, Term),
     }
     return made
 

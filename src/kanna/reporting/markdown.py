@@ -13,7 +13,9 @@ from kanna.reporting.blocks import (
     Figure,
     Page,
     Paragraph,
+    Part,
     Table,
+    Term,
     Verdict,
 )
 
@@ -29,7 +31,7 @@ _TICKS = re.compile(r"`+")
 
 def render(page: Page) -> str:
     """The whole document. No text of a result can end a table, open a fence, make a link, or become HTML."""
-    parts = [f"# {escaped(page.title)}"]
+    parts = [f"# {escaped(page.title)}", *map(escaped, page.made)]
     parts += [_verdict(verdict) for verdict in page.verdicts]
     for section in page.sections:
         parts += [f"## {escaped(section.title)}", *map(_block, section.blocks)]
@@ -69,9 +71,9 @@ def _cell(cell: Cell) -> str:
     return _part(cell).strip()
 
 
-def _part(part: str | Figure) -> str:
+def _part(part: Part) -> str:
     """Spaces at the ends join a sentence and stay."""
-    text = part.text if isinstance(part, Figure) else part
+    text = part.text if isinstance(part, Figure | Term) else part
     before = " " if text[:1].isspace() else ""
     after = " " if text[-1:].isspace() else ""
     return f"{before}{escaped(text)}{after}"
@@ -80,6 +82,7 @@ def _part(part: str | Figure) -> str:
 def _verdict(verdict: Verdict) -> str:
     headline = f"**{_cell(verdict.headline)}** ({_cell(verdict.weights)}). " if verdict.headline else ""
     parts = [f"**{verdict.status.upper()}: {escaped(verdict.title)}.** {headline}{_cell(verdict.text)}"]
+    parts += [f"- {_cell(verdict.cheaper)}"] if verdict.cheaper else []
     parts += [f"- {piece.status}: {escaped(piece.task)}: {_cell(piece.cells)}" for piece in verdict.evidence]
     return "\n".join(parts[:1]) + ("\n\n" + "\n".join(parts[1:]) if parts[1:] else "")
 

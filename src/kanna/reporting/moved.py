@@ -22,7 +22,7 @@ def page(
     """
     title = f"Scales of {base}: {one} against {other}"
     drawn = chart("By how much scales differ", moved, ">scales differ by", known)
-    return Page(title, [], [Section(title, [drawn])], {"moved": list(moved)})
+    return Page(title, [], [Section(title, [drawn])], data={"moved": list(moved)})
 
 
 def chart(title: str, moved: Sequence[Mapping[str, Any]], heading: str, known: Collection[str] = ()) -> Chart:

@@ -13,6 +13,8 @@ from kanna.tasks.metrics.shown import is_share, shown
 
 # Batch and context of a bench.
 Setting = tuple[int, int]
+# Lowest and highest that a time may be, over the one measured.
+Noise = tuple[float, float]
 # Name and bytes: what tells two models apart whose directories are called alike.
 Key = tuple[str, int]
 # The worst judgement on a model is the one that its mark shows.
@@ -69,7 +71,8 @@ def overview(compared: Sequence[At], benches: Sequence[At]) -> list[Section]:
     latency = _latencies(benches, setting) if setting else {}
     blocks: list[Block] = [_table(models, latency, setting)]
     for asked in dict.fromkeys(model.asked for model in models):
-        blocks += _charts(asked, [model for model in models if model.asked == asked], latency, setting)
+        here = [model for model in models if model.asked == asked]
+        blocks += _charts(asked, here, latency, setting, _noise(benches, setting) if setting else {})
     return [Section("Size, score and speed", blocks)]
 
 
@@ -119,6 +122,18 @@ def _latencies(benches: Sequence[At], setting: Setting) -> dict[Key, At]:
     return latencies
 
 
+def _noise(benches: Sequence[At], setting: Setting) -> dict[Key, Noise]:
+    """Model -> the interval of its speed against its base, paired by round, about what was measured."""
+    noise = {}
+    for at in benches:
+        model = at.data["models"][0]
+        for ratio in at.data["ratios"]:
+            middle, low, high = ratio["decode"]
+            if (ratio["batch"], ratio["context"]) == setting and low > 0:
+                noise[model["model"], model["bytes_on_disk"]] = (middle / high, middle / low)
+    return noise
+
+
 def _table(models: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None) -> Table:
     asked = list(dict.fromkeys(one.asked for one in models))
     keys = list(dict.fromkeys(one.key for one in models))
@@ -154,7 +169,11 @@ def _row(
 
 
 def _charts(
-    asked: Asked, models: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None
+    asked: Asked,
+    models: Sequence[Scored],
+    latency: Mapping[Key, At],
+    setting: Setting | None,
+    noise: Mapping[Key, Noise],
 ) -> list[Block]:
     unique = [model for model in _worst(models) if math.isfinite(model.low + model.value.data + model.high)]
     if len(unique) < 2:
@@ -164,13 +183,18 @@ def _charts(
     name, share = f"{asked.task}: {asked.metric}", is_share(asked.metric)
     dots = [_dot(model, model.bytes.data / 1e6, latency) for model in unique]
     drawn: list[Block] = [_chart(f"{name} against size", dots, "weights on disk (MB)", name, share, caption)]
-    timed = [_dot(model, 1e3 * latency[model.key].data, latency) for model in unique if model.key in latency]
+    timed = [
+        _dot(model, 1e3 * latency[model.key].data, latency, noise.get(model.key, (1.0, 1.0)))
+        for model in unique
+        if model.key in latency
+    ]
     if len(timed) < 2 or setting is None:
         return drawn
     across = f"decode step, batch {setting[0]}, context {setting[1]} (ms, median)"
     missing = len(unique) - len(timed)
     left = f" {missing} without a measured latency are left out." if missing else ""
-    return [*drawn, _chart(f"{name} against latency", timed, across, name, share, caption + left)]
+    level = "" if not noise else " Level ones: the interval of its speed against the base, about its median."
+    return [*drawn, _chart(f"{name} against latency", timed, across, name, share, caption + level + left)]
 
 
 def _worst(models: Sequence[Scored]) -> list[Scored]:
@@ -185,7 +209,7 @@ def _chart(title: str, dots: Sequence[charts.Dot], across: str, up: str, share: 
     return Chart(title, charts.scatter(dots, across, up, share), caption, [dot.tip for dot in dots])
 
 
-def _dot(model: Scored, x: float, latency: Mapping[Key, At]) -> charts.Dot:
+def _dot(model: Scored, x: float, latency: Mapping[Key, At], noise: Noise | None = None) -> charts.Dot:
     metric = model.asked.metric
     tip = [
         f"{model.model}: {metric} {shown(metric, model.value.data)}",
@@ -194,4 +218,8 @@ def _dot(model: Scored, x: float, latency: Mapping[Key, At]) -> charts.Dot:
     if model.key in latency:
         tip.append(f"{seconds(latency[model.key].data)} a decode step")
     tip += [model.status] if model.status else []
-    return charts.Dot(model.model, x, model.value.data, model.low, model.high, model.status, ", ".join(tip))
+    side = None if noise is None or noise == (1.0, 1.0) else (x * noise[0], x * noise[1])
+    if side is not None:
+        tip.append(f"by its speed against the base {seconds(side[0] / 1e3)} to {seconds(side[1] / 1e3)}")
+    said = ", ".join(tip)
+    return charts.Dot(model.model, x, model.value.data, model.low, model.high, model.status, said, side)

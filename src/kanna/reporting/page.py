@@ -7,10 +7,12 @@ from kanna.reporting import costs
 from kanna.reporting.blocks import At, Page
 from kanna.reporting.comparison import comparison, evaluation
 from kanna.reporting.lineage import lineage
+from kanna.reporting.made import made
 from kanna.reporting.overview import overview
 from kanna.reporting.sources import Source
 from kanna.reporting.verdicts import titles, verdicts
 from kanna.reporting.views import Result, View
+from kanna.reporting.words import words
 
 
 def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> Page:
@@ -24,16 +26,18 @@ def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> P
     # A model whose directory holds how it was found may have a card of that.
     carded = [view.key for view, (cards, _) in zip(views, drawn, strict=True) if view.key and cards]
     unseen = [at for at in models if not any(at.get(key) for key in carded)]
+    first = overview(compared, benches)
     sections = [
-        *overview(compared, benches),
         *(comparison(at, name) for at, name in zip(compared, titles(compared), strict=True)),
         *(section for _, group in drawn for section in group),
         *(evaluation(at) for source, at in places if source.kind == "eval"),
         *(costs.bench(at) for at in benches),
-        *(lineage(at) for at in models),
     ]
+    cards = verdicts(compared, unseen, tested, benches)
+    # What ends a page ends its print, too: not with a legend alone.
+    sections = [*first, *sections, *words(cards, [*first, *sections]), *map(lineage, models)]
     data = {source.name: source.data for source in sources}
-    return Page(title, verdicts(compared, unseen, tested), sections, data)
+    return Page(title, cards, sections, made(sources), data)
 
 
 def results(sources: Sequence[Source], view: View) -> list[Result]:

@@ -1,11 +1,14 @@
 """What the reader sees first: how much smaller each model is, whether it is still right, and who says so."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from kanna.reporting.blocks import At, Cell, Evidence, Figure, Verdict
+from kanna.reporting.cheaper import cheaper
 from kanna.reporting.wording import difference, interval, size, told_apart, units
+from kanna.reporting.words import term
 from kanna.tasks.metrics.shown import change, shown
 
 NOT_JUDGED = "not judged"
@@ -30,12 +33,25 @@ _UNASKED = (
 )
 
 
-def verdicts(compared: Sequence[At], models: Sequence[At], others: Sequence[Verdict] = ()) -> list[Verdict]:
+def verdicts(
+    compared: Sequence[At],
+    models: Sequence[At],
+    others: Sequence[Verdict] = (),
+    benches: Sequence[At] = (),
+) -> list[Verdict]:
     """One per comparison, the others, one per model that nobody compared; at least one."""
     asked = {at.data["model"]["model"] for at in compared}
-    cards = [verdict(at, title) for at, title in zip(compared, titles(compared), strict=True)]
+    cards = [
+        replace(verdict(at, title), cheaper=_cost(at, benches))
+        for at, title in zip(compared, titles(compared), strict=True)
+    ]
     cards += [*others, *(_unasked(at) for at in models if at.name not in asked)]
     return cards or [_NOTHING]
+
+
+def _cost(at: At, benches: Sequence[At]) -> Cell:
+    new, base = ((at.data[side]["model"], at.data[side]["bytes"]) for side in ("model", "base"))
+    return cheaper(new, base, benches)
 
 
 def titles(compared: Sequence[At]) -> list[str]:
@@ -68,7 +84,16 @@ def verdict(at: At, title: str) -> Verdict:
 def _evidence(task: At) -> Evidence:
     metric, decision = task.data["metric"], task.get("decision")
     base, new = (task.cell(key, partial(shown, metric)) for key in ("base", "new"))
-    sentence = [f"{metric} ", base, " → ", new, " on ", task.cell("rows"), f" {units(task.data['kind'])}"]
+    sentence = [
+        term(metric),
+        " ",
+        base,
+        " → ",
+        new,
+        " on ",
+        task.cell("rows"),
+        f" {units(task.data['kind'])}",
+    ]
     if decision is not None:
         sentence += ["; change ", difference(decision, metric), " (interval ", *interval(decision, metric)]
         sentence += ["), allowed ", decision.cell("allowed", partial(change, metric))]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kanna.measure.machine import machine
 from kanna.measure.memory import peak_resident
 from kanna.progress import Progress, parted
 
@@ -27,6 +28,11 @@ class Stages:
         self._progress(stage, done, total)
 
 
+def when_and_where() -> dict[str, Any]:
+    """The time, in UTC, and the machine: what a page of results says first about them."""
+    return {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+
+
 def run_record(started: float, stages: Mapping[str, float], device: str) -> dict[str, Any]:
     """What goes to `OUT.run.json`.
 
@@ -34,7 +40,7 @@ def run_record(started: float, stages: Mapping[str, float], device: str) -> dict
         started: time.perf_counter() at the beginning.
     """
     return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **when_and_where(),
         "seconds": round(time.perf_counter() - started, 3),
         "stage_seconds": {name: round(value, 3) for name, value in stages.items()},
         "peak_memory_bytes": peak_resident(),

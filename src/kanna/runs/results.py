@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.checkpoint.whole import write_json_whole
 from kanna.errors import InputError
+from kanna.runs.record import when_and_where
 
 
 def result_path(out: Path, kind: str, model: str | Path) -> Path:
@@ -35,7 +36,7 @@ def check_free(out: Path | None, kind: str, model: str | Path, force: bool) -> N
 def write_result(
     out: Path | None, kind: str, model: str | Path, result: Mapping[str, Any], force: bool = False
 ) -> Path | None:
-    """Write a result whole, or nothing where no folder is given.
+    """Write a result whole, with date and machine, or nothing where no folder is given.
 
     Raises:
         InputError: Its name was taken meanwhile, and `force` is not set.
@@ -44,7 +45,7 @@ def write_result(
         return None
     path = result_path(out, kind, model)
     try:
-        write_json_whole(path, dict(result), replace=force)
+        write_json_whole(path, {**when_and_where(), **result}, replace=force)
     except FileExistsError:
         raise _exists(path) from None
     return path

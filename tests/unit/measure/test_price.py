@@ -40,7 +40,7 @@ def test_what_is_not_cheaper_never_pays_back(speed: float) -> None:
 
 def test_only_the_hour_has_no_default(tmp_path: Path) -> None:
     found = read_price(written(tmp_path, "per_hour: 1.5"))
-    assert found == Price(per_hour=1.5, currency="USD", utilisation=1.0, one_time=0.0)
+    assert found == Price(per_hour=1.5, currency="", utilisation=1.0, one_time=0.0)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for path in (tmp_path, latin):
         with pytest.raises(InputError, match="cannot be read"):
             read_price(path)
+
+
+def test_a_thousand_requests_by_hand() -> None:
+    """3.60 an hour, half of it at work, is 0.002 a second: requests of 0.25 s cost 0.5 a thousand."""
+    found = cost(Price(per_hour=3.6, utilisation=0.5), 1000.0, request=0.25)
+    assert found.per_thousand_requests == pytest.approx(0.5)
+    assert "per_thousand_requests" not in cost(Price(per_hour=3.6), 1000.0).to_dict()

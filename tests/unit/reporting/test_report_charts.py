@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -115,3 +116,20 @@ def test_text_in_a_drawing_is_escaped():
         (mark,) = marks(svg)
         assert mark.get("data-tip") == mark.get("aria-label") == evil
         assert evil in "".join(parsed(svg).itertext())
+
+
+def test_an_interval_across_is_drawn_and_what_is_far_out_is_cut() -> None:
+    one = Dot("one", 1.0, 0.5, 0.5, 0.5, "pass", "t", (0.9, 1.1))
+    wild = replace(one, label="two", x=1.2, y=0.6, low=0.6, high=0.6, side=(0.5, 40.0))
+    drawn = scatter([one, wild], "ms", "acc")
+    lines = [
+        tuple(map(float, found))
+        for found in re.findall(
+            r'class="interval" x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"', drawn
+        )
+    ]
+    assert len(lines) == 2 and all(y1 == y2 for _, y1, _, y2 in lines)
+    (left, _, right, _), (_, _, end, _) = lines
+    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="6"', drawn)]
+    assert left < dots[0] < right and end <= 360
+    assert dots[1] - dots[0] > 30, "a wild interval would squeeze the dots into one"

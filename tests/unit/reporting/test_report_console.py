@@ -119,7 +119,7 @@ def test_an_evaluation_and_a_bench():
     assert told.startswith("small on its own Scores (measured)")
     assert "q 279 acc 80.65 % 8.60 %" in told and "q log_loss 0.6884" in told and "Note: q: note on q" in told
     told = words(drawn(bench_section(At("small", bench()))))
-    assert "Energy that no counter measured (estimated)" in told and "0.52 EUR" in told
+    assert "Energy that no counter measured (estimated)" in told and "0.518 EUR" in told
     assert (
         "batch 1, context 32 1.05x 0.51x to 2.09x: no clear difference 1.49x 1.22x to 1.75x: faster" in told
     )

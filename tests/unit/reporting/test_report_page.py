@@ -149,6 +149,11 @@ def agrees(text: str, value: float) -> bool:
     unit = text[number.end() :].strip()
     if unit in ("% smaller", "% larger"):
         value, unit = abs(1 - value), "%"
+    if unit in (
+        "% cheaper",
+        "% dearer",
+    ):  # what a token costs falls as its time does, of which this is the ratio
+        value, unit = abs(1 - 1 / value), "%"
     scale = UNITS[unit] * 10.0 ** int(number[4] or 0)
     decimals = number[3] or ""
     read = float(f"{number[1]}{number[2].replace(',', '')}.{decimals or 0}") * scale
@@ -158,6 +163,7 @@ def agrees(text: str, value: float) -> bool:
 def test_the_check_of_shown_numbers_can_fail():
     assert agrees("80.65 %", 0.806451) and not agrees("80.66 %", 0.806451)
     assert agrees("18.4 % smaller", 1_746_458 / 2_139_648) and not agrees("81.6 % smaller", 0.816)
+    assert agrees("32.9 % cheaper", 1.49) and not agrees("49.0 % cheaper", 1.49)
     assert agrees("4:05 min", 245.7) and not agrees("4:06 min", 245.7)
     assert agrees("1.2e+04", 12_345) and not agrees("1.2e+04", 13_345)
 

@@ -7,7 +7,7 @@ function show(mark) {
   spoken = mark;
   tip.textContent = mark.dataset.tip;
   tip.hidden = false;
-  const at = mark.querySelector("circle:not(.hit), .ground").getBoundingClientRect();
+  const at = (mark.querySelector("circle:not(.hit), .ground") ?? mark).getBoundingClientRect();
   const room = document.documentElement.clientWidth;
   const left = Math.min(Math.max(8, at.left + at.width / 2 - tip.offsetWidth / 2), room - tip.offsetWidth - 8);
   const above = at.top - tip.offsetHeight - 8;
@@ -64,6 +64,15 @@ document.addEventListener("keydown", (event) => {
 for (const event of ["scroll", "resize"]) {
   window.addEventListener(event, () => spoken && show(spoken), { passive: true });
 }
+// Tables that are wider than the screen say so.
+function mark_wide() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.parentElement.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+  }
+}
+
+mark_wide();
+window.addEventListener("resize", mark_wide);
 window.addEventListener("beforeprint", () => {
   hide();
   for (const one of document.querySelectorAll("details")) one.open = true;
