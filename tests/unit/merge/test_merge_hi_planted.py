@@ -8,9 +8,10 @@ from planted_ground import Planted
 
 from kanna.errors import InputError
 from kanna.methods.merge.hi.config import HiOptions
-from kanna.methods.merge.hi.contributions import MUTUAL, PARTIAL, SEVERE, Conflict, Impact, conflicts
+from kanna.methods.merge.hi.contributions import Conflict, Impact, conflicts
 from kanna.methods.merge.hi.foreseen import evaluations
 from kanna.methods.merge.hi.ground import mean_normalised
+from kanna.methods.merge.hi.ranking import MUTUAL, PARTIAL, SEVERE
 from kanna.methods.merge.hi.resolving import Rules, action_for, resolved
 from kanna.methods.merge.hi.stage_one import chosen, grids
 from kanna.methods.merge.hi.state import GONE, WHOLE, Treatment, everywhere, nothing

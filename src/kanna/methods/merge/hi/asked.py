@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from kanna.checkpoint import lineage
 from kanna.errors import InputError
 from kanna.methods.merge.hi.blocks import Block, blocks_of
 from kanna.methods.merge.hi.config import MODEL, HiOptions
+from kanna.methods.merge.hi.data_free import check_data_free, work_without_tasks
 from kanna.methods.merge.hi.foreseen import Evaluations, evaluations
 from kanna.methods.merge.hi.merges import Merges, Mixing
 from kanna.methods.merge.hi.recipes import recipe_of
@@ -22,7 +23,14 @@ from kanna.methods.merge.run import key_of, merge_plan
 from kanna.methods.merge.tuning import endpoints
 from kanna.methods.merge.tuning.axes import numbers
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject
-from kanna.methods.merge.tuning.expert_tasks import ExpertTask, Split, expert_tasks, options_for, read_pairs
+from kanna.methods.merge.tuning.expert_tasks import (
+    ExpertTask,
+    Split,
+    expert_tasks,
+    judging_tasks,
+    options_for,
+    read_pairs,
+)
 from kanna.methods.merge.tuning.guards import Guards, read_guards
 from kanna.methods.merge.tuning.samples import Scale
 from kanna.methods.merge.tuning.work import Work, foreseen
@@ -62,6 +70,8 @@ class Asked:
     @property
     def work(self) -> Work:
         """At most."""
+        if self.options.data_free:
+            return work_without_tasks(self.plan)
         each = foreseen(self.plan, self.tasks, 1, 0)
         count = self.evaluations.total
         of_all = count / len(self.models)
@@ -109,26 +119,38 @@ def asked_for(
 ) -> Asked:
     if not models:
         raise InputError("there is no expert", "add --expert NAME=MODEL")
-    if one := next((name for name in models if name not in tasks), None):
+    if options.data_free:
+        check_data_free(models, tasks, tests, options, max_drop, guards)
+    elif one := next((name for name in models if name not in tasks), None):
         raise InputError(f"the expert {one} has no task", f"add --task {one}=FILE, or leave it out")
-    if one := next((name for name in tasks if name not in models), None):
+    elif one := next((name for name in tasks if name not in models), None):
         raise InputError(f"the task of {one} has no expert", f"add --expert {one}=MODEL, or leave it out")
-    if options.scope != "tensor" and options.stages != MODEL:
+    if options.scope != "tensor" and (options.data_free or options.stages != MODEL):
         raise InputError(
             "with one threshold for a whole model its blocks cannot be pruned apart",
             "leave out --scope, or add --stages model",
         )
-    ordered = {name: tasks[name] for name in models}
     whole = State((tuple(WHOLE for _ in models),))
     recipe = recipe_of(whole, base, list(models.values()), (), dtype=out_dtype)
     plan = merge_plan(recipe, max_memory=max_memory)
     scoring = options_for(evaluation)
-    parted = expert_tasks(ordered, tests, Split(options.share, options.split_seed), scoring)
+    if options.data_free:
+        parted = judging_tasks(tests, scoring)
+    else:
+        ordered = {name: tasks[name] for name in models}
+        parted = expert_tasks(ordered, tests, Split(options.share, options.split_seed), scoring)
     return Asked(
-        base, models, plan, blocks_of(plan, options.group), numbers("--p", options.p, 0, 1),
-        numbers("--s", options.s, 0), parted, options, scoring, out_dtype, max_memory, max_drop,
+        base, models, plan, blocks_of(plan, options.group), numbers("--p", _values("p", options), 0, 1),
+        numbers("--s", _values("s", options), 0), parted, options, scoring, out_dtype, max_memory, max_drop,
         read_guards(guards, scoring),
     )  # fmt: skip
+
+
+def _values(name: str, options: HiOptions) -> str:
+    """Of p or s; without tasks all of a difference where nothing is said."""
+    given: str = getattr(options, name)
+    untouched = given == HiOptions.model_fields[name].default
+    return "1" if options.data_free and untouched else given
 
 
 def opened(asked: Asked) -> AbstractContextManager[dict[str, Subject]]:
@@ -136,10 +158,10 @@ def opened(asked: Asked) -> AbstractContextManager[dict[str, Subject]]:
     return endpoints.opened(asked.plan, asked.base, asked.models, asked.tasks, asked.evaluation)
 
 
-def mixing_of(asked: Asked, scales: Mapping[str, Scale]) -> Mixing:
-    """Of the experts that have a scale, since they gain something."""
+def mixing_of(asked: Asked, experts: Collection[str]) -> Mixing:
+    """Of some experts, such as those that have a scale, since they gain something."""
     names = list(asked.models)
-    kept = [index for index, name in enumerate(names) if name in scales]
+    kept = [index for index, name in enumerate(names) if name in experts]
     wanted = [0, *(1 + index for index in kept)]
     return Mixing(
         base=asked.base,

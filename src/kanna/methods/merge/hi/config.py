@@ -34,6 +34,11 @@ class HiOptions(Configuration):
     consensus: Literal["none", "ties"] = setting(
         "none", "none, or ties: entries against the elected sign are left out.", _STAGES
     )
+    data_free: bool = setting(
+        False,
+        "Ask no task: blocks are ranked by sign conflicts of the weights alone. This is not the paper.",
+        _STAGES,
+    )
     group: int = setting(1, "Consecutive layers that are one block.", _NUMBER, ge=1)
     tau: float | None = setting(
         None,

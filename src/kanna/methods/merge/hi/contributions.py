@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kanna.methods.merge.hi.ground import Ground
+from kanna.methods.merge.hi.ranking import Ranked
 from kanna.methods.merge.hi.state import State, Treatment, nothing, only
 from kanna.methods.merge.tuning.samples import Sample
 from kanna.progress import Progress
 
-SEVERE, PARTIAL, MUTUAL = "severe", "partial", "mutual"
 Rows = tuple[float, ...]
 
 
@@ -51,8 +51,8 @@ class Impact:
 
 
 @dataclass(frozen=True)
-class Conflict:
-    """Of one block.
+class Conflict(Ranked):
+    """Of one block; what is lost of an expert is told by its task.
 
     Args:
         block: Its number.
@@ -65,6 +65,10 @@ class Conflict:
     own: tuple[Impact, ...]
     merged: tuple[Impact, ...]
     gains: tuple[float, ...]
+
+    @property
+    def place(self) -> int:
+        return self.block
 
     @property
     def gamma(self) -> tuple[float, ...]:
@@ -81,28 +85,6 @@ class Conflict:
             _error([a - b for a, b in zip(one.rows, other.rows, strict=True)]) / gain
             for one, other, gain in zip(self.own, self.merged, self.gains, strict=True)
         )
-
-    @property
-    def total(self) -> float:
-        """Gamma of the block, by which blocks are ranked."""
-        return math.fsum(self.gamma)
-
-    @property
-    def total_error(self) -> float:
-        return math.sqrt(math.fsum(one * one for one in self.errors))
-
-    def hurt(self, tau: float | None) -> tuple[bool, ...]:
-        """Tasks to which the merge gives less than their expert does.
-
-        Args:
-            tau: How much less; None for one standard error.
-        """
-        bounds = self.errors if tau is None else (tau,) * len(self.gains)
-        return tuple(gamma > bound for gamma, bound in zip(self.gamma, bounds, strict=True))
-
-    def kind(self, tau: float | None) -> str:
-        hurt = self.hurt(tau)
-        return SEVERE if all(hurt) else PARTIAL if any(hurt) else MUTUAL
 
     @property
     def strongest(self) -> int:

@@ -21,6 +21,14 @@ _FIGHT = (
     "is a conflict."
 )
 
+_SIGNS = (
+    "The share of an expert's energy in a block that has the sign against the sum's, less what coins would "
+    "give, in points of 100: gamma. Blue is a conflict."
+)
+_NOT_THE_PAPER = (
+    "Blocks were ranked by sign conflicts of the weights alone. This is not the paper's Hi-Merging: no task "
+    "was asked, and nothing says that a step made the merge better."
+)
 
 # Of blocks that are no layers, in the narrow columns of a map.
 _SHORT = {"embeddings": "E", "norm and head": "H"}
@@ -30,11 +38,30 @@ def hi_blocks(at: At | None) -> list[Block]:
     """Everything that is told of it; nothing where a merge was made otherwise."""
     if at is None:
         return []
+    if at.data["before"] is None:
+        return _by_signs(at)
     rounds = at["rounds"].items()
     found: list[Block] = [tasks_table(at), *_dropped(at), _experts(at), *_grids(at)]
     if rounds:
         found += [*_contributions(at, rounds[0]), *_conflicts(at, rounds[0]), _steps(at), *_path(at)]
     return [*found, Paragraph(_said(at)), *judged_blocks(at.get("test"))]
+
+
+def _by_signs(at: At) -> list[Block]:
+    """Of a merge that asked no task."""
+    (only,) = at["rounds"].items()
+    names = [one["name"] for one in at.data["experts"]]
+    rows: list[list[Cell]] = [
+        [step.data["block"], step.data["kind"], step.data["action"]] for step in only["steps"].items()
+    ]
+    steps = Table(
+        "Steps, none of which was tried on a task", ("block", "conflict", "<action"), rows, MEASURED
+    )
+    conflicts: list[Block] = [
+        _map(names, only, "Conflicts of signs", _SIGNS, lambda block, expert: block["gamma"][expert]),
+        conflict_table(names, only),
+    ]
+    return [Paragraph([_NOT_THE_PAPER]), _experts(at), *conflicts, steps, *judged_blocks(at.get("test"))]
 
 
 def analysis_blocks(at: At) -> list[Block]:
@@ -96,7 +123,7 @@ def _contributions(at: At, first: At) -> list[Block]:
     for key, title in (("alpha", "deletion"), ("beta", "addition")):
         maps.append(
             _map(
-                at,
+                _names(at),
                 first,
                 f"Contributions in the experts, by {title}",
                 _GIVEN,
@@ -108,15 +135,22 @@ def _contributions(at: At, first: At) -> list[Block]:
 
 def _conflicts(at: At, first: At) -> list[Block]:
     return [
-        _map(at, first, "Conflicts", _FIGHT, lambda block, task: block["gamma"][task]),
-        conflict_table(at, first),
+        _map(_names(at), first, "Conflicts", _FIGHT, lambda block, task: block["gamma"][task]),
+        conflict_table(_names(at), first),
     ]
 
 
+def _names(at: At) -> list[str]:
+    return [one["expert"] for one in at.data["tasks"]]
+
+
 def _map(
-    at: At, first: At, title: str, caption: str, value: Callable[[Mapping[str, Any], int], float]
+    experts: Sequence[str],
+    first: At,
+    title: str,
+    caption: str,
+    value: Callable[[Mapping[str, Any], int], float],
 ) -> Chart:
-    experts = [one["expert"] for one in at.data["tasks"]]
     blocks = first.data["blocks"]
     tiles = [
         Tile(row, column, 100 * value(block, row), _tip(expert, block["block"], value(block, row)))
@@ -127,17 +161,18 @@ def _map(
     numbers = [f"{row + 1}" for row in range(len(experts))]
     names = [_SHORT.get(one["block"], one["block"]) for one in blocks]
     told = ", ".join(f"{number}: {name}" for number, name in zip(numbers, experts, strict=True))
-    drawing = heatmap(title, Axis("task", numbers), Axis("block", names), tiles, most, "points")
-    return Chart(title, drawing, f"{caption} Tasks are those of {told}.", [tile.tip for tile in tiles])
+    drawing = heatmap(title, Axis("expert", numbers), Axis("block", names), tiles, most, "points")
+    return Chart(
+        title, drawing, f"{caption} Experts, or their tasks, are {told}.", [tile.tip for tile in tiles]
+    )
 
 
 def _tip(expert: str, block: str, value: float) -> str:
     return f"{expert}, {block}: {100 * value:+.1f}"
 
 
-def conflict_table(at: At, first: At) -> Table:
+def conflict_table(experts: Sequence[str], first: At) -> Table:
     """Blocks in the order in which they are worked on."""
-    experts = [one["expert"] for one in at.data["tasks"]]
     rows: list[list[Cell]] = []
     for one in sorted(first["blocks"].items(), key=lambda block: -float(block.data["total"])):
         gammas = [

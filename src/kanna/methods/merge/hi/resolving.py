@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kanna.methods.merge.hi.contributions import MUTUAL, SEVERE, Conflict, conflicts
+from kanna.methods.merge.hi.contributions import Conflict, conflicts
 from kanna.methods.merge.hi.ground import Ground, mean_normalised
+from kanna.methods.merge.hi.ranking import MUTUAL, SEVERE, Ranked
 from kanna.methods.merge.hi.state import GONE, State, Treatment
 from kanna.progress import Progress
 
@@ -19,7 +20,7 @@ class Step:
         block: Its number.
         kind: severe or partial.
         action: What was tried, in words.
-        before: Mean normalised score.
+        before: Mean normalised score; None where no task is asked.
         after: With the step.
         accepted: Whether it is kept.
     """
@@ -27,8 +28,8 @@ class Step:
     block: int
     kind: str
     action: str
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     accepted: bool
 
 
@@ -41,7 +42,7 @@ class Round:
         steps: In the order in which they were tried.
     """
 
-    conflicts: tuple[Conflict, ...]
+    conflicts: tuple[Ranked, ...]
     steps: tuple[Step, ...]
 
     @property
@@ -103,7 +104,7 @@ def action_for(
     names: Sequence[str],
     experts: Sequence[Treatment],
     row: Sequence[Treatment],
-    conflict: Conflict,
+    conflict: Ranked,
     tau: float | None,
 ) -> tuple[tuple[Treatment, ...], str]:
     """The treatments of a block that resolve its conflict, and what is done, in words."""

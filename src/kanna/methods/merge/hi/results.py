@@ -50,10 +50,11 @@ class HiBlock(Result):
     """A block of the merge at the beginning of a round.
 
     Args:
-        own: For each task, in its expert.
-        merged: For each task, in the merge.
-        gamma: For each task, own less merged contribution, over what the expert gains.
-        errors: Their standard errors over rows.
+        own: For each task, in its expert; none where no task was asked.
+        merged: For each task, in the merge; likewise.
+        gamma: For each task, own less merged contribution, over what the expert gains; without tasks, see
+            `signs`.
+        errors: Their standard errors over rows; without tasks, over entries.
         total: Sum of gamma; blocks are ranked by it.
         kind: severe, partial or mutual.
     """
@@ -69,13 +70,13 @@ class HiBlock(Result):
 
 
 class HiStep(Result):
-    """A change that was tried; scores are mean normalised ones on the calibration rows."""
+    """A change that was tried; scores are mean normalised ones on calibration rows, None without tasks."""
 
     block: str
     kind: str
     action: str
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     accepted: bool
 
 
@@ -122,7 +123,9 @@ class HiOutcome(Result):
         dropped: Experts that gained nothing.
         settings: As asked for.
         evaluations: How many times a model was scored on the calibration rows of a task.
-        scores: Mean normalised score on the calibration rows: of the merge before and after the rounds.
+        before: Mean normalised score on the calibration rows, of the merge before the rounds; None where no
+            task was asked.
+        after: The same of the merge in the end.
         normalised: For each task, in the end.
     """
 
@@ -132,8 +135,8 @@ class HiOutcome(Result):
     tasks: Several[TunedTask]
     settings: dict[str, Any]
     evaluations: int
-    before: float
-    after: float
+    before: float | None
+    after: float | None
     normalised: Several[float]
     rounds: Several[HiRound]
     parts: Several[HiPart]

@@ -16,13 +16,15 @@ from kanna.methods.merge.hi.ground import mean_normalised, normalised
 from kanna.methods.merge.hi.merges import Merges
 from kanna.methods.merge.hi.resolving import Round, Rules, resolved
 from kanna.methods.merge.hi.results import HiOutcome
+from kanna.methods.merge.hi.signs import resolved_by_signs, sign_conflicts
 from kanna.methods.merge.hi.stage_one import Cell, chosen, grids
-from kanna.methods.merge.hi.state import WHOLE, everywhere
+from kanna.methods.merge.hi.state import WHOLE, Treatment, everywhere
 from kanna.methods.merge.hi.telling import expert_told, part_told, round_told
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan
 from kanna.methods.merge.run import MergeResult, written_within
 from kanna.methods.merge.tuning.endpoints import MERGE, ends, guarded, tested_ends, tuned
 from kanna.methods.merge.tuning.evaluating import Evaluator, Subject, tested
+from kanna.methods.merge.tuning.expert_tasks import ExpertTask
 from kanna.methods.merge.tuning.judging import judgement
 from kanna.methods.merge.tuning.place import place_of
 from kanna.methods.merge.tuning.results import Judgement
@@ -87,10 +89,14 @@ def merge_hi(
 ) -> HiResult:
     """Merge experts of one base by Hi-Merging: prune and scale each, then resolve conflicts block by block.
 
+    With `data_free` no task is asked: blocks are ranked by sign conflicts of the weights alone, p and s are 1
+    where nothing is said, and nothing tells whether a step is better. `tests` then only judge the result.
+
     Args:
         base: Directory, or hub id in the local cache.
         experts: Name -> model, perhaps with an adapter (MODEL+ADAPTER).
-        tasks: Name of an expert -> the file of its task; rows that it was trained on say nothing.
+        tasks: Name of an expert -> the file of its task; rows that it was trained on say nothing. None with
+            `data_free`.
         out: New directory; None only for a dry run.
         tests: Likewise, rows for the test alone; all rows of that task choose then.
         max_drop: What may be lost beside each expert on the test rows: 1% of its score, or 1pt.
@@ -123,7 +129,10 @@ def merge_hi(
     ):
         notebook = Notebook.open(room / _NOTES)
         evaluator = Evaluator(asked.tasks, asked.evaluation, notebook)
-        outcome, plan, tokens = _merged(asked, found, evaluator, room, stages.report)
+        if asked.options.data_free:
+            outcome, plan, tokens = *_without_tasks(asked, found, stages.report), 0.0
+        else:
+            outcome, plan, tokens = _merged(asked, found, evaluator, room, stages.report)
         replacing = replaces(place, force, resume)
         last, done = written_within(
             plan, place, room, replacing, max_memory, stages, more={KEY: outcome.to_dict()}
@@ -172,8 +181,38 @@ def _merged(
         parts=tuple(part_told(name, row) for name, row in zip(ground.blocks, state.rows, strict=True)),
     )
     plan = mixing.plan(state)
-    tests = _judged(asked, found, ground, plan, progress)
+    tests = _judged(asked, found, ground.tasks, plan, progress)
     return outcome.model_copy(update={"test": tests}), plan, ground.layer_tokens
+
+
+def _without_tasks(
+    asked: Asked, found: Mapping[str, Subject], progress: Progress
+) -> tuple[HiOutcome, MergePlan]:
+    """What signs of weights say, and the plan of the merge."""
+    options, names = asked.options, tuple(asked.models)
+    mixing, treatment = mixing_of(asked, names), Treatment(asked.kept[0], asked.scales[0])
+    share = 1.0 if options.combine == "sum" else 1 / len(names)
+    begun = everywhere([treatment] * len(names), len(asked.blocks), share)
+    conflicts = sign_conflicts(mixing, treatment, progress)
+    state, done = resolved_by_signs(names, treatment, begun, conflicts, options.tau)
+    blocks = [block.name for block in asked.blocks]
+    plan = mixing.plan(state)
+    test = _judged(asked, found, asked.tasks, plan, progress) if asked.tasks else None
+    outcome = HiOutcome(
+        base=asked.plan.inputs.lead.name,
+        experts=tuple(expert_told(name, treatment, ()) for name in names),
+        dropped=(),
+        tasks=(),
+        settings=options.model_dump(mode="json"),
+        before=None,
+        after=None,
+        normalised=(),
+        evaluations=0,
+        rounds=(round_told(done, blocks, options.tau),),
+        parts=tuple(part_told(name, row) for name, row in zip(blocks, state.rows, strict=True)),
+        test=test,
+    )
+    return outcome, plan
 
 
 def _rounds(asked: Asked) -> int:
@@ -192,11 +231,15 @@ def _grids(asked: Asked, ground: Merges, progress: Progress) -> Sequence[Sequenc
 
 
 def _judged(
-    asked: Asked, found: Mapping[str, Subject], ground: Merges, plan: MergePlan, progress: Progress
+    asked: Asked,
+    found: Mapping[str, Subject],
+    tasks: Sequence[ExpertTask],
+    plan: MergePlan,
+    progress: Progress,
 ) -> Judgement:
     subject = found[MERGE]
     model = subject.model(asked.evaluation, plan)
-    merged = tested(subject, model, ground.tasks, asked.evaluation, progress)
+    merged = tested(subject, model, tasks, asked.evaluation, progress)
     held = guarded(asked.guards, found, model, asked.evaluation)
-    of_base, of_experts = tested_ends(ground.tasks, found, asked.evaluation, progress)
-    return judgement(ground.tasks, of_base, of_experts, merged, asked.max_drop, held)
+    of_base, of_experts = tested_ends(tasks, found, asked.evaluation, progress)
+    return judgement(tasks, of_base, of_experts, merged, asked.max_drop, held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kanna.methods.merge.hi.contributions import Conflict, Impact
+from kanna.methods.merge.hi.ranking import Ranked
 from kanna.methods.merge.hi.resolving import Round
 from kanna.methods.merge.hi.results import HiBlock, HiCell, HiExpert, HiImpact, HiPart, HiRound, HiStep
 from kanna.methods.merge.hi.stage_one import Cell
@@ -20,7 +21,7 @@ def expert_told(name: str, treatment: Treatment, cells: Sequence[Cell]) -> HiExp
 
 def round_told(found: Round, names: Sequence[str], tau: float | None) -> HiRound:
     return HiRound(
-        blocks=tuple(block_told(one, names[one.block], tau) for one in found.conflicts),
+        blocks=tuple(block_told(one, names[one.place], tau) for one in found.conflicts),
         steps=tuple(
             HiStep(
                 block=names[step.block],
@@ -35,11 +36,12 @@ def round_told(found: Round, names: Sequence[str], tau: float | None) -> HiRound
     )
 
 
-def block_told(found: Conflict, name: str, tau: float | None) -> HiBlock:
+def block_told(found: Ranked, name: str, tau: float | None) -> HiBlock:
+    own, merged = (found.own, found.merged) if isinstance(found, Conflict) else ((), ())
     return HiBlock(
         block=name,
-        own=tuple(map(_impact, found.own)),
-        merged=tuple(map(_impact, found.merged)),
+        own=tuple(map(_impact, own)),
+        merged=tuple(map(_impact, merged)),
         gamma=found.gamma,
         errors=found.errors,
         total=found.total,

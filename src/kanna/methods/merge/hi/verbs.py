@@ -8,7 +8,7 @@ import typer
 
 from kanna.methods.merge.flags import OutDtype, Recipe
 from kanna.methods.merge.hi.config import HiOptions
-from kanna.methods.merge.tuning.verbs import DryRun, ExpertTasks, Guard, MaxDrop, Resume, Tests, told
+from kanna.methods.merge.tuning.verbs import DryRun, Guard, MaxDrop, OptionalTasks, Resume, Tests, told
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Out
 from kanna.terminal.flags import Only
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from kanna.methods.merge.hi.analyze import AnalysisResult
     from kanna.methods.merge.hi.run import HiResult
+    from kanna.methods.merge.tuning.work import Work
 
 _WHAT, _RUN = "What is merged", "Running"
 
@@ -36,9 +37,9 @@ def hi(
             rich_help_panel=_WHAT,
         ),
     ],
-    task: ExpertTasks,
     options: HiOptions,
     evaluation: asking.Scoring,
+    task: OptionalTasks = None,
     out: Out = None,
     test: Tests = None,
     max_drop: MaxDrop = None,
@@ -58,7 +59,7 @@ def hi(
         done = merge_hi(
             base,
             expert,
-            task,
+            task or (),
             out,
             options,
             tests=test or (),
@@ -69,11 +70,15 @@ def hi(
             force=force,
             resume=resume,
             dry_run=dry_run,
-            announce=lambda work: session.say(f"at most {told(work)}"),
+            announce=lambda work: session.say(_most(work)),
             progress=progress,
         )
     session.show(done.to_dict(), lambda console: _render(console, done))
     return 0 if done.passed else asking.VERDICT_FAILED
+
+
+def _most(work: Work) -> str:
+    return f"at most {told(work)}" if work.evaluations else told(work)
 
 
 def _render(console: Console, done: HiResult) -> None:
@@ -82,7 +87,7 @@ def _render(console: Console, done: HiResult) -> None:
     from kanna.reporting.console import draw_block
 
     if done.outcome is None or done.written is None:
-        console.print(f"at most {told(done.work)}")
+        console.print(_most(done.work))
         console.print("nothing was computed")
         return
     for block in hi_blocks(At("hi", done.outcome.to_dict())):

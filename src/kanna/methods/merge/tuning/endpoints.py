@@ -117,5 +117,6 @@ def opened(
     with subjects(plans) as found:
         for name, subject in found.items():
             asked = [task for task in tasks if name in (MERGE, BASE, expert(task.name))]
-            subject.prepared([task.calibration for task in asked], options)
+            if asked:
+                subject.prepared([task.calibration for task in asked], options)
         yield found

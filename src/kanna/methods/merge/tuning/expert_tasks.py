@@ -44,7 +44,7 @@ class ExpertTask:
 
     Args:
         name: Of the expert.
-        calibration: Rows that choose.
+        calibration: Rows that choose; where none does, those of the test.
         test: Rows that choose nothing.
     """
 
@@ -118,6 +118,23 @@ def expert_tasks(
     if stray := next((name for name in tests if name not in tasks), None):
         raise InputError(f"--test names {stray}, of which no task is given", f"add --task {stray}=FILE")
     return tuple(_read(name, file, tests.get(name), split, options) for name, file in tasks.items())
+
+
+def judging_tasks(tests: Mapping[str, Path], options: EvalOptions) -> tuple[ExpertTask, ...]:
+    """Rows that judge a merge that no task has chosen.
+
+    Args:
+        tests: Name of an expert -> the file.
+
+    Raises:
+        InputError: Rows that cannot be read, or have no answers.
+    """
+    found = []
+    for name, file in tests.items():
+        (task,) = load_tasks([file], options.limit)
+        _check_kind(task, options)
+        found.append(ExpertTask(name, task, task))
+    return tuple(found)
 
 
 def _read(name: str, file: Path, test: Path | None, split: Split, options: EvalOptions) -> ExpertTask:

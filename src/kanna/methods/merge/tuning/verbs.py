@@ -28,6 +28,16 @@ ExpertTasks = Annotated[
         rich_help_panel=_CHOICE,
     ),
 ]
+OptionalTasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        metavar="NAME=FILE",
+        help="An expert, and rows with answers or choices that it knows but was not trained on; for each "
+        "expert, but with --data-free.",
+        rich_help_panel=_CHOICE,
+    ),
+]
 Tests = Annotated[
     list[str] | None,
     typer.Option(
@@ -149,6 +159,8 @@ def told(work: Work) -> str:
     """What it takes, in one line."""
     from kanna.terminal.progress import duration
 
+    if not work.evaluations:
+        return f"no evaluations; about {duration(work.seconds)} on one core"
     return (
         f"{work.evaluations} evaluations of {work.rows} rows in all, {work.merges} merges; about "
         f"{work.tokens:,} tokens, {duration(work.seconds)} on one core"
