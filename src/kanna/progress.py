@@ -17,6 +17,11 @@ def going(stage: str, *how: str) -> str:
     return f"{stage}{_BETWEEN}{told}" if told else stage
 
 
+def of(progress: Progress, whose: str) -> Progress:
+    """The same, where every stage says whose it is: "base: app.jsonl"."""
+    return lambda stage, done, total: progress(f"{whose}: {stage}", done, total)
+
+
 def parted(stage: str) -> tuple[str, str]:
     """The name of a stage, and how it goes just now, which may be empty."""
     name, _, how = stage.partition(_BETWEEN)

@@ -51,11 +51,7 @@ def _render(console: "Console", result: "GenerationResult") -> None:
     if len(result.continuations) == 1:
         console.print(result.continuations[0].text, soft_wrap=True)
         return
-    from rich.table import Table
-    from rich.text import Text
+    from kanna.reporting.console import table
 
-    drawn = Table(show_lines=True)
-    for written in result.continuations:
-        drawn.add_column(Text(written.model), ratio=1, overflow="fold")
-    drawn.add_row(*(Text(written.text) for written in result.continuations))
-    console.print(drawn)
+    headings = [f"<{written.model}" for written in result.continuations]
+    console.print(table(headings, [[written.text for written in result.continuations]]))

@@ -61,7 +61,15 @@ def _render(console: "Console", result: "InspectResult", every: bool) -> None:
     inventory = result.inventory
     tied = "tied" if inventory.tied_embeddings else "not tied"
     console.print(f"{result.model}: {inventory.architecture}, {len(inventory.blocks)} blocks")
-    console.print(f"{inventory.parameters:,} parameters, {size(result.bytes)} in files, embeddings {tied}")
+    if result.bytes == result.dense_bytes:
+        console.print(
+            f"{inventory.parameters:,} parameters, {size(result.bytes)} in files, embeddings {tied}"
+        )
+    else:
+        console.print(
+            f"{result.stored:,} numbers stored, {size(result.bytes)} in files, embeddings {tied}; "
+            f"dense it has {inventory.parameters:,} parameters, {size(result.dense_bytes)}"
+        )
     console.print(
         f"matrices below that can be compressed: {size(result.selected_bytes)}, "
         f"{percent(result.selected_bytes / result.bytes)} of the files"
@@ -104,22 +112,26 @@ def _table(entries: Sequence["Entry"], every: bool) -> Any:
         own = (entry.matrix.name,) if every else ()
         groups[entry.matrix.role, _shape(entry), entry.dtype, entry.form, *own].append(entry)
     spectra = any(entry.spectrum for entry in entries)
+    smaller = any(entry.bytes != entry.dense_bytes for entry in entries)
     rows = [
         [
+            *((group[0].matrix.name,) if every else ()),
             role,
             numbers([entry.matrix.layer for entry in group]),
-            group[0].matrix.name if every else str(len(group)),
+            *(() if every else (str(len(group)),)),
             shape,
             dtype,
             _form(group),
             size(sum(entry.bytes for entry in group)),
+            *((size(sum(entry.dense_bytes for entry in group)),) if smaller else ()),
             str(group[0].matrix.break_even_rank),
             *(_spectrum_cells(group) if spectra else ()),
         ]
         for (role, shape, dtype, *_), group in groups.items()
     ]
-    which = "name" if every else ">count"
-    headings = ("role", "layers", which, ">shape", "dtype", "form", ">bytes", ">break-even")
+    which = ("name", "role", "layer") if every else ("role", "layers", ">count")
+    sizes = (">stored", ">if dense") if smaller else (">bytes",)
+    headings = (*which, ">shape", "dtype", "form", *sizes, ">break-even")
     return table((*headings, *(_SPECTRUM if spectra else ())), rows)
 
 

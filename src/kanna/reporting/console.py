@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table as Drawn
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from kanna.reporting.blocks import (
@@ -22,22 +21,46 @@ from kanna.reporting.blocks import (
     Term,
     Verdict,
 )
+from kanna.reporting.fitted import COLOURS, Fitted
 from kanna.reporting.wording import filled
+from kanna.reporting.wrapped import lines
 
 # An example is told by its end, where the question stands.
 _MOST_CHARACTERS, _MOST_OF_ANSWER = 300, 80
 _BEHIND_A_SENTENCE = re.compile(r"[.!?]['\")\]]* |[\u3002\uff01\uff1f]")
 _ENDS_A_SENTENCE = re.compile(r"[.!?\u3002\uff01\uff1f]")
-# Share of its own width that a table needs: on less, its cells would be of few letters each.
-_LEAST_WIDTH, _UNLIMITED = 0.75, 10_000
+# A line of a verdict begins with what was found.
+_FOUND = re.compile(r"(?:verdict: |  )([A-Za-z]+)(?=:|$)")
 # Beside what is printable.
 _KEPT = "\n\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """Text in lines that end between words, what was found coloured; no markup."""
+
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for number, line in enumerate(lines(_plain(self.text), options.max_width)):
+            drawn = Text(line)
+            found = _FOUND.match(line) if number == 0 else None
+            if found and found[1].lower() in COLOURS:
+                drawn.stylize(COLOURS[found[1].lower()], *found.span(1))
+            yield drawn
+
+
+class Paper(Console):
+    """A console that breaks the lines of texts as those of tables are broken."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        super().print(*(Told(one) if isinstance(one, str) else one for one in objects), **settings)
 
 
 def draw(console: Console, section: Section) -> None:
     """A section's title and blocks, one after the other."""
     if section.title:
-        console.print(_text(section.title))
+        console.print(Told(section.title))
     for block in section.blocks:
         draw_block(console, block)
 
@@ -46,38 +69,31 @@ def draw_block(console: Console, block: Block) -> None:
     """A drawing as its table, or as sentences; long texts that a page folds away are left out."""
     match block:
         case Paragraph():
-            console.print(_text(_cell(tuple(block.cells))))
+            console.print(Told(_cell(tuple(block.cells))))
         case Table():
             _draw_table(console, block)
         case Chart(table=Table() as marks):
             _draw_table(console, marks)
         case Chart():
             for line in (block.title, *(f"  {mark}" for mark in block.marks), block.caption):
-                console.print(_text(line))
+                console.print(Told(line))
         case Examples():
             _draw_examples(console, block)
         case Verdict():
             for line in _verdict(block):
-                console.print(_text(line))
+                console.print(Told(line))
         case Details():
             pass
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Drawn:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Fitted:
     """A table whose columns of numbers are right-aligned; a heading with a leading '>' marks one."""
-    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        right = heading.startswith(">")
-        name = _text(heading.removeprefix(">").removeprefix("<"))
-        drawn.add_column(name, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*map(_text, row))
-    return drawn
+    return Fitted([_plain(heading) for heading in headings], [[_plain(cell) for cell in row] for row in rows])
 
 
-def _text(text: str) -> Text:
-    """Text that stands for itself: no markup, and no character that would steer a terminal."""
-    return Text("".join(mark if mark.isprintable() or mark in _KEPT else "�" for mark in text))
+def _plain(text: str) -> str:
+    """Text without a character that would steer a terminal."""
+    return "".join(mark if mark.isprintable() or mark in _KEPT else "�" for mark in text)
 
 
 def _cell(cell: Cell) -> str:
@@ -86,20 +102,11 @@ def _cell(cell: Cell) -> str:
 
 
 def _draw_table(console: Console, block: Table) -> None:
-    """Without columns that are empty in every row; on a console that is much too narrow as a list."""
+    """Without columns that are empty in every row."""
     cells = [[_cell(cell) for cell in row] for row in block.rows]
     headings, rows = filled(block.columns, cells)
-    console.print(_text(f"{block.title} ({block.nature})" if block.title and block.nature else block.title))
-    drawn = table(headings, rows)
-    unlimited = console.options.update(max_width=_UNLIMITED)
-    if Measurement.get(console, unlimited, drawn).maximum * _LEAST_WIDTH <= console.width:
-        console.print(drawn)
-        return
-    for row in rows:
-        named = [
-            f"{name.lstrip('<>')} {cell}".strip() for name, cell in zip(headings, row, strict=True) if cell
-        ]
-        console.print(_text(f"  {'; '.join(named)}"))
+    console.print(Told(f"{block.title} ({block.nature})" if block.title and block.nature else block.title))
+    console.print(table(headings, rows))
 
 
 def _draw_examples(console: Console, block: Examples) -> None:
@@ -112,8 +119,8 @@ def _draw_examples(console: Console, block: Examples) -> None:
         )
         for example in block.examples
     ]
-    console.print(_text(block.title))
-    console.print(table(("", "", "prompt", "expected", block.base, block.new), rows))
+    console.print(Told(block.title))
+    console.print(table(("", "", "<prompt", "<expected", f"<{block.base}", f"<{block.new}"), rows))
 
 
 def _short(text: str) -> str:

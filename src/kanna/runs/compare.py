@@ -10,7 +10,7 @@ import psutil
 from torch import nn
 
 from kanna.errors import InputError
-from kanna.progress import Progress
+from kanna.progress import Progress, of
 from kanna.result import replace
 from kanna.runs.blame import blame as find_blame
 from kanna.runs.criteria import Criteria
@@ -86,18 +86,18 @@ def compare(
     _check_texts(plans, sequences[0] == sequences[1])
     apart = None if not distribution else _no_distribution(plans, sequences)
     together = not identical and (blame or (distribution and apart is None))
-    first = evaluate_opened(sides.base, plans[0], fresh=fresh, cache=cache, progress=progress)
+    first = evaluate_opened(sides.base, plans[0], fresh=fresh, cache=cache, progress=of(progress, "base"))
     if not (together and sides.fit(chosen)):
         sides.base.release()
     second = (
         replace(first, model=plans[1].name, bytes=plans[1].bytes)
         if identical
-        else evaluate_opened(sides.new, plans[1], fresh=fresh, cache=cache, progress=progress)
+        else evaluate_opened(sides.new, plans[1], fresh=fresh, cache=cache, progress=of(progress, "new"))
     )
     found = _decided(first, second, criteria, identical, examples)
     if identical:
         return replace(found, notes=(*found.notes, "the weights are bit-identical"))
-    found = written_out(found, sides.new, plans[1], progress)
+    found = written_out(found, sides.new, plans[1], of(progress, "new"))
     if apart is not None:
         reason = f"next-token distributions were not compared: {apart}"
         found = replace(found, notes=(*found.notes, reason))

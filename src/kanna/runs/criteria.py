@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kanna.checked import read_yaml, validated
 from kanna.errors import InputError
+from kanna.result import replace
 from kanna.tasks.data.task import HARNESS, names_of
 from kanna.tasks.evaluate import Prepared, headline
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
@@ -71,23 +72,35 @@ class Criteria:
 
 
 def criteria_of(
-    tasks: Sequence[str],
-    max_drop: str | None,
+    tasks: str | Path | Sequence[str | Path],
+    max_drop: str | None = None,
     guards: Sequence[str] = (),
     confidence: float = CONFIDENCE,
     accept_empty: bool = False,
 ) -> Criteria:
-    """Criteria as given on the command line: one drop for all tasks, and `FILE=3%` for guards.
+    """What `kanna.compare` and the functions that write a model judge by, as given on the command line.
+
+    Args:
+        tasks: A file or `lm_eval:NAME`, or several.
+        max_drop: Allowed on each: "1%" of the base's score, or "1pt"; None only measures.
+        guards: Tasks with drops of their own, such as "general.txt=3%".
+        confidence: Of the verdict, one-sided.
+        accept_empty: Let it pass where the base does no better than one constant answer.
+
+    Returns:
+        The criteria.
 
     Raises:
-        InputError: No task, a confidence outside (0.5, 0.9999], a tolerance or guard that cannot be read.
+        InputError: No task, something that is no name of a file, a confidence outside (0.5, 0.9999], a
+            tolerance or guard that cannot be read.
     """
-    lines = tuple(Line(task=task, max_drop=max_drop) for task in tasks)
-    return criteria_from(
-        Tolerances(
-            confidence=confidence, tasks=lines, guards=tuple(map(_guard, guards)), accept_empty=accept_empty
-        )
-    )
+    several = [tasks] if isinstance(tasks, str | Path) else tasks
+    lines = [
+        {"task": str(task) if isinstance(task, Path) else task, "max_drop": max_drop} for task in several
+    ]
+    data = {"confidence": confidence, "tasks": lines, "accept_empty": accept_empty}
+    read = validated(Tolerances, data, "criteria", 'such as criteria_of("app.jsonl", "1%")')
+    return criteria_from(replace(read, guards=tuple(map(_guard, guards))))
 
 
 def read_criteria(path: str | Path) -> Criteria:

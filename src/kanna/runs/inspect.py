@@ -58,6 +58,8 @@ class Entry:
         rank: Of that form; None where it has none.
         dtype: Of the stored weight, as safetensors calls it.
         bytes: Of the matrix as stored; its bias not counted where it is dense.
+        dense_bytes: Of the same matrix if it were dense, in the same dtype.
+        stored: Numbers that are stored for it: indices counted, its bias not.
         spectrum: Where it was asked for.
     """
 
@@ -65,6 +67,8 @@ class Entry:
     form: str
     dtype: str
     bytes: int
+    dense_bytes: int
+    stored: int
     rank: int | None = None
     spectrum: Spectrum | None = None
 
@@ -75,10 +79,12 @@ class Entry:
             "layer": self.matrix.layer,
             "shape": list(self.matrix.shape),
             "parameters": self.matrix.parameters,
+            "stored_parameters": self.stored,
             "form": self.form,
             "rank": self.rank,
             "dtype": self.dtype,
             "bytes": self.bytes,
+            "dense_bytes": self.dense_bytes,
             "break_even_rank": self.matrix.break_even_rank,
             "refused": self.matrix.refused,
             **({} if self.spectrum is None else {"spectrum": self.spectrum.to_dict()}),
@@ -94,12 +100,17 @@ class InspectResult:
         inventory: All matrices, and what is skipped.
         entries: Of the selected matrices, refused ones among them.
         bytes: Of all tensors in the files.
+        dense_bytes: Of the same model if no matrix were in another form than dense.
+        stored: Numbers that are stored for all parameters, shared ones counted once; `inventory` counts those
+            of the dense model.
     """
 
     model: str
     inventory: Inventory
     entries: tuple[Entry, ...]
     bytes: int
+    dense_bytes: int
+    stored: int
 
     @property
     def selected_bytes(self) -> int:
@@ -113,7 +124,9 @@ class InspectResult:
             "architecture": inventory.architecture,
             "blocks": len(inventory.blocks),
             "parameters": inventory.parameters,
+            "stored_parameters": self.stored,
             "bytes": self.bytes,
+            "dense_bytes": self.dense_bytes,
             "tied_embeddings": inventory.tied_embeddings,
             "matrices": [entry.to_dict() for entry in self.entries],
             "skipped": [
@@ -153,7 +166,12 @@ def inspect(
         place = usable_cache("spectra", cache)
         store = None if place is None else Workspace(place)
         entries = list(_with_spectra(source, entries, store, progress))
-    return InspectResult(source.name, inventory, tuple(entries), source.checkpoint.bytes)
+    stored, dense_bytes = inventory.parameters, source.checkpoint.bytes
+    for layer in source.declared.values():
+        m, n, dtype = layer.geometry.m, layer.geometry.n, source.dtype(layer.path)
+        stored += layer.form.parameters(m, n) - m * n
+        dense_bytes += m * n * dtype.itemsize - layer.form.bytes(m, n, dtype)
+    return InspectResult(source.name, inventory, tuple(entries), source.checkpoint.bytes, dense_bytes, stored)
 
 
 def _entry(source: Source, matrix: Matrix) -> Entry:
@@ -163,12 +181,14 @@ def _entry(source: Source, matrix: Matrix) -> Entry:
         stored = next(name for name in checkpoint.tensors if len(checkpoint.shape(name)) > 1)
     name = stored or source.tensor_of(matrix)
     dtype, held = checkpoint.tensors[name].dtype, source.declared.get(matrix.module)
+    dense = matrix.parameters * checkpoint.dtype(name).itemsize
     if held is None:
-        return Entry(matrix, "dense", dtype, matrix.parameters * checkpoint.dtype(name).itemsize)
+        return Entry(matrix, "dense", dtype, dense, dense, matrix.parameters)
     whole = held.form.bytes(held.geometry.m, held.geometry.n, checkpoint.dtype(name))
     # A fused module's bytes are shared out by rows: its parts have no tensors of their own in every form.
     share = whole * matrix.out_features // held.geometry.m
-    return Entry(matrix, held.form.key, dtype, share, getattr(held.form, "rank", None))
+    numbers = source.parameters(matrix)
+    return Entry(matrix, held.form.key, dtype, share, dense, numbers, getattr(held.form, "rank", None))
 
 
 def _with_spectra(

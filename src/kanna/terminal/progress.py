@@ -8,6 +8,7 @@ from typing import TextIO
 from kanna.progress import Progress, parted
 
 SECONDS_BETWEEN_LINES = 5.0
+_BAR = 10
 
 
 @contextmanager
@@ -68,16 +69,28 @@ def duration(seconds: float) -> str:
 def _bars(stream: TextIO) -> Iterator[Progress]:
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
+    from rich.text import Text
+
+    whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+
+    class Times(progress.ProgressColumn):
+        """What it took, and what it will take."""
+
+        def render(self, task: progress.Task) -> Text:
+            if task.finished:
+                return Text(f"took {duration(task.finished_time or 0.0)}")
+            left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
+            return Text(f"{duration(task.elapsed or 0.0)} so far{left}")
 
     columns = (
-        progress.TextColumn("{task.description:<12}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[how]}"),
+        progress.TextColumn("{task.description:<12}", table_column=whole),
+        progress.BarColumn(_BAR),
+        progress.MofNCompleteColumn(table_column=whole),
+        Times(whole),
+        progress.TextColumn("{task.fields[how]}", table_column=rest),
     )
-    with progress.Progress(*columns, console=Console(file=stream)) as bars:
+    with progress.Progress(*columns, console=Console(file=stream), expand=True) as bars:
         tasks: dict[str, int] = {}
 
         def report(stage: str, done: int, total: int) -> None:

@@ -123,10 +123,10 @@ class Session:
             letters = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
             print(json.dumps(result, indent=2, ensure_ascii=not letters))
             return
-        from rich.console import Console
+        from kanna.reporting.console import Paper
 
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
-        render(Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False))
+        render(Paper(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False))
 
 
 def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> Callable[..., None]:

@@ -191,3 +191,12 @@ def test_every_public_name_is_there():
 def test_importing_kanna_and_asking_for_help_leave_torch_alone():
     code = "import sys, kanna, kanna.cli.main; assert not {'torch', 'transformers'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_stages_say_which_model(base, damaged, task):
+    said = []
+    criteria = package.criteria_of([task], "1pt")
+    options = package.EvalOptions()
+    package.compare(base, damaged, criteria, options, progress=lambda stage, *_: said.append(stage))
+    stages = list(dict.fromkeys(said))
+    assert stages[:2] == ["base: log-likelihood", "new: log-likelihood"]

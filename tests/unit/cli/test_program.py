@@ -261,6 +261,7 @@ def test_progress_bars_on_a_terminal():
         report(going("train", "loss 2.5"), 1, 2)
         report(going("train", "loss 1.5"), 2, 2)
     assert "survey" in stream.getvalue() and "2/2" in stream.getvalue()
+    assert "so far" in stream.getvalue() and "took 0 s" in stream.getvalue()
     drawn = stream.getvalue().rpartition("survey")[2]  # the last time that all bars were drawn
     assert drawn.count("train") == 1 and "loss 1.5" in drawn and "loss 2.5" not in drawn
 

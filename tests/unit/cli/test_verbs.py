@@ -307,3 +307,34 @@ def test_recipes_refused(kanna, tmp_path, recipe, named):
 def test_python_functions_have_the_names_of_the_verbs():
     for name in package.__all__:
         assert getattr(package, name) is not None
+
+
+def test_inspect_counts_what_is_stored_beside_the_dense_count(kanna, shared_base, shared_small):
+    dense = kanna("inspect", shared_base, "--json").json
+    assert dense["stored_parameters"] == dense["parameters"] and dense["dense_bytes"] == dense["bytes"]
+    found = kanna("inspect", shared_small, "--json").json
+    assert found["parameters"] == dense["parameters"] and found["dense_bytes"] == dense["bytes"]
+    saved = [m["parameters"] - m["stored_parameters"] for m in found["matrices"]]
+    assert sum(saved) > 0 and found["stored_parameters"] == dense["parameters"] - sum(saved)
+    for matrix in found["matrices"]:
+        if matrix["form"] == "low_rank":
+            assert matrix["stored_parameters"] == matrix["rank"] * sum(matrix["shape"])
+    told = kanna("inspect", shared_small).out
+    assert f"{found['stored_parameters']:,} numbers stored" in told
+    assert f"dense it has {dense['parameters']:,} parameters" in told and "if dense" in told
+    assert "if dense" not in kanna("inspect", shared_base).out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 130])
+def test_inspect_fits(kanna, shared_small, monkeypatch, width):
+    from kanna.reporting.wording import size
+
+    found = kanna("inspect", shared_small, "--json").json["matrices"]
+    monkeypatch.setenv("COLUMNS", str(width))
+    told = kanna("inspect", shared_small, "--spectra", "-v").out.splitlines()
+    assert max(map(len, told)) <= width
+    for matrix in found:
+        assert any(matrix["name"][-15:] in line for line in told)
+        for number in (size(matrix["bytes"]), size(matrix["dense_bytes"]), "32 x 32"):
+            assert any(number in line for line in told)
+    assert max(map(len, kanna("inspect", shared_small, "--spectra").out.splitlines())) <= width
