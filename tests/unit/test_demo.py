@@ -41,7 +41,9 @@ def test_the_demo_gives_what_the_readme_says(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--json", "--quiet"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert json.loads((out / "demo.json").read_text(encoding="utf-8")) == result
+    written = json.loads((out / "demo.json").read_text(encoding="utf-8"))
+    assert written.pop("machine")["cores"] >= 1 and written.pop("finished")
+    assert written == result
     assert result["questions"] == 279
     assert 100 * result["constant_answer"] == pytest.approx(8.6, abs=0.05)
     dense, *rows = result["rows"]
@@ -68,6 +70,13 @@ def test_the_demo_gives_what_the_readme_says(tmp_path: Path, capsys: pytest.Capt
             assert (out / name / "model.safetensors").is_file() and (out / name / "kanna.json").is_file()
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+    page = tmp_path / "page.html"
+    assert main(["report", str(out), "--out", str(page)]) == 0
+    capsys.readouterr()
+    said = page.with_suffix(".md").read_text(encoding="utf-8")
+    assert "**55.1 % smaller**" in said and "### The same model at several sizes (measured)" in said
+    assert said.count("| kanna's default |") == said.count("| plain SVD |") == 4
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert main(["demo", "--out", str(out), "--json", "--quiet"]) == 2

@@ -11,7 +11,7 @@ from kanna.terminal.session import Session, verb
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kanna.demo.run import DemoResult
+    from kanna.reporting.demo import DemoResult
 
 
 @verb
@@ -48,7 +48,7 @@ def _render(console: "Console", result: "DemoResult") -> None:
     headings = ("", ">matrices kept", ">model", ">model kept", ">questions right", ">perplexity")
     console.print(f"{result.matrices} matrices, {result.questions} questions")
     console.print(table(headings, rows))
-    console.print(f"the commonest answer alone would be right in {percent(result.constant)}")
+    console.print(f"the commonest answer alone would be right in {percent(result.constant_answer)}")
     for sentence in result.lost:
         console.print(sentence)
     console.print(f"written: {result.out} (picture: demo.png)")

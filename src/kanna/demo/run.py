@@ -3,7 +3,6 @@
 import math
 import re
 import shutil
-from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ from kanna.methods.lowrank.run import lowrank, parse_config
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.progress import Progress, told
+from kanna.reporting.demo import DENSE, OURS, DemoResult, DemoRow
+from kanna.result import replace
 from kanna.runs.opened import Opened
+from kanna.runs.record import when_and_where
 from kanna.runs.unfinished import sole_writer
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.metrics.summaries import breakdown
@@ -27,54 +29,18 @@ from kanna.tasks.records import TaskScore
 from kanna.tasks.scorers.perplexity import perplexity
 
 KEEPS = (0.9, 0.8, 0.6, 0.4)
+_PLAIN = "plain SVD"
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("kanna's default", {}),
-    ("plain SVD", {"method": "plain", "allocation": "uniform"}),
+    (OURS, {}),
+    (_PLAIN, {"method": "plain", "allocation": "uniform"}),
 )
 CONTEXT = 128
 TOKENS = 8192
-_OURS, _PICTURE = "demo.json", "demo.png"
+_RESULT, _PICTURE = "demo.json", "demo.png"
 # Folders of the compressed models.
 _MODELS = r"(kanna|plain)-0\.\d+"
-_COLOURS = {"kanna's default": "#0b6e4f", "plain SVD": "#b5541c"}
-
-
-@dataclass(frozen=True)
-class DemoRow:
-    """One model of the demo.
-
-    Args:
-        method: How it was compressed; "dense" for the shipped model.
-        keep: Parameters of the matrices kept, as reached.
-        model_bytes: Of all tensors.
-        right: Share of the questions answered exactly.
-        by_skill: The same for each kind of question.
-        perplexity: On held-out stories, each on its own.
-    """
-
-    method: str
-    keep: float
-    model_bytes: int
-    right: float
-    by_skill: dict[str, float]
-    perplexity: float
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo did and where it is."""
-
-    out: Path
-    matrices: int
-    questions: int
-    constant: float
-    rows: tuple[DemoRow, ...]
-    lost: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        fields = asdict(self)
-        named = {"out": str(self.out), "constant_answer": fields.pop("constant")}
-        return {"schema_version": 1, **fields, **named}
+# Colour, and where the name stands beside the end of the line, in points.
+_LINES = {OURS: ("#0b6e4f", (12, -6)), _PLAIN: ("#b5541c", (12, -2))}
 
 
 def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: None) -> DemoResult:
@@ -93,20 +59,20 @@ def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: N
         output_directory(target, force=force, refuse=_refuse_replacing) as partial,
     ):
         with as_file(files("kanna.demo")) as home:
-            result = replace(_run(home, partial, progress), out=target)
-        write_json(partial / _OURS, result.to_dict())
-        _draw(result.rows, result.constant, partial / _PICTURE)
+            result = replace(_run(home, partial, progress), out=str(target))
+        write_json(partial / _RESULT, {**when_and_where(), **result.to_dict()})
+        _draw(result.rows, result.constant_answer, partial / _PICTURE)
     return result
 
 
 def _refuse_replacing(target: Path) -> None:
     """Raise InputError for what is not the output of an earlier demo, or holds something beside it."""
-    if target.is_symlink() or not (target / _OURS).is_file():
+    if target.is_symlink() or not (target / _RESULT).is_file():
         raise InputError(f"{target} is not the output of an earlier demo", "choose another --out")
     for path in sorted(target.iterdir()):
         if path.is_dir() and re.fullmatch(_MODELS, path.name):
             refuse_replacing(path)
-        elif path.name not in (_OURS, _PICTURE) and not _is_record(path):
+        elif path.name not in (_RESULT, _PICTURE) and not _is_record(path):
             raise InputError(
                 f"{target} holds {path.name}, which is not from the demo, so --force does not replace it",
                 "choose another --out, or move it away",
@@ -120,7 +86,7 @@ def _is_record(path: Path) -> bool:
 
 def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
     model = home / "model"
-    dense, score = _measure("dense", 1.0, model, home)
+    dense, score = _measure(DENSE, 1.0, model, home)
     rows = [dense]
     steps = [(name, settings, keep) for keep in KEEPS for name, settings in METHODS]
     for name, settings, keep in told(progress, "demo", steps):
@@ -133,7 +99,14 @@ def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
     shutil.rmtree(target / "cache", ignore_errors=True)
     matrices = len(inventory(skeleton(model)).compressible)
     lost = tuple(_loss(dense, row) for row in rows if row.method == METHODS[0][0])
-    return DemoResult(target, matrices, score.rows, score.floors["constant"], tuple(rows), lost)
+    return DemoResult(
+        out=str(target),
+        matrices=matrices,
+        questions=score.rows,
+        constant_answer=score.floors["constant"],
+        rows=tuple(rows),
+        lost=lost,
+    )
 
 
 def _measure(method: str, keep: float, directory: Path, home: Path) -> tuple[DemoRow, TaskScore]:
@@ -146,7 +119,15 @@ def _measure(method: str, keep: float, directory: Path, home: Path) -> tuple[Dem
     skills = {skill: float(figures["value"]) for skill, figures in by_skill.items()}
     stories = [row.text for row in read_rows(home / "data" / "heldout.jsonl")]
     lost = _perplexity(model, plan.tokenizer, stories)
-    return DemoRow(method, keep, opened.checkpoint.bytes, score.value, skills, lost), score
+    row = DemoRow(
+        method=method,
+        keep=keep,
+        model_bytes=opened.checkpoint.bytes,
+        right=score.value,
+        by_skill=skills,
+        perplexity=lost,
+    )
+    return row, score
 
 
 def _perplexity(model: nn.Module, tokenizer: Any, stories: list[str]) -> float:
@@ -171,24 +152,39 @@ def _loss(dense: DemoRow, row: DemoRow) -> str:
 
 
 def _draw(rows: tuple[DemoRow, ...], constant: float, path: Path) -> None:
-    """Share of right answers over the model's size, a line for each method; written as PNG."""
+    """Share of right answers over the model's size, a line for each method, its name beside it; as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     dense = rows[0]
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for method, colour in _COLOURS.items():
+    for method, (colour, side) in _LINES.items():
         line = [dense, *(row for row in rows if row.method == method)]
-        x = [row.model_bytes / 1e6 for row in line]
-        axes.plot(x, [100 * row.right for row in line], marker="o", color=colour, label=method, lw=2)
-    axes.axhline(100 * constant, color="#777", ls=":", lw=1.5, label="always the commonest answer")
-    axes.annotate("dense", (dense.model_bytes / 1e6, 100 * dense.right), (0, 8), textcoords="offset points",
-                  ha="center", fontsize=9)  # fmt: skip
+        x, y = [row.model_bytes / 1e6 for row in line], [100 * row.right for row in line]
+        axes.plot(x, y, marker="o", color=colour, lw=2)
+        axes.annotate(method, (x[-1], y[-1]), side, textcoords="offset points", va="center",
+                      color=colour, fontweight="bold")  # fmt: skip
+    axes.axhline(100 * constant, color="#555", ls=":", lw=1.5)
+    end = dense.model_bytes / 1e6
+    axes.annotate("always the commonest answer", (end, 100 * constant), (0, 6), textcoords="offset points",
+                  ha="right", fontsize=9, color="#555")  # fmt: skip
+    axes.annotate("as shipped", (end, 100 * dense.right), (5, 8), textcoords="offset points",
+                  ha="right", fontsize=9)  # fmt: skip
     axes.set(xlabel="size of the whole model (MB)", ylabel="questions answered exactly (%)", ylim=(-2, 108))
-    axes.set_title("What is left when layers come off", loc="left", fontweight="bold")
+    axes.set_title(_title(rows), loc="left", fontsize=11, fontweight="bold")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _title(rows: tuple[DemoRow, ...]) -> str:
+    """What was found, in figures: of the smallest model of both methods, beside the model as shipped."""
+    last = {row.method: row for row in rows}
+    dense, ours, plain = rows[0], last[OURS], last[_PLAIN]
+    smaller = 1 - ours.model_bytes / dense.model_bytes
+    return (
+        f"{smaller:.0%} smaller: {ours.right:.0%} of the answers right with kanna, "
+        f"{plain.right:.0%} with plain SVD\n(a demo model of {dense.model_bytes / 1e6:.1f} MB; as shipped {dense.right:.0%})"
+    ).replace("%", " %")

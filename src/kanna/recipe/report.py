@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanna import methods
+from kanna.reporting import demo
 from kanna.reporting import report as reporting
 from kanna.reporting.report import TITLE, ReportResult
 
@@ -32,5 +33,5 @@ def report(
         InputError: Something is missing, damaged or from a newer kanna, or `out` is not to be written.
     """
     return reporting.report(
-        directories, out, views=methods.views(), title=title, examples=examples, force=force
+        directories, out, views=(*methods.views(), demo.VIEW), title=title, examples=examples, force=force
     )

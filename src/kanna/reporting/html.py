@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,9 @@ from markupsafe import Markup
 import kanna
 from kanna.reporting.blocks import Page, Term
 
+_WORDS = re.compile(r"(\s+)")
+_LONG = re.compile(r"\S{16,}")
+_JOINTS = re.compile(r"(?<=[^\s./_#-][./_#-])(?=[^\s./_#-])")
 _STATUS = {
     "pass": ("✓", "Pass", "still right, within the allowed drop"),
     "fail": ("✕", "Fail", "beyond the allowed drop"),
@@ -56,6 +60,7 @@ def _environment() -> Environment:
         "kind": lambda block: type(block).__name__.lower(),  # the macro that draws it
         "drawing": lambda chart: Markup(chart.svg),  # charts.py escapes what it draws
         "word": lambda status: status.replace(" ", "-"),
+        "breakable": _breakable,
     }
     made.tests |= {
         "text": lambda cell: isinstance(cell, str),
@@ -63,6 +68,12 @@ def _environment() -> Environment:
         "term": lambda cell: isinstance(cell, Term),
     }
     return made
+
+
+def _breakable(text: str) -> Markup:
+    """A text whose long names, as of modules and files, break behind a point or a stroke if they must."""
+    words = (_JOINTS.split(word) if _LONG.fullmatch(word) else [word] for word in _WORDS.split(text))
+    return Markup("").join(Markup("<wbr>").join(parts) for parts in words)
 
 
 def _asset(name: str) -> str:

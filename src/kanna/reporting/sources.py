@@ -111,7 +111,7 @@ def read_sources(
     for place in dict.fromkeys(Path(directory).expanduser().resolve() for directory in directories):
         here = _of(place, views, examples)
         if not here:
-            raise InputError(f"{place} holds no results", _REMEDY)
+            raise InputError(f"{place} holds no results", _instead(place))
         sources += here
     return _apart(sources)
 
@@ -123,7 +123,23 @@ def _of(place: Path, views: Sequence[View], examples: bool) -> list[Source]:
         raise InputError(f"{place} is no directory and no file", _REMEDY)
     if (place / _LINEAGE).is_file():
         return [_model(place, views, examples)]
-    return _results(sorted(place.glob("*.json")), views, examples)
+    found = _results(sorted(place.glob("*.json")), views, examples)
+    # What a verb put into a model, such as a set of scales, is told with the model.
+    home = next((above for above in place.parents[:2] if (above / _LINEAGE).is_file()), None)
+    return found if found or home is None else [_model(home, views, examples)]
+
+
+def _instead(place: Path) -> str:
+    """What to give in place of a folder without results."""
+    if (place / "config.json").is_file():
+        return "it is a model as it was before kanna: kanna eval MODEL --task FILE --out DIR tells its worth"
+    inside = sorted(path.parent.name for path in place.glob(f"*/{_LINEAGE}"))
+    if inside:
+        return f"give the models in it, such as {place / inside[0]}"
+    rows = sorted(place.glob("*.jsonl"))
+    if rows:
+        return f"it holds rows: score a model on them with kanna eval MODEL --task {rows[0]} --out DIR"
+    return _REMEDY
 
 
 def _results(paths: Sequence[Path], views: Sequence[View], examples: bool) -> list[Source]:

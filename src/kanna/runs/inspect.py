@@ -241,6 +241,7 @@ _COLUMNS = 4
 _FORMATS = (".png", ".svg", ".pdf")
 # Below it double precision Gram matrices show rounding, not the model.
 _LOWEST = 1e-6
+_EVEN_COLOUR, _EVEN_STYLE = "#b3261e", "--"
 
 
 def check_picture(path: Path, force: bool = False) -> None:
@@ -262,6 +263,7 @@ def check_picture(path: Path, force: bool = False) -> None:
 def plot_spectra(result: InspectResult, path: Path) -> Path:
     """One small picture a role, one line a layer: singular values over the largest, against rank over full.
 
+    A dashed line marks the break-even rank, above which two factors take more than the matrix.
     Drawn without a display.
 
     Raises:
@@ -276,23 +278,28 @@ def plot_spectra(result: InspectResult, path: Path) -> Path:
         raise InputError("there are no spectra to draw", "inspect with spectra")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import BoundaryNorm
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     columns = min(_COLUMNS, len(by_role))
     rows = -(-len(by_role) // columns)
-    figure = Figure(figsize=(3.4 * columns + 1.0, 2.8 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns + 1.0, 2.8 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    colours = ScalarMappable(Normalize(0, max(1, len(result.inventory.blocks) - 1)), "viridis")  # by layer
+    count = max(1, len(result.inventory.blocks))
+    # A colour for each layer: there is nothing between two of them.
+    colours = ScalarMappable(BoundaryNorm([layer - 0.5 for layer in range(count + 1)], 256), "viridis")
     for axis, (role, entries) in zip(axes, by_role.items(), strict=False):
         _draw(axis, role, entries, colours)
     for axis in axes[len(by_role) :]:
         axis.set_visible(False)
-    figure.suptitle(f"Spectra of {result.model}")
+    figure.suptitle(f"Spectra of {result.model}\n(dashed: break-even rank)", fontsize=11)
     figure.supxlabel("rank / full rank")
     figure.supylabel("singular value / largest")
-    figure.colorbar(colours, ax=list(axes), label="layer", shrink=0.8)
+    ticks = MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]).tick_values(0, count - 1)
+    shown = [int(tick) for tick in ticks if 0 <= tick <= count - 1 and tick == int(tick)]
+    figure.colorbar(colours, ax=list(axes), label="layer", shrink=0.8, ticks=shown).minorticks_off()
     figure.savefig(path, dpi=150)
     return path
 
@@ -304,7 +311,10 @@ def _draw(axis: Any, role: str, entries: list[Entry], colours: Any) -> None:
         heights = [max(value / top, _LOWEST) for value in values]
         places = [(index + 1) / len(values) for index in range(len(values))]
         axis.plot(places, heights, color=colours.to_rgba(entry.matrix.layer), linewidth=1.0)
-    rows, columns = entries[0].matrix.shape
-    axis.set_title(f"{role}  {rows} x {columns}", fontsize=10)
+    matrix = entries[0].matrix
+    rows, columns = matrix.shape
+    even = matrix.break_even_rank
+    axis.axvline(even / min(rows, columns), color=_EVEN_COLOUR, linestyle=_EVEN_STYLE, linewidth=1.2)
+    axis.set_title(f"{role}  {rows} x {columns}, break-even {even}", fontsize=10)
     axis.set_yscale("log")
     axis.grid(True, which="major", alpha=0.3)

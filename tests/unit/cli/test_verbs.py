@@ -59,6 +59,30 @@ def test_inspect_spectra_plot_and_cache(kanna, shared_base, tmp_path):
     assert kanna("cache", "--json").json["total_bytes"] == 0
 
 
+def test_spectra_show_whole_layers_and_the_break_even_rank(kanna, shared_base, tmp_path, monkeypatch):
+    """32 x 64: 32 * 64 / (32 + 64) = 21.3, so 21 of 32 is the last rank that saves anything."""
+    import matplotlib.figure
+
+    from kanna.runs.inspect import inspect, plot_spectra
+
+    drawn = []
+    save = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k)
+    )
+    found = inspect(shared_base, select="down", spectra=True, cache=tmp_path / "cache")
+    plot_spectra(found, tmp_path / "spectra.png")
+    panel, bar = (axis for axis in drawn[0].axes if axis.get_visible())
+    dashed = [line for line in panel.lines if line.get_linestyle() == "--"]
+    (matrix,) = {(entry.matrix.shape, entry.matrix.break_even_rank) for entry in found.entries}
+    (rows, columns), even = matrix
+    assert even == (rows * columns - 1) // (rows + columns)
+    assert [line.get_xdata()[0] for line in dashed] == [even / min(rows, columns)]
+    assert f"break-even {even}" in panel.get_title()
+    layers = {entry.matrix.layer for entry in found.entries}
+    assert set(bar.get_yticks()) == layers and len(panel.lines) == len(layers) + 1
+
+
 def test_spectra_are_those_of_an_svd(kanna, shared_base):
     import torch
     from safetensors.torch import load_file

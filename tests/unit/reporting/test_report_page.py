@@ -55,6 +55,8 @@ document.getElementById("phone").addEventListener("load", (event) => {
   const closed = page.querySelectorAll("details:not([open])").length;
   view.dispatchEvent(new Event("beforeprint"));
   document.getElementById("found").textContent = JSON.stringify({
+    said_wide: all("figure.wide").filter((one) =>
+      view.getComputedStyle(one.querySelector("figcaption"), "::after").content.includes("scroll")).length,
     walk, light, dark, stops, maps: maps.length, figures, quiet, told, stays, gone, hovered, boxes, closed,
     said: mark.dataset.tip,
     open: page.querySelectorAll("details[open]").length,
@@ -271,3 +273,21 @@ def test_nothing_is_fetched(made):
     contents = [value for name, value in parser.attributes if name == "content"]
     assert any(value and value.startswith("default-src 'none'") for value in contents)
     assert "url(" not in page and "@import" not in page
+
+
+def test_long_names_break_behind_points_and_strokes_only():
+    from kanna.reporting.html import _breakable
+
+    assert _breakable("model.layers.4.mlp.down_proj") == (
+        "model.<wbr>layers.<wbr>4.<wbr>mlp.<wbr>down_<wbr>proj"
+    )
+    assert _breakable("text.txt (sha256 8032de3011e2303e)") == "text.txt (sha256 8032de3011e2303e)"
+    assert _breakable("-2.40 pt to 1.5e-05") == "-2.40 pt to 1.5e-05"
+    assert "<script>" not in _breakable("<script>alert.of.many_words")
+
+
+def test_wide_tables_say_that_they_scroll_and_no_print_ends_in_a_legend(browser, made):
+    assert browser[0]["said_wide"] == browser[0]["boxes"] > 0
+    page = (made / "page.html").read_text(encoding="utf-8")
+    assert page.index('class="legend"') < page.index('class="verdicts"')
+    assert page.index("<h2>What the words mean</h2>") < page.index("<h2>Lineage of")
