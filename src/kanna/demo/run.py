@@ -183,8 +183,8 @@ def _title(rows: tuple[DemoRow, ...]) -> str:
     """What was found, in figures: of the smallest model of both methods, beside the model as shipped."""
     last = {row.method: row for row in rows}
     dense, ours, plain = rows[0], last[OURS], last[_PLAIN]
-    smaller = 1 - ours.model_bytes / dense.model_bytes
+    smaller, megabytes = 1 - ours.model_bytes / dense.model_bytes, dense.model_bytes / 1e6
     return (
-        f"{smaller:.0%} smaller: {ours.right:.0%} of the answers right with kanna, "
-        f"{plain.right:.0%} with plain SVD\n(a demo model of {dense.model_bytes / 1e6:.1f} MB; as shipped {dense.right:.0%})"
+        f"{smaller:.0%} smaller: {ours.right:.0%} of the answers right with kanna, {plain.right:.0%} with "
+        f"plain SVD\n(a demo model of {megabytes:.1f} MB; as shipped {dense.right:.0%})"
     ).replace("%", " %")
