@@ -61,35 +61,56 @@ def options(**given: Any) -> HiOptions:
     return HiOptions(**{"p": "0.5,1", "s": "0.5,1", "share": 0.4, "rounds": 2, **given})
 
 
+def block_of(name: str) -> str:
+    if ".layers." in name:
+        return name.split(".")[2]
+    return "embeddings" if "embed" in name else "norm and head"
+
+
+def together(plan: Any, scope: str) -> list[list[str]]:
+    """Tensors whose entries are ranked together, in the order of the plan."""
+    found: dict[str, list[str]] = {}
+    for tensor in plan.tensors:
+        key = block_of(tensor.spec.name) if scope == "layer" else tensor.spec.name
+        found.setdefault(key, []).append(tensor.spec.name)
+    return list(found.values())
+
+
+def flat(tensors: dict[str, torch.Tensor], names: list[str]) -> torch.Tensor:
+    return torch.cat([tensors[name].float().flatten() for name in names])
+
+
 def quiet(*_: object) -> None:
     """Says nothing."""
 
 
-@pytest.mark.parametrize("dtypes", ["spoken", "mixed"])
-def test_what_is_written_is_what_is_told(dtypes: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtypes", "scope"), [("spoken", "tensor"), ("mixed", "tensor"), ("spoken", "layer")]
+)
+def test_what_is_written_is_what_is_told(
+    dtypes: str, scope: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Every tensor by plain loops from the shares and scales of `merge.json`; the recipe makes it again."""
     spoken: Models = request.getfixturevalue(dtypes)
     tasks = {
         name: write_rows(tmp_path / f"task-{name}.jsonl", rows_of(spoken[name], spoken["base"], seed, 60))
         for seed, name in enumerate("ab")
     }
-    done = hi(spoken, tasks, tmp_path / "out", options(tau=-0.05))
+    done = hi(spoken, tasks, tmp_path / "out", options(tau=-0.05, scope=scope))
     told = json.loads((tmp_path / "out" / "merge.json").read_text())["hi"]
     assert told == done.outcome.to_dict() and done.passed
     parts = {part["block"]: part for part in told["parts"]}
     assert list(parts) == ["embeddings", "0", "1", "norm and head"]
     assert len({json.dumps([part["kept"], part["scales"]]) for part in parts.values()}) > 1
     base, *experts = (weights(spoken[name]) for name in ("base", "a", "b"))
-    for name, found in weights(tmp_path / "out").items():
-        layer = (
-            name.split(".")[2] if ".layers." in name else "embeddings" if "embed" in name else "norm and head"
-        )
-        part = parts[layer]
-        expected = base[name].double().flatten()
+    written = weights(tmp_path / "out")
+    for names in together(done.written.plan, scope):
+        part = parts[block_of(names[0])]
+        expected = flat(base, names).double()
         for expert, kept, scale in zip(experts, part["kept"], part["scales"], strict=True):
-            difference = (expert[name].float() - base[name].float()).flatten().tolist()
+            difference = (flat(expert, names) - flat(base, names)).tolist()
             expected = expected + scale * torch.tensor(largest(difference, kept), dtype=torch.float64)
-        torch.testing.assert_close(found.double().flatten(), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(flat(written, names).double(), expected, rtol=0, atol=1e-6)
     text = (tmp_path / "out" / "recipe.yaml").read_text()
     again = yaml.safe_load(text)
     again["base_model"] = str(spoken["base"])
@@ -138,9 +159,9 @@ def test_without_conflicts_it_is_task_arithmetic(
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(("group", "scope"), [(1, "tensor"), (2, "tensor"), (2, "layer")])
 def test_blocks_that_go_on_from_kept_states_score_as_whole_models(
-    group: int, spoken: Models, tasks: dict[str, Path], tmp_path: Path
+    group: int, scope: str, spoken: Models, tasks: dict[str, Path], tmp_path: Path
 ) -> None:
     """alpha and beta of every block by both ways; by log loss, of which every digit counts."""
     found = []
@@ -148,7 +169,7 @@ def test_blocks_that_go_on_from_kept_states_score_as_whole_models(
     for naive in (True, False):
         asked = asked_for(
             str(spoken["base"]), {name: str(spoken[name]) for name in tasks}, tasks, {},
-            options(group=group), EvalOptions(metric="log_loss"), None, 2 * 10**9, None,
+            options(group=group, scope=scope), EvalOptions(metric="log_loss"), None, 2 * 10**9, None,
         )  # fmt: skip
         with opened(asked) as subjects:
             evaluator = Evaluator(asked.tasks, asked.evaluation, Notebook(None))

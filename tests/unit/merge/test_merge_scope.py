@@ -1,4 +1,4 @@
-"""One threshold for all tensors of a model, against sorting all its differences at once."""
+"""One threshold for all tensors of a model or of a layer, against sorting their differences at once."""
 
 import dataclasses
 import json
@@ -102,6 +102,49 @@ def test_the_largest_of_the_whole_model_stay(
     assert all("scope" not in group["parameters"] for group in by_tensor.plan.to_dict()["groups"])
 
 
+PLACES = ("embed_tokens", "layers.0.", "layers.1.", "model.norm")
+
+
+@pytest.mark.parametrize(
+    ("method", "gamma"), [("ties", None), ("breadcrumbs", 0.05), ("breadcrumbs_ties", 0.2)]
+)
+def test_the_largest_of_every_layer_stay(
+    method: str, gamma: float | None, models: Models, tmp_path: Path
+) -> None:
+    """Each layer, and what lies before and behind them, as if it were a model of its own."""
+    result = kanna.merge(given(models, method, gamma, scope="layer"), tmp_path / "out")
+    written = weights(tmp_path / "out")
+    names = [tensor.spec.name for tensor in result.plan.tensors]
+    assert sum(place in name for place in PLACES for name in names) == len(names)
+    sizes = []
+    for place in PLACES:
+        inside = [name for name in names if place in name]
+        found = torch.cat([written[name].flatten() for name in inside])
+        wanted = expected(models, inside, method, gamma or 0.0)
+        assert float((found.double() - wanted).abs().max()) < 1e-6, place
+        sizes += [max(1, int(density * len(found))) for density in DENSITIES.values()]
+    count = sum(value.numel() for value in written.values())
+    assert result.figures["kept_share"] == sum(sizes) / (2 * count)
+    told = json.loads((result.out / "merge.json").read_text())
+    assert {group["parameters"]["scope"] for group in told["groups"]} == {"layer"}
+    held = tensors_of(merge_plan(given(models, method, gamma, scope="layer")), [names[5]])
+    assert list(held) == [names[5]] and torch.equal(held[names[5]], written[names[5]])
+
+
+def test_layers_may_keep_different_shares(models: Models, tmp_path: Path) -> None:
+    """But not the tensors of one layer."""
+    top: dict[str, Any] = {"base_model": str(models["base"]), "parameters": {"scope": "layer"}}
+    own = {models["a"]: {"weight": 1, "density": [{"filter": "layers.0.", "value": 0.6}, {"value": 0.3}]}}
+    kanna.merge(recipe("ties", own, **top), tmp_path / "out")
+    base, found = weights(models["base"]), weights(tmp_path / "out")
+    for place, share in zip(PLACES, (0.3, 0.6, 0.3, 0.3), strict=True):
+        moved = torch.cat([(value != base[name]).flatten() for name, value in found.items() if place in name])
+        assert int(moved.sum()) == max(1, int(share * len(moved)))
+    own = {models["a"]: {"weight": 1, "density": [{"filter": "q_proj", "value": 0.6}, {"value": 0.3}]}}
+    with pytest.raises(InputError, match=r"one threshold holds for both with scope: layer"):
+        merge_plan(recipe("ties", own, **top))
+
+
 def test_chunks_and_shards_of_any_size_give_the_same_bytes(models: Models, tmp_path: Path) -> None:
     plan = merge_plan(given(models, "breadcrumbs", 0.05))
     found = []
@@ -113,8 +156,13 @@ def test_chunks_and_shards_of_any_size_give_the_same_bytes(models: Models, tmp_p
     assert found[0] == found[1]
 
 
-def test_a_killed_merge_goes_on_with_its_thresholds(models: Models, tmp_path: Path) -> None:
-    recipe_, whole, out = given(models, "ties"), tmp_path / "whole" / "out", tmp_path / "killed" / "out"
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_a_killed_merge_goes_on_with_its_thresholds(scope: str, models: Models, tmp_path: Path) -> None:
+    recipe_, whole, out = (
+        given(models, "ties", scope=scope),
+        tmp_path / "whole" / "out",
+        tmp_path / "killed" / "out",
+    )
     merge(recipe_, whole)
 
     def killed() -> None:
@@ -177,7 +225,7 @@ def test_magnitudes_that_sum_to_what_they_did_before(models: Models, tmp_path: P
     ("parameters", "said"),
     [
         ({"scope": "modl"}, "did you mean model?"),
-        ({"scope": "layer"}, "scope is tensor or model, for all tensors, found 'layer'"),
+        ({"scope": "laier"}, "scope is tensor or layer or model, for all tensors, found 'laier'"),
         ({"scope": True}, "found True"),
         ({"scope": ["model", "tensor"]}, "found ['model', 'tensor']"),
         ({"scope": [{"filter": "mlp", "value": "model"}]}, "for all tensors"),
@@ -203,7 +251,7 @@ def test_a_threshold_for_all_has_one_density_and_one_scope(models: Models) -> No
         for name in ("base", "a")
     ]
     slices = [{"sources": sources[:2], "parameters": {"scope": "model"}}, {"sources": sources[2:]}]
-    with pytest.raises(InputError, match="model for some tensors"):
+    with pytest.raises(InputError, match="scope is model for some tensors and tensor for others"):
         merge_plan({"merge_method": "ties", "base_model": str(models["base"]), "slices": slices})
     linear = recipe("linear", {models["a"]: {"weight": 1}}, parameters={"scope": "model"})
     assert any("scope has no effect under linear" in note for note in merge_plan(linear).warnings)

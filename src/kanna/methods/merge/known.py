@@ -75,9 +75,10 @@ SPREAD = "epsilon"
 _L1 = {"l1": BY_NORM}
 _RESCALE = Parameter(0.0, flag=True, words=_L1)
 _NOTHING_DROPPED = Parameter(0.0, flag=True, words=_L1, idle="no entry is dropped")
-# Of what a threshold is found over: each tensor by itself, or all of the model.
-SCOPE = "scope"
-_SCOPE = {SCOPE: Parameter(0.0, words={"tensor": 0.0, "model": 1.0}, chosen=True)}
+# Of what a threshold is found over: each tensor by itself, those of a layer, or all of the model.
+SCOPE, LAYER, MODEL = "scope", "layer", "model"
+SCOPES: Mapping[str, float] = {"tensor": 0.0, LAYER: 2.0, MODEL: 1.0}
+_SCOPE = {SCOPE: Parameter(0.0, words=SCOPES, chosen=True)}
 _WEIGHT = Parameter()
 _MASK = Parameter(0.0, flag=True, idle=_MEMORY)
 _DIFFERENCES = {"lambda": Parameter(default=1.0), "int8_mask": _MASK}

@@ -33,9 +33,10 @@ from kanna.methods.merge.known import SCOPE
 from kanna.methods.merge.lora_saved import replaced_by, saved_whole
 from kanna.methods.merge.plan import DEFAULT_MEMORY, Merged, MergePlan
 from kanna.methods.merge.portable import portable
-from kanna.methods.merge.resolve import CANCELLED, one_threshold
+from kanna.methods.merge.resolve import CANCELLED
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.run import merge_plan
+from kanna.methods.merge.scopes import scope_of, several
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
@@ -129,10 +130,11 @@ def _contents(
 
 def _refuse_one_threshold(plan: MergePlan) -> None:
     """Coordinates are a layer's own."""
-    if any(tensor.values is not None and one_threshold(tensor.values) for tensor in plan.tensors):
+    wide = next((one.values for one in plan.tensors if several(one.values)), None)
+    if wide is not None:
         raise InputError(
             f"{plan.recipe.place.name}: the coordinates of adapters are each layer's own, so there is no "
-            f"{SCOPE}: model",
+            f"{SCOPE}: {scope_of(wide)}",
             f"leave {SCOPE} out",
         )
 

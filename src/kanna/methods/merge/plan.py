@@ -25,6 +25,7 @@ from kanna.methods.merge.resolve import Values, check_gradients, resolved, warni
 from kanna.methods.merge.rows import Rows, with_rows
 from kanna.methods.merge.rules.make import whole_rows, whole_tensors
 from kanna.methods.merge.rules.sums import BLOCK
+from kanna.methods.merge.scopes import check_scopes, scope_of
 from kanna.methods.merge.token_rows import rows_of
 from kanna.methods.merge.vocabulary import Tokenizer
 
@@ -204,7 +205,7 @@ class MergePlan:
         each = {name: list(given) for name, given in values.of_models}  # in the order of "models"
         all_: dict[str, Any] = dict(values.of_all)
         if all_.pop(SCOPE, 0):
-            all_[SCOPE] = "model"
+            all_[SCOPE] = scope_of(values)
         return {"method": self.recipe.method, **told, "parameters": {**all_, **each}}
 
 
@@ -239,6 +240,8 @@ def planned(
         check_gradients(recipe)
     floating = [one for one in layout.targets if _dtype(inputs, one.parts[0]).is_floating_point]
     values = resolved(recipe, floating)
+    config = composed(inputs, layout.stacks)
+    check_scopes(recipe, [(one, values[one.name]) for one in floating], config, layout.layered)
     tensors = tuple(
         _merged(inputs, one, dtype, values.get(one.name), rows_of(recipe, inputs, ends, tokens, one))
         for one in layout.targets
@@ -261,7 +264,7 @@ def planned(
         *_licence_warning(inputs),
         *warnings_of(recipe),
     )
-    config = at_the_ends(composed(inputs, layout.stacks), ends, tokens)
+    config = at_the_ends(config, ends, tokens)
     check_kinds(inputs, layout.stacks, config, [tensor.spec.name for tensor in tensors])
     return MergePlan(recipe, inputs, tensors, chunk, memory, config, warnings, (), seed, tokens, tokenizer)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kanna.errors import InputError
-from kanna.methods.merge.known import SCOPE, SPREAD, Parameter
+from kanna.methods.merge.known import SPREAD, Parameter
 from kanna.methods.merge.layout import Target
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.settings import Setting
@@ -15,8 +15,6 @@ from kanna.methods.merge.tree import Node
 
 # Weights cancel where their sum is this small a part of their sizes.
 CANCELLED = 1e-9
-# Parameters that say how many entries are above a threshold.
-_OF_THRESHOLDS = ("density", "gamma")
 # Parameters that say that weights are divided by their sum.
 _NORMALISE = ("normalize", "normalize_weights")
 
@@ -40,11 +38,6 @@ class Values:
         return dict(self.of_all)[name]
 
 
-def one_threshold(values: Values) -> bool:
-    """Whether thresholds are those of the whole model."""
-    return bool(dict(values.of_all).get(SCOPE))
-
-
 def resolved(recipe: Recipe, targets: Iterable[Target]) -> dict[str, Values]:
     """The values of every tensor.
 
@@ -52,9 +45,7 @@ def resolved(recipe: Recipe, targets: Iterable[Target]) -> dict[str, Values]:
         InputError: A parameter that must be given has no value for a tensor; weights that are to be
             normalised and cancel.
     """
-    found = [(target, _values(recipe, target)) for target in targets]
-    _refuse_several_scopes(recipe, found)
-    return {target.name: values for target, values in found}
+    return {target.name: _values(recipe, target) for target in targets}
 
 
 def check_gradients(recipe: Recipe) -> None:
@@ -119,33 +110,6 @@ def _value(recipe: Recipe, target: Target, index: int | None, name: str, paramet
     if source is not None and source.model == target.slice.base:
         remedy += f"; under {recipe.method} the base model is merged like the others"
     raise recipe.place.error(node, f"{name}{whose} has no value for the tensor {tensor}", remedy)
-
-
-def _refuse_several_scopes(recipe: Recipe, found: Sequence[tuple[Target, Values]]) -> None:
-    """A threshold for the whole model is one of all its tensors, for which one density holds."""
-    scopes = {one_threshold(values) for _, values in found}
-    if not any(scopes):
-        return
-    if len(scopes) > 1:
-        raise InputError(
-            f"{recipe.place.name}: {SCOPE} is model for some tensors and tensor for others",
-            "give it once, under parameters: at the top",
-        )
-    held: dict[tuple[str, str], tuple[float, str]] = {}
-    for target, values in found:
-        for name in _OF_THRESHOLDS:
-            for source, value in zip(
-                target.slice.sources, dict(values.of_models).get(name, ()), strict=False
-            ):
-                if source.model == target.slice.base:
-                    continue
-                before, tensor = held.setdefault((source.model, name), (value, target.name))
-                if before != value:
-                    raise InputError(
-                        f"{recipe.place.name}: the {name} of {source.model} is {before:g} for {tensor} and "
-                        f"{value:g} for {target.name}, but one threshold holds for all with {SCOPE}: model",
-                        f"give one {name} for each model, or {SCOPE}: tensor",
-                    )
 
 
 def _refuse_cancelled(

@@ -125,10 +125,10 @@ def asked_for(
         raise InputError(f"the expert {one} has no task", f"add --task {one}=FILE, or leave it out")
     elif one := next((name for name in tasks if name not in models), None):
         raise InputError(f"the task of {one} has no expert", f"add --expert {one}=MODEL, or leave it out")
-    if options.scope != "tensor" and (options.data_free or options.stages != MODEL):
+    if options.scope == "model" and (options.data_free or options.stages != MODEL):
         raise InputError(
             "with one threshold for a whole model its blocks cannot be pruned apart",
-            "leave out --scope, or add --stages model",
+            "write --scope layer or tensor, or add --stages model",
         )
     whole = State((tuple(WHOLE for _ in models),))
     recipe = recipe_of(whole, base, list(models.values()), (), dtype=out_dtype)

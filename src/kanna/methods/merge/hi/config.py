@@ -25,9 +25,9 @@ class HiOptions(Configuration):
         "0.1:1:0.1", "Shares of an expert's difference that may stay: 0.1:1:0.1, or 0.5,1.", _GRID
     )
     s: str = setting("0.1:1:0.1", "By which it may be multiplied, likewise.", _GRID)
-    scope: Literal["tensor", "model"] = setting(
+    scope: Literal["tensor", "layer", "model"] = setting(
         "tensor",
-        "Whose largest entries stay: each tensor's, or the model's (with --stages model).",
+        "Whose largest entries stay: each tensor's, each layer's, or the model's (with --stages model).",
         _STAGES,
     )
     combine: Literal["sum", "mean"] = setting("sum", "Of the experts' differences: sum or mean.", _STAGES)

@@ -28,7 +28,7 @@ def tensors_of(plan: MergePlan, names: Collection[str] | None = None) -> dict[st
     Args:
         names: Which; None for all.
     """
-    cuts = cuts_of(plan, None)
+    cuts = cuts_of(plan, None, names=names)
     return {
         tensor.spec.name: torch.cat([*Stream(plan, tensor, cuts, hashed=False).pieces()]).reshape(
             tensor.spec.shape
