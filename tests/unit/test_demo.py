@@ -11,14 +11,17 @@ from kanna.cli.main import main
 README = Path(__file__).parents[2] / "README.md"
 # Points of accuracy: two questions of 279, for other processors and numbers of threads.
 TOLERANCE = 0.8
-_ROW = re.compile(r"^\| (all|\d+ %) \| ([\d.]+) MB \| ([\d.]+) % \|(?: ([\d.]+) %)? \|$", re.MULTILINE)
+_BITS = re.compile(r"^\| whole numbers of (\d) bits \| ([\d.]+) MB \| ([\d.]+) % \| *\|$", re.MULTILINE)
+_ROW = re.compile(
+    r"^\| (all|low rank, keep 0.\d) \| ([\d.]+) MB \| ([\d.]+) % \|(?: ([\d.]+) %)? \|$", re.MULTILINE
+)
 
 
 def promised() -> dict[float, tuple[float, float, float | None]]:
     """Keep -> megabytes, right answers of kanna and of plain SVD in per cent, as README says."""
     rows = _ROW.findall(README.read_text(encoding="utf-8"))
     return {
-        1.0 if keep == "all" else float(keep.split()[0]) / 100: (
+        1.0 if keep == "all" else float(keep.split()[-1]): (
             float(size),
             float(ours),
             float(plain) if plain else None,
@@ -27,7 +30,14 @@ def promised() -> dict[float, tuple[float, float, float | None]]:
     }
 
 
+def promised_bits() -> dict[int, tuple[float, float]]:
+    """Bits -> megabytes and right answers in per cent, as README says."""
+    rows = _BITS.findall(README.read_text(encoding="utf-8"))
+    return {int(bits): (float(size), float(right)) for bits, size, right in rows}
+
+
 def test_the_table_is_read() -> None:
+    assert promised_bits() == {8: (1.3, 99.3), 4: (0.82, 99.3), 3: (0.70, 99.3)}
     assert promised() == {
         1.0: (2.1, 99.3, None),
         0.8: (1.7, 99.3, 98.2),
@@ -47,6 +57,11 @@ def test_the_demo_gives_what_the_readme_says(tmp_path: Path, capsys: pytest.Capt
     assert result["questions"] == 279
     assert 100 * result["constant_answer"] == pytest.approx(8.6, abs=0.05)
     dense, *rows = result["rows"]
+    rows, whole = rows[:-3], rows[-3:]
+    assert [row["setting"] for row in whole] == [f"{bits} bits" for bits in promised_bits()]
+    for row, (size, right) in zip(whole, promised_bits().values(), strict=True):
+        assert row["model_bytes"] / 1e6 == pytest.approx(size, abs=0.05)
+        assert 100 * row["right"] == pytest.approx(right, abs=TOLERANCE)
     found = {
         (method, keep): row
         for (keep, method), row in zip(
@@ -65,6 +80,7 @@ def test_the_demo_gives_what_the_readme_says(tmp_path: Path, capsys: pytest.Capt
             other = found["plain SVD", keep]
             assert other["model_bytes"] == pytest.approx(row["model_bytes"], rel=0.01)
             assert 100 * other["right"] == pytest.approx(plain, abs=TOLERANCE)
+    assert all((out / f"int-{bits}" / "kanna.json").is_file() for bits in promised_bits())
     for keep in ("0.9", "0.8", "0.6", "0.4"):
         for name in (f"kanna-{keep}", f"plain-{keep}"):
             assert (out / name / "model.safetensors").is_file() and (out / name / "kanna.json").is_file()
@@ -104,3 +120,25 @@ def test_force_replaces_no_demo_with_something_else_in_it(
     assert main(["demo", "--out", str(tmp_path), "--force", "--quiet"]) == 2
     assert "does not replace it" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / foreign).read_text() == "precious"
+
+
+def test_the_files_of_the_demo_are_written_to_try_verbs_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The spreadsheet asks what the rows ask: a task of the same questions, answers and groups."""
+    from kanna.tasks.data.rows import read_rows
+
+    place = tmp_path / "demo"
+    assert main(["demo", "--files", str(place), "--json"]) == 0
+    names = json.loads(capsys.readouterr().out)["names"]
+    assert names == ["calibration.jsonl", "heldout.jsonl", "model", "questions.csv", "questions.jsonl"]
+    assert names == sorted(path.name for path in place.iterdir())
+    lines, sheet = (read_rows(place / name) for name in ("questions.jsonl", "questions.csv"))
+    assert [(row.prompt, [one.strip() for one in row.answers], row.group) for row in lines] == [
+        (row.prompt, list(row.answers), row.group) for row in sheet
+    ]
+    for where in (place, tmp_path / "model"):
+        if where != place:
+            where.mkdir()
+        assert main(["demo", "--files", str(where)]) == 2
+        assert "exists already" in capsys.readouterr().err

@@ -128,3 +128,52 @@ def test_public_names_in_documents_exist() -> None:
         if name
     }
     assert named <= {*kanna.__all__}, sorted(named - {*kanna.__all__})
+
+
+def test_the_readme_begins_with_what_kanna_does() -> None:
+    """A picture, a table, two commands, a walk, serving, what it takes, words: in this order."""
+    text = _text(ROOT / "README.md")
+    assert (ROOT / "docs" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    places = [text.index("](docs/demo.png)"), text.index("| whole numbers of 4 bits |")]
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    first = ["Two commands", "The whole way, on files that are here", "Serve it", "What it takes"]
+    assert titles[:6] == [*first, "What the words mean", "All verbs"]
+    assert places == sorted(places) and places[-1] < text.index("## Two commands")
+    commands = text.partition(f"## {first[0]}")[2].partition("## ")[0]
+    assert len(re.findall(r"^    kanna ", commands, re.MULTILINE)) == 2
+    walk = text.partition(f"## {first[1]}")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    (kanna .*?)(?: *#.*)?$", walk, re.MULTILINE)
+    assert len(lines) == 10 and lines[0] == "kanna demo --files walk"
+    assert all("walk/" in line for line in lines[1:]), "a file that is not here"
+
+
+def test_what_was_measured_and_what_computed_never_stand_in_one_column() -> None:
+    table = _text(ROOT / "README.md").partition("## What it takes")[2].partition("\n## ")[0]
+    heads, *rows = re.findall(r"^\| (.+) \|$", table, re.MULTILINE)
+    columns = [head.strip() for head in heads.split("|")]
+    assert columns[-4:] == [
+        f"{what}, {how}" for what in ("peak memory", "time") for how in ("measured", "computed")
+    ]
+    assert len(rows) == 9
+    for row in rows:
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[-4] or cells[-3], row
+        assert bool(cells[-2]) != bool(cells[-1]), row
+
+
+def test_the_demo_is_made_without_the_tools_of_developers() -> None:
+    """`make -n` says what would be run: no [dev] for the demo, and with it, on top of the same, for tests."""
+    import shutil
+    import subprocess
+
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+
+    def planned(target: str) -> str:
+        words = ["make", "-n", target, "VENV=no-such-folder"]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    demo, unit = planned("demo"), planned("unit")
+    assert "[dev]" not in demo and "--editable ." in demo
+    assert "installing kanna" in demo and "activate" in demo and "seconds" in demo
+    assert "--editable ." in unit and "[dev]" in unit and unit.index("[dev]") < unit.index("pytest")

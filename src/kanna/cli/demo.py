@@ -20,14 +20,36 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For models, table and picture.")] = Path(
         "kanna-demo"
     ),
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            "--files", metavar="DIR", help="Only write the model and its rows there, to try verbs on."
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Run the main job on a small model that comes with kanna, and show what is lost at each ratio."""
+    """Run the main job on a small model that comes with kanna, and show what is lost at each ratio.
+
+    kanna demo --files demo writes what the examples of the README begin with.
+    """
+    if files is not None:
+        _copy(session, files)
+        return
     from kanna.demo.run import demo as show
 
     with session.progress() as progress:
         result = show(out, force=force, progress=progress)
     session.show(result.to_dict(), lambda console: _render(console, result))
+
+
+def _copy(session: Session, files: Path) -> None:
+    from kanna.demo.copied import copy_files
+
+    place, names = copy_files(files)
+    told = f"written: {place}: {', '.join(names)}"
+    session.show(
+        {"schema_version": 1, "files": str(place), "names": names}, lambda console: console.print(told)
+    )
 
 
 def _render(console: "Console", result: "DemoResult") -> None:
@@ -37,7 +59,7 @@ def _render(console: "Console", result: "DemoResult") -> None:
     rows = [
         [
             row.method,
-            percent(row.keep),
+            row.setting,
             size(row.model_bytes),
             percent(row.model_bytes / result.rows[0].model_bytes),
             percent(row.right),
@@ -45,7 +67,7 @@ def _render(console: "Console", result: "DemoResult") -> None:
         ]
         for row in result.rows
     ]
-    headings = ("", ">matrices kept", ">model", ">model kept", ">questions right", ">perplexity")
+    headings = ("", "", ">model", ">model kept", ">questions right", ">perplexity")
     console.print(f"{result.matrices} matrices, {result.questions} questions")
     console.print(table(headings, rows))
     console.print(f"the commonest answer alone would be right in {percent(result.constant_answer)}")

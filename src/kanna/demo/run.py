@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from kanna.checkpoint.outputs import final_name, refuse_replacing
 from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.methods.lowrank.run import lowrank, parse_config
+from kanna.methods.quantize.config import QuantizeConfig
+from kanna.methods.quantize.run import quantize
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.progress import Progress, told
-from kanna.reporting.demo import DENSE, OURS, DemoResult, DemoRow
+from kanna.reporting.demo import DENSE, OURS, WHOLE, DemoResult, DemoRow
 from kanna.result import replace
 from kanna.runs.opened import Opened
 from kanna.runs.record import when_and_where
@@ -34,13 +37,19 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     (OURS, {}),
     (_PLAIN, {"method": "plain", "allocation": "uniform"}),
 )
+# Bits of whole numbers, from the weights alone, with a scale for each group of so many.
+BITS, GROUP = (8, 4, 3), "32"
 CONTEXT = 128
 TOKENS = 8192
 _RESULT, _PICTURE = "demo.json", "demo.png"
 # Folders of the compressed models.
-_MODELS = r"(kanna|plain)-0\.\d+"
-# Colour, and where the name stands beside the end of the line, in points.
-_LINES = {OURS: ("#0b6e4f", (12, -6)), _PLAIN: ("#b5541c", (12, -2))}
+_MODELS = r"((kanna|plain)-0\.\d+|int-\d)"
+# Colour, name, and where that stands beside the end of the line, in points.
+_LINES = {
+    OURS: ("#0b6e4f", "kanna's low rank", (12, -6)),
+    _PLAIN: ("#b5541c", _PLAIN, (12, -2)),
+    WHOLE: ("#1b5a9c", WHOLE, (-6, -14)),
+}
 
 
 def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: None) -> DemoResult:
@@ -56,12 +65,12 @@ def demo(out: str | Path, force: bool = False, progress: Progress = lambda *_: N
     target = final_name(out)
     with (
         sole_writer(target, force, _refuse_replacing),
-        output_directory(target, force=force, refuse=_refuse_replacing) as partial,
+        output_directory(target, force=force, refuse=_refuse_replacing) as room,
     ):
         with as_file(files("kanna.demo")) as home:
-            result = replace(_run(home, partial, progress), out=str(target))
-        write_json(partial / _RESULT, {**when_and_where(), **result.to_dict()})
-        _draw(result.rows, result.constant_answer, partial / _PICTURE)
+            result = replace(_run(home, room, progress), out=str(target))
+        write_json(room / _RESULT, {**when_and_where(), **result.to_dict()})
+        _draw(result.rows, result.constant_answer, room / _PICTURE)
     return result
 
 
@@ -86,19 +95,18 @@ def _is_record(path: Path) -> bool:
 
 def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
     model = home / "model"
-    dense, score = _measure(DENSE, 1.0, model, home)
+    dense, score = _measure(DENSE, "all", 1.0, model, home)
     rows = [dense]
-    steps = [(name, settings, keep) for keep in KEEPS for name, settings in METHODS]
-    for name, settings, keep in told(progress, "demo", steps):
-        config = parse_config({"keep": keep, "context": CONTEXT, "tokens": TOKENS, **settings})
-        directory = target / f"{'plain' if settings else 'kanna'}-{keep:g}"
-        text = home / "data" / "calibration.jsonl"
-        done_run = lowrank(model, directory, config, calibration=text, cache=target / "cache")
-        kept = done_run.figures["keep_selected"]
-        rows.append(_measure(name, kept, directory, home)[0])
+    steps = [
+        *(partial(_smaller, name, settings, keep) for keep in KEEPS for name, settings in METHODS),
+        *(partial(_whole, bits) for bits in BITS),
+    ]
+    for step in told(progress, "demo", steps):
+        name, setting, kept, directory = step(home, target)
+        rows.append(_measure(name, setting, kept, directory, home)[0])
     shutil.rmtree(target / "cache", ignore_errors=True)
     matrices = len(inventory(skeleton(model)).compressible)
-    lost = tuple(_loss(dense, row) for row in rows if row.method == METHODS[0][0])
+    lost = tuple(_loss(dense, row) for row in rows if row.method in (OURS, WHOLE))
     return DemoResult(
         out=str(target),
         matrices=matrices,
@@ -109,7 +117,29 @@ def _run(home: Path, target: Path, progress: Progress) -> DemoResult:
     )
 
 
-def _measure(method: str, keep: float, directory: Path, home: Path) -> tuple[DemoRow, TaskScore]:
+# Method, setting, share of parameters kept, and where the model is.
+_Made = tuple[str, str, float, Path]
+
+
+def _smaller(name: str, settings: dict[str, Any], keep: float, home: Path, target: Path) -> _Made:
+    """Low rank."""
+    config = parse_config({"keep": keep, "context": CONTEXT, "tokens": TOKENS, **settings})
+    directory = target / f"{'plain' if settings else 'kanna'}-{keep:g}"
+    text = home / "data" / "calibration.jsonl"
+    ran = lowrank(home / "model", directory, config, calibration=text, cache=target / "cache")
+    return name, f"keep {keep:.2f}", ran.figures["keep_selected"], directory
+
+
+def _whole(bits: int, home: Path, target: Path) -> _Made:
+    """Whole numbers of so many bits, all of them kept."""
+    directory = target / f"int-{bits}"
+    quantize(home / "model", directory, QuantizeConfig(bits=bits, group=GROUP), cache=target / "cache")
+    return WHOLE, f"{bits} bits", 1.0, directory
+
+
+def _measure(
+    method: str, setting: str, keep: float, directory: Path, home: Path
+) -> tuple[DemoRow, TaskScore]:
     """Reload a model as a user would, and evaluate it; the score of the questions beside the row."""
     opened, options = Opened.open(directory), EvalOptions()
     plan = opened.prepared([home / "data" / "questions.jsonl"], options)
@@ -121,6 +151,7 @@ def _measure(method: str, keep: float, directory: Path, home: Path) -> tuple[Dem
     lost = _perplexity(model, plan.tokenizer, stories)
     row = DemoRow(
         method=method,
+        setting=setting,
         keep=keep,
         model_bytes=opened.checkpoint.bytes,
         right=score.value,
@@ -145,7 +176,7 @@ def _loss(dense: DemoRow, row: DemoRow) -> str:
     worst = min(row.by_skill, key=lambda skill: row.by_skill[skill] - dense.by_skill[skill])
     where = f", most in '{worst}' ({100 * row.by_skill[worst]:.0f} % right)" if drop >= 0.5 else ""
     return (
-        f"keep {row.keep:.2f}: {100 * (1 - row.model_bytes / dense.model_bytes):.0f} % fewer bytes, "
+        f"{row.setting}: {100 * (1 - row.model_bytes / dense.model_bytes):.0f} % fewer bytes, "
         f"{drop:.1f} points of accuracy lost{where}; "
         f"perplexity {dense.perplexity:.2f} -> {row.perplexity:.2f}"
     )
@@ -157,14 +188,19 @@ def _draw(rows: tuple[DemoRow, ...], constant: float, path: Path) -> None:
     from matplotlib.figure import Figure
 
     dense = rows[0]
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for method, (colour, side) in _LINES.items():
-        line = [dense, *(row for row in rows if row.method == method)]
-        x, y = [row.model_bytes / 1e6 for row in line], [100 * row.right for row in line]
-        axes.plot(x, y, marker="o", color=colour, lw=2)
-        axes.annotate(method, (x[-1], y[-1]), side, textcoords="offset points", va="center",
+    for method, (colour, name, side) in _LINES.items():
+        mine = [row for row in rows if row.method == method]
+        x, y = [row.model_bytes / 1e6 for row in mine], [100 * row.right for row in mine]
+        begin = ([dense.model_bytes / 1e6], [100 * dense.right])
+        axes.plot(begin[0] + x, begin[1] + y, marker="o", color=colour, lw=2)
+        if method == WHOLE:
+            for row, across in zip(mine, x, strict=True):
+                axes.annotate(row.setting, (across, 100 * row.right), (0, 8), textcoords="offset points",
+                              color=colour, fontsize=9, ha="center")  # fmt: skip
+        axes.annotate(name, (x[-1], y[-1]), side, textcoords="offset points", va="center",
                       color=colour, fontweight="bold")  # fmt: skip
     axes.axhline(100 * constant, color="#555", ls=":", lw=1.5)
     end = dense.model_bytes / 1e6
@@ -180,11 +216,13 @@ def _draw(rows: tuple[DemoRow, ...], constant: float, path: Path) -> None:
 
 
 def _title(rows: tuple[DemoRow, ...]) -> str:
-    """What was found, in figures: of the smallest model of both methods, beside the model as shipped."""
+    """What was found, in figures: of the smallest model of each method, beside the model as shipped."""
     last = {row.method: row for row in rows}
-    dense, ours, plain = rows[0], last[OURS], last[_PLAIN]
-    smaller, megabytes = 1 - ours.model_bytes / dense.model_bytes, dense.model_bytes / 1e6
+    dense, ours, plain, whole = rows[0], last[OURS], last[_PLAIN], last[WHOLE]
+    gone = {row.method: 1 - row.model_bytes / dense.model_bytes for row in (ours, whole)}
     return (
-        f"{smaller:.0%} smaller: {ours.right:.0%} of the answers right with kanna, {plain.right:.0%} with "
-        f"plain SVD\n(a demo model of {megabytes:.1f} MB; as shipped {dense.right:.0%})"
+        f"{gone[WHOLE]:.0%} smaller, {whole.right:.0%} of the answers right as whole numbers of "
+        f"{whole.setting};\n"
+        f"{gone[OURS]:.0%} smaller, {ours.right:.0%} right by low rank "
+        f"(plain SVD: {plain.right:.0%}; as shipped: {dense.right:.0%})"
     ).replace("%", " %")

@@ -13,7 +13,7 @@ from kanna.reporting.views import View
 from kanna.reporting.wording import percent, size
 from kanna.result import Bytes, Result, Several
 
-DENSE, OURS = "dense", "kanna's default"
+DENSE, OURS, WHOLE = "dense", "kanna's default", "whole numbers"
 
 
 class DemoRow(Result):
@@ -21,6 +21,7 @@ class DemoRow(Result):
 
     Args:
         method: How it was compressed; "dense" for the shipped model.
+        setting: In words: "keep 0.80", "4 bits"; "all" for the shipped model.
         keep: Parameters of the matrices kept, as reached.
         model_bytes: Of all tensors.
         right: Share of the questions answered exactly.
@@ -29,6 +30,7 @@ class DemoRow(Result):
     """
 
     method: str
+    setting: str
     keep: float
     model_bytes: Bytes
     right: float
@@ -44,7 +46,7 @@ class DemoResult(Result):
         questions: Asked of each model.
         constant_answer: Share that always giving the commonest answer gets right.
         rows: The shipped model, then the others.
-        lost: A sentence for each size of kanna's default.
+        lost: A sentence for each size of kanna's default, and for whole numbers.
     """
 
     schema_version: int = 1
@@ -62,7 +64,7 @@ def _draw(results: Sequence[Drawn]) -> tuple[list[Verdict], list[Section]]:
 
 
 def _card(at: At) -> Verdict:
-    """Of the smallest of kanna's models: how much is gone, and what is left of the answers."""
+    """Of the smallest of kanna's low ranks: how much is gone, and what is left of the answers."""
     rows = at["rows"].items()
     last = [row for row in rows if row.data["method"] == OURS][-1:] or rows[-1:]
     (least,) = last
@@ -80,11 +82,11 @@ def _card(at: At) -> Verdict:
 
 def _section(at: At) -> Section:
     rows = at["rows"].items()
-    columns = ("method", ">matrices kept", ">model", ">of it left", ">questions right", ">perplexity")
+    columns = ("method", "setting", ">model", ">of it left", ">questions right", ">perplexity")
     cells: list[list[Cell]] = [
         [
             row.data["method"],
-            row.cell("keep", percent),
+            row.data["setting"],
             _bytes(row),
             row["model_bytes"].over(
                 rows[0]["model_bytes"], percent(row.data["model_bytes"] / rows[0].data["model_bytes"])
@@ -106,16 +108,19 @@ def _section(at: At) -> Section:
 def _chart(at: At) -> Chart:
     dots = []
     for row in at.data["rows"]:
-        kept = f"{row['method']}, keep {row['keep']:.2f}"
+        kept = f"{row['method']}, {row['setting']}"
         tip = f"{kept}: {size(row['model_bytes'])}, {percent(row['right'])} right"
-        short = "kanna" if row["method"] == OURS else "SVD"
-        label = DENSE if row["method"] == DENSE else f"{short} {row['keep']:.1f}"
-        status = {DENSE: "base", OURS: "pass"}.get(row["method"], "")
+        short = {OURS: "kanna ", WHOLE: ""}.get(row["method"], "SVD ")
+        label = DENSE if row["method"] == DENSE else f"{short}{row['setting'].removeprefix('keep ')}"
+        status = {DENSE: "base", OURS: "pass", WHOLE: "undecided"}.get(row["method"], "")
         dots.append(
             charts.Dot(label, row["model_bytes"] / 1e6, row["right"], row["right"], row["right"], status, tip)
         )
     drawn = charts.scatter(dots, "weights on disk (MB)", "questions right", percent=True)
-    caption = "Up and to the left is better. Green: kanna's default; grey: plain SVD of the same size."
+    caption = (
+        "Up and to the left is better. Green: kanna's default; grey: plain SVD of the same size; "
+        "brown: whole numbers."
+    )
     return Chart("Questions right against size", drawn, caption, [dot.tip for dot in dots])
 
 
