@@ -63,6 +63,8 @@ class Given:
         budget: Evaluations of a task, about, for each tuned row.
         train: Name of an expert -> rows to train on; none leaves fine-tuning out.
         steps: Of that, of 32 rows.
+        options: How rows that judge are scored.
+        choosing: The same of rows that choose.
     """
 
     base: str
@@ -74,6 +76,7 @@ class Given:
     room: Path
     train: dict[str, Path]
     steps: int
+    choosing: kanna.EvalOptions
 
     @property
     def merges(self) -> int:
@@ -128,7 +131,7 @@ def swept(method: str, *axes: tuple[str, float, float], **parameters: Any) -> Ro
         ]
         found = kanna.merge_sweep(
             given.recipe(method, **parameters), vary, given.tasks, out,
-            calibration_share=_SHARE, split_seed=seed, evaluation=given.options,
+            calibration_share=_SHARE, split_seed=seed, evaluation=given.choosing,
         )  # fmt: skip
         assert found.sweep is not None
         return Made(str(out), found.sweep.evaluations)
@@ -146,7 +149,9 @@ def hi(stages: str) -> Row:
         many = [",".join(f"{x:.3g}" for x in np.linspace(1 / each, 1, each)) for each in given.grid]
         kept, scales = ("0.3,0.6,1", "0.3,0.6,1") if stages == "both" else many
         options = kanna.HiOptions(stages=stages, p=kept, s=scales, share=_SHARE, split_seed=seed, rounds=1)
-        found = kanna.merge_hi(given.base, given.experts, given.tasks, out, options, evaluation=given.options)
+        found = kanna.merge_hi(
+            given.base, given.experts, given.tasks, out, options, evaluation=given.choosing
+        )
         assert found.outcome is not None
         return Made(str(out), found.outcome.evaluations)
 
@@ -159,7 +164,7 @@ def controlled(search: Callable[[Merges, int, random.Random], State]) -> Row:
     def make(given: Given, seed: int, out: Path) -> Made:
         options = kanna.HiOptions(stages="layer", share=_SHARE, split_seed=seed)
         asked = asked_for(
-            given.base, given.experts, given.tasks, {}, options, given.options, None, 2 * 10**9, None
+            given.base, given.experts, given.tasks, {}, options, given.choosing, None, 2 * 10**9, None
         )
         with opened(asked) as found:
             evaluator = Evaluator(asked.tasks, asked.evaluation, Notebook(None))
@@ -468,6 +473,12 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--steps", type=int, default=600, help="of training, 32 rows each")
     parser.add_argument("--evaluations", type=int, default=112, help="of a task, about, for each tuned row")
+    parser.add_argument(
+        "--choose-in",
+        default="float32",
+        metavar="DTYPE",
+        help="to score rows that choose; others are float32",
+    )
     parser.add_argument("--seeds", default="0,1,2", help="of the parting of rows")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--journal", type=Path, required=True)
@@ -484,7 +495,10 @@ def main(words: Sequence[str] | None = None) -> None:
     experts = {name: model for name, _, model in (text.partition("=") for text in said.expert)}
     options = kanna.EvalOptions(context=said.context)
     train = {name: Path(file) for name, _, file in (text.partition("=") for text in said.train)}
-    given = Given(said.base, experts, tasks, said.text, options, said.evaluations, room, train, said.steps)
+    choosing = kanna.EvalOptions(context=said.context, dtype=said.choose_in)
+    given = Given(
+        said.base, experts, tasks, said.text, options, said.evaluations, room, train, said.steps, choosing
+    )
     seeds = [int(seed) for seed in said.seeds.split(",")]
     found = list(measured(given, Journal(said.journal), seeds, said.minutes))
     lines = lines_of(given, found)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from killing import hashes, in_child
+from killing import changes_below, die_at_change, hashes, in_child
 from merge_models import largest, save_model, weights
 from test_merge_adapters import save_adapter
 from tuned_tasks import rows_of, split_words, tasks_of, write_rows
@@ -246,13 +246,12 @@ def whole(spoken: Models, tasks: dict[str, Path], tmp_path_factory: pytest.TempP
 _KILLED = options(p="1", tau=-0.05, rounds=1)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_killed_anywhere_it_goes_on_to_the_same_bytes(
-    seed: int, whole: Path, spoken: Models, tasks: dict[str, Path], tmp_path: Path
+def test_a_note_that_was_cut_short_is_made_again(
+    whole: Path, spoken: Models, tasks: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Behind an evaluation, or while it is noted."""
+    """Killed while an evaluation was noted."""
     told = json.loads((whole / "merge.json").read_text())["hi"]
-    last = random.Random(seed).randrange(1, told["evaluations"])
+    last = random.Random(0).randrange(1, told["evaluations"])
 
     def killed() -> None:
         original, count = Notebook.add, 0
@@ -262,9 +261,8 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
             original(self, candidate, task, found)
             count += 1
             if count == last:
-                if seed % 2 == 0:
-                    assert self.path is not None
-                    self.path.write_bytes(self.path.read_bytes()[:-9])
+                assert self.path is not None
+                self.path.write_bytes(self.path.read_bytes()[:-9])
                 os.kill(os.getpid(), signal.SIGKILL)
 
         Notebook.add = add  # type: ignore[method-assign]
@@ -276,6 +274,38 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     assert in_child(resumed) == 0
     assert hashes(tmp_path / "out") == hashes(whole)
     assert not (tmp_path / "out.kanna-work").exists()
+
+
+def test_twenty_kills_leave_nothing_half_visible(
+    whole: Path, spoken: Models, tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    """At changes of files chosen by chance, over all of a run, the last one among them; each gone on with."""
+    expected, counted = hashes(whole), tmp_path / "counted"
+
+    def run(out: Path, resume: bool = False) -> Any:
+        return hi(spoken, tasks, out, _KILLED, max_drop="90pt", resume=resume)
+
+    count = changes_below(counted, lambda: run(counted / "out"), tmp_path / "count")
+    points = [*random.Random(7).sample(range(1, count), 19), count]
+    early = 0
+    for point in points:
+        room = tmp_path / f"room-{point}"
+
+        def killed(room: Path = room, point: int = point) -> None:
+            die_at_change(room, point)
+            run(room / "out")
+
+        assert in_child(killed) == -signal.SIGKILL
+        there = (room / "out").exists()
+        early += not there
+        assert not there or hashes(room / "out") == expected
+        unfinished = (room / "out.kanna-work" / "run.json").exists()
+        if unfinished or not there:
+            assert in_child(lambda room=room, resume=unfinished: run(room / "out", resume)) == 0
+        assert hashes(room / "out") == expected
+        remains = {"out.kanna-work"} if there else set()  # killed while it was removed
+        assert {path.name for path in room.iterdir()} <= {"out", "out.run.json", *remains}
+    assert 15 <= early < 20
 
 
 def test_an_expert_that_gains_nothing_is_left_out_where_that_is_wanted(
