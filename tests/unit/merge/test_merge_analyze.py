@@ -1,20 +1,24 @@
 """Analyses of recipes: contributions against models on disk with swapped tensors; disagreement of weights."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from killing import in_child
 from merge_models import weights
 from safetensors.torch import save_file
 from torch import Tensor
-from tuned_tasks import split_words, tasks_of, write_rows
+from tuned_tasks import rows_of, split_words, tasks_of, write_rows
 
 import kanna
 from kanna.cli.main import main
 from kanna.errors import InputError
+from kanna.methods.merge.tuning.samples import Notebook, Sample
 from kanna.tasks.data.rows import read_rows
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.options import EvalOptions
@@ -59,6 +63,7 @@ def test_contributions_are_those_of_models_with_swapped_blocks(
     done = kanna.merge_analyze(
         ties(spoken), tasks, calibration_share=0.4, evaluation=EvalOptions(metric="log_loss")
     )
+    assert done.analysis is not None
     assert [block.block for block in done.analysis.blocks] == list(_BLOCKS)
     assert [task.expert for task in done.analysis.tasks] == ["a", "b"]
     gain = score(own) - score(base)
@@ -121,3 +126,78 @@ def test_what_cannot_be_analysed(spoken: Models, tasks: dict[str, Path]) -> None
     shorter["parameters"] = {"weight": 1}
     with pytest.raises(InputError, match="cannot change places"):
         kanna.merge_analyze(shorter, tasks, calibration_share=0.4)
+
+
+def test_a_killed_analysis_goes_on(spoken: Models, tasks: dict[str, Path], tmp_path: Path) -> None:
+    """With what was evaluated, to the same figures; the folder of unfinished work goes."""
+    file = tmp_path / "recipe.yml"
+    file.write_text(yaml.safe_dump(ties(spoken)))
+    whole, out, count = tmp_path / "whole", tmp_path / "killed", tmp_path / "count"
+
+    def analysed(out: Path, resume: bool = False) -> None:
+        kanna.merge_analyze(file, tasks, calibration_share=0.4, out=out, resume=resume)
+
+    def killed() -> None:
+        original = Notebook.add
+
+        def add(self: Notebook, candidate: str, task: str, found: Sample) -> None:
+            original(self, candidate, task, found)
+            if len(self.known) == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Notebook.add = add  # type: ignore[method-assign]
+        analysed(out)
+
+    def resumed() -> None:
+        original, added = Notebook.add, 0
+
+        def add(self: Notebook, candidate: str, task: str, found: Sample) -> None:
+            nonlocal added
+            original(self, candidate, task, found)
+            added += 1
+
+        Notebook.add = add  # type: ignore[method-assign]
+        analysed(out, resume=True)
+        count.write_text(str(added))
+
+    assert in_child(lambda: analysed(whole)) == 0
+    assert in_child(killed) == -signal.SIGKILL
+    assert [path.name for path in out.iterdir()] == ["merge-analysis-recipe.yml.kanna-work"]
+    assert in_child(resumed) == 0
+    told = [json.loads((place / "merge-analysis-recipe.yml.json").read_text()) for place in (whole, out)]
+    for one in told:
+        for key in ("run", "finished"):
+            del one[key]
+    assert told[0]["blocks"] and told[0] == told[1]
+    assert [path.name for path in out.iterdir()] == ["merge-analysis-recipe.yml.json"]
+    # Base and expert, two for each block in the expert and in the merge; some are the same model.
+    assert 0 < int(count.read_text()) <= 2 * (2 + 4 * 4 + 1) - 20
+    with pytest.raises(InputError, match="exists already"):
+        analysed(out)
+    with pytest.raises(InputError, match="nothing is kept that could be resumed"):
+        kanna.merge_analyze(file, tasks, calibration_share=0.4, resume=True)
+
+
+def test_what_an_analysis_would_take(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yml"
+    file.write_text(yaml.safe_dump(ties(spoken)))
+    words = ["merge", "analyze", str(file), "--calibration-share", "0.4", "--out", str(tmp_path / "results")]
+    for name, rows in tasks.items():
+        words += ["--task", f"{name}={rows}"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "40 evaluations of 48 rows in all" in capsys.readouterr().out
+    assert main([*words, "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "merge-analysis" and told["work"]["evaluations"] == 40
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_refused_analysis_leaves_nothing(spoken: Models, tasks: dict[str, Path], tmp_path: Path) -> None:
+    own = write_rows(tmp_path / "own.jsonl", rows_of(spoken["base"], spoken["b"], 5, 60))
+    with pytest.raises(InputError, match="b gains nothing on its own task"):
+        kanna.merge_analyze(
+            ties(spoken), {"a": tasks["a"], "b": own}, calibration_share=0.4, out=tmp_path / "results"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["own.jsonl"]

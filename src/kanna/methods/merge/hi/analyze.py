@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from kanna.checkpoint import lineage
 from kanna.errors import InputError
 from kanna.methods.merge.disagreement import disagreement
 from kanna.methods.merge.hi.blocks import Block, blocks_of
@@ -20,7 +23,7 @@ from kanna.methods.merge.hi.results import HiBlock, MergeAnalysis
 from kanna.methods.merge.hi.state import GONE, WHOLE, State, everywhere
 from kanna.methods.merge.hi.telling import block_told
 from kanna.methods.merge.plan import MergePlan
-from kanna.methods.merge.run import merge_plan
+from kanna.methods.merge.run import key_of, merge_plan
 from kanna.methods.merge.tuning.endpoints import BASE, MERGE, ends, expert, tuned
 from kanna.methods.merge.tuning.evaluating import Evaluator, alone, subjects
 from kanna.methods.merge.tuning.expert_tasks import (
@@ -37,17 +40,32 @@ from kanna.methods.merge.tuning.samples import Notebook
 from kanna.methods.merge.tuning.work import Work, foreseen
 from kanna.progress import Progress
 from kanna.runs.record import Stages, run_record
+from kanna.runs.results import check_free, result_path, write_result
+from kanna.runs.unfinished import clear, unfinished_work
 from kanna.tasks.options import EvalOptions
+from kanna.tasks.records import SCORING
+
+KIND, _NOTES = "merge-analysis", "samples.jsonl"
 
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """What an analysis found; see `MergeAnalysis`."""
+    """What an analysis found.
 
-    analysis: MergeAnalysis
-    run: Mapping[str, Any]
+    Args:
+        analysis: See `MergeAnalysis`; None for a dry run.
+        work: What it takes.
+        file: Where the result was written, if anywhere.
+    """
+
+    analysis: MergeAnalysis | None
+    work: Work
+    run: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        if self.analysis is None:
+            return {"schema_version": 1, "kind": KIND, "work": self.work.to_dict()}
         return {**self.analysis.to_dict(), "run": dict(self.run)}
 
 
@@ -100,12 +118,17 @@ def merge_analyze(
     evaluation: EvalOptions | None = None,
     seed: int = 0,
     lax: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
     announce: Callable[[Work], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> AnalysisResult:
     """Norms, cosines and sign conflicts by layer; with tasks contributions and conflicts of every block, too.
 
-    Nothing is written. Contributions are those of experts as they are, and of what the recipe makes of them.
+    Contributions are those of experts as they are, and of what the recipe makes of them. Nothing is written
+    but a result, where a folder is given for it.
 
     Args:
         recipe: A file in mergekit's YAML with one document, or what it would hold.
@@ -114,9 +137,12 @@ def merge_analyze(
         group: Consecutive layers that are one block.
         tau: How much a task may lose in a block before it is hurt; by default one standard error.
         calibration_share: Of each task's rows, parted by groups; the others are left for tests.
+        out: Folder for the result; evaluations are kept there until it is whole.
+        resume: Go on with an analysis that was interrupted.
+        dry_run: Say only what it takes.
 
     Raises:
-        InputError: Whatever is wrong with recipe, models or tasks.
+        InputError: Whatever is wrong with recipe, models or tasks, and then nothing is written.
     """
     started, stages = time.perf_counter(), Stages(progress)
     plan = merge_plan(recipe, seed=seed, lax=lax)
@@ -126,7 +152,14 @@ def merge_analyze(
             "make the others first, with kanna merge run, and name their directories",
         )
     scoring = options_for(evaluation or EvalOptions())
-    told: tuple[tuple[TunedTask, ...], tuple[HiBlock, ...]] = ((), ())
+    name, asked = plan.recipe.place.name, None
+    folder = None if out is None else Path(out)
+    check_free(folder, KIND, name, force)
+    if resume and (folder is None or not tasks):
+        raise InputError(
+            "without tasks and a folder nothing is kept that could be resumed", "give --task and --out DIR"
+        )
+    work = foreseen(plan, (), 0, 0)
     if tasks:
         origin = base or plan.recipe.base
         if origin is None:
@@ -135,11 +168,41 @@ def merge_analyze(
             )
         files = files_of(tasks, "--task")
         models = experts_named(files, plan, origin)
-        parted = expert_tasks(files, {}, Split(calibration_share, split_seed), scoring)
-        asked = _Asked(plan, origin, models, parted, blocks_of(plan, group), scoring, tau)
-        announce(foreseen(plan, parted, 4 * len(asked.blocks), 4))
-        told = _contributions(asked, stages.report)
-    found = MergeAnalysis(
+        split = Split(calibration_share, split_seed)
+        parted = expert_tasks(files, {}, split, scoring)
+        asked = _Asked(plan, origin, models, parted, blocks_of(plan, group), scoring, tau, split)
+        work = foreseen(plan, parted, 4 * len(asked.blocks), 4)
+    if dry_run:
+        return AnalysisResult(None, work)
+    if asked is None:
+        return _kept(_found(plan, ((), ())), work, folder, name, force, started, stages, scoring)
+    announce(work)
+    with _notes(folder, asked.key, name, resume, force) as notes:
+        told = _contributions(asked, Notebook.open(notes), stages.report)
+        done = _kept(_found(plan, told), work, folder, name, force, started, stages, scoring)
+        if notes is not None:
+            clear(notes.parent)
+    return done
+
+
+def place_of_work(out: Path, recipe: str | Path) -> Path:
+    """Beside what the folder of unfinished work lies."""
+    return result_path(out, KIND, recipe).with_suffix("")
+
+
+@contextmanager
+def _notes(folder: Path | None, key: str, recipe: str, resume: bool, force: bool) -> Iterator[Path | None]:
+    """The file of evaluations; None without a folder for the result."""
+    if folder is None:
+        yield None
+        return
+    place = place_of_work(folder, recipe)
+    with unfinished_work(place, key, resume, force, survives=(_NOTES,)) as room:
+        yield room / _NOTES
+
+
+def _found(plan: MergePlan, told: tuple[tuple[TunedTask, ...], tuple[HiBlock, ...]]) -> MergeAnalysis:
+    return MergeAnalysis(
         method=plan.recipe.method,
         base=None if plan.recipe.base is None else plan.inputs.lead.name,
         models=tuple(model.name for model in plan.inputs.models),
@@ -147,7 +210,21 @@ def merge_analyze(
         tasks=told[0],
         blocks=told[1],
     )
-    return AnalysisResult(found, run_record(started, stages.seconds, scoring.device))
+
+
+def _kept(
+    found: MergeAnalysis,
+    work: Work,
+    folder: Path | None,
+    name: str,
+    force: bool,
+    started: float,
+    stages: Stages,
+    scoring: EvalOptions,
+) -> AnalysisResult:
+    """The result, written where there is a folder for it."""
+    done = AnalysisResult(found, work, run_record(started, stages.seconds, scoring.device))
+    return replace(done, file=write_result(folder, KIND, name, done.to_dict(), force))
 
 
 @dataclass(frozen=True)
@@ -159,15 +236,33 @@ class _Asked:
     blocks: tuple[Block, ...]
     scoring: EvalOptions
     tau: float | None
+    split: Split
+
+    @property
+    def key(self) -> str:
+        """sha256 of all that evaluations depend on."""
+        facts = {
+            "merge": key_of(self.plan),
+            "models": [self.base, *self.models.items()],
+            "tasks": [[task.name, task.calibration.digest] for task in self.tasks],
+            "split": [self.split.share, self.split.seed],
+            "blocks": [block.name for block in self.blocks],
+            "evaluation": {key: str(value) for key, value in self.scoring},
+            "scoring": SCORING,
+            "threads": torch.get_num_threads(),
+        }
+        return lineage.digest_of(facts)
 
 
-def _contributions(asked: _Asked, progress: Progress) -> tuple[tuple[TunedTask, ...], tuple[HiBlock, ...]]:
+def _contributions(
+    asked: _Asked, notebook: Notebook, progress: Progress
+) -> tuple[tuple[TunedTask, ...], tuple[HiBlock, ...]]:
     plans = {BASE: alone(asked.base)}
     plans |= {expert(name): alone(model) for name, model in asked.models.items()}
     for name, one in plans.items():
         _refuse_unlike(asked.plan, one, name)
     with subjects({**plans, MERGE: asked.plan}) as found, tempfile.TemporaryDirectory() as room:
-        evaluator = Evaluator(asked.tasks, asked.scoring, Notebook(None))
+        evaluator = Evaluator(asked.tasks, asked.scoring, notebook)
         scales, _ = ends(asked.tasks, found, evaluator, progress)
         ground = Merges(
             _Sources(asked.blocks, (*plans.values(), asked.plan)), asked.tasks,

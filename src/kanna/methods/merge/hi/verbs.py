@@ -115,17 +115,18 @@ def analyze(
     ] = None,
     options: Annotated[HiOptions, Only(("group", "tau", "share", "split_seed"))] = HiOptions(),  # noqa: B008
     out: asking.Results = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
     force: Force = False,
 ) -> None:
     """Where models of a recipe disagree, by layer; with tasks, what blocks give them and where they conflict.
 
     kanna merge analyze recipe.yml --task math=m.jsonl --task law=l.jsonl
     """
-    from kanna.methods.merge.hi.analyze import merge_analyze
-    from kanna.runs.results import check_free, write_result
+    from kanna.methods.merge.hi.analyze import merge_analyze, place_of_work
 
-    check_free(out, "merge-analysis", recipe, force)
-    with session.progress() as progress:
+    work = None if out is None else place_of_work(out, recipe)
+    with session.resumable(work), session.progress() as progress:
         found = merge_analyze(
             recipe,
             task or (),
@@ -135,10 +136,13 @@ def analyze(
             calibration_share=options.share,
             split_seed=options.split_seed,
             evaluation=evaluation,
+            out=out,
+            force=force,
+            resume=resume,
+            dry_run=dry_run,
             announce=lambda work: session.say(told(work)),
             progress=progress,
         )
-    write_result(out, "merge-analysis", recipe, found.to_dict(), force)
     session.show(found.to_dict(), lambda console: _render_analysis(console, found))
 
 
@@ -147,6 +151,10 @@ def _render_analysis(console: Console, found: AnalysisResult) -> None:
     from kanna.reporting.blocks import At, Chart
     from kanna.reporting.console import draw_block
 
+    if found.analysis is None:
+        console.print(told(found.work))
+        console.print("nothing was computed")
+        return
     for block in analysed(At("analysis", found.analysis.to_dict())):
         if not isinstance(block, Chart):
             draw_block(console, block)
