@@ -1,6 +1,6 @@
 """Configurations: what the user can say, as flags, in YAML and from Python; imports nothing heavy."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -11,7 +11,16 @@ class Configuration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def check_given(self, *, has_text: bool) -> None:
+        """Raise InputError for what cannot be, whatever the model is.
 
+        Args:
+            has_text: Whether calibration text is given.
+        """
+
+
+# In which models are computed.
+DType = Literal["float32", "bfloat16", "float16"]
 # Generators take 64 bits; the seeds of single layers and matrices are a little beyond the one that is given.
 SEEDS = {"ge": -(2**63), "le": 2**63 - 1}
 DRAWN = {**SEEDS, "ge": 0}

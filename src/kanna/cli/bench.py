@@ -32,11 +32,12 @@ def bench(
 ) -> None:
     """Latency of prefill and decode, memory, size and energy of a model, beside another's."""
     check_paths([model] if against is None else [model, against])
-    from kanna.measure.bench import bench as measure
     from kanna.measure.price import read_price
-    from kanna.runs.results import check_free, write_result
 
     paid = None if price is None else read_price(price)
+    from kanna.measure.bench import bench as measure
+    from kanna.runs.results import check_free, write_result
+
     check_free(out, "bench", model, force)
     with session.progress() as progress:
         result = measure(model, against=against, options=options, price=paid, progress=progress)

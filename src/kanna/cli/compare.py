@@ -35,12 +35,12 @@ def compare(
     kanna compare BASE MODEL --task app.jsonl --max-drop 1%
     """
     check_paths([base, model], judging.task)
-    from kanna.runs.compare import compare as judge
-    from kanna.runs.results import check_free, write_result
-
     criteria = judging.criteria()
     if criteria is None:
         raise InputError("there is nothing to compare on", "give --task FILE, or --tolerance FILE.yaml")
+    from kanna.runs.compare import compare as judge
+    from kanna.runs.results import check_free, write_result
+
     check_free(out, "compare", model, force)
     with session.progress() as progress:
         result = judge(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from kanna.errors import InputError
 from kanna.tasks.options import EvalOptions
 from kanna.terminal import asking
 from kanna.terminal.asking import Force, Model
@@ -31,6 +32,10 @@ def evaluate(
     kanna eval MODEL --task facts.jsonl --task lm_eval:arc_easy --text heldout.txt
     """
     check_paths([model], [*tasks.task, *(text or ())])
+    if not tasks.task and not text:
+        raise InputError(
+            "there is nothing to evaluate on", "give --task FILE, --task lm_eval:NAME or --text FILE"
+        )
     from kanna.runs.evaluations import evaluate as score
     from kanna.runs.results import check_free, write_result
 

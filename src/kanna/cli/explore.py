@@ -9,6 +9,7 @@ from kanna.errors import InputError
 from kanna.models.selection import numbers
 from kanna.reporting.blocks import Table
 from kanna.reporting.wording import percent
+from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def explore(
     place = model or space
     if place is None or None not in (model, space):
         raise InputError("one model is explored", "kanna explore MODEL")
+    if not place.expanduser().is_file():
+        check_paths([place])
     from kanna.search.explore import explore_space
 
     result = explore_space(place, rank=rank)

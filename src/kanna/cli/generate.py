@@ -1,9 +1,11 @@
 """kanna generate"""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from kanna.configuration import DType
+from kanna.errors import InputError
 from kanna.terminal.asking import Device, Model
 from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kanna.tasks.scorers.generation import GenerationResult
+
+AS_STORED = "auto"
 
 
 @verb
@@ -26,11 +30,13 @@ def generate(
     raw: Annotated[bool, typer.Option("--raw", help="Leave the chat template out.")] = False,
     dtype: Annotated[
         str, typer.Option(metavar="NAME", help="auto (that of the files), float32, bfloat16, float16.")
-    ] = "auto",
+    ] = AS_STORED,
     device: Device = "cpu",
 ) -> None:
     """Continue a prompt greedily, side by side with another model if asked."""
     check_paths([model] if against is None else [model, against])
+    if dtype not in (AS_STORED, *get_args(DType)):
+        raise InputError(f"dtype {dtype!r} is unknown", f"choose {AS_STORED}, {', '.join(get_args(DType))}")
     from kanna.tasks.scorers.generation import generate as write
 
     with session.progress() as progress:

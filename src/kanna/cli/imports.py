@@ -7,6 +7,7 @@ import typer
 
 from kanna.terminal import asking
 from kanna.terminal.asking import Force
+from kanna.terminal.early import check_out, check_paths
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def import_quantized(
 
     kanna import QUANTISED --out BASE
     """
+    check_paths([model])
+    check_out(out, force)
     from kanna.runs.imported import import_quantized
 
     with session.progress() as progress:

@@ -43,11 +43,13 @@ def inspect(
     Headers alone are read unless --spectra or --plot is given. -v lists every matrix.
     """
     check_paths([model])
-    from kanna.runs.inspect import check_picture, plot_spectra
-    from kanna.runs.inspect import inspect as look
-
     if plot is not None:
+        from kanna.runs.picture import check_picture
+
         check_picture(plot, force)
+    from kanna.runs.inspect import inspect as look
+    from kanna.runs.inspect import plot_spectra
+
     with session.progress() as progress:
         result = look(model, select=select, spectra=spectra or plot is not None, progress=progress)
     session.show(result.to_dict(), lambda console: _render(console, result, session.verbose))

@@ -9,6 +9,7 @@ from kanna.errors import InputError
 from kanna.methods import reader_of
 from kanna.runs.method import Method, load
 from kanna.terminal.asking import Force, Out
+from kanna.terminal.early import check_out, check_paths, check_settings
 from kanna.terminal.session import Session, verb
 
 
@@ -43,12 +44,17 @@ def run(
         raise InputError("there is no recipe", "give a YAML file, or --schema to see what one may hold")
     if (other := _reader(recipe)) is not None:
         return int(load(other.file_verb)(session, recipe, out, force, resume, dry_run))
-    from kanna.recipe.recipe import read_recipe
+    from kanna.recipe.reading import criteria_in, read_recipe
+
+    read = read_recipe(recipe)
+    target = out or (None if read.out is None else Path(read.out))
+    criteria = criteria_in(read)
+    check_paths([read.model], [*(() if criteria is None else criteria.files), read.calibration])
+    check_out(target, force or resume or dry_run, needed=not dry_run)
+    check_settings({"device": read.device})
     from kanna.recipe.recipe import run as carry_out
     from kanna.terminal.steps import announce, show
 
-    read = read_recipe(recipe)
-    target = out or read.out
     with session.resumable(target), session.progress() as progress:
         result = carry_out(
             read,

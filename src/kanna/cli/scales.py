@@ -7,6 +7,7 @@ import typer
 
 from kanna.errors import InputError
 from kanna.terminal.asking import Force
+from kanna.terminal.early import check_paths
 from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.session import Session, verb
 
@@ -30,6 +31,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="That kanna scales ex
 @verb
 def list_sets(session: Session, base: Base) -> None:
     """List the sets of a model, with size, task and scores; a star marks the one in use."""
+    check_paths([base])
     from kanna.runs.shelf import shelved
 
     sets, wrong = shelved(base)
@@ -42,6 +44,7 @@ def list_sets(session: Session, base: Base) -> None:
 @verb
 def show(session: Session, base: Base, name: Name) -> None:
     """Show what a set is: granularity, numbers, data, settings, scores."""
+    check_paths([base])
     from kanna.runs.shelf import shown
 
     one = shown(base, name)
@@ -51,6 +54,7 @@ def show(session: Session, base: Base, name: Name) -> None:
 @verb
 def use(session: Session, base: Base, name: AnyName) -> None:
     """Use a set from now on, wherever the model is loaded. No file of the model changes."""
+    check_paths([base])
     from kanna.runs.shelf import activate
 
     activate(base, name)
@@ -69,6 +73,7 @@ def diff(
     force: Force = False,
 ) -> None:
     """How far two sets lie apart, matrix by matrix; base is the model without any."""
+    check_paths([base])
     from kanna.runs.shelf import diff as compare
 
     found = compare(base, one, other)
@@ -85,6 +90,7 @@ def rollback(
     to: Annotated[str | None, typer.Option("--to", metavar="NAME", help="A set, or base.")] = None,
 ) -> None:
     """Use again what was used before."""
+    check_paths([base])
     from kanna.runs.shelf import rollback as back
 
     now = back(base, to)
@@ -94,6 +100,7 @@ def rollback(
 @verb
 def remove(session: Session, base: Base, name: Name) -> None:
     """Take a set away for good; not the one in use."""
+    check_paths([base])
     from kanna.runs.shelf import remove as take_away
 
     take_away(base, name)
@@ -109,6 +116,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Write a set as one file, which any copy of the same model takes."""
+    check_paths([base])
     from kanna.runs.shelf import export as write
 
     target = write(base, name, out, force)
@@ -124,6 +132,7 @@ def import_set(
     force: Force = False,
 ) -> None:
     """Take a set that was exported from a copy of the same model."""
+    check_paths([base])
     from kanna.runs.shelf import take
 
     taken = take(base, file, name, force)
@@ -137,6 +146,7 @@ def verify(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of a set; else all.")] = None,
 ) -> None:
     """Compute the hashes of the model and of its sets again."""
+    check_paths([base])
     from kanna.runs.shelf import verify as check
 
     sound = check(base, name)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from kanna.configuration import Configuration
 from kanna.errors import InputError
 from kanna.runs.method import Method, load
 from kanna.terminal import asking
@@ -51,7 +52,12 @@ def step_verb(method: Method) -> Callable[..., None]:
     ) -> int:
         _check_required(method, config)
         check_paths([model], [*judging.task, calibration])
-        check_out(out, force or resume or dry_run)
+        check_out(out, force or resume or dry_run, not dry_run and method.folder_inside(config) is None)
+        criteria = judging.criteria()
+        if criteria is None and evaluation.metric is not None:
+            raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
+        if isinstance(config, Configuration):
+            config.check_given(has_text=calibration is not None)
         from kanna.runs.request import Call, asked
 
         request = asked(
@@ -59,7 +65,7 @@ def step_verb(method: Method) -> Callable[..., None]:
             out,
             (Call(method, config),),
             calibration=calibration,
-            criteria=judging.criteria(),
+            criteria=criteria,
             options=evaluation,
             force=force,
             resume=resume,

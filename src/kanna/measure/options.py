@@ -1,6 +1,6 @@
 """What to measure of a model, as the user says it; imports nothing heavy."""
 
-from kanna.configuration import SEEDS, Configuration, Numbers, setting
+from kanna.configuration import SEEDS, Configuration, DType, Numbers, setting
 
 
 class BenchOptions(Configuration):
@@ -12,12 +12,12 @@ class BenchOptions(Configuration):
     contexts: Numbers = setting(
         (128,), "Tokens of a prompt: 128,512.", {"flag": "--context", "metavar": "LIST", "text": True}
     )
-    new_tokens: int = setting(32, "Tokens decoded per request.")
-    concurrency: int = setting(1, "Requests at once, each in a thread of its own.")
+    new_tokens: int = setting(32, "Tokens decoded per request.", ge=2)
+    concurrency: int = setting(1, "Requests at once, each in a thread of its own.", ge=1)
     warmup: int = setting(1, "Rounds that do not count.", ge=0)
-    repeats: int = setting(6, "Rounds that count; in each, the models take turns.")
+    repeats: int = setting(6, "Rounds that count; in each, the models take turns.", ge=1)
     device: str = setting("cpu", "Where to compute: cpu, cuda, cuda:1, mps.")
-    dtype: str = setting("float32", "float32, bfloat16, float16.", {"metavar": "NAME"})
+    dtype: DType = setting("float32", "float32, bfloat16, float16.", {"metavar": "NAME"})
     seed: int = setting(0, "Of the random prompts.", None, **SEEDS)
     memory: bool = setting(True, "Peak memory, in processes of their own.")
     watts: float | None = setting(

@@ -3,6 +3,7 @@
 import torch
 
 from kanna.errors import InputError
+from kanna.models.device_names import check_device_name
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -13,6 +14,7 @@ def device_of(name: str) -> torch.device:
     Raises:
         InputError: It is no name of a device, or nothing can be computed there.
     """
+    check_device_name(name)
     try:
         device = torch.device(name)
         torch.ones((), device=device).item()  # "meta" has tensors, but nothing in them

@@ -104,6 +104,15 @@ def selection_from(layers: str | None = None, matrices: str = "all") -> str:
     return f"{matrices}@{layers}"
 
 
+def check_expression(expression: str) -> None:
+    """Raise InputError for an expression that cannot be read, whatever model it is of."""
+    text = expression.strip()
+    if text.startswith("re:"):
+        _compiled(text.removeprefix("re:"))
+    else:
+        parse(text)
+
+
 def parse(expression: str) -> tuple[Group, ...]:
     """The groups of an expression without ``re:``.
 
@@ -143,11 +152,15 @@ def _unreadable(item: str, expression: str) -> InputError:
     )
 
 
-def _match_regex(matrices: Sequence[Matrix], pattern: str) -> tuple[Matrix, ...]:
+def _compiled(pattern: str) -> re.Pattern[str]:
     try:
-        searched = re.compile(pattern)
+        return re.compile(pattern)
     except re.error as error:
         raise InputError(f"{pattern!r} is no regular expression: {error}", "mend the pattern") from error
+
+
+def _match_regex(matrices: Sequence[Matrix], pattern: str) -> tuple[Matrix, ...]:
+    searched = _compiled(pattern)
     matched = tuple(matrix for matrix in matrices if searched.search(matrix.name))
     if not matched:
         example = f"names look like {matrices[0].name}" if matrices else "there are no matrices"

@@ -15,11 +15,8 @@ from kanna.checked import read_yaml, validated
 from kanna.errors import InputError
 from kanna.result import replace
 from kanna.tasks.data.task import HARNESS, names_of
-from kanna.tasks.evaluate import Prepared, headline
-from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import CONFIDENCE, Line, Tolerances
-from kanna.tasks.records import TEXT
-from kanna.tasks.verdict.tolerance import Tolerance, check_below_1, parse_tolerance
+from kanna.tasks.verdict.tolerance import Tolerance, parse_tolerance
 
 # A bootstrap would need millions of draws for more.
 _HIGHEST_CONFIDENCE = 0.9999
@@ -138,19 +135,6 @@ def criteria_from(tolerances: Tolerances) -> Criteria:
             "0.95 is usual",
         )
     return Criteria(rules, tolerances.confidence, tolerances.accept_empty)
-
-
-def check_units(plan: Prepared, criteria: Criteria) -> None:
-    """Raise InputError for a tolerance that allows everything, given the metric of its task."""
-    for task in plan.tasks:
-        metric = headline(task, plan.options)
-        if task.kind == TEXT or parse_user_metric(metric) is not None:
-            continue
-        if metric_info(metric, task.kind).higher_is_better:
-            check_below_1(task.name, criteria.rule(task.name).tolerance, metric)
-    for rule in criteria.rules:
-        if rule.task.startswith(HARNESS):
-            check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")
 
 
 def check_harness(criteria: Criteria, include: Path | None) -> None:

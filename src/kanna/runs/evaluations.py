@@ -10,6 +10,7 @@ import torch
 
 from kanna.checkpoint import lineage
 from kanna.checkpoint.whole import write_json_whole
+from kanna.configuration import DType
 from kanna.errors import InputError
 from kanna.progress import Progress
 from kanna.result import replace
@@ -111,7 +112,7 @@ def evaluate_text(
     tokens: int | None = None,
     batch: int = 8,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: DType = "float32",
     progress: Progress = lambda *_: None,
 ) -> TextResult:
     """Perplexity of a model directory on a text file, or on the joined texts of a `.jsonl` file.

@@ -1,7 +1,6 @@
 """What a model is made of, from its headers alone; its spectra where they are asked for, and a picture."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from kanna.models.matrix import Matrix
 from kanna.models.selection import match
 from kanna.progress import Progress
 from kanna.result import Result, Several
+from kanna.runs.picture import check_picture
 from kanna.runs.places import usable_cache, warn_of_cache
 from kanna.runs.source import Source
 from kanna.runs.workspace import Workspace
@@ -238,26 +238,9 @@ def _digest(weight: Tensor) -> str:
 
 
 _COLUMNS = 4
-_FORMATS = (".png", ".svg", ".pdf")
 # Below it double precision Gram matrices show rounding, not the model.
 _LOWEST = 1e-6
 _EVEN_COLOUR, _EVEN_STYLE = "#b3261e", "--"
-
-
-def check_picture(path: Path, force: bool = False) -> None:
-    """Raise InputError for a file that no picture can be written to, or that is there already.
-
-    Args:
-        force: It may be replaced.
-    """
-    if path.suffix not in _FORMATS:
-        raise InputError(f"{path.name} is no picture file", f"choose one that ends in {', '.join(_FORMATS)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path.absolute().parent} is no directory", "make it first")
-    if path.is_dir():
-        raise InputError(f"{path} is a directory", "choose another --plot")
-    if os.path.lexists(path) and not force:
-        raise InputError(f"{path} exists already", "choose another --plot, or replace it with --force")
 
 
 def plot_spectra(result: InspectResult, path: Path) -> Path:

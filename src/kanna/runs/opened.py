@@ -17,11 +17,14 @@ from kanna.checkpoint.scale_records import RECORD
 from kanna.checkpoint.side_files import MODULES, module_folders
 from kanna.forms.integer import untimed
 from kanna.models.device import device_of, dtype_of
-from kanna.runs.criteria import Criteria, check_harness, check_units
-from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import Prepared, prepare
+from kanna.runs.criteria import Criteria, check_harness
+from kanna.tasks.data.task import HARNESS, Task
+from kanna.tasks.evaluate import Prepared, headline, prepare
+from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
 from kanna.tasks.options import EvalOptions
+from kanna.tasks.records import TEXT
 from kanna.tasks.tokens.tokenizer import load_tokenizer
+from kanna.tasks.verdict.tolerance import check_below_1
 
 # Beside the weights, what the text that goes in and what comes out depend on.
 _TEXT_FILES = (
@@ -151,7 +154,7 @@ class Opened:
             read: The files of the tasks, if they have been read; what lm_eval judges by was checked then.
         """
         plan = self.prepared(criteria.files, options, read=read)
-        check_units(plan, criteria)
+        _check_units(plan, criteria)
         if read is None:
             check_harness(criteria, options.include)
         return plan
@@ -189,3 +192,16 @@ class Opened:
 def _computing(options: EvalOptions) -> tuple[torch.device, torch.dtype]:
     """Where (with its number, where there may be several) and in what an evaluation computes."""
     return torch.empty(0, device=device_of(options.device)).device, dtype_of(options.dtype)
+
+
+def _check_units(plan: Prepared, criteria: Criteria) -> None:
+    """Raise InputError for a tolerance that allows everything, given the metric of its task."""
+    for task in plan.tasks:
+        metric = headline(task, plan.options)
+        if task.kind == TEXT or parse_user_metric(metric) is not None:
+            continue
+        if metric_info(metric, task.kind).higher_is_better:
+            check_below_1(task.name, criteria.rule(task.name).tolerance, metric)
+    for rule in criteria.rules:
+        if rule.task.startswith(HARNESS):
+            check_below_1(rule.task, rule.tolerance, "a metric of lm_eval mostly")

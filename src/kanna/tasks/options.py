@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from kanna.configuration import Configuration, setting
+from kanna.configuration import Configuration, DType, setting
 
 _HOW: JsonDict = {"group": "How it is scored"}
 
@@ -51,7 +51,9 @@ class EvalOptions(Configuration):
         True, "Compute what prompts share once, where the model is found to compute it right so.", _HOW
     )
     device: str = setting("cpu", "Where to compute: cpu, cuda, cuda:1, mps.")
-    dtype: str = setting("float32", "To compute in: float32, bfloat16, float16.", {**_HOW, "metavar": "NAME"})
+    dtype: DType = setting(
+        "float32", "To compute in: float32, bfloat16, float16.", {**_HOW, "metavar": "NAME"}
+    )
 
 
 CONFIDENCE = 0.95

@@ -136,7 +136,9 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
         function: A parameter that is a configuration becomes flags, one per field.
         without: Parameters that do not become flags.
     """
-    from kanna.terminal.flags import expanded, gathered  # with pydantic, which listing verbs does not need
+    # With pydantic, which listing verbs does not need.
+    from kanna.terminal.early import check_settings
+    from kanna.terminal.flags import expanded, gathered
 
     signature = inspect.signature(function, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name not in ("session", *without)]
@@ -155,7 +157,9 @@ def verb(function: Callable[..., int | None], without: Collection[str] = ()) -> 
             _threads(session.common.threads),
             silent,
         ):
-            code = function(session, **gathered(own, given, f"see {invocation.command_path} --help"))
+            asked = gathered(own, given, f"see {invocation.command_path} --help")
+            check_settings(asked)
+            code = function(session, **asked)
         if code:
             raise typer.Exit(code)
 

@@ -44,10 +44,11 @@ def export(
     kanna export DIR --format dense --out DENSE
     """
     check_paths([model], judging.task)
-    check_out(out, force or resume or dry_run)
+    check_out(out, force or resume or dry_run, needed=not dry_run)
+    criteria = judging.criteria()
     from kanna.checkpoint.applied import ACTIVE
 
-    criteria, scales = judging.criteria(), ACTIVE if options.scales is None else options.scales
+    scales = ACTIVE if options.scales is None else options.scales
     place = _Place(model, out, scales, force, dry_run)
     if options.format == "dense":
         if options.check:

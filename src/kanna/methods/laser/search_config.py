@@ -1,6 +1,7 @@
 """What the user can say about a search; imports nothing heavy."""
 
 import math
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -40,12 +41,25 @@ def _positive(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return numbers
 
 
+def _shares(given: tuple[str, ...]) -> tuple[str, ...]:
+    for text in given:
+        try:
+            share = Decimal(text)
+        except InvalidOperation:
+            share = Decimal("NaN")
+        if not share.is_finite() or not 0 <= share <= 1:
+            raise ValueError(f"rho {text} is no number from 0 to 1: it is the share of the largest rank kept")
+    return given
+
+
 class SearchOptions(Configuration):
     """What a search looks at, and how it chooses."""
 
     roles: str = setting("mlp", "Roles or groups: mlp, attn, all, or mlp_in,mlp_out.", _WHAT)
     layers: str = setting("all", "all, 4-, -8-, 0,3-5.", _WHAT)
-    rhos: Texts = setting(RHOS, "Shares of the largest rank.", {**_LIST, "flag": "--rho"})
+    rhos: Annotated[Texts, AfterValidator(_shares)] = setting(
+        RHOS, "Shares of the largest rank.", {**_LIST, "flag": "--rho"}
+    )
     blocks: Annotated[Numbers, AfterValidator(_positive)] = setting(
         (1,), "Numbers of row blocks, each truncated on its own: 1,4.", _LIST
     )

@@ -12,7 +12,7 @@ from kanna.methods.laser.search_config import SearchOptions
 from kanna.result import replace
 from kanna.terminal import asking
 from kanna.terminal.asking import Directory, Force, Model, Out
-from kanna.terminal.early import check_paths
+from kanna.terminal.early import check_out, check_paths
 from kanna.terminal.flags import Only
 from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.session import Session, verb
@@ -58,15 +58,16 @@ def search(
 
     kanna laser search MODEL --task facts.jsonl --out DIR
     """
-    check_paths([model], [task])
-    from kanna.methods.laser.searching import laser_search
-
     if max_minutes is not None and not exhaustive:
         raise InputError("--max-minutes limits an exhaustive search", "add --exhaustive, or leave it out")
+    check_paths([model], [task])
+    check_out(out, force or resume)
+    criteria = judging.criteria()
+    from kanna.methods.laser.searching import laser_search
+
     seconds = None if max_minutes is None else 60 * max_minutes
     if exhaustive:
         budget = replace(budget, fast=None, max_seconds=seconds)
-    criteria = judging.criteria()
     with session.resumable(out), session.progress() as progress:
         result = laser_search(
             model,
@@ -109,9 +110,11 @@ def compose(
 
     kanna laser compose MODEL --task facts.jsonl --from SEARCH --out DIR
     """
+    check_paths([model], [task])
+    check_out(out, force or resume)
+    criteria = judging.criteria()
     from kanna.methods.laser.composing import laser_compose
 
-    criteria = judging.criteria()
     with session.resumable(out), session.progress() as progress:
         result = laser_compose(
             model,
@@ -184,6 +187,7 @@ def restore(
     force: Force = False,
 ) -> None:
     """Write the model as it was before its edits, bit for bit; or a stage of a composed one."""
+    check_paths([directory])
     from kanna.methods.laser.composing import restore_stage
     from kanna.methods.laser.restore import restore as restore_model
 

@@ -107,6 +107,19 @@ class LowRankConfig(Configuration):
             raise ValueError(f"outputs=gradient goes with whitened and anchored, not with {self.method}")
         return self
 
+    def check_given(self, *, has_text: bool) -> None:
+        if has_text or self.keep == 1.0:
+            return
+        method = self.resolved(has_text, gradients=True).method
+        give = "give --calibration FILE (.jsonl or .txt, some ten thousand tokens)"
+        if method != "plain":
+            raise InputError(f"method {method} needs calibration text", f"{give}, or choose --method plain")
+        if self.refine:
+            raise InputError(
+                "refinement trains blocks on calibration text, and there is none",
+                f"{give}, or leave out --refine",
+            )
+
     def resolved(self, has_text: bool, gradients: bool) -> "LowRankConfig":
         """The same with every None of method, allocation and outputs decided, and no method under two names.
 

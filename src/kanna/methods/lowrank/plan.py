@@ -224,16 +224,7 @@ def _replaceable(
 
 def _check_text(config: LowRankConfig, has_text: bool, without: str) -> None:
     """Raise InputError where the method needs text or gradients that there are not."""
-    if config.method != "plain" and not has_text:
-        raise InputError(
-            f"method {config.method} needs calibration text",
-            "give --calibration FILE (.jsonl or .txt, some ten thousand tokens), or choose --method plain",
-        )
-    if config.refine and not has_text:
-        raise InputError(
-            "refinement trains blocks on calibration text, and there is none",
-            "give --calibration FILE (.jsonl or .txt, some ten thousand tokens), or leave out --refine",
-        )
+    config.check_given(has_text=has_text)
     if config.needs_gradients and without:
         raise InputError(
             f"allocation {config.allocation}, outputs {config.outputs} and method {config.method} need "

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, model_validator
 from pydantic.config import JsonDict
 
 from kanna.configuration import SEEDS, Configuration, Texts, setting
+from kanna.errors import InputError
 
 CHANNEL = "channel"
 # More inputs than any matrix has.
@@ -65,6 +66,10 @@ class QuantizeConfig(Configuration):
         1e-3, "Of anchored: how strongly it holds on to the weights as they are.", _HOW, ge=0.0
     )
     seed: int = setting(0, "Of the choice of calibration windows.", {"group": "Running"}, **SEEDS)
+
+    def check_given(self, *, has_text: bool) -> None:
+        if self.method == "gptq" and not has_text:
+            raise InputError("gptq needs calibration text", "give --calibration FILE, or --method minmax")
 
     @model_validator(mode="after")
     def _grouped_hqq(self) -> Self:

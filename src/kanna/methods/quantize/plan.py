@@ -135,8 +135,7 @@ def make_plan(source: Source, config: QuantizeConfig, windows: Windows | None, i
         InputError: A selection that matches nothing; bits for what is not selected; gptq without text.
     """
     resolved = config.resolved(windows is not None)
-    if resolved.method == "gptq" and windows is None:
-        raise InputError("gptq needs calibration text", "give --calibration FILE, or --method minmax")
+    resolved.check_given(has_text=windows is not None)
     inventory = source.inventory
     has_text, text_given = windows is not None, inputs.calibration is not None
     notes = idle_settings(resolved, has_text, bool(inputs.tasks), text_given)
