@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kanna.errors import InputError
+from kanna.terminal.completing import one_of
 from kanna.terminal.session import Session, verb
 
 if TYPE_CHECKING:
@@ -12,7 +13,14 @@ if TYPE_CHECKING:
 
     from kanna.runs.places import CacheReport
 
-Action = Annotated[str, typer.Argument(metavar="[show|clear]", help="clear removes it; results stay.")]
+Action = Annotated[
+    str,
+    typer.Argument(
+        metavar="[show|clear]",
+        help="clear removes it; results stay.",
+        autocompletion=one_of(("show", "clear")),
+    ),
+]
 
 
 @verb

@@ -7,6 +7,7 @@ import typer
 from kanna.configuration import DType
 from kanna.errors import InputError
 from kanna.terminal.asking import Device, Model
+from kanna.terminal.completing import DTYPES, one_of
 from kanna.terminal.early import check_paths
 from kanna.terminal.session import Session, verb
 
@@ -29,7 +30,12 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 60,
     raw: Annotated[bool, typer.Option("--raw", help="Leave the chat template out.")] = False,
     dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="auto (that of the files), float32, bfloat16, float16.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="auto (that of the files), float32, bfloat16, float16.",
+            autocompletion=one_of((AS_STORED, *DTYPES)),
+        ),
     ] = AS_STORED,
     device: Device = "cpu",
 ) -> None:

@@ -125,7 +125,7 @@ def program() -> Any:
         for method in methods().values()
         if not method.hidden
     ]
-    group: Any = typer.main.get_group(app)
+    group: Any = typer.main.get_command(app)  # with completion for shells
     group.commands = {command.name: command for command in (own[0], *of_methods, *own[1:])}
     return shown_literally(group)
 

@@ -48,9 +48,9 @@ def run(
 
     read = read_recipe(recipe)
     target = out or (None if read.out is None else Path(read.out))
+    check_out(target, force or resume or dry_run, needed=not dry_run)
     criteria = criteria_in(read)
     check_paths([read.model], [*(() if criteria is None else criteria.files), read.calibration])
-    check_out(target, force or resume or dry_run, needed=not dry_run)
     check_settings({"device": read.device})
     from kanna.recipe.recipe import run as carry_out
     from kanna.terminal.steps import announce, show

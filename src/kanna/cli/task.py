@@ -8,6 +8,7 @@ import typer
 
 from kanna.errors import InputError
 from kanna.terminal.asking import Force
+from kanna.terminal.completing import one_of
 from kanna.terminal.folded import VerbCommand, VerbGroup
 from kanna.terminal.literal import unescaped
 from kanna.terminal.session import Session, verb
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=VerbGroup, name="task", help="Make, check and split the data of a task.", no_args_is_help=True
 )
+_KINDS = ("choice", "answer", "paraphrases", "instruction", "messages", "text", "similarity", "retrieval")
 _BAD_INPUT = 2
 _NAMED = 8
 _SHOWN = 70  # of a prompt, at either end
@@ -38,6 +40,7 @@ def new(
         typer.Option(
             metavar="KIND",
             help="choice, answer, paraphrases, instruction, messages, text, similarity or retrieval.",
+            autocompletion=one_of(_KINDS),
         ),
     ] = None,
     source: Annotated[

@@ -15,8 +15,8 @@ def check_device_name(name: str) -> None:
     kind, _, index = name.partition(":")
     if kind not in _KNOWN or not re.fullmatch(r"\d*", index) or name.endswith(":"):
         raise InputError(
-            f"{name!r} is no device{suggestion(kind, _KNOWN)}",
-            "choose cpu, cuda, a single one such as cuda:1, or mps",
+            f"device {name!r} cannot be used: it is none{suggestion(kind, _KNOWN)}",
+            "choose --device cpu, cuda, a single one such as cuda:1, or mps",
         )
     if kind == _CUDA and (built := _torch_version()).endswith(f"+{_BUILT_WITHOUT}"):
         raise InputError(

@@ -27,6 +27,10 @@ _NEXT = {
     "empty": " Next: see with kanna eval what the base answers, and give prompts and choices that it knows; "
     "more rows do not help.",
 }
+_BLAME = (
+    " Or leave out what does the harm: kanna compare with --blame names the matrices, and --select "
+    "'all,!ROLE@LAYER' keeps them whole."
+)
 _UNASKED = (
     "This model was not compared with its base on a task. "
     "Do it with: kanna compare BASE MODEL --task FILE --max-drop 1% --out DIR"
@@ -77,8 +81,17 @@ def verdict(at: At, title: str) -> Verdict:
     """Of one comparison."""
     new, base = at["model"]["bytes"], at["base"]["bytes"]
     evidence = [_evidence(task) for task in at["tasks"].items()]
-    why = f"Why: {at.data['explanation']}.{_NEXT.get(at.data['status'], '')}"
+    why = f"Why: {at.data['explanation']}.{_next(at.data)}"
     return Verdict(at.data["status"], title, smaller(new, base), _weights(new, base), why, evidence)
+
+
+def _next(data: Mapping[str, Any]) -> str:
+    """What to try, where this run can say; else in general."""
+    steps = data.get("next_steps") or ()
+    if not steps:
+        return _NEXT.get(data["status"], "")
+    blame = "" if data.get("blame") is not None else _BLAME
+    return f" Next: {'; '.join(steps)}.{blame}"
 
 
 def _evidence(task: At) -> Evidence:

@@ -16,7 +16,9 @@ from kanna.runs.blame import blame as find_blame
 from kanna.runs.criteria import Criteria
 from kanna.runs.evaluations import evaluate_opened
 from kanna.runs.flips import directions, flips_of, written_out
+from kanna.runs.next_steps import without_the_worst
 from kanna.runs.opened import Opened
+from kanna.runs.source import Source
 from kanna.tasks.data.task import Task
 from kanna.tasks.evaluate import Prepared
 from kanna.tasks.options import EvalOptions
@@ -36,7 +38,7 @@ from kanna.tasks.verdict.comparison import (
 from kanna.tasks.verdict.floor import nothing_to_lose
 from kanna.tasks.verdict.paired import IDENTICAL
 from kanna.tasks.verdict.repeats import repeated
-from kanna.tasks.verdict.tolerance import PASS, UNDECIDED, decide, decide_jointly
+from kanna.tasks.verdict.tolerance import FAIL, PASS, UNDECIDED, decide, decide_jointly
 
 _DIVERGENCE_TOKENS = 4096
 # Per token; text beyond is not looked at.
@@ -279,7 +281,19 @@ def _with_both(
             notes += _not_asked_again(compared)
         except InputError as error:
             notes.append(f"nothing was put back: {error.problem}")
-    return replace(compared, distribution=apart, blame=blamed, notes=tuple(notes))
+    advice = None
+    if blamed and compared.status == FAIL:
+        lost = sum(min(task.lost, _MOST_BLAMED) for task in compared.tasks)
+        inventory = Source(sides.base).inventory
+        advice = without_the_worst(blamed, lost, inventory, sides.new.directory)
+    steps = () if advice is None else (advice,)
+    return replace(
+        compared,
+        distribution=apart,
+        blame=blamed,
+        notes=tuple(notes),
+        next_steps=(*compared.next_steps, *steps),
+    )
 
 
 def _no_distribution(plans: Sequence[Prepared], sequences: Sequence[Sequence[Sequence[int]]]) -> str | None:

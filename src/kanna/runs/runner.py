@@ -27,10 +27,12 @@ from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.progress import Progress
+from kanna.result import replace as replace_fields
 from kanna.runs.account import card_of, record, scores_of, sizes, with_left_out
 from kanna.runs.begun import parts_of
 from kanna.runs.compare import judge
 from kanna.runs.in_the_way import refuse_existing, refuse_input
+from kanna.runs.next_steps import share_that_passes
 from kanna.runs.opened import Opened
 from kanna.runs.output import plan_layout, write_model
 from kanna.runs.places import cache_directory, usable_cache
@@ -39,7 +41,7 @@ from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
 from kanna.runs.room import check_memory, check_space
 from kanna.runs.source import Source
-from kanna.runs.step import Description, Inputs, Job, Plan
+from kanna.runs.step import Changes, Description, Inputs, Job, Plan, Step
 from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
 from kanna.runs.workspace import Workspace
 from kanna.tasks.evaluate import Prepared
@@ -418,6 +420,8 @@ def _write(
         figures = {**sizes(job.source, layout.bytes), **description.figures}
         compared = _judge(ready, partial, loaded, job.progress) if last else None
         del loaded
+        if compared is not None and len(request.calls) == 1:
+            compared = _advised(compared, step, plan, changes)
         if changes.addition is not None:
             measured = scores_of(figures, verdict, compared)
             changes.addition.write(partial / changes.addition.folder, measured)
@@ -428,6 +432,13 @@ def _write(
         if last:
             about_to_name(job.workspace.directory.parent, partial)
     return StepResult(call.name, plan, figures, verdict, description), compared
+
+
+def _advised(compared: Comparison, step: Step[Any], plan: Plan, changes: Changes) -> Comparison:
+    """After a fail, with what the step says of its settings."""
+    share = share_that_passes(compared) if compared.status == FAIL else None
+    advice = None if share is None else step.advise(plan, changes, share)
+    return compared if advice is None else replace_fields(compared, next_steps=(advice,))
 
 
 def _add(

@@ -234,3 +234,11 @@ class Step(ABC, Generic[P]):
     @abstractmethod
     def describe(self, plan: P, changes: Changes) -> Description:
         """What was done; called after the weights are written."""
+
+    def advise(self, plan: P, changes: Changes, share: float) -> str | None:
+        """With which settings this step would do so little harm, as far as it can tell; None if it cannot.
+
+        Args:
+            share: Of the error that the step made, what may stay.
+        """
+        return None

@@ -10,6 +10,7 @@ from pydantic.config import JsonDict
 from kanna.configuration import Configuration, setting
 from kanna.errors import InputError
 from kanna.tasks.options import CONFIDENCE, EvalOptions
+from kanna.terminal.completing import DEVICES, one_of
 from kanna.terminal.flags import Only
 
 if TYPE_CHECKING:
@@ -80,7 +81,12 @@ Model = Annotated[
 Directory = Annotated[str, typer.Argument(metavar="DIR", help="Directory of a model that kanna wrote.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="New directory for the result.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there, once the new one is complete.")]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="Where to compute: cpu, cuda, cuda:1, mps.", autocompletion=one_of(DEVICES)
+    ),
+]
 Select = Annotated[
     str | None,
     typer.Option(

@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from kanna.terminal.completing import completion_of
 from kanna.terminal.literal import unescaped
 
 Parameters = Iterable[inspect.Parameter]
@@ -81,7 +82,8 @@ def _said(name: str, field: FieldInfo) -> dict[str, Any]:
 
     The field's description is the help. Its `json_schema_extra` may hold `group` (the panel it is shown in),
     `metavar`, `flag` (its name where it is not that of the field; None for no flag), `also` (further names),
-    `text` (one text, which validation reads) and `escapes` (\\n means the end of a line). The model's own may
+    `choices` (names that a shell completes, where the type does not tell them), `text` (one text, which
+    validation reads) and `escapes` (\\n means the end of a line). The model's own may
     hold `sugar`: name -> the same for texts that validation turns into fields.
     """
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
@@ -93,6 +95,7 @@ def _said(name: str, field: FieldInfo) -> dict[str, Any]:
         "kind": kind,
         "default": default,
         "description": field.description or "",
+        "completion": completion_of(name, field.annotation, extra.get("choices")),
         **extra,
     }
 
@@ -111,6 +114,7 @@ def _flag(name: str, about: Mapping[str, Any]) -> inspect.Parameter:
         help=_help(about["description"], about["default"]),
         rich_help_panel=about.get("group"),
         show_default=False,
+        autocompletion=about.get("completion"),
     )
     kind: Any = Union[str if number else about["kind"], None]  # noqa: UP007
     annotation = Annotated[kind, option]

@@ -120,8 +120,8 @@ def test_help_is_short_and_literal(verb: str, capsys: pytest.CaptureFixture[str]
         ("2.9.0", "cuda:0", ""),
         ("2.9.0+cpu", "cpu", ""),
         ("2.9.0+cpu", "mps", ""),
-        ("2.9.0", "cuda:", "'cuda:' is no device"),
-        ("2.9.0", "gpu", "'gpu' is no device; did you mean"),
+        ("2.9.0", "cuda:", "device 'cuda:' cannot be used"),
+        ("2.9.0", "gpu", "device 'gpu' cannot be used: it is none; did you mean"),
     ],
 )
 def test_a_torch_for_cpus_alone_says_so(
@@ -137,3 +137,24 @@ def test_a_torch_for_cpus_alone_says_so(
     with pytest.raises(InputError) as refused:
         device_names.check_device_name(name)
     assert said in refused.value.problem and "cpu" in refused.value.remedy
+
+
+def test_an_adapter_is_told_to_be_merged_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from kanna.cli.main import main
+
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    assert main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "is an adapter of some/base, not a model" in said and "merge it" in said
+
+
+def test_examples_in_help_stand_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """No colon becomes a picture, no bracket a style, and no backslash is lost."""
+    from kanna.cli.main import main
+
+    assert main(["lowrank", "--help"]) == 0
+    assert "'re:REGEX'" in capsys.readouterr().out
+    assert main(["laser", "apply", "--help"]) == 0
+    assert "mlp:all:energy=0.9" in capsys.readouterr().out
+    assert main(["cache", "--help"]) == 0
+    assert "[show|clear]" in capsys.readouterr().out

@@ -64,7 +64,11 @@ class SearchOptions(Configuration):
         (1,), "Numbers of row blocks, each truncated on its own: 1,4.", _LIST
     )
     budget: Budget = setting(Budget(), "Exhaustive or fast, and limits.", {"flag": None})
-    rule: str = setting(CONSTRAINED, "constrained | published.", {**_CHOICE, "metavar": "NAME"})
+    rule: str = setting(
+        CONSTRAINED,
+        "constrained | published.",
+        {**_CHOICE, "metavar": "NAME", "choices": [CONSTRAINED, PUBLISHED]},
+    )
     max_ppl_rise: Annotated[float | None, BeforeValidator(_rise)] = setting(
         0.02,
         "Allowed rise of perplexity on --text: 2%, or none.",

@@ -42,6 +42,7 @@ class Outcome:
         visits: How often a block was run; of each there is a probe.
         unfelt: Names of matrices whose outputs the loss does not feel.
         unread: Names of matrices that read nothing on this text.
+        survey: What each matrix loses at every rank; None where nobody looked.
     """
 
     forms: Mapping[str, Form]
@@ -50,6 +51,7 @@ class Outcome:
     visits: int = 0
     unfelt: Sequence[str] = ()
     unread: Sequence[str] = ()
+    survey: Survey | None = None
 
     def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Full parameter name -> dtype and shape, of all blocks."""
@@ -92,17 +94,18 @@ def execute(job: Job, plan: Plan) -> Outcome:
     ranks = {matrix.name: None if matrix.name in unread else ranks[matrix.name] for matrix in plan.selected}
     replacement = Replacement(walker, plan, ranks, gradients, survey, job.workspace, source.dtype)
     replace_blocks(replacement, job.progress)
-    return _outcome(job, plan, ranks, survey.unfelt(), unread)
+    return _outcome(job, plan, ranks, survey, unread)
 
 
 def _outcome(
-    job: Job, plan: Plan, ranks: Ranks, unfelt: Sequence[str] = (), unread: Sequence[str] = ()
+    job: Job, plan: Plan, ranks: Ranks, survey: Survey | None = None, unread: Sequence[str] = ()
 ) -> Outcome:
     """What lies in the files of all blocks."""
     notes = [job.workspace.note(block_file(layer)) for layer in range(len(plan.inventory.blocks))]
     forms = {path: from_json(data) for note in notes for path, data in note["forms"].items()}
     visits = 0 if plan.tried is None else len(plan.tried.visits)
-    return Outcome(forms, ranks, job.workspace, visits, unfelt, unread)
+    unfelt = () if survey is None else survey.unfelt()
+    return Outcome(forms, ranks, job.workspace, visits, unfelt, unread, survey)
 
 
 def _unread(plan: Plan, survey: Survey) -> tuple[str, ...]:

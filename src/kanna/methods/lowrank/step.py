@@ -8,8 +8,10 @@ from kanna.calibration.windows import Windows, random_windows
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.execute import Outcome, execute
+from kanna.methods.lowrank.foretell import enough
 from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Plan, make_plan
+from kanna.methods.lowrank.survey import Survey
 from kanna.methods.lowrank.two_stacks import NO_GRADIENTS, pairs_of, settings_for, with_whole_model
 from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent, some
@@ -56,6 +58,7 @@ class LowRankStep(Step[Plan]):
             ranks=outcome.ranks,
             unfelt=tuple(outcome.unfelt),
             unread=tuple(outcome.unread),
+            survey=outcome.survey,
         )
 
     def describe(self, plan: Plan, changes: Changes) -> Description:
@@ -86,14 +89,21 @@ class LowRankStep(Step[Plan]):
             tags=("low-rank",),
         )
 
+    def advise(self, plan: Plan, changes: Changes, share: float) -> str | None:
+        assert isinstance(changes, LowRankChanges)
+        if changes.survey is None or not changes.survey.blocks:
+            return None
+        return enough(plan, changes.survey.energies(), changes.ranks, share)
+
 
 @dataclass(frozen=True)
 class LowRankChanges(Changes):
-    """Changes, ranks of the selected matrices (None for one that stays), and what the loss does not feel."""
+    """Changes, ranks of the selected matrices (None for one that stays), what is not felt or read, curves."""
 
     ranks: Ranks = field(default_factory=dict)
     unfelt: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    survey: Survey | None = None
 
 
 def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:

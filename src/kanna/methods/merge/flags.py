@@ -9,13 +9,19 @@ from typing import Annotated
 import typer
 
 from kanna.errors import InputError
+from kanna.terminal.completing import DTYPES, one_of
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A file in mergekit's YAML.")]
 OutDtype = Annotated[
     str | None,
-    typer.Option("--out-dtype", metavar="DTYPE", help="Of the output, in the place of the recipe's."),
+    typer.Option(
+        "--out-dtype",
+        metavar="DTYPE",
+        help="Of the output, in the place of the recipe's.",
+        autocompletion=one_of(DTYPES),
+    ),
 ]
 MaxMemory = Annotated[
     str,

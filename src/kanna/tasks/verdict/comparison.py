@@ -151,6 +151,7 @@ class Comparison(Result):
         tasks: In the order asked for.
         distribution: None where it was not measured; `notes` says why.
         blame: None unless asked for.
+        next_steps: After a fail, what to try, in words.
     """
 
     schema_version: int = 1
@@ -163,6 +164,7 @@ class Comparison(Result):
     tasks: Several[TaskComparison]
     distribution: Divergence | None = None
     blame: Several[Blame] | None = None
+    next_steps: Several[str] = ()
     notes: Several[str] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
 

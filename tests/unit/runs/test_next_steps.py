@@ -1,0 +1,90 @@
+"""After a fail: how much may stay, and what to leave out."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kanna.models.matrix import Matrix, View
+from kanna.models.selection import select
+from kanna.runs.next_steps import share_that_passes, without_the_worst
+from kanna.tasks.verdict.comparison import Blame
+
+
+def decided(difference: float, bound: float, allowed: float, status: str = "fail") -> Any:
+    return SimpleNamespace(
+        decision=SimpleNamespace(difference=difference, bound=bound, allowed=allowed, status=status)
+    )
+
+
+def compared(*tasks: Any) -> Any:
+    return SimpleNamespace(tasks=tasks)
+
+
+@pytest.mark.parametrize(
+    ("difference", "bound", "allowed"),
+    [
+        (-0.19, -0.24, -0.01),
+        (-0.02, -0.09, -0.05),
+        (2.0, 2.6, 0.5),
+        (0.01, -0.03, -0.01),
+        (0.0, -0.02, -0.01),
+    ],
+)
+def test_what_may_stay_just_passes(difference: float, bound: float, allowed: float) -> None:
+    """Higher is better, lower is better, nothing lost but nothing sure."""
+    share = share_that_passes(compared(decided(difference, bound, allowed)))
+    assert share is not None and 0 < share < 1
+    reached = share * difference + math.sqrt(share) * (bound - difference)
+    assert reached == pytest.approx(allowed) or (difference > 0 > allowed and abs(reached) <= abs(allowed))
+
+
+def test_the_task_that_needs_most_decides_and_what_passes_does_not() -> None:
+    hard, easy = decided(-0.2, -0.25, -0.01), decided(-0.06, -0.1, -0.05)
+    assert share_that_passes(compared(easy, hard)) == share_that_passes(compared(hard))
+    assert share_that_passes(compared(decided(-0.2, -0.25, -0.3, "pass"), easy)) == share_that_passes(
+        compared(easy)
+    )
+    assert share_that_passes(compared(decided(0.0, 0.0, -0.1, "pass"))) is None
+
+
+def matrix(role: str, layer: int, module: str) -> Matrix:
+    return Matrix(
+        name=f"{module}.{role}",
+        module=module,
+        parameter="weight",
+        layer=layer,
+        role=role,
+        out_features=4,
+        in_features=4,
+        view=View(),
+        has_bias=False,
+    )
+
+
+@pytest.fixture
+def model() -> Any:
+    listed = [matrix(role, layer, f"m.{layer}.qkv") for layer in (0, 1) for role in ("q", "k", "v")]
+    listed += [matrix(role, layer, f"m.{layer}.{role}") for layer in (0, 1) for role in ("up", "down")]
+    return SimpleNamespace(matrices=tuple(listed))
+
+
+def test_what_repairs_most_is_left_out(model: Any, tmp_path: Path) -> None:
+    blamed = [
+        Blame(matrix="m.1.qkv", repaired=8, undone=0),
+        Blame(matrix="m.0.down", repaired=4, undone=1),
+        Blame(matrix="m.1.up", repaired=3, undone=0),
+        Blame(matrix="lm_head", repaired=2, undone=0),
+    ]
+    said = without_the_worst(blamed, 20, model, tmp_path)
+    assert said is not None and "of 20 lost answers 8 by m.1.qkv, 4 by m.0.down came right again" in said
+    expression = said.partition("--select '")[2].partition("'")[0]
+    left = {one.name for one in model.matrices} - {one.name for one in select(model.matrices, expression)}
+    assert left == {"m.1.qkv.q", "m.1.qkv.k", "m.1.qkv.v", "m.0.down.down"}
+
+
+def test_where_nothing_repairs_nothing_is_said(model: Any, tmp_path: Path) -> None:
+    assert without_the_worst([Blame(matrix="m.1.up", repaired=0, undone=0)], 5, model, tmp_path) is None
+    assert without_the_worst([Blame(matrix="elsewhere", repaired=3, undone=0)], 5, model, tmp_path) is None
