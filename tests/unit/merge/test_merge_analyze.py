@@ -170,8 +170,8 @@ def test_a_killed_analysis_goes_on(spoken: Models, tasks: dict[str, Path], tmp_p
             del one[key]
     assert told[0]["blocks"] and told[0] == told[1]
     assert [path.name for path in out.iterdir()] == ["merge-analysis-recipe.yml.json"]
-    # Base and expert, two for each block in the expert and in the merge; some are the same model.
-    assert 0 < int(count.read_text()) <= 2 * (2 + 4 * 4 + 1) - 20
+    # Of each task base and expert, these and the merge as blocks, and four for each block.
+    assert int(count.read_text()) == 2 * (2 + 3 + 4 * 4) - 20
     with pytest.raises(InputError, match="exists already"):
         analysed(out)
     with pytest.raises(InputError, match="nothing is kept that could be resumed"):
@@ -187,10 +187,10 @@ def test_what_an_analysis_would_take(
     for name, rows in tasks.items():
         words += ["--task", f"{name}={rows}"]
     assert main([*words, "--dry-run"]) == 0
-    assert "40 evaluations of 48 rows in all" in capsys.readouterr().out
+    assert "42 evaluations of 48 rows in all" in capsys.readouterr().out
     assert main([*words, "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["kind"] == "merge-analysis" and told["work"]["evaluations"] == 40
+    assert told["kind"] == "merge-analysis" and told["work"]["evaluations"] == 42
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -171,7 +171,7 @@ def merge_analyze(
         split = Split(calibration_share, split_seed)
         parted = expert_tasks(files, {}, split, scoring)
         asked = _Asked(plan, origin, models, parted, blocks_of(plan, group), scoring, tau, split)
-        work = foreseen(plan, parted, 4 * len(asked.blocks), 4)
+        work = foreseen(plan, parted, 4 * len(asked.blocks), 5)
     if dry_run:
         return AnalysisResult(None, work)
     if asked is None:
