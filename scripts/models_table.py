@@ -78,6 +78,14 @@ means equal: matrices and parameters counted; factors loaded and multiplied as t
 greedy decoding token by token. Such models say nothing about quality. *Not checked*: plain
 transformers cannot run single rows of some lengths (xLSTM), so that there is nothing to compare with.
 
+Beside these, unit tests hold factors, statistics and names of matrices against the model itself, in every
+run, of `BertForMaskedLM`, `BertForSequenceClassification`, `FalconForCausalLM`, `GPT2LMHeadModel`,
+`GPTJForCausalLM`, `GPTNeoXForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`, `LlamaForCausalLM`,
+`MistralForCausalLM`, `MixtralForCausalLM`, `OPTForCausalLM`, `Phi3ForCausalLM`, `PhiForCausalLM`,
+`Qwen2ForCausalLM`, `Qwen2MoeForCausalLM`, `Qwen3ForCausalLM`, `Qwen3MoeForCausalLM`, `RobertaForMaskedLM`,
+`RobertaForSequenceClassification`; of T5, mT5, BART and Marian; and of what is listed in
+`tests/unit/models/unusual_configs.py`.
+
 | column | what was asked |
 |---|---|
 | inspect | every parameter is counted, and some matrix can be compressed |

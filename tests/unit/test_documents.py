@@ -135,6 +135,17 @@ def test_the_recipes_page_has_every_key_of_every_step(monkeypatch: pytest.Monkey
         assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == settings["properties"].keys()
 
 
+def test_the_page_of_models_names_every_family_that_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "unit" / "models"))
+    import family_configs
+
+    page = _text(ROOT / "docs" / "models.md")
+    head = _text(ROOT / "scripts" / "models_table.py").partition('HEAD = """')[2].partition('"""')[0]
+    assert head and page.startswith(head), "the page was not made by this script"
+    named = set(re.findall(r"`(\w+)`", page.partition("Beside these")[2].partition("\n\n")[0]))
+    assert {architecture for _, architecture, _ in family_configs.FAMILIES.values()} <= named
+
+
 def test_public_names_in_documents_exist() -> None:
     named = {
         name
