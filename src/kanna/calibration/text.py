@@ -1,27 +1,51 @@
 """A file of text, as the windows of tokens that a model reads while it is calibrated."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kanna.calibration.windows import Windows, packed, padded
 from kanna.checkpoint.reader import Checkpoint
-from kanna.tasks.data.rows import read_rows
+from kanna.tasks.data.rows import Row, read_rows
+from kanna.tasks.data.spoken import ASSISTANT, Message
+from kanna.tasks.tokens.chat import check_template, written
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 
-def windows_of(checkpoint: Checkpoint, text: Path, tokens: int, context: int | None, seed: int) -> Windows:
+def windows_of(
+    checkpoint: Checkpoint, text: Path, tokens: int, context: int | None, seed: int, chat: bool = False
+) -> Windows:
     """Windows of rows of text: joined and cut for models that predict the next token, else row by row.
 
     Args:
         tokens: At most so many.
         context: Length of a window; None for what the model reads.
         seed: Of the choice of rows.
+        chat: Prompts and conversations go through the chat template, with their right answers; rows of text
+            are read as they stand.
 
     Raises:
-        InputError: The file holds no sound rows, or too few tokens.
+        InputError: The file holds no sound rows, too few tokens, or there is no chat template.
     """
     rows = read_rows(text)
     tokenizer = load_tokenizer(checkpoint.directory)
     length = context_length(checkpoint.config, tokenizer, context)
     questions = any(row.prompt for row in rows)
-    make = packed if predicts_next_token(checkpoint.config) and not questions else padded
-    return make(rows, tokenizer, tokens, length, seed)
+    if predicts_next_token(checkpoint.config) and not questions:
+        return packed(rows, tokenizer, tokens, length, seed)
+    if not (chat and questions):
+        return padded(rows, tokenizer, tokens, length, seed)
+    check_template(tokenizer, f"the rows of {text}")
+    return padded(rows, tokenizer, tokens, length, seed, partial(_in_chat, tokenizer))
+
+
+def _in_chat(tokenizer: Any, row: Row) -> Sequence[int]:
+    """Token ids of a row as the chat template writes it, which holds its special tokens."""
+    if not row.prompt:
+        plain: Sequence[int] = tokenizer(row.text, verbose=False)["input_ids"]
+        return plain
+    asked = Message("user", row.said or row.prompt), Message(ASSISTANT, row.answer.strip())
+    said = written(tokenizer, row.messages or asked, more=False)
+    ids: Sequence[int] = tokenizer(said, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids

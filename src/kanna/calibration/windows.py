@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,20 +104,32 @@ def packed(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
     return Windows(ids, torch.ones_like(ids, dtype=torch.bool))
 
 
-def padded(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: int) -> Windows:
+def padded(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    tokens: int,
+    length: int,
+    seed: int,
+    ids_of: Callable[[Row], Sequence[int]] | None = None,
+) -> Windows:
     """A window for each row, padded on the right: for task rows and for encoders.
 
     A row longer than `length` becomes several windows.
 
+    Args:
+        ids_of: The token ids of a row; None for those of its text.
+
     Raises:
         InputError: Fewer than `MINIMUM_TOKENS` tokens.
     """
+    if ids_of is None:
+        ids_of = partial(_ids, tokenizer)
     chosen: list[list[int]] = []
     total = 0
     for index in shuffled(len(rows), seed):
         if total >= tokens:
             break
-        row = list(tokenizer(rows[index].text, verbose=False)["input_ids"])
+        row = list(ids_of(rows[index]))
         chosen += [row[start : start + length] for start in range(0, len(row), length)]
         total += len(row)
     check_enough(total)
@@ -125,6 +138,11 @@ def padded(rows: Sequence[Row], tokenizer: Any, tokens: int, length: int, seed: 
     ids = torch.tensor([row + [fill] * (width - len(row)) for row in chosen])
     sizes = torch.tensor([len(row) for row in chosen])
     return Windows(ids, torch.arange(width)[None, :] < sizes[:, None])
+
+
+def _ids(tokenizer: Any, row: Row) -> Sequence[int]:
+    ids: Sequence[int] = tokenizer(row.text, verbose=False)["input_ids"]
+    return ids
 
 
 def random_windows(vocabulary: int, length: int, seed: int) -> Windows:

@@ -6,6 +6,7 @@ from typing import Any
 
 # What is no setting -> what people call it.
 _CALLED = {
+    "chat": "--chat",
     "base": "the model",
     "data": "the text or task that the step reads",
     "calibration": "the calibration text",

@@ -127,6 +127,8 @@ def recipe_text(request: Request) -> str:
         # the device stands in the recipe already
         if options := request.options.model_dump(mode="json", exclude_defaults=True, exclude={"device"}):
             recipe["evaluation"] = options
+    elif request.calibration is not None and request.options.chat:  # by which its rows were read
+        recipe["evaluation"] = {"chat": True}
     recipe["steps"] = [
         {call.method.name: call.config.model_dump(mode="json", exclude_defaults=True) | _required(call)}
         for call in request.calls

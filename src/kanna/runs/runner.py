@@ -237,7 +237,8 @@ def _prepare(request: Request) -> _Ready:
         raise InputError(f"{names} reads no calibration text", "leave calibration out")
     tasks = () if prepared is None else prepared.tasks
     cache = request.cache or cache_directory()
-    inputs = Inputs(calibration, device, cache, tasks=tasks, first=source.opened)
+    chat = request.options.chat
+    inputs = Inputs(calibration, device, cache, tasks=tasks, first=source.opened, chat=chat)
     return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 
@@ -314,6 +315,8 @@ def _fingerprint(ready: _Ready) -> dict[str, Any]:
         "device": request.device,
         "judged": _judged(ready),
     }
+    if later and ready.inputs.chat:
+        facts["chat"] = True
     if ready.source.opened.scales is not None:
         facts["scales"] = ready.source.opened.identity
     return facts

@@ -39,6 +39,7 @@ class Inputs:
         others: Further source models, such as the experts of a merge.
         tasks: What the result will be judged on: rows that must not be learnt.
         first: The model that the chain starts from.
+        chat: Whether prompts go through the chat template, those of `calibration`, too.
     """
 
     calibration: Path | None = None
@@ -47,6 +48,7 @@ class Inputs:
     others: tuple[Source, ...] = ()
     tasks: tuple[Task, ...] = ()
     first: Opened | None = None
+    chat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

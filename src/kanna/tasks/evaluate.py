@@ -14,7 +14,7 @@ from kanna.models.device import device_of, dtype_of
 from kanna.models.kinds import answers_what_is_encoded
 from kanna.progress import Progress
 from kanna.tasks.data.rows import Row
-from kanna.tasks.data.task import HARNESS, Task, load_tasks
+from kanna.tasks.data.task import HARNESS, Task, joined_by, load_tasks
 from kanna.tasks.embeddings.modules import Sentences, read_sentences
 from kanna.tasks.embeddings.scores import RECALL, SPEARMAN, check_rows, score_task
 from kanna.tasks.metrics.summaries import answer_in_prompt, constant_answer, load_costs, summarise
@@ -61,6 +61,7 @@ _DEFAULT_METRIC = {
     RETRIEVAL: RECALL,
 }
 _NO_CHAT = "the tokenizer has a chat template, and prompts were read as they stand: --chat puts them into it"
+_NO_JOINER = "leave out --joiner"
 _STOP = ("\n",)
 WRITTEN = "exact"  # a metric of what is written
 
@@ -171,9 +172,22 @@ def prepare(
     context_length(config, tokenizer, options.context)
     sentences = read_sentences(checkpoint.directory) if any(embeds) else None
     asked = tuple(as_asked(task, tokenizer, options.chat) for task in files)
+    if options.joiner is not None:
+        _check_joiner(checkpoint, asked, options)
+        asked = tuple(joined_by(task, options.joiner) for task in asked)
     return Prepared(
         checkpoint.name, checkpoint.bytes, config, tokenizer, asked, tuple(names), options, sentences
     )
+
+
+def _check_joiner(checkpoint: Checkpoint, tasks: Sequence[Task], options: EvalOptions) -> None:
+    """Raise InputError where nothing stands between prompt and answer, or a template says what."""
+    if options.chat or any(task.templated for task in tasks):
+        raise InputError("what stands between prompt and answer is said by the chat template", _NO_JOINER)
+    if not (predicts_next_token(checkpoint.config) or fills_masks(checkpoint.config)):
+        raise InputError(f"{checkpoint.name} reads no answer behind a prompt", _NO_JOINER)
+    if not any(task.kind in (CHOICE, ANSWER) for task in tasks):
+        raise InputError("--joiner is of rows with prompts and answers, and there are none", _NO_JOINER)
 
 
 def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
@@ -278,6 +292,7 @@ def score_questions(plan: Prepared, scorer: Scorer, task: Task, progress: Progre
         "context": plan.context,
         "dtype": options.dtype,
         "chat": options.chat or task.templated,
+        **({} if options.joiner is None else {"joiner": options.joiner}),
     }
     if writing is not None:
         settings |= {"new_tokens": writing.new_tokens, "stop": list(writing.stop), "legacy": writing.legacy}
@@ -328,11 +343,17 @@ def make_scorer(plan: Prepared, model: nn.Module, task: Task) -> Scorer:
     if predicts_next_token(plan.config):
         known = vocabulary_of(model)
         encoder = Encoder(
-            plan.tokenizer, plan.context, options.chat, options.refuse_long, known, task.templated
+            plan.tokenizer,
+            plan.context,
+            options.chat,
+            options.refuse_long,
+            known,
+            task.templated,
+            options.joiner,
         )
         return CausalScorer(model, encoder, options.batch_tokens, options.share)
     if fills_masks(plan.config):
-        cloze = Cloze(plan.tokenizer, plan.context, options.refuse_long)
+        cloze = Cloze(plan.tokenizer, plan.context, options.refuse_long, options.joiner)
         return MaskedScorer(model, cloze, options.batch_tokens)
     if answers_what_is_encoded(class_of(plan.config)):
         return Seq2SeqScorer(model, plan.tokenizer, plan.context, options.refuse_long, options.batch_tokens)

@@ -37,6 +37,12 @@ class EvalOptions(Configuration):
         "Ends a written answer; by default a line's end behind some text, with --chat nothing.",
         {**_HOW, "metavar": "TEXT", "escapes": True},
     )
+    joiner: str | None = setting(
+        None,
+        "What stands between prompt and answer, scored and written alike: '' for nothing, or \\n; by default "
+        "a space, where the scripts of both sides have any.",
+        {**_HOW, "metavar": "TEXT", "escapes": True},
+    )
     legacy_contains: bool = setting(False, "Look for the answer in the prompt, too, as papers did.", _HOW)
     refuse_long: bool = setting(
         False, "Refuse prompts that do not fit, in place of cutting them from the left.", _HOW

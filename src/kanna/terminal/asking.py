@@ -69,7 +69,9 @@ class Judging(Configuration):
 
 Tasks = Annotated[Judging, Only(("task",))]
 ToleranceFile = Annotated[Judging, Only(("tolerance",))]
-Scoring = Annotated[EvalOptions, Only(("metric", "context", "limit", "chat", "new_tokens", "stop", "device"))]
+Scoring = Annotated[
+    EvalOptions, Only(("metric", "context", "limit", "chat", "new_tokens", "stop", "joiner", "device"))
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do not take scores from the cache.")]
 Results = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Also write the result as JSON there.")

@@ -142,7 +142,9 @@ def _kind(annotation: Any) -> Any:
 def _read(given: Any, about: Mapping[str, Any]) -> Any:
     """A number from its text; what is none stays as it is, for the configuration to say so."""
     if about.get("escapes"):
-        return None if given is None else list(map(unescaped, given))
+        if given is None or isinstance(given, str):
+            return None if given is None else unescaped(given)
+        return list(map(unescaped, given))
     if about["kind"] in _NUMBERS and isinstance(given, str):
         with suppress(ValueError):
             return about["kind"](given)

@@ -36,7 +36,7 @@ class LowRankStep(Step[Plan]):
             return make_plan(source, config, _random_probe(source, config), False, 0, "no calibration text")
         assert inputs.calibration is not None
         windows = windows_of(
-            source.checkpoint, inputs.calibration, config.tokens, config.context, config.seed
+            source.checkpoint, inputs.calibration, config.tokens, config.context, config.seed, inputs.chat
         )
         backward = backward_memory(source.checkpoint, windows, config.batch)
         without = "" if fits_in_memory(backward) else "the model does not fit in memory for a backward pass"

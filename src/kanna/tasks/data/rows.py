@@ -326,7 +326,13 @@ def _kind(row: Row) -> str:
     return "choice" if row.choices else "answer" if row.prompt else "text"
 
 
-def joined(prompt: str, answer: str) -> str:
-    """Prompt and answer as one text, with a space between them unless one is there or none belongs there."""
+def joined(prompt: str, answer: str, joiner: str | None = None) -> str:
+    """Prompt and answer as one text, with a space between them unless one is there or none belongs there.
+
+    Args:
+        joiner: What stands between them, in the place of all spaces that are there; None decides as above.
+    """
+    if joiner is not None:
+        return f"{prompt.rstrip(' ')}{joiner}{answer.lstrip(' ')}"
     there = prompt[-1:].isspace() or answer[:1].isspace()
     return prompt + answer if there or goes_on_without_space(prompt, answer) else f"{prompt} {answer}"

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
-from kanna.tasks.data.rows import Row, read_data, read_row, rows_of, task_kind
+from kanna.tasks.data.rows import Row, joined, read_data, read_row, rows_of, task_kind
 from kanna.tasks.records import TEXT
 
 HARNESS = "lm_eval:"
@@ -67,6 +67,15 @@ def task_of(rows: Sequence[Mapping[str, Any]], limit: int | None = None) -> Task
     kept = tuple(read if limit is None or kind == TEXT else read[:limit])
     said = json.dumps([dict(row) for row in rows], ensure_ascii=False, sort_keys=True, default=str)
     return Task(ROWS, kind, kept, hashlib.sha256(said.encode("utf-8")).hexdigest())
+
+
+def joined_by(task: Task, joiner: str) -> Task:
+    """The same, whose rows read as with something else between prompt and answer."""
+    rows = tuple(
+        replace(row, text=joined(row.prompt, row.answer, joiner)) if row.prompt and row.answer else row
+        for row in task.rows
+    )
+    return replace(task, rows=rows)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

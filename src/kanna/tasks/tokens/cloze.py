@@ -20,18 +20,20 @@ class Blank:
         space: Those spaces.
         after: Text behind it.
         marked: Whether a marker says where the answer stands; otherwise it comes last.
+        joiner: Spaces that stand before one that comes last; None where `joined` decides.
     """
 
     before: str
     space: str
     after: str
     marked: bool
+    joiner: str | None = None
 
     def answer(self, answer: str) -> str:
         """The answer with the spaces that precede it: those of the marker, or one after a prompt."""
         if self.marked:
             return self.space + answer.strip(" ")
-        return joined(self.before, answer)[len(self.before) :]
+        return joined(self.before, answer, self.joiner)[len(self.before) :]
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Cloze:
         tokenizer: Has a mask token; see `mask_token`.
         limit: Most tokens the model may read.
         refuse_long: Raise instead of cutting texts.
+        joiner: What stands before an answer that comes last; see `joined`.
     """
 
     tokenizer: Any
     limit: int
     refuse_long: bool = False
+    joiner: str | None = None
 
     def blank(self, prompt: str) -> Blank:
         """Where the answer stands.
@@ -84,9 +88,13 @@ class Cloze:
                 f"the prompt {prompt[:80]!r} has {len(parts) - 1} mask markers",
                 f"mark one place for the answer, with {token}",
             )
-        before = parts[0].rstrip(" ")
-        after = parts[1] if len(parts) == 2 else ""
-        return Blank(before, parts[0][len(before) :], after, len(parts) == 2)
+        marked, text = len(parts) == 2, parts[0]
+        if self.joiner is not None and not marked:
+            text = text.rstrip(" ") + self.joiner
+        before = text.rstrip(" ")
+        spaces = text[len(before) :]
+        joiner = None if self.joiner is None or marked else spaces
+        return Blank(before, spaces, parts[1] if marked else "", marked, joiner)
 
     def target(self, blank: Blank, answer: str) -> tuple[int, ...]:
         """Token ids of an answer in its place.

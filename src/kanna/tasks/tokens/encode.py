@@ -48,6 +48,7 @@ class Encoder:
         templated: Prompts are what that template wrote.
         refuse_long: Raise instead of cutting prompts from the left.
         vocabulary: How many tokens the model has embeddings of; None where that is not known.
+        joiner: What stands between prompt and answer where no template says so; see `joined`.
     """
 
     tokenizer: Any
@@ -56,6 +57,7 @@ class Encoder:
     refuse_long: bool = False
     vocabulary: int | None = None
     templated: bool = False
+    joiner: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -100,8 +102,8 @@ class Encoder:
         return cut_left(ids, room, self.begun(ids))
 
     def start_of(self, prompt: str) -> list[int]:
-        """Ids of a prompt that is to be continued, its trailing spaces left out."""
-        return self.ids(self.prompt(prompt).rstrip(" ")) or self._start()
+        """Ids of a prompt that is to be continued, with what follows it but trailing spaces."""
+        return self.ids(self._context(self.prompt(prompt))) or self._start()
 
     def pieces(self, prompt: str, continuations: Sequence[str]) -> list[Piece]:
         """One piece per continuation of the same prompt.
@@ -111,15 +113,21 @@ class Encoder:
         """
         text = self.prompt(prompt)
         whole = [
-            text + answer.lstrip() if self.complete else joined(text, answer) for answer in continuations
+            text + answer.lstrip() if self.complete else joined(text, answer, self.joiner)
+            for answer in continuations
         ]
-        context = text.rstrip(" ")
+        context = self._context(text)
         before = self.ids(context) if context else self._start()
         first = [] if context else before  # of what stands for an empty context, the texts know nothing
         return [
             self._piece(before, first + self.ids(joint), len(answer))
             for joint, answer in zip(whole, continuations, strict=True)
         ]
+
+    def _context(self, text: str) -> str:
+        """What is read before an answer, be it scored or written: spaces at the end belong to the answer."""
+        before = text.rstrip(" ")
+        return before if self.complete or self.joiner is None else (before + self.joiner).rstrip(" ")
 
     def _start(self) -> list[int]:
         """What stands for an empty context: the token that texts begin with."""
