@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from merge_models import weights
+from transformers import T5Config, T5ForConditionalGeneration
 
 import kanna
 from kanna.cli.main import main
@@ -65,3 +66,29 @@ def test_pages_show_them(models: dict[str, Path], tmp_path: Path, capsys: pytest
     figures = json.loads((tmp_path / "out" / "merge.json").read_text())["disagreement"]["all"]
     for shown in (f"{figures['cosine']:.3f}", f"{100 * figures['conflicts']:.1f} %", "Where models disagree"):
         assert shown in page and shown in text
+
+
+def test_layers_of_encoder_and_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each by itself; what is over all is that of all together."""
+    places = {}
+    for seed, name in enumerate(("base", "a", "b")):
+        config = T5Config(
+            vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=3, num_decoder_layers=2, num_heads=2
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            T5ForConditionalGeneration(config).save_pretrained(tmp_path / name)
+        places[name] = tmp_path / name
+    found = kanna.merge_plan(given(places), risk=True).disagreement
+    assert found is not None
+    told = [one["layer"] for one in found["layers"]]
+    assert told == ["encoder 0", "encoder 1", "encoder 2", "decoder 0", "decoder 1", None]
+    assert found["all"]["values"] == sum(one["values"] for one in found["layers"])
+    base, a, b = (weights(places[name]) for name in ("base", "a", "b"))
+    x = torch.cat([value.double().flatten() for value in base.values()])
+    d = [torch.cat([side[name].double().flatten() for name in base]) - x for side in (a, b)]
+    assert found["all"]["cosine"] == pytest.approx(float(torch.cosine_similarity(*d, dim=0)), abs=1e-6)
+    file = tmp_path / "recipe.yml"
+    file.write_text(json.dumps(given(places)))
+    assert main(["merge", "plan", str(file), "--risk"]) == 0
+    assert "decoder 1" in capsys.readouterr().out

@@ -26,6 +26,8 @@ from kanna.methods.merge.hi.contributions import conflicts
 from kanna.methods.merge.hi.state import Treatment, everywhere
 from kanna.methods.merge.tuning.evaluating import Evaluator
 from kanna.methods.merge.tuning.samples import Notebook, Sample, Scale
+from kanna.tasks.data.rows import read_rows
+from kanna.tasks.data.split import split_rows
 from kanna.tasks.options import EvalOptions
 
 Models = dict[str, Path]
@@ -405,3 +407,61 @@ def test_models_that_classify(spoken: Models, tmp_path: Path) -> None:
     assert done.outcome is not None
     head = {block.block: block.own[0].alpha for block in done.outcome.rounds[0].blocks}
     assert head.pop("norm and head") == 1.0 and set(head.values()) == {0.0}
+
+
+def test_encoder_decoders(tmp_path: Path) -> None:
+    """Blocks of both stacks, scored in whole models: alpha of one against a model on disk without it."""
+    from safetensors.torch import load_file, save_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    for number, name in enumerate(("base", "a")):
+        with torch.random.fork_rng():
+            torch.manual_seed(number)
+            T5ForConditionalGeneration(config).save_pretrained(tmp_path / name)
+        tokenizer = Tokenizer(WordLevel({f"t{one}": one for one in range(40)}, unk_token="t2"))
+        tokenizer.pre_tokenizer = WhitespaceSplit()
+        tokenizer.save(str(tmp_path / name / "tokenizer.json"))
+        (tmp_path / name / "tokenizer_config.json").write_text(
+            '{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "pad_token": "t0"}'
+        )
+    draw = random.Random(0)
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": " ".join(f"t{draw.randrange(3, 40)}" for _ in range(4)),
+            "choices": [f" t{one}" for one in draw.sample(range(3, 40), 4)],
+            "label": 0,
+        }
+        for _ in range(60)
+    ]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    (score,) = kanna.evaluate(tmp_path / "a", [file], fresh=True).scores
+    for row, record in zip(rows, score.records, strict=True):
+        row["label"] = record.chosen
+    write_rows(file, rows)
+    asked = options(stages="layer", rounds=1)
+    done = kanna.merge_hi(tmp_path / "base", {"a": tmp_path / "a"}, {"a": file}, tmp_path / "out", asked)
+    assert done.outcome is not None
+    found = {block.block: block.own[0] for block in done.outcome.rounds[0].blocks}
+    between = ["encoder 0", "encoder 1", "decoder 0", "decoder 1"]
+    assert list(found) == ["embeddings", *between, "norm and head"]
+    places, _ = split_rows(read_rows(file), 0.4, 0)
+    chosen = write_rows(tmp_path / "chosen.jsonl", [rows[place] for place in places])
+    shutil.copytree(tmp_path / "a", tmp_path / "without")
+    base, tuned = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "a"))
+    mixed = {name: base[name] if name.startswith("decoder.block.1.") else tuned[name] for name in base}
+    save_file(mixed, tmp_path / "without" / "model.safetensors", {"format": "pt"})
+    values = [
+        kanna.evaluate(tmp_path / name, [chosen], fresh=True).scores[0].value for name in ("a", "without")
+    ]
+    assert found["decoder 1"].alpha == pytest.approx(values[0] - values[1]) and values[0] != values[1]
+    page = tmp_path / "page.html"
+    assert (
+        main(["report", str(tmp_path / "out"), "--out", str(page)]) == 0 and "decoder 1" in page.read_text()
+    )

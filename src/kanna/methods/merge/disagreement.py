@@ -16,11 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanna.methods.merge.layers import layers_of
+from kanna.methods.merge.layers import Layers, text_stacks
 from kanna.methods.merge.plan import Merged, MergePlan, working_dtype
 
 # Of each tensor so many blocks of so many values are looked at, evenly spaced; all of it where it is smaller.
 _BLOCKS, _BLOCK = 16, 4096
+
+
+# The index of a stack of layers and the number of a layer in it; None for what lies in none.
+Place = tuple[int, int] | None
 
 
 @dataclass
@@ -48,6 +52,14 @@ class Sums:
         self.shared += int((changed > 1).sum())
         self.conflicts += int(((changed > 1) & ~same).sum())
         self.seen += stack.shape[1]
+
+    def join(self, other: Sums) -> None:
+        """See what another has seen, too."""
+        self.base += other.base
+        self.products += other.products
+        self.conflicts += other.conflicts
+        self.shared += other.shared
+        self.seen += other.seen
 
     def to_dict(self) -> dict[str, Any]:
         """Figures; None where there is nothing to divide by."""
@@ -80,22 +92,35 @@ def disagreement(plan: MergePlan) -> dict[str, Any] | None:
     count = len(chosen[0].parts) - 1 if chosen else 0
     if count < 1 or any(len(tensor.parts) - 1 != count for tensor in chosen):
         return None
-    stack = layers_of(plan.config, [tensor.spec.name for tensor in plan.tensors])
-    layers: dict[int | None, Sums] = {}
-    overall = Sums(count)
+    stacks = text_stacks(plan.config, [tensor.spec.name for tensor in plan.tensors])
+    layers: dict[Place, Sums] = {}
     for tensor in chosen:
-        number = None if stack is None else stack.number(tensor.spec.name)
-        own = layers.setdefault(number, Sums(count))
+        own = layers.setdefault(_place(stacks, tensor.spec.name), Sums(count))
         for values, differences in _samples(plan, tensor):
             own.add(values, differences)
-            overall.add(values, differences)
-    order = sorted(layers, key=lambda one: (one is None, one or 0))
+    overall = Sums(count)
+    order = sorted(layers, key=lambda one: (one is None, one or (0, 0)))
+    for place in order:
+        overall.join(layers[place])
     return {
         "models": list(names),
         "sampled": any(math.prod(tensor.spec.shape) > _BLOCKS * _BLOCK for tensor in chosen),
         "all": overall.to_dict(),
-        "layers": [{"layer": number, **layers[number].to_dict()} for number in order],
+        "layers": [{"layer": _called(stacks, place), **layers[place].to_dict()} for place in order],
     }
+
+
+def _place(stacks: Sequence[Layers], tensor: str) -> Place:
+    numbers = ((index, stack.number(tensor)) for index, stack in enumerate(stacks))
+    return next(((index, number) for index, number in numbers if number is not None), None)
+
+
+def _called(stacks: Sequence[Layers], place: Place) -> int | str | None:
+    """A number, behind the name of its stack where there are several."""
+    if place is None:
+        return None
+    index, number = place
+    return number if len(stacks) == 1 else f"{stacks[index].role} {number}"
 
 
 def _has_differences(tensor: Merged) -> bool:

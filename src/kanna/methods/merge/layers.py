@@ -208,6 +208,12 @@ def layers_of(config: Mapping[str, Any], tensors: Iterable[str]) -> Layers | Non
     return found[0] if len(found) == 1 else None
 
 
+def text_stacks(config: Mapping[str, Any], tensors: Iterable[str]) -> tuple[Layers, ...]:
+    """All stacks that text goes through: one, or those of an encoder and a decoder; none where unknown."""
+    found = [stack for stack in stacks_of(config, tensors) if stack.role not in (VISION, AUDIO)]
+    return tuple(sorted(found, key=lambda stack: stack.role == DECODER))
+
+
 def position(index: int, count: int) -> float:
     """Of one of several layers: 0 for the first, 1 for the last and for an only one."""
     return index / (count - 1) if count > 1 else 1.0

@@ -24,7 +24,10 @@ _REST = "default"
 # Between images or sounds and text.
 _BETWEEN, _CALLED_BETWEEN = re.compile(r"projector|merger|connector"), "projector"
 # Tensors that come before the layers, by their names; what has none of these comes behind them.
-_BEFORE = re.compile(r"(^|[._])(\w*embed(?!_out)\w*|emb|wte|wpe|project_in|positions?)([._]|$)")
+# `shared` are the embeddings of an encoder and its decoder.
+_BEFORE = re.compile(
+    r"(^|[._])(\w*embed(?!_out)\w*|emb|wte|wpe|project_in|positions?)([._]|$)|(^|\.)shared\.weight$"
+)
 
 
 @dataclass(frozen=True)

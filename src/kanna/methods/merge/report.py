@@ -114,7 +114,8 @@ def _chart(found: At) -> list[Block]:
     layers = [one for one in found.data["layers"] if one["layer"] is not None]
     lines = []
     for key, label in (("cosine", "cosine"), ("conflicts", "conflicts")):
-        points = [(float(one["layer"]), float(one[key])) for one in layers if one[key] is not None]
+        places = enumerate(layers)  # of a decoder behind those of its encoder
+        points = [(float(place), float(one[key])) for place, one in places if one[key] is not None]
         if len(points) > 1:
             tip = f"{label}: from {points[0][1]:.3f} in the first layer to {points[-1][1]:.3f} in the last"
             lines.append(Curve(label, points, tip))
@@ -129,7 +130,7 @@ def _title(data: Mapping[str, Any]) -> str:
     return f"Differences from the base by layer{sampled}"
 
 
-def _layer(number: int | None) -> str:
+def _layer(number: int | str | None) -> str:
     return _OUTSIDE if number is None else str(number)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kanna.errors import InputError
-from kanna.methods.merge.layers import layers_of
+from kanna.methods.merge.layers import Layers, text_stacks
 from kanna.methods.merge.modules import before_layers
 from kanna.methods.merge.plan import MergePlan
 
@@ -18,8 +18,9 @@ class Block:
     """A block.
 
     Args:
-        name: The number of its layer, or of the first and the last one; EMBEDDINGS or ENDS.
-        layers: Numbers of its layers; none for the latter.
+        name: The number of its layer, or of the first and the last one, behind the name of their stack where
+            there are an encoder and a decoder; EMBEDDINGS or ENDS.
+        layers: Numbers of its layers; none for the latter, and where there are several stacks.
         tensors: What lies in it.
         filters: Parts of names that its tensors have and others lack; none for ENDS, which is all else.
     """
@@ -40,23 +41,33 @@ def blocks_of(plan: MergePlan, group: int = 1) -> tuple[Block, ...]:
         InputError: The layers cannot be told by the names of tensors.
     """
     names = [tensor.spec.name for tensor in plan.tensors if tensor.values is not None]
-    stack = layers_of(plan.config, names)
-    if stack is None:
+    stacks = text_stacks(plan.config, names)
+    if not stacks:
         raise InputError(
             f"the layers of {plan.inputs.lead.name} cannot be told by the names of its tensors",
             "tune numbers for the whole model, with kanna merge sweep",
         )
-    numbers = {name: stack.number(name) for name in names}
-    outside = [name for name in names if numbers[name] is None]
+    outside = [name for name in names if all(stack.number(name) is None for stack in stacks)]
     before = [name for name in outside if before_layers(name)]
     found = [Block(EMBEDDINGS, (), tuple(before), tuple(before))]
-    for first in range(0, stack.count, group):
-        layers = tuple(range(first, min(stack.count, first + group)))
-        own = tuple(name for name in names if numbers[name] in layers)
-        filters = tuple(f"{stack.prefix}{number}." for number in layers)
-        found.append(Block(_name(layers), layers, own, filters))
+    for stack in stacks:
+        found += _of_stack(stack, names, group, alone=len(stacks) == 1)
     found.append(Block(ENDS, (), tuple(name for name in outside if name not in before), ()))
     return tuple(block for block in found if block.tensors)
+
+
+def _of_stack(stack: Layers, names: Sequence[str], group: int, alone: bool) -> list[Block]:
+    """Args:
+    alone: Whether there is no other stack.
+    """
+    found = []
+    for first in range(0, stack.count, group):
+        layers = tuple(range(first, min(stack.count, first + group)))
+        own = tuple(name for name in names if stack.number(name) in layers)
+        filters = tuple(f"{stack.prefix}{number}." for number in layers)
+        told = _name(layers) if alone else f"{stack.role} {_name(layers)}"
+        found.append(Block(told, layers if alone else (), own, filters))
+    return found
 
 
 def _name(layers: Sequence[int]) -> str:

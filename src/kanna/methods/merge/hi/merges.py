@@ -150,7 +150,8 @@ class Merges:
             block: [number for number, row in enumerate(variants) if (row[block].key, name) not in known]
             for block in range(len(anchor.rows))
         }
-        if not self.naive and any(missing.values()) and not classifies(dict(self.subject.plan.config)):
+        layered = any(block.layers and missing[number] for number, block in enumerate(self.maker.blocks))
+        if not self.naive and layered and not classifies(dict(self.subject.plan.config)):
             self._resumed(anchor, others, variants, missing, task)
         return [[self.score(state, task) for state in row] for row in variants]
 

@@ -159,12 +159,19 @@ def _map(
     ]
     most = max(1.0, *(abs(tile.change or 0.0) for tile in tiles))
     numbers = [f"{row + 1}" for row in range(len(experts))]
-    names = [_SHORT.get(one["block"], one["block"]) for one in blocks]
+    names = [_short(one["block"]) for one in blocks]
     told = ", ".join(f"{number}: {name}" for number, name in zip(numbers, experts, strict=True))
     drawing = heatmap(title, Axis("expert", numbers), Axis("block", names), tiles, most, "points")
     return Chart(
         title, drawing, f"{caption} Experts, or their tasks, are {told}.", [tile.tip for tile in tiles]
     )
+
+
+def _short(block: str) -> str:
+    """In the narrow columns of a map: E0 of an encoder, D0 of a decoder."""
+    stack, blank, number = block.partition(" ")
+    alone = _SHORT.get(block, block)
+    return f"{stack[0].upper()}{number}" if blank and number[0].isdigit() else alone
 
 
 def _tip(expert: str, block: str, value: float) -> str:
