@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -351,6 +352,40 @@ def test_bad_requests(
             spoken["base"], experts, files, tmp_path / "out", given.get("options", options()), **more
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--calibration-share", "0.2"], r"leaves 12 of 60 rows .* decide nothing(.|\n)*at least 100 rows"),
+        (["--max-evaluations", "30"], r"30 evaluations are too few: one round may take \d+"),
+        (["--test", "a=groups.jsonl"], r"share 1 groups, such as 'g1'"),
+        (["--test", "a=same.jsonl"], r"1 rows of same.jsonl ask what rows of task-a.jsonl ask"),
+        (["--expert", "c=taller", "--task", "c=task-a.jsonl"], r"taller"),
+    ],
+)
+def test_the_verb_refuses_before_it_writes(
+    flags: list[str],
+    said: str,
+    spoken: Models,
+    tasks: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = json.loads(tasks["a"].read_text().splitlines()[0])
+    write_rows(tmp_path / "groups.jsonl", [{"prompt": "t9", "answer": " t8", "group": "g1"}])
+    write_rows(tmp_path / "same.jsonl", [{**first, "group": "other"}])
+    shutil.copy(tasks["a"], tmp_path / "task-a.jsonl")
+    split_words({"taller": save_model(tmp_path / "raw", 3, torch.bfloat16, layers=3)}, tmp_path)
+    words = ["merge", "hi", str(spoken["base"]), "--calibration-share", "0.4", "--out", "new/out"]
+    for name, rows in tasks.items():
+        words += ["--expert", f"{name}={spoken[name]}", "--task", f"{name}={rows}"]
+    before = hashes(tmp_path)
+    assert main([*words, *flags]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert hashes(tmp_path) == before and not (tmp_path / "new").exists()
 
 
 def test_the_verb(

@@ -19,7 +19,8 @@ class Differences(Result):
         cosine: Mean over pairs of models; None where only one differs.
         conflicts: Of the entries that two or more models changed, the share in which their signs differ.
         values: Entries that were looked at.
-        layer: Its number, behind "encoder" or "decoder" where there are both; None for tensors outside of layers, and for all.
+        layer: Its number, behind "encoder" or "decoder" where there are both; None for tensors outside of
+            layers, and for all.
     """
 
     norm_ratios: Several[float | None]
