@@ -99,7 +99,7 @@ def compare(
     found = _decided(first, second, criteria, identical, examples)
     if identical:
         return replace(found, notes=(*found.notes, "the weights are bit-identical"))
-    found = written_out(found, sides.new, plans[1], of(progress, "new"))
+    found = written_out(found, sides.new, plans[1], fresh=fresh, cache=cache, progress=of(progress, "new"))
     if apart is not None:
         reason = f"next-token distributions were not compared: {apart}"
         found = replace(found, notes=(*found.notes, reason))

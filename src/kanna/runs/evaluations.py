@@ -17,12 +17,14 @@ from kanna.result import replace
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory, warn_of_cache
 from kanna.tasks.data.task import ROWS, Task, task_of
-from kanna.tasks.evaluate import Prepared, score_text_of
+from kanna.tasks.evaluate import Prepared, answers_of, score_text_of, writes
 from kanna.tasks.metrics.user_metric import parse_user_metric
 from kanna.tasks.options import CONFIDENCE, EvalOptions
 from kanna.tasks.records import SCORING, Evaluation, TaskScore
 from kanna.tasks.scorers.perplexity import Perplexity
 from kanna.tasks.verdict.floor import emptiness
+
+_WRITTEN = "-answers"
 
 
 def evaluate(
@@ -156,8 +158,35 @@ def evaluate_opened(
     return replace(evaluation, scores=(*ordered, *harness))
 
 
+def answers_opened(
+    opened: Opened,
+    plan: Prepared,
+    task: Task,
+    places: Sequence[int],
+    *,
+    fresh: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> list[str] | None:
+    """What an open model writes in answer to the rows at some places; it is loaded if that is not kept.
+
+    Returns:
+        None for a model that writes nothing.
+    """
+    if not writes(plan):
+        return None
+    store = _Store((cache or cache_directory()) / "evaluations", opened.identity, plan, fresh)
+    said = store.written(task)
+    if missing := [place for place in places if place not in said]:
+        rows = [task.rows[place] for place in missing]
+        texts = answers_of(plan, opened.loaded(plan.options), task, rows, progress)
+        said |= dict(zip(missing, texts, strict=True))
+        store.keep_written(task, said)
+    return [said[place] for place in places]
+
+
 class _Store:
-    """Scores on disk, one file per task."""
+    """Scores on disk, one file per task, and beside it what was written for rows that were looked at."""
 
     def __init__(self, directory: Path, model: str, plan: Prepared, fresh: bool) -> None:
         self._directory, self._model, self._plan, self._fresh = directory, model, plan, fresh
@@ -180,11 +209,30 @@ class _Store:
         except OSError as error:
             warn_of_cache(self._directory.parent, error)
 
+    def written(self, task: Task) -> dict[int, str]:
+        """Place of a row -> the answer to it, as far as answers are kept."""
+        if self._fresh or not self._keepable():
+            return {}
+        try:
+            read = json.loads(self._path(task, _WRITTEN).read_text(encoding="utf-8"))
+            return {int(place): str(text) for place, text in read["answers"].items()}
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
+            return {}  # not there or damaged: they are written again
+
+    def keep_written(self, task: Task, said: Mapping[int, str]) -> None:
+        if not self._keepable():
+            return
+        answers = {str(place): text for place, text in sorted(said.items())}
+        try:
+            write_json_whole(self._path(task, _WRITTEN), {"answers": answers})
+        except OSError as error:
+            warn_of_cache(self._directory.parent, error)
+
     def _keepable(self) -> bool:
         metric = self._plan.options.metric
         return metric is None or parse_user_metric(metric) is None
 
-    def _path(self, task: Task) -> Path:
+    def _path(self, task: Task, suffix: str = "") -> Path:
         options = dict(self._plan.options)
         costs = self._plan.options.costs
         facts = {
@@ -197,4 +245,4 @@ class _Store:
             "versions": lineage.versions(),
             "threads": torch.get_num_threads(),
         }
-        return self._directory / f"{lineage.digest_of(facts)}.json"
+        return self._directory / f"{lineage.digest_of(facts)}{suffix}.json"

@@ -1,12 +1,15 @@
 """Rows that one model answers right and the other wrong, and what is said there now."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from kanna.progress import Progress
 from kanna.result import replace
+from kanna.runs.evaluations import answers_opened
 from kanna.runs.opened import Opened
 from kanna.tasks.data.task import Task
-from kanna.tasks.evaluate import Prepared, answers_of
+from kanna.tasks.evaluate import Prepared
 from kanna.tasks.records import Record, TaskScore
 from kanna.tasks.verdict.comparison import GAINED, LOST, Comparison, Flip, TaskComparison
 
@@ -21,7 +24,15 @@ def flips_of(base: TaskScore, new: TaskScore) -> list[Flip]:
     return sorted(flipped, key=lambda flip: (flip.direction != LOST, -flip.change))
 
 
-def written_out(compared: Comparison, new: Opened, plan: Prepared, progress: Progress) -> Comparison:
+def written_out(
+    compared: Comparison,
+    new: Opened,
+    plan: Prepared,
+    *,
+    fresh: bool = False,
+    cache: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Comparison:
     """The same, where the answers that were lost are those that the new model writes.
 
     A score by likelihood says only that another answer is likelier; for the few rows that are shown the model
@@ -29,24 +40,26 @@ def written_out(compared: Comparison, new: Opened, plan: Prepared, progress: Pro
 
     Args:
         plan: Of the evaluation of `new`.
+        fresh: Ask again what is kept from an earlier comparison.
+        cache: Where that is; kanna's cache directory by default.
     """
+    ask = partial(answers_opened, new, plan, fresh=fresh, cache=cache, progress=progress)
     files = {task.name: task for task in plan.tasks}
     tasks = tuple(
-        _task_written(scored, files[scored.task], new, plan, progress) if scored.task in files else scored
+        _task_written(scored, files[scored.task], ask) if scored.task in files else scored
         for scored in compared.tasks
     )
     return replace(compared, tasks=tasks)
 
 
 def _task_written(
-    compared: TaskComparison, task: Task, new: Opened, plan: Prepared, progress: Progress
+    compared: TaskComparison, task: Task, ask: Callable[[Task, Sequence[int]], list[str] | None]
 ) -> TaskComparison:
     records = compared.new.records
     lost = [flip for flip in compared.flips if flip.direction == LOST and not records[flip.row].predicted]
     if not lost:
         return compared
-    rows = [task.rows[flip.row] for flip in lost]
-    texts = answers_of(plan, new.loaded(plan.options), task, rows, progress)
+    texts = ask(task, [flip.row for flip in lost])
     if texts is None:
         return compared
     said = {flip.row: text.strip() or _NOTHING for flip, text in zip(lost, texts, strict=True)}

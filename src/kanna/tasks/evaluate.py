@@ -321,13 +321,18 @@ def _writing(
     return Writing(new, stop, options.legacy_contains, own is None)
 
 
+def writes(plan: Prepared) -> bool:
+    """Whether models of this architecture write answers at all."""
+    return predicts_next_token(plan.config) or (
+        not fills_masks(plan.config) and answers_what_is_encoded(class_of(plan.config))
+    )
+
+
 def answers_of(
     plan: Prepared, model: nn.Module, task: Task, rows: Sequence[Row], progress: Progress
-) -> list[str] | None:
-    """What a model writes in answer to some rows of a task, greedily; None for one that writes nothing."""
+) -> list[str]:
+    """What a model that `writes` answers to some rows of a task, greedily."""
     scorer = make_scorer(plan, model, task)
-    if not isinstance(scorer, CausalScorer | Seq2SeqScorer):
-        return None
     writing = _writing(scorer, task, WRITTEN, None, plan.options)
     assert writing is not None
     return scorer.write([row.asked for row in rows], writing.new_tokens, writing.stop, progress)

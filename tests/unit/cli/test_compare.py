@@ -200,3 +200,18 @@ def test_stages_say_which_model(base, damaged, task):
     package.compare(base, damaged, criteria, options, progress=lambda stage, *_: said.append(stage))
     stages = list(dict.fromkeys(said))
     assert stages[:2] == ["base: log-likelihood", "new: log-likelihood"]
+
+
+def test_a_comparison_of_kept_scores_loads_nothing(kanna, base, damaged, task, monkeypatch):
+    words = ("compare", base, damaged, "--task", task, "--no-distribution", "--json", "-q", "--examples", 2)
+    first = kanna(*words).json["tasks"][0]["flips"]
+    assert [flip["new"] for flip in first if flip["direction"] == "lost"]
+
+    def loaded(*_):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(package.runs.opened, "load_weights", loaded)
+    assert kanna(*words).json["tasks"][0]["flips"] == first
+    more = kanna(*words[:-1], 60)  # rows that were not shown before are answered
+    assert more.code == 1 and "a model is loaded" in more.err
+    assert "a model is loaded" in kanna(*words, "--fresh").err
