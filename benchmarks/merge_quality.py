@@ -15,8 +15,8 @@ With --train NAME=FILE for every expert one more row is the base trained on all 
 
 Told are, on the test rows, the score of each task, the mean normalised score ((P - base) / (expert - base))
 with its difference from one tuned lambda (95 %, questions drawn anew), the worst task, perplexity of --text,
-the mean rank over tasks, evaluations and seconds until the model is there. Each finished run is a line of
---journal and is not done again; after --minutes no further one is begun.
+the mean rank over tasks, evaluations and seconds of processor time until the model is there. Each finished
+run is a line of --journal and is not done again; after --minutes no further one is begun.
 """
 
 import argparse
@@ -354,7 +354,9 @@ def against(line: Line, other: Line, ends_: Mapping[str, tuple[Line, Line]]) -> 
 def table(lines: Sequence[Line], ends_: Mapping[str, tuple[Line, Line]]) -> Iterator[str]:
     tasks = list(ends_)
     heads = " | ".join(tasks)
-    columns = "mean normalised | beside one tuned lambda | worst task | perplexity | rank | evaluations | s"
+    columns = (
+        "mean normalised | beside one tuned lambda | worst task | perplexity | rank | evaluations | CPU s"
+    )
     yield f"| | {heads} | {columns} |"
     yield "|---|" + "---:|" * (len(tasks) + 7)
     base_line = next((line for line in lines if line.name == TUNED_LAMBDA), None)
@@ -417,7 +419,7 @@ def line_of(given: Given, name: str, found: Sequence[Mapping[str, Any]], seeds: 
     return Line(
         name, values, sum(perplexities) / number if perplexities else None,
         sum(one.get("evaluations", 0) for one in found) / number,
-        sum(one.get("seconds", 0) for one in found) / number,
+        sum(one.get("cpu", 0) for one in found) / number,
     )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ class Merges:
                 wanted = missing[number]
                 if not wanted or not block.layers or any(name not in places for name in block.tensors):
                     continue
-                edits = [self._edits(others[index], block, places) for index in wanted]
+                edits = [self.edits(others[index], block, places) for index in wanted]
                 for index, scored in zip(wanted, edited.edited(edits), strict=True):
                     self.evaluator.notebook.add(variants[index][number].key, one.name, sample(scored))
                     self.evaluator.done += 1
@@ -185,7 +185,7 @@ class Merges:
             self.layer_tokens += edited.resumed.effort.layer_tokens
             edited.close()
 
-    def _edits(self, state: State, block: Block, places: Mapping[str, str]) -> list[Edit]:
+    def edits(self, state: State, block: Block, places: Mapping[str, str]) -> list[Edit]:
         """What a block of a state holds, for a model whose parameters have these names."""
         layers = dict(zip(block.filters, block.layers, strict=True))
         edits = []
