@@ -202,16 +202,23 @@ def test_stages_say_which_model(base, damaged, task):
     assert stages[:2] == ["base: log-likelihood", "new: log-likelihood"]
 
 
-def test_a_comparison_of_kept_scores_loads_nothing(kanna, base, damaged, task, monkeypatch):
-    words = ("compare", base, damaged, "--task", task, "--no-distribution", "--json", "-q", "--examples", 2)
-    first = kanna(*words).json["tasks"][0]["flips"]
-    assert [flip["new"] for flip in first if flip["direction"] == "lost"]
+def test_a_comparison_of_kept_scores_loads_nothing(kanna, tmp_path, monkeypatch):
+    """What the new model writes where it is wrong now is kept, too."""
+    demo = Path(package.__file__).parent / "demo"
+    damaged = Path(shutil.copytree(demo / "model", tmp_path / "damaged"))
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"].zero_()
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    asked = ("--task", demo / "data" / "questions.jsonl", "--limit", 30, "--no-distribution", "--json", "-q")
+    words = ("compare", demo / "model", damaged, *asked, "--examples")
+    told = kanna(*words, 1).json["tasks"][0]
+    assert told["lost"] > 1 and told["flips"][0]["new"].strip()
 
     def loaded(*_):
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr(package.runs.opened, "load_weights", loaded)
-    assert kanna(*words).json["tasks"][0]["flips"] == first
-    more = kanna(*words[:-1], 60)  # rows that were not shown before are answered
+    assert kanna(*words, 1).json["tasks"][0]["flips"] == told["flips"]
+    more = kanna(*words, 60)  # rows that were not shown before are answered
     assert more.code == 1 and "a model is loaded" in more.err
-    assert "a model is loaded" in kanna(*words, "--fresh").err
+    assert "a model is loaded" in kanna(*words, 1, "--fresh").err
