@@ -209,7 +209,7 @@ def test_a_comparison_of_kept_scores_loads_nothing(kanna, tmp_path, monkeypatch)
     tensors = load_file(damaged / "model.safetensors")
     tensors["model.layers.2.mlp.down_proj.weight"].zero_()
     save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
-    asked = ("--task", demo / "data" / "questions.jsonl", "--limit", 30, "--no-distribution", "--json", "-q")
+    asked = ("--task", demo / "data" / "questions.jsonl", "--limit", 120, "--no-distribution", "--json", "-q")
     words = ("compare", demo / "model", damaged, *asked, "--examples")
     told = kanna(*words, 1).json["tasks"][0]
     assert told["lost"] > 1 and told["flips"][0]["new"].strip()
