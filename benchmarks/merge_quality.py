@@ -65,6 +65,7 @@ class Given:
         steps: Of that, of 32 rows.
         options: How rows that judge are scored.
         choosing: The same of rows that choose.
+        only: Parts of the names of rows of the table; none for all of them.
     """
 
     base: str
@@ -77,6 +78,7 @@ class Given:
     train: dict[str, Path]
     steps: int
     choosing: kanna.EvalOptions
+    only: tuple[str, ...] = ()
 
     @property
     def merges(self) -> int:
@@ -430,7 +432,11 @@ def measured(
     until = time.monotonic() + 60 * minutes
     key = [given.base, *given.experts.values(), *(str(file) for file in given.tasks.values()), given.budget]
 
+    ends_there = {"base", *(f"expert {expert}" for expert in given.experts)}
+
     def once(name: str, seed: int, compute: Callable[[], Any]) -> Iterator[tuple[str, int, Any]]:
+        if name not in ends_there and given.only and not any(part in name for part in given.only):
+            return
         told = [*key, name, seed]
         if json.dumps(told) in journal.done or time.monotonic() < until:
             print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
@@ -482,6 +488,13 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
         help="to score rows that choose; others are float32",
     )
     parser.add_argument("--seeds", default="0,1,2", help="of the parting of rows")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="rows of the table with this in their name",
+    )
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--journal", type=Path, required=True)
     return parser.parse_args(words)
@@ -499,8 +512,9 @@ def main(words: Sequence[str] | None = None) -> None:
     train = {name: Path(file) for name, _, file in (text.partition("=") for text in said.train)}
     choosing = kanna.EvalOptions(context=said.context, dtype=said.choose_in)
     given = Given(
-        said.base, experts, tasks, said.text, options, said.evaluations, room, train, said.steps, choosing
-    )
+        said.base, experts, tasks, said.text, options, said.evaluations, room, train, said.steps, choosing,
+        tuple(said.only),
+    )  # fmt: skip
     seeds = [int(seed) for seed in said.seeds.split(",")]
     found = list(measured(given, Journal(said.journal), seeds, said.minutes))
     lines = lines_of(given, found)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from merge_models import save_model, weights
+from merge_models import recipe, save_model, weights
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 import kanna
@@ -13,6 +13,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.methods.merge.layers import layers_of
+from kanna.methods.merge.run import merge_plan
 
 LAYER = "model.layers.{}.mlp.up_proj.weight"
 
@@ -143,3 +144,17 @@ def test_layers_that_are_not_there(pair: tuple[Path, Path], tmp_path: Path) -> N
     }
     with pytest.raises(InputError, match="num_hidden_layers is 3"):
         kanna.merge_plan(whole)
+
+
+def test_layers_that_no_configuration_tells_of_are_named(models: dict[str, Path], tmp_path: Path) -> None:
+    listed = {}
+    for name in ("a", "b"):
+        shutil.copytree(models[name], tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+        listed[tmp_path / name] = {"weight": 1}
+    warnings = merge_plan(recipe("linear", listed)).warnings
+    told = [one for one in warnings if "tells of 1 layers, and its files hold 2 (model.layers.*)" in one]
+    assert len(told) == 2 and told[0].startswith("config.json of a ")
+    plain = merge_plan(recipe("linear", {models[name]: {"weight": 1} for name in ("a", "b")}))
+    assert not any("tells of" in one for one in plain.warnings)

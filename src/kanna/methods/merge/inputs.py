@@ -16,7 +16,7 @@ from kanna.checkpoint.location import model_name
 from kanna.checkpoint.reader import Checkpoint, refuse_eight_bits, refuse_quantized
 from kanna.errors import InputError
 from kanna.methods.merge.adapted import adapted
-from kanna.methods.merge.layers import Layers, all_told, layer_keys, layers_of, stacks_of
+from kanna.methods.merge.layers import Layers, all_told, beyond_told, layer_keys, layers_of, stacks_of
 from kanna.methods.merge.recipe import Recipe
 from kanna.methods.merge.references import parsed, place
 from kanna.methods.merge.rows import beside_rows
@@ -91,6 +91,7 @@ def opened(recipe: Recipe, made: Mapping[str, Checkpoint]) -> Inputs:
         if model is not lead:
             tokens = name in recipe.ends and recipe.tokenizer is None
             warnings += _compared(lead, model, recipe.sliced, tokens)
+    warnings += [said for model in models for said in _said_of_layers(model)]
     stacks = tuple(stacks_in(model) for model in models)
     layers = tuple(layers_of(model.config, model.tensors) for model in models)
     return Inputs(models, first, tuple(dict.fromkeys(warnings)), layers, stacks)
@@ -100,6 +101,18 @@ def stacks_in(model: Checkpoint) -> tuple[Layers, ...]:
     """The stacks of layers of a model; with defaults of its kind where its file does not tell them all."""
     found = stacks_of(model.config, model.tensors)
     return found if all_told(found, model.tensors) else stacks_of(settled(model), model.tensors)
+
+
+def _said_of_layers(model: Checkpoint) -> list[str]:
+    """A warning where layers lie in the files that nobody will load."""
+    found = beyond_told(settled(model), model.tensors) if beyond_told(model.config, model.tensors) else None
+    if found is None:
+        return []
+    prefix, there, told = found
+    return [
+        f"config.json of {model.name} tells of {told} layers, and its files hold {there} ({prefix}*): all "
+        f"are merged, but whoever loads the result runs {told}"
+    ]
 
 
 def _opened(name: str, made: Mapping[str, Checkpoint]) -> Checkpoint:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _NUMBERED = re.compile(r"^((?:[^.]+\.)*?)(\d+)\.")
+# What lists of layers are called.
+_LAYERS = re.compile(r"(^|\.)(layers?|blocks?|h)\.$")
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _OF_DECODER = ("num_decoder_layers", "decoder_layers")
 _OF_ENCODER = ("num_encoder_layers", "encoder_layers")
@@ -206,6 +208,16 @@ def layers_of(config: Mapping[str, Any], tensors: Iterable[str]) -> Layers | Non
     """The stack that text goes through, of a model that has one; None where that cannot be told."""
     found = [stack for stack in stacks_of(config, tensors) if stack.role not in (VISION, AUDIO)]
     return found[0] if len(found) == 1 else None
+
+
+def beyond_told(config: Mapping[str, Any], tensors: Iterable[str]) -> tuple[str, int, int] | None:
+    """Layers of which there are more than a configuration tells: prefix, how many there are, and are told."""
+    counts = list(_counts(config))
+    for prefix, seen in _numbers(tensors).items():
+        told = [one.count for one in counts if _speaks_of(_role_in(prefix, counts), one)]
+        if _LAYERS.search(prefix) and told and seen == set(range(len(seen))) and max(told) < len(seen):
+            return prefix, len(seen), max(told)
+    return None
 
 
 def text_stacks(config: Mapping[str, Any], tensors: Iterable[str]) -> tuple[Layers, ...]:
