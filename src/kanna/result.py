@@ -1,9 +1,16 @@
 """What results are made of: pydantic models, which are written as JSON, read again, and shown."""
 
 from dataclasses import replace as replace_fields
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    Strict,
+    model_serializer,
+)
 
 Item = TypeVar("Item")
 Original = TypeVar("Original")
@@ -24,6 +31,21 @@ class Result(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """As it is written: JSON's types only."""
         return self.model_dump(mode="json")
+
+
+class Grown(Result):
+    """A result that got more fields since some version.
+
+    Those in `since` are written only where there is something: what was read is written again as it was.
+    """
+
+    since: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = write(self)
+        nothing: tuple[Any, ...] = (None, [], ())
+        return {key: value for key, value in data.items() if key not in self.since or value not in nothing}
 
 
 def replace(original: Original, **changes: Any) -> Original:

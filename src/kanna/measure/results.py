@@ -1,28 +1,14 @@
 """What a bench holds: in memory, as JSON, and on a page. What was computed or estimated stands apart."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, Strict, model_serializer
+from pydantic import Field, Strict
 
-from kanna.result import Bytes, Result, Several
+from kanna.result import Bytes, Grown, Result, Several
 
 # With fewer, the lowest and the highest ratio miss the median more often than one time in twenty.
 FEWEST_PAIRS = 6
 Triple = Annotated[tuple[float, float, float], Strict(False)]
-
-
-class _Grown(Result):
-    """A result that got more fields since some version.
-
-    Those named in `since` are written only where they are known: what was read is written again as it was.
-    """
-
-    since: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = write(self)
-        return {name: value for name, value in data.items() if value is not None or name not in self.since}
 
 
 class Spread(Result):
@@ -103,7 +89,7 @@ class Integers(Result):
     decode: Ways
 
 
-class Setting(_Grown):
+class Setting(Grown):
     """One batch and context of one model.
 
     Args:
@@ -135,7 +121,7 @@ class PeakMemory(Result):
     imported_bytes: int
 
 
-class Cost(_Grown):
+class Cost(Grown):
     """Args:
     per_million_tokens: Decoded, in the currency.
     break_even_tokens: Tokens after which a cheaper model has paid for its making; None where it never does.
@@ -160,7 +146,7 @@ class ModelBench(Result):
     cost: Cost | None = Field(validation_alias="computed_cost", serialization_alias="computed_cost")
 
 
-class Ratio(_Grown):
+class Ratio(Grown):
     """Time of the base over that of the model, paired by round: above 1 is faster.
 
     Interval at 95 %, or all that was seen where there are fewer rounds than `FEWEST_PAIRS`.

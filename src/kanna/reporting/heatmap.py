@@ -90,7 +90,7 @@ def heatmap(
     stop = next((index for index, tile in enumerate(ordered) if tile.framed), 0)
     measure = _Measure(most, signed)
     parts += [_tile(tile, wide, high, measure, index == stop) for index, tile in enumerate(ordered)]
-    return svg(bottom + 42, name, [*parts, *_legend(bottom + 10, measure, unit)])
+    return svg(bottom + 48, name, [*parts, *_legend(bottom + 10, measure, unit)])
 
 
 @dataclass(frozen=True)
@@ -164,4 +164,4 @@ def _legend(top: float, measure: _Measure, unit: str) -> list[str]:
         parts.append(_rectangle("ground", x, top, wide, 8))
         parts.append(_rectangle(kind, x, top, wide, 8, measure.opacity(value)))
         parts.append(text("middle", x + wide / 2, top + 19, measure.words(value), "heat"))
-    return [*parts, text("middle", (_LEFT + WIDTH - _RIGHT) / 2, top + 31, unit, "heat")]
+    return [*parts, text("middle", (_LEFT + WIDTH - _RIGHT) / 2, top + 36, unit, "heat")]

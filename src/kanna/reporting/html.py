@@ -14,8 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import kanna
-from kanna.reporting.blocks import Page, Term
+from kanna.reporting.blocks import Cell, Page, Term
 
+_FLAG = re.compile(r"--[a-z-]{1,24}")
 _WORDS = re.compile(r"(\s+)")
 _LONG = re.compile(r"\S{16,}")
 _JOINTS = re.compile(r"(?<=[^\s./_#-][./_#-])(?=[^\s./_#-])")
@@ -65,15 +66,31 @@ def _environment() -> Environment:
     made.tests |= {
         "text": lambda cell: isinstance(cell, str),
         "several": lambda cell: isinstance(cell, tuple),
+        "named": _is_named,
         "term": lambda cell: isinstance(cell, Term),
     }
     return made
 
 
 def _breakable(text: str) -> Markup:
-    """A text whose long names, as of modules and files, break behind a point or a stroke if they must."""
-    words = (_JOINTS.split(word) if _LONG.fullmatch(word) else [word] for word in _WORDS.split(text))
-    return Markup("").join(Markup("<wbr>").join(parts) for parts in words)
+    """A text whose long names, as of modules and files, break behind a point or a stroke if they must.
+
+    Options of commands do not break.
+    """
+    return Markup("").join(map(_word, _WORDS.split(text)))
+
+
+def _word(word: str) -> Markup:
+    if _FLAG.fullmatch(word):
+        return Markup('<span class="flag">{}</span>').format(word)
+    return Markup("<wbr>").join(_JOINTS.split(word) if _LONG.fullmatch(word) else [word])
+
+
+def _is_named(cell: Cell) -> bool:
+    """Whether a cell of a table has a long name in it, which should not break at every joint."""
+    parts = cell if isinstance(cell, tuple) else (cell,)
+    words = (word for part in parts if isinstance(part, str) for word in part.split())
+    return any(_LONG.fullmatch(word) and _JOINTS.search(word) for word in words)
 
 
 def _asset(name: str) -> str:

@@ -283,6 +283,7 @@ def test_long_names_break_behind_points_and_strokes_only():
     )
     assert _breakable("text.txt (sha256 8032de3011e2303e)") == "text.txt (sha256 8032de3011e2303e)"
     assert _breakable("-2.40 pt to 1.5e-05") == "-2.40 pt to 1.5e-05"
+    assert _breakable("kanna bench --against BASE") == 'kanna bench <span class="flag">--against</span> BASE'
     assert "<script>" not in _breakable("<script>alert.of.many_words")
 
 

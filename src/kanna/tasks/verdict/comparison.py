@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from kanna.result import Bytes, Result, Scores, Several
+from kanna.result import Bytes, Grown, Result, Scores, Several
 from kanna.tasks.records import Evaluation, TaskScore
 from kanna.tasks.verdict.tolerance import PASS, Decision, Status
 
@@ -138,7 +138,7 @@ class Size(Result):
     bytes: Bytes
 
 
-class Comparison(Result):
+class Comparison(Grown):
     """Two models on the same tasks.
 
     Args:
@@ -165,6 +165,7 @@ class Comparison(Result):
     distribution: Divergence | None = None
     blame: Several[Blame] | None = None
     next_steps: Several[str] = ()
+    since = frozenset({"next_steps"})
     notes: Several[str] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
 
