@@ -8,7 +8,8 @@ tuned rows have about --evaluations evaluations of a task: one lambda, a weight 
 only), TIES and DARE over density and lambda, layer swapping (Bandarkar et al. 2024, arXiv 2410.01335: the
 first and the last layers of one expert, whole, around those of the other, without a transition zone; two
 experts only), Hi-Merging by model, by layer and both, and two controls that set a weight for each expert in
-each block: at random, and greedily. Untuned rows are the methods as published, and the mean of the experts.
+each block: at random, and greedily. Untuned rows are the methods as published, the mean of the experts, and
+Hi-Merging without tasks.
 With --train NAME=FILE for every expert one more row is the base trained on all these rows at once.
 --choices NAME turns the answers of a task into choices: the right one among nine others of rows with the same
 `relation`.
@@ -160,6 +161,12 @@ def hi(stages: str) -> Row:
     return make
 
 
+def by_signs(given: Given, seed: int, out: Path) -> Made:
+    """Hi-Merging that asks no task, which is not the paper's."""
+    kanna.merge_hi(given.base, given.experts, {}, out, kanna.HiOptions(data_free=True))
+    return Made(str(out))
+
+
 def controlled(search: Callable[[Merges, int, random.Random], State]) -> Row:
     """A weight for each expert in each block, found by a search."""
 
@@ -234,6 +241,7 @@ UNTUNED: dict[str, Row] = {
     "della, density 0.5": untuned("della", density=0.5),
     "breadcrumbs, density 0.9": untuned("breadcrumbs", density=0.9),
     "model_stock": untuned("model_stock", None),
+    "hi, data-free (not the paper)": by_signs,
 }
 TUNED: dict[str, Row] = {
     TUNED_LAMBDA: swept("task_arithmetic", ("lambda", 0.1, 1.2)),
