@@ -150,8 +150,9 @@ def per_expert(given: Given, seed: int, out: Path) -> Made:
 def hi(stages: str) -> Row:
     def make(given: Given, seed: int, out: Path) -> Made:
         many = [",".join(f"{x:.3g}" for x in np.linspace(1 / each, 1, each)) for each in given.grid]
-        kept, scales = ("0.3,0.6,1", "0.3,0.6,1") if stages == "both" else many
-        options = kanna.HiOptions(stages=stages, p=kept, s=scales, share=_SHARE, split_seed=seed, rounds=1)
+        grids = {"both": ["0.3,0.6,1"] * 2, "model": many}.get(stages)
+        tried = {} if grids is None else dict(zip(("p", "s"), grids, strict=True))
+        options = kanna.HiOptions(stages=stages, share=_SHARE, split_seed=seed, rounds=1, **tried)
         found = kanna.merge_hi(
             given.base, given.experts, given.tasks, out, options, evaluation=given.choosing
         )

@@ -72,7 +72,8 @@ def alone(given: Given, name: str, model: str) -> str:
 
 def by_hi(given: Given, stages: str) -> str:
     out = given.work / f"hi-{stages}"
-    options = kanna.HiOptions(stages=stages, p=given.p, s=given.s, rounds=given.rounds)
+    tried = {} if stages == "layer" else {"p": given.p, "s": given.s}
+    options = kanna.HiOptions(stages=stages, rounds=given.rounds, **tried)
     resume = unfinished(out)
     kanna.merge_hi(
         given.base, experts(given), pairs(given.calibration), out, options, tests=pairs(given.test),

@@ -60,8 +60,9 @@ def hi(models: Models, tasks: dict[str, Path], out: Path, options: HiOptions, **
     return kanna.merge_hi(models["base"], experts, tasks, out, options, out_dtype="float32", **more)
 
 
-def options(**given: Any) -> HiOptions:
-    return HiOptions(**{"p": "0.5,1", "s": "0.5,1", "share": 0.4, "rounds": 2, **given})
+def options(stages: Any = "both", **given: Any) -> HiOptions:
+    tried = {} if stages == "layer" else {"p": "0.5,1", "s": "0.5,1"}
+    return HiOptions(**{"stages": stages, **tried, "share": 0.4, "rounds": 2, **given})
 
 
 def block_of(name: str) -> str:
@@ -336,6 +337,7 @@ def test_an_expert_that_gains_nothing_is_left_out_where_that_is_wanted(
         ({"options": options(p="1.5")}, "--p tries 1.5"),
         ({"options": options(s="x")}, "--s 'x' gives no numbers"),
         ({"options": options(scope="model")}, "cannot be pruned apart"),
+        ({"options": options(stages="layer", s="0.5")}, "--s has no effect with --stages layer"),
         ({"options": options(max_evaluations=20)}, "20 evaluations are too few: one round may take"),
         ({"options": options(share=0.2)}, "12 of 60 rows for calibration"),
         ({"evaluation": EvalOptions(metric="acc")}, "no metric for rows"),
@@ -391,7 +393,8 @@ def test_the_verb_refuses_before_it_writes(
 def test_the_verb(
     spoken: Models, tasks: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["merge", "hi", str(spoken["base"]), "--p", "1", "--s", "0.5,1", "--calibration-share", "0.4"]
+    words = ["merge", "hi", str(spoken["base"]), "--stages", "both", "--p", "1", "--s", "0.5,1"]
+    words += ["--calibration-share", "0.4"]
     for name, rows in tasks.items():
         words += ["--expert", f"{name}={spoken[name]}", "--task", f"{name}={rows}"]
     words += ["--out", str(tmp_path / "out"), "--tau", "-0.05", "--rounds", "1"]

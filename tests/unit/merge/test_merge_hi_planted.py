@@ -191,7 +191,9 @@ def test_the_number_of_evaluations() -> None:
     layerwise = evaluations(HiOptions(stages="layer", rounds=1), 2, 28, 100)
     assert (layerwise.analysis, layerwise.steps, layerwise.grid) == (224, 56, 0)
     assert evaluations(HiOptions(stages="model"), 2, 28, 100).total == 2 * 100 + 6
-    assert evaluations(HiOptions(rounds=3), 2, 28, 100).total == 200 + 10 + 224 + 56 + 2 * (112 + 56)
+    assert evaluations(HiOptions(stages="both", rounds=3), 2, 28, 100).total == 200 + 10 + 224 + 56 + 2 * (
+        112 + 56
+    )
     with pytest.raises(InputError, match="one round may take 290"):
         evaluations(HiOptions(stages="layer", max_evaluations=289), 2, 28, 100)
     with pytest.raises(InputError, match="the first stage may take 206"):

@@ -12,7 +12,7 @@ import torch
 from kanna.checkpoint import lineage
 from kanna.errors import InputError
 from kanna.methods.merge.hi.blocks import Block, blocks_of
-from kanna.methods.merge.hi.config import MODEL, HiOptions
+from kanna.methods.merge.hi.config import LAYER, MODEL, HiOptions
 from kanna.methods.merge.hi.data_free import check_data_free, work_without_tasks
 from kanna.methods.merge.hi.foreseen import Evaluations, evaluations
 from kanna.methods.merge.hi.merges import Merges, Mixing
@@ -125,6 +125,11 @@ def asked_for(
         raise InputError(f"the expert {one} has no task", f"add --task {one}=FILE, or leave it out")
     elif one := next((name for name in tasks if name not in models), None):
         raise InputError(f"the task of {one} has no expert", f"add --expert {one}=MODEL, or leave it out")
+    if options.stages == LAYER and not options.data_free and (idle := _said(options)):
+        raise InputError(
+            f"--{idle} has no effect with --stages layer, which begins with all of every expert",
+            f"add --stages both, or leave out --{idle}",
+        )
     if options.scope == "model" and (options.data_free or options.stages != MODEL):
         raise InputError(
             "with one threshold for a whole model its blocks cannot be pruned apart",
@@ -144,6 +149,12 @@ def asked_for(
         numbers("--s", _values("s", options), 0), parted, options, scoring, out_dtype, max_memory, max_drop,
         read_guards(guards, scoring),
     )  # fmt: skip
+
+
+def _said(options: HiOptions) -> str | None:
+    """p or s, where it is not as it is by default."""
+    fields = HiOptions.model_fields
+    return next((name for name in ("p", "s") if getattr(options, name) != fields[name].default), None)
 
 
 def _values(name: str, options: HiOptions) -> str:
