@@ -37,7 +37,7 @@ integration: $(DEV)
 	else echo "../shared is not here: the integration tests are skipped"; fi
 
 $(USER): pyproject.toml constraints.txt
-	@echo "installing kanna into $(VENV): one to five minutes, by your network; most of it is torch"
+	@echo "installing kanna into $(VENV): some minutes, by your network; most of it is torch"
 	@began=$$(date +%s); test -d $(VENV) || $(PYTHON) -m venv $(VENV); \
 	$(BIN)/pip install --quiet --constraint constraints.txt torch && \
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable . && \

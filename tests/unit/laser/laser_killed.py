@@ -1,21 +1,12 @@
-"""Search and compose in processes that kill themselves at chosen points, then resume; says what came of it.
+"""Search and compose in forked processes that kill themselves at chosen points, then resume."""
 
-Started as a program: JSON on stdin, JSON on stdout. It computes only in forked children, so that each starts
-from the same state and the libraries are imported once.
-"""
-
-import json
 import os
 import pathlib
 import shutil
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-
-import torch
 from killing import hashes, in_child
 
 from kanna.methods.laser.arena import SearchOptions
@@ -93,17 +84,7 @@ def trial(order: dict[str, Any], root: Path, point: dict[str, Any] | None) -> di
     return found
 
 
-def main() -> None:
-    orders = json.load(sys.stdin)
-    torch.set_num_threads(1)
-    results = []
-    for number, order in enumerate(orders):
-        root = Path(order["root"]) / str(number)
-        root.mkdir()
-        points = [None, *order["points"]]
-        results.append([trial(order, root / str(n), point) for n, point in enumerate(points)])
-    json.dump(results, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+def trials(order: dict[str, Any], root: Path) -> list[dict[str, Any]]:
+    """What came of a whole run, and of one for each point at which it is killed."""
+    root.mkdir()
+    return [trial(order, root / str(number), point) for number, point in enumerate([None, *order["points"]])]

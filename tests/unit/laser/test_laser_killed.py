@@ -1,12 +1,10 @@
 """A search or composition that is killed anywhere and resumed gives the bytes of one that was not."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from laser_killed import trials
 
 from kanna.methods.laser.arena import SearchOptions
 from kanna.methods.laser.budget import Budget
@@ -38,16 +36,8 @@ def done(
     root = tmp_path_factory.mktemp("killed")
     options = SearchOptions(rhos=("0.9", "0.5", "0.25", "0.12"), share=0.4, budget=Budget(fast=None))
     laser_search(planted, task, root / "search", options)
-    given = {"root": str(root), "base": str(planted), "task": str(task), "search": str(root / "search")}
-    ran = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("laser_killed.py"))],
-        input=json.dumps([way | given for way in WAYS.values()]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return dict(zip(WAYS, json.loads(ran.stdout.splitlines()[-1]), strict=True))
+    given = {"base": str(planted), "task": str(task), "search": str(root / "search")}
+    return {name: trials(way | given, root / name) for name, way in WAYS.items()}
 
 
 @pytest.mark.parametrize("way", WAYS)

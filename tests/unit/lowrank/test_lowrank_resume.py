@@ -1,15 +1,12 @@
 """Equal input gives equal bytes, whatever happens in between; and nothing but the output is touched."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
-import torch
+from killing import in_child, killed_and_resumed
 
 from kanna.errors import InputError
 from kanna.runs.places import work_directory
@@ -65,22 +62,17 @@ def test_two_runs_give_the_same_bytes(way: str, bases: Base, text: Path, tmp_pat
 def test_killed_at_any_point_and_resumed_gives_the_same_bytes(
     way: str, bases: Base, text: Path, cache: Path, tmp_path: Path
 ) -> None:
-    tiny.compress(bases("llama"), tmp_path / "reference/out", text, cache, **WAYS[way])
-    (tmp_path / "trials").mkdir()
-    order = {
-        "root": str(tmp_path / "trials"),
-        "base": str(bases("llama")),
-        "text": str(text),
-        "threads": torch.get_num_threads(),
-        "settings": WAYS[way],
-        "points": POINTS[way],
-    }
-    command = [sys.executable, str(Path(__file__).with_name("killed.py"))]
-    done = subprocess.run(command, input=json.dumps(order), text=True, check=True, capture_output=True)
-    results = json.loads(done.stdout)
-    expected = {"status": KILLED, "resumed": 0, "hashes": tiny.hashes(tmp_path / "reference/out")}
-    for point, result in zip(POINTS[way], results, strict=True):
-        assert result == expected, f"{point}: {done.stderr[-2000:]}"
+    """Each run in a forked child, with a cache of its own: every point is the same file in all of them."""
+    base, reference = bases("llama"), tmp_path / "reference" / "out"
+    assert in_child(lambda: tiny.compress(base, reference, text, cache, **WAYS[way])) == 0
+    for point, late in POINTS[way]:
+        room = tmp_path / f"{point}-{late}"
+
+        def run(resume: bool, room: Path = room) -> None:
+            tiny.compress(base, room / "out", text, room / "cache", resume=resume, **WAYS[way])
+
+        assert killed_and_resumed(run, point, late) == (KILLED, 0), (point, late)
+        assert tiny.hashes(room / "out") == tiny.hashes(reference), (point, late)
 
 
 def test_an_unfinished_run_is_neither_taken_over_nor_thrown_away_unasked(
