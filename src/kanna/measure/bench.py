@@ -17,6 +17,7 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.measure.carried import bytes_held, carried, check_decodes
 from kanna.measure.energy import Meter, Reading, nvml_meter, rapl_meter
 from kanna.measure.latency import Request, asked_of, concurrent, paired_ratio, request, spread_of
@@ -46,7 +47,7 @@ def bench(
     options: BenchOptions | None = None,
     price: Price | None = None,
     meters: Sequence[Meter] | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> BenchResult:
     """Measure a model, and `against` in turns with it in the same process.
 
@@ -57,6 +58,7 @@ def bench(
         InputError: A model that cannot generate or go on from what it read, more tokens than it has positions
             for, or two models that do not fit in memory together.
     """
+    progress = heard(progress)
     chosen = options or BenchOptions()
     paths = [model] if against is None else [model, against]
     checkpoints = [Checkpoint.open(path) for path in paths]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kanna.progress import Progress
+from kanna.heard import Listener, heard
 from kanna.recipe.reading import criteria_in, read_recipe, recipe_of, steps_of
 from kanna.recipe.schema import Recipe
 from kanna.result import replace
@@ -33,7 +33,7 @@ def run(
     dry_run: bool = False,
     cache: Path | None = None,
     announce: Announce = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> RunResult:
     """Carry a recipe out: its steps one after the other, the result compared with the model it began with.
 
@@ -45,11 +45,12 @@ def run(
         dry_run: Only say what would be done, as far as it is known.
         cache: Where statistics are kept between runs; kanna's cache directory by default.
         announce: Called with the plan of each step before its long work begins.
-        progress: Called with (stage, done, total).
+        progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
     Raises:
         InputError: Whatever is wrong with the recipe or the request, before anything is written.
     """
+    progress = heard(progress)
     read, where = _read(recipe)
     options = replace(read.evaluation or EvalOptions(), device=read.device)
     request = Request(

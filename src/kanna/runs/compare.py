@@ -10,6 +10,7 @@ import psutil
 from torch import nn
 
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.progress import Progress, of
 from kanna.result import replace
 from kanna.runs.blame import blame as find_blame
@@ -61,7 +62,7 @@ def compare(
     fresh: bool = False,
     cache: Path | None = None,
     read: Sequence[Task] | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> Comparison:
     """Evaluate both models on the tasks of `criteria`, one in memory at a time, and decide.
 
@@ -79,6 +80,7 @@ def compare(
     Raises:
         InputError: Whatever is wrong with a model, a task or the request.
     """
+    progress = heard(progress)
     sides = _Sides(Opened.open(base), Opened.open(model))
     chosen = _common_context(sides, options or EvalOptions())
     plans = [sides.base.prepared_for(criteria, chosen, read)]

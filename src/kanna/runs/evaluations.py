@@ -12,6 +12,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.whole import write_json_whole
 from kanna.configuration import DType
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.progress import Progress
 from kanna.result import replace
 from kanna.runs.opened import Opened
@@ -35,7 +36,7 @@ def evaluate(
     texts: Sequence[str | Path] = (),
     fresh: bool = False,
     cache: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> Evaluation:
     """Score a model directory, compressed or not, on task files and `lm_eval:<name>` tasks.
 
@@ -53,6 +54,7 @@ def evaluate(
     Raises:
         InputError: Whatever is wrong with the model, a task or the request.
     """
+    progress = heard(progress)
     asked = options or EvalOptions()
     names, rows = _files_or_rows(tasks)
     if asked.metric is not None and set(map(str, names)) <= set(map(str, texts)):
@@ -115,7 +117,7 @@ def evaluate_text(
     batch: int = 8,
     device: str = "cpu",
     dtype: DType = "float32",
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> TextResult:
     """Perplexity of a model directory on a text file, or on the joined texts of a `.jsonl` file.
 
@@ -129,6 +131,7 @@ def evaluate_text(
     Raises:
         InputError: No tokenizer, no causal model, a text of fewer than two tokens, NaN logits.
     """
+    progress = heard(progress)
     options = EvalOptions(context=context, stride=stride, tokens=tokens, device=device, dtype=dtype)
     opened = Opened.open(model)
     plan = opened.prepared([text], options, [text])

@@ -22,6 +22,7 @@ from kanna.checkpoint.side_files import copy_side_files
 from kanna.checkpoint.writer import output_directory, write_json, write_tensors
 from kanna.errors import InputError
 from kanna.forms import Int
+from kanna.heard import Listener, heard
 from kanna.models.inventory import inventory
 from kanna.models.skeleton import skeleton
 from kanna.progress import Progress, told
@@ -93,7 +94,7 @@ class _Taken:
 
 
 def import_quantized(
-    model: str | Path, out: str | Path, *, force: bool = False, progress: Progress = lambda *_: None
+    model: str | Path, out: str | Path, *, force: bool = False, progress: Listener = False
 ) -> Imported:
     """Write a GPTQ or compressed-tensors model as one of kanna; every code stays as it is.
 
@@ -105,6 +106,7 @@ def import_quantized(
         InputError: Another format, or what kanna's own form does not hold, by the name of the layer; before
             anything is written.
     """
+    progress = heard(progress)
     taken = _taken(model)
     place = final_name(out)
     refuse_input(place, taken.checkpoint.directory)

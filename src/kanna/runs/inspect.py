@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.linalg.spectra import effective_rank, energy_rank, signal_rank, singular_values, stable_rank
 from kanna.models.head import with_factored_head
 from kanna.models.inventory import Inventory
@@ -142,7 +143,7 @@ def inspect(
     select: str | None = None,
     spectra: bool = False,
     cache: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> InspectResult:
     """List the matrices of a model with sizes and break-even ranks; without spectra no weight is read.
 
@@ -151,11 +152,12 @@ def inspect(
         select: Only these matrices (see `kanna.models.selection`).
         spectra: Also compute the singular values of every selected matrix.
         cache: Where spectra are kept, by content; kanna's cache directory by default.
-        progress: Called with (stage, done, total).
+        progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
     Raises:
         InputError: A damaged or unknown model, a selection that matches nothing, NaN or infinite weights.
     """
+    progress = heard(progress)
     source = Source.open(model)
     expression = select or "all"
     inventory = with_factored_head(source.inventory, source.skeleton, expression, source.forms)

@@ -1,13 +1,12 @@
 """Progress with an estimate of the time left: a bar on a terminal, a line now and then elsewhere."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from kanna.heard import Lines, duration
 from kanna.progress import Progress, parted
 
-SECONDS_BETWEEN_LINES = 5.0
 _BAR = 10
 
 
@@ -21,48 +20,6 @@ def progress_on(stream: TextIO, quiet: bool = False) -> Iterator[Progress]:
             yield report
     else:
         yield Lines(stream)
-
-
-class Lines:
-    """At most one line every few seconds, and one when the first stage begins.
-
-    Args:
-        stream: Where lines go.
-        clock: Seconds, from anywhere.
-    """
-
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self._stage, self._began, self._first = "", 0.0, 0
-        self._printed: float | None = None
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now, (name, how) = self._clock(), parted(stage)
-        if name != self._stage:
-            self._stage, self._began, self._first = name, now, done
-        if self._printed is not None and now - self._printed < SECONDS_BETWEEN_LINES:
-            return
-        self._printed = now
-        left = remaining(now - self._began, done - self._first, total - done)
-        tail = "" if left is None else f", about {duration(left)} left in this stage"
-        told = f", {how}" if how else ""
-        print(f"{name} {done}/{total}{told}{tail}", file=self._stream, flush=True)
-
-
-def remaining(elapsed: float, done: int, left: int) -> float | None:
-    """Seconds that `left` units will take if they go like the `done` ones; None where nothing tells."""
-    return None if done <= 0 or left <= 0 else elapsed / done * left
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3:05 min or 1:02:03 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
 
 
 @contextmanager

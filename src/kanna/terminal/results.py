@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kanna.heard import duration
 from kanna.reporting.console import draw_block
 from kanna.reporting.wording import percent, size
 from kanna.terminal import asking
-from kanna.terminal.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console

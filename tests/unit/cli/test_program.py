@@ -15,9 +15,10 @@ import pytest
 import kanna as package
 from kanna.cli.main import main
 from kanna.errors import KannaError
+from kanna.heard import Lines, duration, remaining
 from kanna.progress import going
 from kanna.runs.record import Stages
-from kanna.terminal.progress import Lines, duration, progress_on, remaining
+from kanna.terminal.progress import progress_on
 
 VERBS = (
     "inspect",

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from kanna.heard import Listener, heard
 from kanna.methods.basel import METHOD
 from kanna.methods.basel.config import BaselConfig
 from kanna.methods.basel.plan import Plan
-from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import RunResult, carry_out
@@ -25,7 +25,7 @@ def basel(
     criteria: Criteria | None = None,
     options: EvalOptions | None = None,
     announce: Callable[[Plan], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> RunResult:
     """Keep the bases of a model's matrices that a task needs, and write the smaller model.
 
@@ -36,11 +36,12 @@ def basel(
         criteria: Tasks on which the result is compared with `model`, and what may be lost on them.
         options: How to evaluate on them, and on which device to train.
         announce: Called with the plan before long work begins.
-        progress: Called with (stage, done, total).
+        progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """
+    progress = heard(progress)
     request = Request(
         model,
         out,

@@ -18,6 +18,7 @@ from kanna.checkpoint.applied import ACTIVE
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.export.check import Check, check
 from kanna.methods.export.formats import target as format_of
 from kanna.methods.export.formats.target import Target
@@ -96,7 +97,7 @@ def export_quantized(
     check: bool = False,
     force: bool = False,
     dry_run: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> Exported:
     """Write a model of whole numbers for programs that do not know kanna; nothing is quantised again.
 
@@ -110,6 +111,7 @@ def export_quantized(
     Raises:
         InputError: What the format cannot hold, by the name of the layer; before anything is written.
     """
+    progress = heard(progress)
     target = format_of(format)
     source = Source.open(Opened.open(model, finite=True, scales=scales))
     source.check_forms(None, "export", "")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanna.checkpoint.applied import ACTIVE
+from kanna.heard import Listener, heard
 from kanna.methods.export import METHOD
 from kanna.methods.export.config import ExportConfig
-from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import RunResult, carry_out
@@ -33,7 +33,7 @@ def export_dense(
     cache: Path | None = None,
     criteria: Criteria | None = None,
     options: EvalOptions | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> ExportResult:
     """Multiply every form out, and compare the result with `model` if criteria are given.
 
@@ -43,6 +43,7 @@ def export_dense(
     Raises:
         InputError: Whatever is wrong with the model, a task or the request, before anything is written.
     """
+    progress = heard(progress)
     request = Request(
         model,
         out,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.linalg.spectra import effective_rank, signal_rank
 from kanna.methods.laser import results
 from kanna.methods.laser.arena import Arena, open_arena
@@ -36,7 +37,7 @@ def laser_analyze(
     examples: int = 20,
     samples: int = _SAMPLES,
     evaluation: EvalOptions | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> results.Analysis:
     """Compare the model as it is with the top components of the edited matrices, and with the bottom ones.
 
@@ -55,6 +56,7 @@ def laser_analyze(
     Raises:
         InputError: No edit, an edit that does not fit the model, or whatever else is wrong.
     """
+    progress = heard(progress)
     if not edits:
         raise InputError("there is nothing to analyse", "add --edit, such as --edit mlp_in:-1:0.01")
     parsed = [parse_edit(edit) for edit in edits]

@@ -9,6 +9,7 @@ from kanna.checkpoint import lineage
 from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.laser.arena import Arena, fingerprint, open_arena
 from kanna.methods.laser.budget import Budget
 from kanna.methods.laser.choose import Score, compose, order
@@ -62,7 +63,7 @@ def laser_compose(
     force: bool = False,
     resume: bool = False,
     cache: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> ComposeResult:
     """Put edits of a search together, each accepted only if the validation score does not fall.
 
@@ -81,6 +82,7 @@ def laser_compose(
     Raises:
         InputError: Another model or task than those of the search, or whatever else is wrong.
     """
+    progress = heard(progress)
     searched = read_search(search)
     stored = config or LaserConfig()
     _check_blocks(searched, stored, blocks)

@@ -12,6 +12,7 @@ from kanna.checkpoint.safetensors_format import TensorSpec
 from kanna.checkpoint.side_files import copy_side_files, files_of_model, refuse_lost_modules
 from kanna.checkpoint.writer import output_directory, write_json, write_tensors
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.laser.step import MANIFEST, ORIGINALS
 from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
@@ -27,7 +28,7 @@ def restore(
     *,
     base: str | Path | None = None,
     force: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> Path:
     """Write the model as it was before the last `laser` step, bit for bit.
 
@@ -41,6 +42,7 @@ def restore(
     Raises:
         InputError: No such step, no base, or another model than the one recorded.
     """
+    progress = heard(progress)
     checkpoint = Checkpoint.open(directory)
     lineage.verify(checkpoint.directory)
     manifest = read_manifest(checkpoint)

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kanna.heard import Listener, heard
 from kanna.methods.laser import METHOD
 from kanna.methods.laser.apply import Spectrum
 from kanna.methods.laser.config import LaserConfig
 from kanna.methods.laser.plan import Plan
-from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.opened import Opened
 from kanna.runs.request import Call, Origin, Request
@@ -44,7 +44,7 @@ def laser_apply(
     within: Path | None = None,
     opened: Opened | None = None,
     announce: Callable[[Plan], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> LaserResult:
     """Reduce matrices of a model and write the result; memory is a few of the largest matrices.
 
@@ -62,6 +62,7 @@ def laser_apply(
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """
+    progress = heard(progress)
     request = Request(
         model,
         out,

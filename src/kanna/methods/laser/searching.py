@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.laser.arena import Arena, fingerprint, open_arena
 from kanna.methods.laser.choose import by_accuracy, choose, pareto
 from kanna.methods.laser.config import LaserConfig
@@ -39,7 +40,7 @@ def laser_search(
     force: bool = False,
     resume: bool = False,
     cache: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> SearchResult:
     """Find the best rank reduction of one matrix on a task, and write the model with it.
 
@@ -58,6 +59,7 @@ def laser_search(
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """
+    progress = heard(progress)
     chosen = options or SearchOptions()
     stored = config or LaserConfig()
     if stored.factored and chosen.blocks != (1,):

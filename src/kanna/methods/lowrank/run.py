@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kanna.heard import Listener, heard
 from kanna.methods.lowrank import METHOD
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.plan import Plan
-from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import RunResult, carry_out
@@ -38,7 +38,7 @@ def lowrank(
     criteria: Criteria | None = None,
     options: EvalOptions | None = None,
     announce: Callable[[Plan], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> RunResult:
     """Replace weight matrices of a model by low-rank factors and write the smaller model.
 
@@ -54,11 +54,12 @@ def lowrank(
             verdict is recorded in kanna.json.
         options: How to evaluate on them.
         announce: Called with the plan before long work begins.
-        progress: Called with (stage, done, total).
+        progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """
+    progress = heard(progress)
     request = Request(
         model,
         out,

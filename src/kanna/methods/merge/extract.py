@@ -25,6 +25,7 @@ from kanna.checkpoint.reader import Checkpoint, check_finite
 from kanna.checkpoint.tensor_file import save_whole
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.linalg.decomposition import Decomposition, decompose
 from kanna.linalg.spectra import energy_rank
 from kanna.methods.merge.adapter_result import WrittenAdapter
@@ -32,7 +33,6 @@ from kanna.methods.merge.adapter_written import Contents, Layer, write_adapter
 from kanna.methods.merge.inputs import model_opened, same_architecture
 from kanna.models.names import FileNames
 from kanna.models.skeleton import skeleton
-from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
 from kanna.runs.unfinished import about_to_name, clear, replaces, unfinished_work
@@ -52,7 +52,7 @@ def extract_lora(
     energy: float | None = None,
     force: bool = False,
     resume: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Listener = False,
 ) -> WrittenAdapter:
     """Write what a model differs by from its base as an adapter that PEFT loads.
 
@@ -69,6 +69,7 @@ def extract_lora(
     Raises:
         InputError: Models that do not fit together, do not differ, or differ in what no adapter can hold.
     """
+    progress = heard(progress)
     started = time.perf_counter()
     size = _Size(rank, energy)
     tuned, origin = model_opened(str(fine_tuned)), model_opened(str(base))

@@ -24,6 +24,7 @@ from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import output_directory
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.linalg.decomposition import decompose
 from kanna.methods.merge.adapted import Adapted, directories, plain
 from kanna.methods.merge.adapter import Factors
@@ -37,7 +38,6 @@ from kanna.methods.merge.resolve import CANCELLED
 from kanna.methods.merge.rules.make import Subject, operation
 from kanna.methods.merge.run import merge_plan
 from kanna.methods.merge.scopes import scope_of, several
-from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
 from kanna.runs.unfinished import sole_writer
@@ -57,7 +57,7 @@ def merge_lora(
     lax: bool = False,
     force: bool = False,
     max_memory: int = DEFAULT_MEMORY,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Listener = False,
 ) -> WrittenAdapter:
     """Merge adapters of one base into an adapter of it, which PEFT loads.
 
@@ -77,6 +77,7 @@ def merge_lora(
         InputError: Other models, slices, tokenizers, or what is wrong with the recipe itself; nothing is
             written then.
     """
+    progress = heard(progress)
     started = time.perf_counter()
     if rank is not None and rank < 1:
         raise InputError(f"a rank of {rank} was asked for", "give at least 1")

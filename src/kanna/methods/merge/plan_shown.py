@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kanna.heard import duration
 from kanna.methods.merge.report import disagreement_table
 from kanna.reporting.blocks import Table
 from kanna.reporting.console import draw_block
 from kanna.reporting.wording import size
-from kanna.terminal.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console

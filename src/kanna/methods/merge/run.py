@@ -17,6 +17,7 @@ from kanna.checkpoint.outputs import final_name
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.merge.adapted import Adapted, directories
 from kanna.methods.merge.disagreement import disagreement
 from kanna.methods.merge.documents import foretold
@@ -26,7 +27,6 @@ from kanna.methods.merge.references import bases, parsed
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.vocabulary import Tokenizer
 from kanna.methods.merge.written import Done, Judge, complete
-from kanna.progress import Progress
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.places import work_directory
 from kanna.runs.record import Stages, run_record
@@ -142,7 +142,7 @@ def merge(
     tasks: Sequence[str] = (),
     max_drop: str | None = None,
     announce: Announce = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> MergeResult:
     """Make one model out of several; see `merge_plan` for the other arguments.
 
@@ -155,11 +155,12 @@ def merge(
         tasks: "NAME=FILE", a model of the recipe and a task that it knows, beside which the result is judged.
         max_drop: What may be lost beside each such model, "1%" of its score or "1pt"; None only measures.
         announce: Called with the plan before the long work begins.
-        progress: Called with (stage, done, total).
+        progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
     Raises:
         InputError: Whatever is wrong, and then nothing is written.
     """
+    progress = heard(progress)
     started = time.perf_counter()
     plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, seed=seed, lax=lax)
     experts = _experts(plan, tasks, max_drop)

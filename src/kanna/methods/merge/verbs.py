@@ -252,8 +252,8 @@ def _announce(session: Session, found: MergePlan) -> None:
 
 
 def _render_run(console: Console, done: MergeResult) -> None:
+    from kanna.heard import duration
     from kanna.reporting.wording import percent, size
-    from kanna.terminal.progress import duration
 
     figures = done.figures
     copied = f", {figures['tensors_copied']} copied" if figures["tensors_copied"] else ""

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from kanna.heard import Listener, heard
 from kanna.methods.peqa import METHOD
 from kanna.methods.peqa.config import TuneConfig
 from kanna.methods.peqa.plan import Plan
-from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, asked
 from kanna.runs.runner import RunResult, carry_out
@@ -25,7 +25,7 @@ def tune(
     criteria: Criteria | None = None,
     options: EvalOptions | None = None,
     announce: Callable[[Plan], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> RunResult:
     """Teach a model of whole numbers a task by its scales alone.
 
@@ -37,11 +37,12 @@ def tune(
         criteria: Tasks on which the result is compared with the model as it was quantised.
         options: How to evaluate on them, and on which device to train.
         announce: Called with the plan before long work begins.
-        progress: Called with (stage, done, total).
+        progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """
+    progress = heard(progress)
     request = asked(
         model,
         out,

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from kanna.heard import Listener, heard
 from kanna.methods.quantize import METHOD
 from kanna.methods.quantize.config import QuantizeConfig
 from kanna.methods.quantize.plan import Plan
-from kanna.progress import Progress
 from kanna.runs.criteria import Criteria
 from kanna.runs.request import Call, Request
 from kanna.runs.runner import RunResult, carry_out
@@ -26,7 +26,7 @@ def quantize(
     criteria: Criteria | None = None,
     options: EvalOptions | None = None,
     announce: Callable[[Plan], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> RunResult:
     """Turn weights into whole numbers of a few bits, and write the smaller model.
 
@@ -38,11 +38,12 @@ def quantize(
         criteria: Tasks on which the result is compared with `model`, and what may be lost on them.
         options: How to evaluate on them, and on which device to compute.
         announce: Called with the plan before long work begins.
-        progress: Called with (stage, done, total).
+        progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """
+    progress = heard(progress)
     request = Request(
         model,
         out,

@@ -8,9 +8,10 @@ from typing import Any
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.models.device import device_of, dtype_of
 from kanna.models.kinds import answers_what_is_encoded
-from kanna.progress import Progress, told
+from kanna.progress import told
 from kanna.tasks.scorers.architecture import class_of
 from kanna.tasks.scorers.scorer import Scorer
 from kanna.tasks.scorers.seq2seq import Seq2SeqScorer
@@ -58,7 +59,7 @@ def generate(
     raw: bool = False,
     device: str = "cpu",
     dtype: str = "auto",
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> GenerationResult:
     """Continue a prompt greedily with `model`, and with `against` beside it. One is in memory at a time.
 
@@ -72,6 +73,7 @@ def generate(
         InputError: An empty prompt, no tokenizer, no causal model, or more tokens than the model has
             positions for.
     """
+    progress = heard(progress)
     if not prompt.strip():
         raise InputError("the prompt is empty", "give some text with --prompt")
     models = [model] if against is None else [model, against]

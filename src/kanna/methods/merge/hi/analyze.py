@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kanna.checkpoint import lineage
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.merge.disagreement import disagreement
 from kanna.methods.merge.hi.blocks import Block, blocks_of
 from kanna.methods.merge.hi.contributions import conflicts
@@ -123,7 +124,7 @@ def merge_analyze(
     resume: bool = False,
     dry_run: bool = False,
     announce: Callable[[Work], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> AnalysisResult:
     """Norms, cosines and sign conflicts by layer; with tasks contributions and conflicts of every block, too.
 
@@ -144,6 +145,7 @@ def merge_analyze(
     Raises:
         InputError: Whatever is wrong with recipe, models or tasks, and then nothing is written.
     """
+    progress = heard(progress)
     started, stages = time.perf_counter(), Stages(progress)
     plan = merge_plan(recipe, seed=seed, lax=lax)
     if plan.before:

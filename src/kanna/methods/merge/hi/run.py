@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna.checkpoint import lineage
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.merge.hi.asked import Asked, asked_for, files_of, ground_of, mixing_of, named, opened
 from kanna.methods.merge.hi.config import LAYER, MODEL, HiOptions
 from kanna.methods.merge.hi.ground import mean_normalised, normalised
@@ -85,7 +86,7 @@ def merge_hi(
     resume: bool = False,
     dry_run: bool = False,
     announce: Callable[[Work], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> HiResult:
     """Merge experts of one base by Hi-Merging: prune and scale each, then resolve conflicts block by block.
 
@@ -109,6 +110,7 @@ def merge_hi(
     Raises:
         InputError: Whatever is wrong, and then nothing is written; among it an expert that gains nothing.
     """
+    progress = heard(progress)
     started = time.perf_counter()
     asked = asked_for(
         str(base), named(experts, "--expert"), files_of(tasks, "--task"), files_of(tests, "--test"),

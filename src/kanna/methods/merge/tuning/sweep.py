@@ -13,6 +13,7 @@ import torch
 
 from kanna.checkpoint import lineage
 from kanna.errors import InputError
+from kanna.heard import Listener, heard
 from kanna.methods.merge.plan import DEFAULT_MEMORY, MergePlan, planned
 from kanna.methods.merge.reading import read_recipe
 from kanna.methods.merge.run import MergeResult, key_of, merge_plan, written_within
@@ -146,7 +147,7 @@ def merge_sweep(
     resume: bool = False,
     dry_run: bool = False,
     announce: Callable[[Work], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Listener = False,
 ) -> SweepResult:
     """Score a merge for every value of one or two numbers, and write the best; see `merge_plan`, `merge`.
 
@@ -172,6 +173,7 @@ def merge_sweep(
     Raises:
         InputError: Whatever is wrong, and then nothing is written; among it an expert that gains nothing.
     """
+    progress = heard(progress)
     started = time.perf_counter()
     plan = merge_plan(recipe, out_dtype=out_dtype, max_memory=max_memory, seed=seed, lax=lax)
     place = _place(plan, out, force, resume)

@@ -157,7 +157,7 @@ def sweep(
 
 def told(work: Work) -> str:
     """What it takes, in one line."""
-    from kanna.terminal.progress import duration
+    from kanna.heard import duration
 
     if not work.evaluations:
         return f"no evaluations; about {duration(work.seconds)} on one core"
