@@ -127,3 +127,19 @@ def validated(model: type[M], data: object, where: str | Path, remedy: str) -> M
     except ValidationError as error:
         whole = "" if error.errors()[0]["loc"] else "the file: "
         raise InputError(f"{where}: {whole}{what_is_wrong(error, model)}", remedy) from error
+
+
+def check_type(
+    name: str, value: object, kinds: type | tuple[type, ...], remedy: str, required: bool = False
+) -> None:
+    """Raise InputError for an argument of another kind than it may be of.
+
+    Args:
+        name: Of the argument.
+        remedy: What to give.
+        required: Whether None, which otherwise stands for what was not given, is refused, too.
+    """
+    if (value is None and not required) or isinstance(value, kinds):
+        return
+    known = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    raise InputError(f"{name} must be {known}, found {type(value).__name__}", remedy)

@@ -93,6 +93,9 @@ def lacks(directory: Path, missing: Sequence[str], architecture: str) -> InputEr
 def lora_targets(model: nn.Module) -> list[str]:
     """Full names of the linear layers inside the compressed ones, for `LoraConfig(target_modules=...)`.
 
+    Returns:
+        Names for `target_modules`.
+
     Raises:
         InputError: The model has no compressed layer.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kanna.checked import check_type
 from kanna.errors import InputError
 
 
@@ -13,6 +14,7 @@ def locate(model: str | Path) -> Path:
     Raises:
         InputError: Neither exists.
     """
+    check_type("a model", model, (str, Path), 'give its directory, such as "models/base"', required=True)
     path = Path(model).expanduser()
     if path.is_dir():
         return path

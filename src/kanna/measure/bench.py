@@ -13,6 +13,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from kanna.checked import check_type
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.checkpoint.safetensors_format import TORCH_DTYPES
@@ -54,11 +55,15 @@ def bench(
     Args:
         meters: Of energy; those of this machine by default.
 
+    Returns:
+        Latencies, memory and bytes of each model (`models`), and ratios to `against`, with their intervals.
+
     Raises:
         InputError: A model that cannot generate or go on from what it read, more tokens than it has positions
             for, or two models that do not fit in memory together.
     """
     progress = heard(progress)
+    check_type("options", options, BenchOptions, "write kanna.BenchOptions(...)")
     chosen = options or BenchOptions()
     paths = [model] if against is None else [model, against]
     checkpoints = [Checkpoint.open(path) for path in paths]

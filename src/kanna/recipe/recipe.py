@@ -47,6 +47,10 @@ def run(
         announce: Called with the plan of each step before its long work begins.
         progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
+    Returns:
+        What was done: `out`, the steps with their figures, `status` (pass, fail, undecided, empty or not
+        judged), and `comparison` with the base, where `criteria` were given.
+
     Raises:
         InputError: Whatever is wrong with the recipe or the request, before anything is written.
     """

@@ -29,6 +29,9 @@ def report(
         examples: Show the texts of examples that flipped, of answers and of samples.
         force: Replace files that exist.
 
+    Returns:
+        Where page and Markdown are, and the verdicts in them.
+
     Raises:
         InputError: Something is missing, damaged or from a newer kanna, or `out` is not to be written.
     """

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 from torch import nn
 
+from kanna.checked import check_type
 from kanna.errors import InputError
 from kanna.heard import Listener, heard
 from kanna.progress import Progress, of
@@ -77,10 +78,15 @@ def compare(
         blame: Find which changed matrix, put back alone, repairs most flips.
         read: The task files, where they have been read before with the same limit.
 
+    Returns:
+        The verdict (`status`, `passed`, `explanation`), and of each task scores, interval and flips.
+
     Raises:
         InputError: Whatever is wrong with a model, a task or the request.
     """
     progress = heard(progress)
+    check_type("criteria", criteria, Criteria, 'write kanna.criteria_of("app.jsonl", "1%")', required=True)
+    check_type("options", options, EvalOptions, "write kanna.EvalOptions(...)")
     sides = _Sides(Opened.open(base), Opened.open(model))
     chosen = _common_context(sides, options or EvalOptions())
     plans = [sides.base.prepared_for(criteria, chosen, read)]

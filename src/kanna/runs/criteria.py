@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanna.checked import read_yaml, validated
+from kanna.checked import check_type, read_yaml, validated
 from kanna.errors import InputError
 from kanna.result import replace
 from kanna.tasks.data.task import HARNESS, names_of
@@ -91,6 +91,9 @@ def criteria_of(
         InputError: No task, something that is no name of a file, a confidence outside (0.5, 0.9999], a
             tolerance or guard that cannot be read.
     """
+    check_type(
+        "tasks", tasks, (str, Path, list, tuple), 'such as criteria_of("app.jsonl", "1%")', required=True
+    )
     several = [tasks] if isinstance(tasks, str | Path) else tasks
     lines = [
         {"task": str(task) if isinstance(task, Path) else task, "max_drop": max_drop} for task in several
@@ -102,6 +105,9 @@ def criteria_of(
 
 def read_criteria(path: str | Path) -> Criteria:
     """Criteria in a YAML file. Relative paths in it are taken from where the program runs.
+
+    Returns:
+        The criteria.
 
     Raises:
         InputError: Missing, not YAML, unknown or missing keys, or a tolerance that cannot be read.

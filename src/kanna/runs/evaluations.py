@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from kanna.checked import check_type
 from kanna.checkpoint import lineage
 from kanna.checkpoint.whole import write_json_whole
 from kanna.configuration import DType
@@ -15,9 +17,11 @@ from kanna.errors import InputError
 from kanna.heard import Listener, heard
 from kanna.progress import Progress
 from kanna.result import replace
+from kanna.runs.in_memory import evaluate_loaded
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory, warn_of_cache
-from kanna.tasks.data.task import ROWS, Task, task_of
+from kanna.tasks.data.rows import TABLES
+from kanna.tasks.data.task import HARNESS, ROWS, Task, task_of
 from kanna.tasks.evaluate import Prepared, answers_of, score_text_of, writes
 from kanna.tasks.metrics.user_metric import parse_user_metric
 from kanna.tasks.options import CONFIDENCE, EvalOptions
@@ -26,41 +30,58 @@ from kanna.tasks.scorers.perplexity import Perplexity
 from kanna.tasks.verdict.floor import emptiness
 
 _WRITTEN = "-answers"
+# Of a text that stands for itself; no file has a longer name.
+_FEWEST_WORDS, _LONGEST_NAME = 2, 255
 
 
 def evaluate(
-    model: str | Path | Opened,
+    model: str | Path | Opened | nn.Module | tuple[nn.Module, Any],
     tasks: str | Path | Sequence[str | Path | Mapping[str, Any]],
     options: EvalOptions | None = None,
     *,
+    tokenizer: Any = None,
     texts: Sequence[str | Path] = (),
     fresh: bool = False,
     cache: Path | None = None,
     progress: Listener = False,
 ) -> Evaluation:
-    """Score a model directory, compressed or not, on task files and `lm_eval:<name>` tasks.
+    """Score a model, compressed or not, on task files and `lm_eval:<name>` tasks.
 
     The score of a task file is kept in kanna's cache under the content of model, file and options; what is
     found there is not computed again. Tasks of lm_eval, and metrics of the user, whose code may have
-    changed, always are.
+    changed, always are, and so is all of a model in memory.
 
     Args:
-        tasks: A file or an lm_eval task, several of them, or the rows of one task as a file of JSON lines has
-            them, such as {"prompt": ..., "answer": ...}.
+        model: A directory, or a hub id in the local cache; or a model in memory, with `tokenizer` or as
+            `kanna.load` gives both. That computes where it is and in its own dtype, and is left as it was.
+        tasks: A file or an lm_eval task, several of them, the rows of one task as a file of JSON lines has
+            them, such as {"prompt": ..., "answer": ...}, or texts: several sentences that name no files.
+        options: How it is scored.
+        tokenizer: Of a model in memory.
         texts: Files of `tasks` that are to be read as plain text, whatever their rows are.
         fresh: Compute everything again.
         cache: Where scores are kept; kanna's cache directory by default.
+
+    Returns:
+        A score for each task, with a record of each row; `result.scores[0].value` is the first headline.
 
     Raises:
         InputError: Whatever is wrong with the model, a task or the request.
     """
     progress = heard(progress)
+    check_type("options", options, EvalOptions, "write kanna.EvalOptions(...)")
     asked = options or EvalOptions()
     names, rows = _files_or_rows(tasks)
     if asked.metric is not None and set(map(str, names)) <= set(map(str, texts)):
         raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
-    opened = Opened.open(model)
-    plan = opened.prepared(names, asked, texts, None if rows is None else [task_of(rows, asked.limit)])
+    read = None if rows is None else [task_of(rows, asked.limit)]
+    loaded, tokens = model if isinstance(model, tuple) and len(model) == 2 else (model, tokenizer)
+    if isinstance(loaded, nn.Module):
+        return _warned(evaluate_loaded(loaded, tokens, names, asked, texts, read, progress))
+    if tokenizer is not None:
+        raise InputError("a directory has its tokenizer", "leave tokenizer out, or give a model in memory")
+    opened = Opened.open(model)  # type: ignore[arg-type]
+    plan = opened.prepared(names, asked, texts, read)
     return _warned(evaluate_opened(opened, plan, fresh=fresh, cache=cache, progress=progress))
 
 
@@ -75,6 +96,8 @@ def _files_or_rows(
     given = [tasks] if isinstance(tasks, str | Path) else list(tasks) if isinstance(tasks, Sequence) else None
     if given and all(isinstance(row, Mapping) for row in given):
         return [ROWS], [row for row in given if isinstance(row, Mapping)]
+    if given and not isinstance(tasks, str | Path) and all(map(_is_sentence, given)):
+        return [ROWS], [{"text": text} for text in given]
     names = [name for name in given or () if isinstance(name, str | Path)]
     if given is None or len(names) < len(given):
         strange = tasks if given is None else next(one for one in given if not isinstance(one, str | Path))
@@ -83,6 +106,14 @@ def _files_or_rows(
             'give "app.jsonl", several of them, or rows such as {"prompt": ..., "answer": ...}',
         )
     return names, None
+
+
+def _is_sentence(given: object) -> bool:
+    """Whether something is a text, rather than the name of a file or of a task."""
+    if not isinstance(given, str) or given.startswith(HARNESS) or len(given.split()) < _FEWEST_WORDS:
+        return False
+    suffix = Path(given).suffix.lower()
+    return suffix not in (*TABLES, ".txt") and (len(given) > _LONGEST_NAME or not Path(given).exists())
 
 
 def _warned(evaluation: Evaluation) -> Evaluation:
@@ -127,6 +158,9 @@ def evaluate_text(
         tokens: Score only the first so many tokens.
         batch: Windows per forward pass, at most.
         dtype: For computing.
+
+    Returns:
+        What was read, and its perplexity (`.result.metrics`).
 
     Raises:
         InputError: No tokenizer, no causal model, a text of fewer than two tokens, NaN logits.

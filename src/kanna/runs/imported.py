@@ -102,6 +102,9 @@ def import_quantized(
         model: Directory, or hub id in the local cache.
         out: New directory.
 
+    Returns:
+        What was taken over, and whether what was written is read back soundly (`passed`).
+
     Raises:
         InputError: Another format, or what kanna's own form does not hold, by the name of the layer; before
             anything is written.

@@ -154,6 +154,9 @@ def inspect(
         cache: Where spectra are kept, by content; kanna's cache directory by default.
         progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
+    Returns:
+        The matrices (`entries`), what is left alone (`inventory`), and bytes and numbers stored.
+
     Raises:
         InputError: A damaged or unknown model, a selection that matches nothing, NaN or infinite weights.
     """

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from kanna.checked import check_type
 from kanna.checkpoint.applied import ACTIVE
 from kanna.checkpoint.outputs import final_name
 from kanna.errors import InputError
@@ -86,6 +87,16 @@ class Request:
     opened: Opened | None = None
     scales: str | None = ACTIVE
     inside: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError for an argument of another kind than it may be of."""
+        for call in self.calls:
+            config = call.method.load_config()
+            check_type("config", call.config, config, f"write kanna.{config.__name__}(...)", required=True)
+        check_type("out", self.out, (str, Path), "name a new directory")
+        check_type("calibration", self.calibration, (str, Path), "name a file of text or rows")
+        check_type("criteria", self.criteria, Criteria, 'write kanna.criteria_of("app.jsonl", "1%")')
+        check_type("options", self.options, EvalOptions, "write kanna.EvalOptions(...)")
 
     @property
     def device(self) -> str:

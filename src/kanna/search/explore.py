@@ -97,6 +97,9 @@ def explore_space(config: str | Path, *, rank: int = 1) -> SpaceResult:
         config: A directory with a config.json, or such a file.
         rank: Every chosen matrix is reduced to it.
 
+    Returns:
+        How many designs there are, and what each role, layer and number of layers holds.
+
     Raises:
         InputError: No or unknown configuration, or a rank that removes nothing.
     """

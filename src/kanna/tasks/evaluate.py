@@ -1,7 +1,7 @@
 """A model on its tasks."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,21 @@ WRITTEN = "exact"  # a metric of what is written
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A model in memory, as far as an evaluation has to know it.
+
+    Args:
+        name: Of the model.
+        config: What its config.json would hold.
+        bytes: Of its weights.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Prepared:
     """An evaluation whose every input was read and checked; the model is still to come.
 
@@ -122,7 +137,7 @@ class Prepared:
 
 
 def prepare(
-    model: str | Path | Checkpoint,
+    model: str | Path | Checkpoint | Loaded,
     tasks: Sequence[str | Path],
     options: EvalOptions,
     texts: Sequence[str | Path] = (),
@@ -144,7 +159,7 @@ def prepare(
         raise InputError(
             "there is nothing to evaluate on", "give --task FILE, --task lm_eval:NAME or --text FILE"
         )
-    checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
+    checkpoint = model if isinstance(model, Checkpoint | Loaded) else Checkpoint.open(model)
     device_of(options.device)
     dtype_of(options.dtype)
     names = [str(task).removeprefix(HARNESS) for task in tasks if str(task).startswith(HARNESS)]
@@ -155,8 +170,13 @@ def prepare(
         )
     for task in files:
         _check(task, checkpoint, options)
-    tokenizer = load_tokenizer(checkpoint.directory) if tokenizer is None else tokenizer
     embeds = [task.kind in EMBEDDED for task in files]
+    if isinstance(checkpoint, Checkpoint):
+        tokenizer = load_tokenizer(checkpoint.directory) if tokenizer is None else tokenizer
+    elif any(embeds):
+        raise InputError(
+            "how a model embeds texts is read from its directory", "give that, in place of the model"
+        )
     check_model(
         checkpoint.name,
         checkpoint.config,
@@ -170,7 +190,9 @@ def prepare(
         raise InputError(f"{checkpoint.name} has no chat template", "leave out --chat")
     config = dict(checkpoint.config)
     context_length(config, tokenizer, options.context)
-    sentences = read_sentences(checkpoint.directory) if any(embeds) else None
+    sentences = None
+    if any(embeds) and isinstance(checkpoint, Checkpoint):
+        sentences = read_sentences(checkpoint.directory)
     asked = tuple(as_asked(task, tokenizer, options.chat) for task in files)
     if options.joiner is not None:
         _check_joiner(checkpoint, asked, options)
@@ -180,7 +202,7 @@ def prepare(
     )
 
 
-def _check_joiner(checkpoint: Checkpoint, tasks: Sequence[Task], options: EvalOptions) -> None:
+def _check_joiner(checkpoint: Checkpoint | Loaded, tasks: Sequence[Task], options: EvalOptions) -> None:
     """Raise InputError where nothing stands between prompt and answer, or a template says what."""
     if options.chat or any(task.templated for task in tasks):
         raise InputError("what stands between prompt and answer is said by the chat template", _NO_JOINER)
@@ -200,7 +222,7 @@ def _check_harness(names: Sequence[str], options: EvalOptions) -> None:
         check_names(names, options.include)
 
 
-def _check(task: Task, checkpoint: Checkpoint, options: EvalOptions) -> None:
+def _check(task: Task, checkpoint: Checkpoint | Loaded, options: EvalOptions) -> None:
     metric = headline(task, options)
     own = parse_user_metric(metric)
     if task.kind in EMBEDDED:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,3 +82,105 @@ def test_results_show_themselves_in_a_line(shared_base, tmp_path, monkeypatch):
     monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
     shown = repr(package.evaluate(shared_base, ROWS))
     assert shown.startswith("<Evaluation of ") and " acc " in shown and len(shown) < 200
+
+
+def test_docstrings_say_what_comes_back():
+    """Of every function: what it returns, and each of its arguments that is no matter of course."""
+    import inspect
+
+    for name in package.__all__:
+        function = getattr(package, name)
+        if inspect.isfunction(function):
+            assert "Returns:" in (function.__doc__ or ""), name
+
+
+def test_a_model_in_memory_is_evaluated_as_it_is(shared_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = package.load(shared_base, dtype="float32")
+    model.train()
+    model.model.layers[1].eval()
+    ways = [
+        package.evaluate((model, tokenizer), ROWS),
+        package.evaluate(model, ROWS, tokenizer=tokenizer),
+        package.evaluate(shared_base, ROWS),
+    ]
+    assert model.training and not model.model.layers[1].training and model.model.layers[0].training
+    assert all(way.scores[0].records == ways[2].scores[0].records for way in ways)
+    assert [way.model for way in ways] == [shared_base.name] * 3
+    model.lm_head.weight.data.zero_()  # so the embeddings, too, which are the same
+    changed = package.evaluate((model, tokenizer), ROWS)
+    assert changed.scores[0].records != ways[0].scores[0].records and "cached" not in changed.run
+
+
+def test_texts_are_texts(shared_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    texts = ["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]
+    (score,) = package.evaluate(shared_base, texts).scores
+    assert score.kind == "text"
+    (rows,) = package.evaluate(shared_base, [{"text": text} for text in texts]).scores
+    assert score.records == rows.records
+    with pytest.raises(InputError, match=r"no such file\.txt does not exist"):
+        package.evaluate(shared_base, ["no such file.txt"])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda base, out: package.evaluate(3, ROWS), "a model must be str or Path, found int"),
+        (
+            lambda base, out: package.evaluate(base, ROWS, {"limit": 2}),
+            "options must be EvalOptions, found dict",
+        ),
+        (lambda base, out: package.evaluate(base, ROWS, tokenizer=len), "a directory has its tokenizer"),
+        (
+            lambda base, out: package.evaluate(package.load(base)[0], ROWS),
+            "a loaded model needs its tokenizer",
+        ),
+        (lambda base, out: package.evaluate(base, ROWS, progress=3), "progress is a function .*, found int"),
+        (lambda base, out: package.inspect(None), "a model must be str or Path, found NoneType"),
+        (lambda base, out: package.bench(base, options={}), "options must be BenchOptions, found dict"),
+        (lambda base, out: package.compare(base, base, "1%"), "criteria must be Criteria, found str"),
+        (lambda base, out: package.criteria_of(3), "tasks must be str or Path or list or tuple, found int"),
+        (lambda base, out: package.criteria_of([3]), "must be a text, found 3"),
+        (
+            lambda base, out: package.lowrank(base, out, {"keep": 0.5}),
+            "config must be LowRankConfig, found dict",
+        ),
+        (lambda base, out: package.lowrank(base, out, None), "config must be LowRankConfig, found NoneType"),
+        (
+            lambda base, out: package.lowrank(base, 3, package.LowRankConfig(keep=0.5)),
+            "out must be str or Path",
+        ),
+        (lambda base, out: package.quantize(base, out, package.LowRankConfig(keep=0.5)), "QuantizeConfig"),
+        (
+            lambda base, out: package.lowrank(base, out, package.LowRankConfig(keep=0.5), criteria="1%"),
+            "criteria must be Criteria, found str",
+        ),
+    ],
+)
+def test_arguments_of_other_kinds_are_told(shared_base, tmp_path, call, said):
+    with pytest.raises(InputError, match=said) as refused:
+        call(shared_base, tmp_path / "out")
+    assert refused.value.remedy
+    assert not (tmp_path / "out").exists()
+
+
+def test_bars_are_drawn_in_a_notebook_and_lines_elsewhere(shared_base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    drawn = []
+
+    def display(html, display_id):
+        drawn.append(html)
+        return SimpleNamespace(update=drawn.append)
+
+    shell = SimpleNamespace(kernel=object())
+    running = SimpleNamespace(
+        get_ipython=lambda: shell, display=SimpleNamespace(display=display, HTML=lambda text: text)
+    )
+    monkeypatch.setitem(sys.modules, "IPython", running)
+    package.evaluate(shared_base, ROWS, progress=True)
+    assert "<progress value=" in drawn[0] and "took" in drawn[-1] and drawn[-1].count("log-likelihood") == 1
+    assert "log-likelihood" not in capsys.readouterr().err
+    monkeypatch.delitem(sys.modules, "IPython")
+    package.evaluate(shared_base, ROWS, progress=True, fresh=True)
+    assert "log-likelihood 0/" in capsys.readouterr().err

@@ -108,6 +108,9 @@ def export_quantized(
         scales: Name of a set of scales that is multiplied in, "base" for none; by default the one in use.
         check: Reload it with the loader it is for, and compare logits and a continuation with kanna's own.
 
+    Returns:
+        What was written, and what a check found.
+
     Raises:
         InputError: What the format cannot hold, by the name of the layer; before anything is written.
     """

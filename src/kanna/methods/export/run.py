@@ -40,6 +40,9 @@ def export_dense(
     Args:
         scales: Name of a set of scales that is multiplied in, "base" for none; by default the one in use.
 
+    Returns:
+        What was done; `out` is the directory.
+
     Raises:
         InputError: Whatever is wrong with the model, a task or the request, before anything is written.
     """

@@ -53,6 +53,9 @@ def laser_analyze(
         examples: Rows shown, those that were set right first.
         samples: Prompts continued freely, for length and repetition; 0 for none.
 
+    Returns:
+        What kept and removed components answer.
+
     Raises:
         InputError: No edit, an edit that does not fit the model, or whatever else is wrong.
     """

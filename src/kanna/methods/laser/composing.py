@@ -79,6 +79,9 @@ def laser_compose(
         text: Perplexity on it may rise by `max_ppl_rise` in all.
         test: As in the search.
 
+    Returns:
+        The composition (`found`), and the model that was written, if one was (`applied`).
+
     Raises:
         InputError: Another model or task than those of the search, or whatever else is wrong.
     """

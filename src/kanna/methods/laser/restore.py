@@ -39,6 +39,9 @@ def restore(
         directory: What `laser_apply` wrote.
         base: The model it was made from; None looks for its name beside `directory` and in the cache.
 
+    Returns:
+        The directory that was written.
+
     Raises:
         InputError: No such step, no base, or another model than the one recorded.
     """

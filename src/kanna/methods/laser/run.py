@@ -59,6 +59,9 @@ def laser_apply(
         within: The folder of unfinished work of the search that this is the end of.
         opened: The model as that search opened it.
 
+    Returns:
+        What was done, with the verdict in `comparison`, where `criteria` were given.
+
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """

@@ -56,6 +56,9 @@ def laser_search(
         criteria: Tasks with tolerances for the written model.
         resume: Continue an unfinished search for `out`.
 
+    Returns:
+        What was tried and chosen (`found`), and the model that was written, if one was (`applied`).
+
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """

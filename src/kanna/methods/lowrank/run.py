@@ -56,6 +56,10 @@ def lowrank(
         announce: Called with the plan before long work begins.
         progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
 
+    Returns:
+        What was done: `out`, the steps with their figures, `status` (pass, fail, undecided, empty or not
+        judged), and `comparison` with the base, where `criteria` were given.
+
     Raises:
         InputError: Whatever is wrong with the request, before anything is written.
     """

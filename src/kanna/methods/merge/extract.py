@@ -66,6 +66,9 @@ def extract_lora(
         resume: Continue an interrupted extraction.
         progress: Called with (stage, done, total).
 
+    Returns:
+        What was written: rank, bytes, and the error of each layer.
+
     Raises:
         InputError: Models that do not fit together, do not differ, or differ in what no adapter can hold.
     """

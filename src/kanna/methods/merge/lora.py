@@ -73,6 +73,9 @@ def merge_lora(
         max_memory: See `merge_plan`.
         progress: Called with (stage, done, total).
 
+    Returns:
+        What was written: rank, bytes, and the error of each layer.
+
     Raises:
         InputError: Other models, slices, tokenizers, or what is wrong with the recipe itself; nothing is
             written then.

@@ -103,6 +103,9 @@ def merge_plan(
         lax: What looks like a mistake in the recipe is a warning.
         risk: Read a sample of the weights, too, and say how much the models disagree.
 
+    Returns:
+        Models, what applies to which tensor, bytes and memory.
+
     Raises:
         InputError: Whatever is wrong with the recipe or its models, or not supported yet.
     """
@@ -156,6 +159,9 @@ def merge(
         max_drop: What may be lost beside each such model, "1%" of its score or "1pt"; None only measures.
         announce: Called with the plan before the long work begins.
         progress: True shows bars in a notebook, lines elsewhere; or a function of (stage, done, total).
+
+    Returns:
+        What was done, and the comparison with experts and base, where tasks were named.
 
     Raises:
         InputError: Whatever is wrong, and then nothing is written.

@@ -68,6 +68,9 @@ def merge_verify(directory: str | Path, *, max_memory: int | None = None) -> Mer
     Args:
         max_memory: Bytes; a model that takes more is not loaded. None for what is free.
 
+    Returns:
+        Whether the model is what was written, and whether it loads.
+
     Raises:
         InputError: It is no merge, or a file is missing, damaged or changed, or a value not finite.
     """

@@ -69,6 +69,9 @@ def generate(
         prompt: A question where the tokenizer has a chat template, else the beginning of a text.
         raw: Leave the chat template out.
 
+    Returns:
+        The continuations, that of `model` first.
+
     Raises:
         InputError: An empty prompt, no tokenizer, no causal model, or more tokens than the model has
             positions for.

@@ -142,6 +142,9 @@ def merge_analyze(
         resume: Go on with an analysis that was interrupted.
         dry_run: Say only what it takes.
 
+    Returns:
+        Where the models disagree, and with tasks contributions and conflicts of every block.
+
     Raises:
         InputError: Whatever is wrong with recipe, models or tasks, and then nothing is written.
     """

@@ -107,6 +107,9 @@ def merge_hi(
         resume: Go on with a run that was interrupted, to the same bytes.
         announce: Called with what it takes at most before the long work begins.
 
+    Returns:
+        The merge that was written, and what every stage found.
+
     Raises:
         InputError: Whatever is wrong, and then nothing is written; among it an expert that gains nothing.
     """

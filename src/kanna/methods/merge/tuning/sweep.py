@@ -170,6 +170,9 @@ def merge_sweep(
         dry_run: Say only what it takes.
         announce: Called with what it takes before the long work begins.
 
+    Returns:
+        All cells with their scores, the best one, and how what was written fares.
+
     Raises:
         InputError: Whatever is wrong, and then nothing is written; among it an expert that gains nothing.
     """
