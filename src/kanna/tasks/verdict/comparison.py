@@ -207,19 +207,8 @@ class Comparison(Grown):
     def passed(self) -> bool:
         return self.status in (PASS, NOT_JUDGED)
 
-    def to_dict(self) -> dict[str, Any]:
-        return self._told(super().to_dict())
-
     def summary(self) -> dict[str, Any]:
         """What a lineage keeps: no rows of the task."""
-        return self._told(
-            self.model_dump(
-                mode="json", exclude={"schema_version": True, "kind": True, "tasks": {"__all__": {"flips"}}}
-            )
+        return self.model_dump(
+            mode="json", exclude={"schema_version": True, "kind": True, "tasks": {"__all__": {"flips"}}}
         )
-
-    def _told(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Without a key for next steps where there are none."""
-        if not self.next_steps:
-            del data["next_steps"]
-        return data
