@@ -41,8 +41,8 @@ def _block(block: Block) -> str:
         case Chart(table=Table() as marks):
             return _table(marks)
         case Chart():
-            marks = "".join(f"<li>{_text(mark)}</li>" for mark in block.marks)
-            return f"<p>{_text(block.title)}</p><ul>{marks}</ul><p>{_text(block.caption)}</p>"
+            told = "".join(f"<li>{_text(mark)}</li>" for mark in block.marks)
+            return f"<p>{_text(block.title)}</p><ul>{told}</ul><p>{_text(block.caption)}</p>"
         case Examples():
             return _examples(block)
         case Verdict():
