@@ -1,6 +1,7 @@
 """What results are made of: pydantic models, which are written as JSON, read again, and shown."""
 
 from dataclasses import replace as replace_fields
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import (
@@ -19,6 +20,18 @@ Several = Annotated[tuple[Item, ...], Strict(False)]
 Interval = Annotated[tuple[float, float], Strict(False)]
 Bytes = Annotated[int, Field(gt=0)]
 Scores = dict[str, float]
+
+
+# Draws results in notebooks; it knows those of all methods, so it is far above this file.
+_DRAWN_BY = "kanna.recipe.shown"
+
+
+class Shown:
+    """What notebooks show as the blocks of a page."""
+
+    def _repr_html_(self) -> str:
+        drawn: str = import_module(_DRAWN_BY).html(self)
+        return drawn
 
 
 class Result(BaseModel):

@@ -1,7 +1,9 @@
-"""The recipes in examples/ run as they are, from the root of the repository."""
+"""The recipes and the notebook in examples/ run as they are, from the root of the repository."""
 
+import ast
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,31 @@ def test_two_keeps_multiply_and_are_told_apart(
     kept = [step["figures"]["keep_selected"] for step in result["steps"]]
     assert kept == [pytest.approx(0.8, abs=0.02), pytest.approx(0.75, abs=0.02)]
     assert result["figures"]["keep_selected_of_dense"] == pytest.approx(0.6, abs=0.02)
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells in their order, as a notebook runs them but for the kernel: no Jupyter is needed here.
+
+    What a cell ends with is shown as a notebook would: as HTML where it has one, else as its repr.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    book = json.loads((EXAMPLES / "first-hour.ipynb").read_text(encoding="utf-8"))
+    assert book["nbformat"] == 4 and "first-hour.ipynb" in (EXAMPLES / "README.md").read_text()
+    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in book["cells"] if cell["cell_type"] == "code")
+    names: dict[str, object] = {"__name__": "__main__"}
+    shown = []
+    for cell in cells:
+        parsed = ast.parse(cell)
+        last = parsed.body.pop() if isinstance(parsed.body[-1], ast.Expr) else None
+        exec(compile(parsed, "cell", "exec"), names)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+            drawn = getattr(value, "_repr_html_", None)
+            shown.append(repr(value) if drawn is None else drawn())
+    assert len(shown) == 6
+    assert "LlamaForCausalLM, 5 blocks" in shown[0] and "99.28 %" in shown[1]
+    assert "FAIL" in shown[3] and "is the smallest that would pass" in shown[3] and "PASS" in shown[4]
+    assert "% of the bytes, pass" in shown[5]

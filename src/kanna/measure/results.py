@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict
 
-from kanna.result import Bytes, Grown, Result, Several
+from kanna.result import Bytes, Grown, Result, Several, Shown
 
 # With fewer, the lowest and the highest ratio miss the median more often than one time in twenty.
 FEWEST_PAIRS = 6
@@ -163,7 +163,7 @@ class Ratio(Grown):
     since = frozenset({"request"})
 
 
-class BenchResult(Result):
+class BenchResult(Shown, Result):
     """One model, or two with their ratios.
 
     Args:
@@ -179,3 +179,7 @@ class BenchResult(Result):
     ratios: Several[Ratio]
     meters: dict[str, str]
     settings: dict[str, Any]
+
+    def __repr__(self) -> str:
+        names = " against ".join(model.model for model in self.models)
+        return f"<BenchResult of {names}: {len(self.models[0].settings)} settings>"

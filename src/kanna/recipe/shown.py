@@ -1,5 +1,6 @@
 """Results as notebooks show them: the blocks that a page and a console have, as HTML."""
 
+from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any
 
@@ -31,7 +32,9 @@ def _sections(result: Any) -> list[Section]:
     view = next((view for view in views() if view.kind == data.get("kind")), None)
     if view is None:
         return [Section("", [Paragraph([repr(result)])])]
-    cards, sections = view.draw([Result(At(str(data.get("model", view.kind)), data))])
+    model = data.get("model", view.kind)
+    name = str(model["name"] if isinstance(model, Mapping) else model)
+    cards, sections = view.draw([Result(At(name, data))])
     return [*sections, Section("", cards)]
 
 

@@ -20,7 +20,7 @@ from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import match
 from kanna.progress import Progress
-from kanna.result import Result, Several
+from kanna.result import Result, Several, Shown
 from kanna.runs.picture import check_picture
 from kanna.runs.places import usable_cache, warn_of_cache
 from kanna.runs.source import Source
@@ -92,8 +92,8 @@ class Entry:
         }
 
 
-@dataclass(frozen=True)
-class InspectResult:
+@dataclass(frozen=True, repr=False)
+class InspectResult(Shown):
     """What was found.
 
     Args:
@@ -112,6 +112,11 @@ class InspectResult:
     bytes: int
     dense_bytes: int
     stored: int
+
+    def __repr__(self) -> str:
+        return (
+            f"<InspectResult of {self.model}: {len(self.entries)} matrices, {self.stored:,} numbers stored>"
+        )
 
     @property
     def selected_bytes(self) -> int:

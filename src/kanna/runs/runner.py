@@ -27,6 +27,7 @@ from kanna.checkpoint.writer import output_directory, write_json
 from kanna.errors import InputError
 from kanna.models.device import device_of
 from kanna.progress import Progress
+from kanna.result import Shown
 from kanna.result import replace as replace_fields
 from kanna.runs.account import card_of, record, scores_of, sizes, with_left_out
 from kanna.runs.begun import parts_of
@@ -79,8 +80,8 @@ class StepResult:
         }
 
 
-@dataclass(frozen=True)
-class RunResult:
+@dataclass(frozen=True, repr=False)
+class RunResult(Shown):
     """What a run did.
 
     Args:
@@ -94,6 +95,12 @@ class RunResult:
     steps: tuple[StepResult, ...]
     comparison: Comparison | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        methods = ", ".join(step.method for step in self.steps)
+        if self.out is None:
+            return f"<{type(self).__name__} of {methods}: planned, nothing was written>"
+        return f"<{type(self).__name__} of {methods}: {self.status}; written: {self.out}>"
 
     @property
     def last(self) -> StepResult:

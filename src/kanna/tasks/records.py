@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from kanna.result import Bytes, Result, Scores, Several
+from kanna.result import Bytes, Result, Scores, Several, Shown
 from kanna.tasks.metrics.shown import shown
 
 CHOICE, ANSWER, TEXT = "choice", "answer", "text"
@@ -118,7 +118,7 @@ class TaskScore(Result):
         )
 
 
-class Evaluation(Result):
+class Evaluation(Shown, Result):
     """A model on its tasks.
 
     Args:

@@ -131,8 +131,8 @@ def test_lowrank_writes_a_smaller_model(kanna, base, text, tmp_path):
 
 
 def test_modules_left_alone_for_one_reason_are_one_line(kanna, shared_base):
-    from kanna.cli.inspect import _left_alone
     from kanna.models.inventory import Skipped
+    from kanna.runs.inspected import _left_alone
 
     alone = [Skipped(f"m{i}", "reason one", 10) for i in range(5)] + [Skipped("n", "reason two", 3)]
     assert _left_alone(alone) == [

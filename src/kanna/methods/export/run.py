@@ -13,7 +13,7 @@ from kanna.runs.runner import RunResult, carry_out
 from kanna.tasks.options import EvalOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportResult(RunResult):
     """What was written; see `RunResult`."""
 

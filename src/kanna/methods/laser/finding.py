@@ -17,6 +17,7 @@ from kanna.methods.laser.results import Composition, Search
 from kanna.methods.laser.run import LaserResult, laser_apply
 from kanna.methods.laser.validation import Validation
 from kanna.progress import Progress
+from kanna.result import Shown
 from kanna.runs.criteria import Criteria
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.record import Stages, run_record
@@ -28,8 +29,8 @@ JOURNAL = "tallies.jsonl"
 F = TypeVar("F", Search, Composition)
 
 
-@dataclass(frozen=True)
-class Finding(Generic[F]):
+@dataclass(frozen=True, repr=False)
+class Finding(Shown, Generic[F]):
     """What was found.
 
     Args:
@@ -41,6 +42,10 @@ class Finding(Generic[F]):
     found: F
     applied: LaserResult | None
     run: dict[str, Any]
+
+    def __repr__(self) -> str:
+        written = "nothing was written" if self.applied is None else f"written: {self.applied.out}"
+        return f"<Finding of {self.found.kind} on {self.found.model.name}: {written}>"
 
     @property
     def result(self) -> dict[str, Any]:

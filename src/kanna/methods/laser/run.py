@@ -18,7 +18,7 @@ from kanna.runs.runner import RunResult, carry_out, carry_out_within
 from kanna.tasks.options import EvalOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LaserResult(RunResult):
     """What an application of edits did; see `RunResult`."""
 

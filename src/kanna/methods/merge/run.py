@@ -27,6 +27,7 @@ from kanna.methods.merge.references import bases, parsed
 from kanna.methods.merge.shards import written_shards
 from kanna.methods.merge.vocabulary import Tokenizer
 from kanna.methods.merge.written import Done, Judge, complete
+from kanna.result import Shown
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.places import work_directory
 from kanna.runs.record import Stages, run_record
@@ -43,7 +44,7 @@ Announce = Callable[[MergePlan], None]
 
 
 @dataclass(frozen=True)
-class MergeResult:
+class MergeResult(Shown):
     """What a merge did.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from kanna.result import Bytes, Grown, Result, Scores, Several
+from kanna.result import Bytes, Grown, Result, Scores, Several, Shown
 from kanna.tasks.records import Evaluation, TaskScore
 from kanna.tasks.verdict.tolerance import PASS, Decision, Status
 
@@ -138,7 +138,7 @@ class Size(Result):
     bytes: Bytes
 
 
-class Comparison(Grown):
+class Comparison(Shown, Grown):
     """Two models on the same tasks.
 
     Args:

@@ -40,6 +40,7 @@ from kanna.methods.merge.tuning.results import TunedTask
 from kanna.methods.merge.tuning.samples import Notebook
 from kanna.methods.merge.tuning.work import Work, foreseen
 from kanna.progress import Progress
+from kanna.result import Shown
 from kanna.runs.record import Stages, run_record
 from kanna.runs.results import check_free, result_path, write_result
 from kanna.runs.unfinished import clear, unfinished_work
@@ -50,7 +51,7 @@ KIND, _NOTES = "merge-analysis", "samples.jsonl"
 
 
 @dataclass(frozen=True)
-class AnalysisResult:
+class AnalysisResult(Shown):
     """What an analysis found.
 
     Args:

@@ -32,6 +32,7 @@ from kanna.methods.merge.tuning.results import Judgement
 from kanna.methods.merge.tuning.samples import Notebook
 from kanna.methods.merge.tuning.work import Work
 from kanna.progress import Progress
+from kanna.result import Shown
 from kanna.runs.record import Stages, run_record
 from kanna.runs.unfinished import clear, replaces, unfinished_work
 from kanna.tasks.options import EvalOptions
@@ -41,7 +42,7 @@ KEY = "hi"
 
 
 @dataclass(frozen=True)
-class HiResult:
+class HiResult(Shown):
     """What Hi-Merging found.
 
     Args:

@@ -36,6 +36,7 @@ from kanna.methods.merge.tuning.results import SWEEP, Point, Sweep, SweptAxis
 from kanna.methods.merge.tuning.samples import Notebook, Sample, best, worth
 from kanna.methods.merge.tuning.work import Work, foreseen
 from kanna.progress import Progress
+from kanna.result import Shown
 from kanna.runs.record import Stages, run_record
 from kanna.runs.unfinished import clear, replaces, unfinished_work
 from kanna.tasks.options import EvalOptions
@@ -45,7 +46,7 @@ _NOTES = "samples.jsonl"
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Shown):
     """What a sweep found.
 
     Args:
