@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any
 
+from pydantic import ValidationError
+
 from kanna.measure.results import BenchResult
 from kanna.methods import views
 from kanna.reporting.blocks import At, Block, Paragraph, Section
@@ -11,7 +13,7 @@ from kanna.reporting.comparison import comparison, evaluation
 from kanna.reporting.costs import bench
 from kanna.reporting.fragment import fragment
 from kanna.reporting.verdicts import titles, verdict
-from kanna.reporting.views import Result
+from kanna.reporting.views import Result, View
 from kanna.reporting.wording import percent, size
 from kanna.runs.inspect import InspectResult
 from kanna.runs.inspected import section
@@ -30,12 +32,21 @@ def _sections(result: Any) -> list[Section]:
     """Of a result of a method, as its view draws it; of what has none its line."""
     data = result.to_dict()
     view = next((view for view in views() if view.kind == data.get("kind")), None)
-    if view is None:
+    if view is None or not _is(view, data):
         return [Section("", [Paragraph([repr(result)])])]
     model = data.get("model", view.kind)
     name = str(model["name"] if isinstance(model, Mapping) else model)
     cards, sections = view.draw([Result(At(name, data))])
     return [*sections, Section("", cards)]
+
+
+def _is(view: View, data: Mapping[str, Any]) -> bool:
+    """Whether a result holds what the view of its kind draws."""
+    try:
+        view.schema.model_validate(data)
+    except ValidationError:
+        return False
+    return True
 
 
 @_sections.register

@@ -76,7 +76,7 @@ def _check_metric(name: str) -> None:
     if name.startswith(REGEX) or parse_user_metric(name) is not None:
         return
     known = dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics)
-    if name not in known:
+    if name not in known and name != _OF_MERGES:
         raise InputError(
             f"{name!r} is no metric{suggestion(name, known)}",
             f"or give your own: file.py:function, {COMMAND}COMMAND",
@@ -90,5 +90,7 @@ _CHECKS: Mapping[str, Callable[[str], object]] = {
     "skip": check_expression,
     "metric": _check_metric,
 }
+# A metric as verbs of merging write it.
+_OF_MERGES = "logloss"
 # Files that are no data, whose readers say better what they are.
 _NO_DATA = ("costs", "tolerance")

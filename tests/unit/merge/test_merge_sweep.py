@@ -137,7 +137,8 @@ def test_a_value_takes_the_place_of_all_that_a_recipe_says(spoken: Models) -> No
 )
 def test_a_merge_in_memory_is_the_written_one(top: Given, spoken: Models, tmp_path: Path) -> None:
     recipe = arithmetic(spoken, **top)
-    kanna.merge(recipe, tmp_path / "out", seed=3)
+    merged = kanna.merge(recipe, tmp_path / "out", seed=3)
+    assert "MergeResult: passed" in repr(merged) and "MergeResult: passed" in merged._repr_html_()
     written = load_weights(Checkpoint.open(tmp_path / "out"), torch.float32)
     plan = kanna.merge_plan(recipe, seed=3)
     held = model_of(tmp_path / "out", tensors_of(plan), EvalOptions())
@@ -355,6 +356,7 @@ def test_guards_are_judged_beside_the_base(
     text.write_text(" ".join(f"t{(7 * place) % 397 + 3}" for place in range(200)))
     given: Given = {"calibration_share": 0.4, "guards": [f"{text}=50%"]}
     done = kanna.merge_sweep(arithmetic(spoken), ["lambda=0.5"], tasks, tmp_path / "out", **given)
+    assert "<table" in done._repr_html_() and len(repr(done)) < 300
     assert done.sweep is not None and done.sweep.test is not None
     (guard,) = done.sweep.test.guards
     places = (spoken["base"], tmp_path / "out")

@@ -43,7 +43,7 @@ _NOT_PLAIN = re.compile(r"[^\w.-]+")
 Announce = Callable[[MergePlan], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergeResult(Shown):
     """What a merge did.
 
@@ -64,6 +64,9 @@ class MergeResult(Shown):
     note: str
     run: Mapping[str, Any] = field(default_factory=dict)
     judged: tuple[Judged, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<MergeResult: {'passed' if self.passed else 'failed'}; written: {self.out}>"
 
     @property
     def passed(self) -> bool:

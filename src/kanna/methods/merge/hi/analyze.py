@@ -50,7 +50,7 @@ from kanna.tasks.records import SCORING
 KIND, _NOTES = "merge-analysis", "samples.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AnalysisResult(Shown):
     """What an analysis found.
 
@@ -64,6 +64,10 @@ class AnalysisResult(Shown):
     work: Work
     run: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
+
+    def __repr__(self) -> str:
+        done = "planned" if self.analysis is None else "done"
+        return f"<AnalysisResult: {done}; written: {self.file or 'nothing'}>"
 
     def to_dict(self) -> dict[str, Any]:
         if self.analysis is None:

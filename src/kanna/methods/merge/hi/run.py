@@ -41,7 +41,7 @@ _NOTES = "samples.jsonl"
 KEY = "hi"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HiResult(Shown):
     """What Hi-Merging found.
 
@@ -56,6 +56,10 @@ class HiResult(Shown):
     written: MergeResult | None
     work: Work
     run: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        out = "nothing" if self.written is None else self.written.out
+        return f"<HiResult: {'passed' if self.passed else 'failed'}; written: {out}>"
 
     @property
     def passed(self) -> bool:

@@ -45,7 +45,7 @@ from kanna.tasks.records import SCORING
 _NOTES = "samples.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult(Shown):
     """What a sweep found.
 
@@ -60,6 +60,10 @@ class SweepResult(Shown):
     written: MergeResult | None
     work: Work
     run: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        out = "nothing" if self.written is None else self.written.out
+        return f"<SweepResult: {'passed' if self.passed else 'failed'}; written: {out}>"
 
     @property
     def passed(self) -> bool:
