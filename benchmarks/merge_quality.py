@@ -467,13 +467,13 @@ def measured(
 
 
 def lines_of(given: Given, found: Sequence[tuple[str, int, Any]]) -> list[Line]:
-    """All rows; those without a seed stand for each seed that others have."""
+    """Rows of which every seed is there; those without a seed stand for each that others have."""
     seeds = sorted({seed for _, seed, _ in found if seed >= 0}) or [0]
     lines = []
     for name in dict.fromkeys(name for name, _, _ in found):
         own = {seed: one for other, seed, one in found if other == name}
-        some = seeds if -1 in own else sorted(own)
-        lines.append(line_of(given, name, [own.get(seed, own.get(-1)) for seed in some], some))
+        if -1 in own or all(seed in own for seed in seeds):
+            lines.append(line_of(given, name, [own.get(seed, own.get(-1)) for seed in seeds], seeds))
     return lines
 
 

@@ -22,9 +22,11 @@ class HiOptions(Configuration):
         BOTH, "model (prune and scale each expert), layer (resolve conflicts of blocks), or both.", _STAGES
     )
     p: str = setting(
-        "0.1:1:0.1", "Shares of an expert's difference that may stay: 0.1:1:0.1, or 0.5,1.", _GRID
+        "0.3,0.6,1",
+        "Shares of an expert's difference that may stay: 0.5,1, or 0.1:1:0.1 as in the paper.",
+        _GRID,
     )
-    s: str = setting("0.1:1:0.1", "By which it may be multiplied, likewise.", _GRID)
+    s: str = setting("0.3,0.6,1", "By which it may be multiplied, likewise.", _GRID)
     scope: Literal["tensor", "layer", "model"] = setting(
         "tensor",
         "Whose largest entries stay: each tensor's, each layer's, or the model's (with --stages model).",
