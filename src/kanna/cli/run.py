@@ -44,13 +44,15 @@ def run(
         raise InputError("there is no recipe", "give a YAML file, or --schema to see what one may hold")
     if (other := _reader(recipe)) is not None:
         return int(load(other.file_verb)(session, recipe, out, force, resume, dry_run))
-    from kanna.recipe.reading import criteria_in, read_recipe
+    from kanna.recipe.reading import criteria_in, read_recipe, steps_of
 
     read = read_recipe(recipe)
     target = out or (None if read.out is None else Path(read.out))
     check_out(target, force or resume or dry_run, needed=not dry_run)
     criteria = criteria_in(read)
-    check_paths([read.model], [*(() if criteria is None else criteria.files), read.calibration])
+    is_read = any(method.calibration for method, _ in steps_of(read, str(recipe)))
+    texts = [read.calibration] if is_read else []  # of what no step reads, the runner says so
+    check_paths([read.model], [*(() if criteria is None else criteria.files), *texts])
     check_settings({"device": read.device})
     from kanna.recipe.recipe import run as carry_out
     from kanna.terminal.steps import announce, show
