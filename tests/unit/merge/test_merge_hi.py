@@ -247,7 +247,7 @@ def whole(spoken: Models, tasks: dict[str, Path], tmp_path_factory: pytest.TempP
     return out
 
 
-_KILLED = options(p="1", tau=-0.05, rounds=1)
+_KILLED = options(p="1", s="1", tau=-0.05, rounds=1, group=2)
 
 
 def test_a_note_that_was_cut_short_is_made_again(
