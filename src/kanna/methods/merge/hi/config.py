@@ -19,7 +19,7 @@ class HiOptions(Configuration):
     """How experts are merged."""
 
     stages: Literal["model", "layer", "both"] = setting(
-        BOTH, "model (prune and scale each expert), layer (resolve conflicts of blocks), or both.", _STAGES
+        LAYER, "layer (resolve conflicts of blocks), model (prune and scale each expert), or both.", _STAGES
     )
     p: str = setting(
         "0.3,0.6,1",
