@@ -73,15 +73,21 @@ def hollow(output: Any) -> Any:
 
 
 def body_call(
-    model: nn.Module, ids: Tensor, mask: Tensor | None = None, written: Tensor | None = None
+    model: nn.Module,
+    ids: Tensor,
+    mask: Tensor | None = None,
+    written: Tensor | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Any:
     """Call a model, or its body without a head, on tokens; nothing is cached.
 
     Args:
         mask: (b, length) bool, False on padding; None where there is none.
         written: (b, other length) tokens that a decoder apart has written; None without such a decoder.
+        more: Further arguments.
     """
-    given: dict[str, Any] = {} if mask is None else {"attention_mask": mask.long().to(ids.device)}
+    given: dict[str, Any] = dict(more or {})
+    given |= {} if mask is None else {"attention_mask": mask.long().to(ids.device)}
     if written is not None:
         given["decoder_input_ids"] = written
     parameters = inspect.signature(model.forward).parameters

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kanna.calibration.calls import states_of
 from kanna.calibration.passage import Passage
-from kanna.calibration.statistics import captured, inputs_of, rows_of, together
+from kanna.calibration.statistics import add_products, captured, inputs_of, rows_of, together
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class PairStatistics:
 
     def add(self, x: Tensor, h: Tensor) -> None:
         """Take in rows (tokens, n) of both."""
-        self.cross += (x.T @ h).double()
-        self.gram += (h.T @ h).double()
+        self.cross += x.T @ h
+        add_products(self.gram, h)
         self.total += x.sum(0, dtype=torch.float64)
         self.total_hat += h.sum(0, dtype=torch.float64)
         self.count += len(h)

@@ -12,6 +12,8 @@ from kanna.calibration.passage import Reached
 
 # Products are taken in float32: of inputs that do not vary, less than this share of their squares is left.
 ROUNDING = 1e-6
+# Rows of a sum of products that are multiplied at a time.
+_PANEL = 1024
 
 
 @dataclass
@@ -41,7 +43,7 @@ class InputStatistics:
 
     def add(self, inputs: Tensor) -> None:
         """Take in a batch (tokens, n) of float32 or better."""
-        self.gram += (inputs.T @ inputs).double()
+        add_products(self.gram, inputs)
         self.total += inputs.sum(0, dtype=torch.float64)
         self.absolute += inputs.abs().sum(0, dtype=torch.float64)
         self.count += len(inputs)
@@ -55,6 +57,20 @@ class InputStatistics:
     def centred_gram(self) -> Tensor:
         """(n, n) sum of (x - mean)(x - mean)^T."""
         return centred(self.gram, self.total, self.mean)
+
+
+def add_products(gram: Tensor, rows: Tensor) -> None:
+    """gram += rows^T rows, of which only the blocks on and above the diagonal are multiplied.
+
+    Args:
+        gram: (n, n) float64, symmetric; changed.
+        rows: (tokens, n) float32 or better. Their products are taken in its dtype.
+    """
+    for start in range(0, len(gram), _PANEL):
+        end = min(start + _PANEL, len(gram))
+        product = rows[:, start:end].T @ rows[:, start:]
+        gram[start:end, start:] += product
+        gram[end:, start:end] += product[:, end - start :].T
 
 
 def centred(products: Tensor, total: Tensor, mean: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ That takes a model whose blocks are simply run one after the other, which is tri
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
@@ -85,7 +85,7 @@ class Walker:
         self.model = _empty(checkpoint, inventory.architecture, dtype)
         self._names = FileNames.of(self.model, checkpoint.tensors)
         self._whole = whole
-        self._filled = False
+        self._outside: dict[str, nn.Parameter] = {}
         self._absent: dict[str, nn.Module] = {}
         self.streams = whole is None and not self.trial.irregular and self._is_streamable()
 
@@ -142,8 +142,15 @@ class Walker:
                 at(0).save(hidden)
         yield [Streamed(calls, at, start, self.device) for at in streams]
 
-    def prologue(self, batches: Batches) -> tuple[list[Tensor], list[list[Call]]]:
+    def prologue(
+        self,
+        batches: Batches,
+        around: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> tuple[list[Tensor], list[list[Call]]]:
         """Hidden states before the first block, and the calls of every block, which is regular.
+
+        Args:
+            around: What a batch is run within, by its number.
 
         Returns:
             ([hidden (b, length, width) per batch], [[Call per batch] per block]).
@@ -154,27 +161,54 @@ class Walker:
         paths, returned = self.inventory.blocks, self.trial.returned
         stubs = [_Noting(model.get_submodule(path), returned[i]) for i, path in enumerate(paths)]
         with torch.no_grad(), replaced(model, paths, stubs):
-            for ids, mask in batches:
-                _run_to_last_stub(body(model), ids.to(self.device), mask, stubs)
+            for index, (ids, mask) in enumerate(batches):
+                with around(index):
+                    _run_to_last_stub(body(model), ids.to(self.device), mask, stubs)
         hidden = [seen.to(self.dtype) for seen, _ in stubs[0].seen]
         return hidden, [[call for _, call in stub.seen] for stub in stubs]
 
-    def _fill_outside_blocks(self) -> None:
-        """Give what runs before the blocks its weights, the first time; heads are never run."""
-        if self._filled:
-            return
-        base = body(self.model)
-        held = {id(parameter) for parameter in base.parameters()}
-        # Before filling, which unties what is tied.
-        needed = [name for name, value in self.model.named_parameters() if id(value) in held]
-        inside = {id(module) for module in base.modules()}
-        for path, module in list(self.model.named_modules()):
-            if id(module) in inside and not path.startswith(f"{self.inventory.blocks_path}."):
-                self._fill(module, path, recurse=False)
-        self._filled = True
-        empty = {name for name, value in self.model.named_parameters() if value.is_meta}
+    @contextmanager
+    def whole_outside_blocks(self) -> Iterator[nn.Module]:
+        """The model with weights everywhere but in its blocks, heads too; they are let go of afterwards."""
+        assert self._resident is None
+        try:
+            self._fill_outside_blocks(heads=True)
+            yield self.model
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the weights outside the blocks; they are read again when they are needed."""
+        for module in self.model.modules():
+            for name, value in module.named_parameters(recurse=False):
+                if not value.is_meta:
+                    setattr(module, name, nn.Parameter(value.to("meta"), requires_grad=False))
+        self._outside.clear()
+
+    def _fill_outside_blocks(self, heads: bool = False) -> None:
+        """Give what lies outside the blocks its weights where it has none; what is tied is read once.
+
+        Args:
+            heads: Also what follows the body of the model.
+        """
         blocks = f"{self.inventory.blocks_path}."
-        if missing := [name for name in needed if name in empty and not name.startswith(blocks)]:
+        # Before filling, which unties what is tied.
+        inside = {id(module) for module in (self.model if heads else body(self.model)).modules()}
+        filled = [
+            (path, module)
+            for path, module in self.model.named_modules()
+            if id(module) in inside and not path.startswith(blocks) and _is_empty(module)
+        ]
+        needed = [
+            name
+            for path, module in filled
+            for name, _ in module.named_parameters(prefix=path, recurse=False)
+            if not name.startswith(blocks)
+        ]
+        for path, module in filled:
+            self._fill(module, path, recurse=False)
+        empty = {name for name, value in self.model.named_parameters() if value.is_meta}
+        if missing := [name for name in needed if name in empty]:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise InputError(
                 f"{self.checkpoint.directory} lacks the tensor {missing[0]}{more}", "fetch the model again"
@@ -199,8 +233,14 @@ class Walker:
         prefix = f"{path}." if path else ""
         wanted = {prefix + name: name for name, _ in _stored(module, recurse)}
         for full, local in wanted.items():
-            if (stored := self._names.get(full)) is not None:
-                self._assign(module, local, self.checkpoint.tensor(stored))
+            if (stored := self._names.get(full)) is None:
+                continue
+            if not recurse and stored in self._outside:
+                setattr(module, local, self._outside[stored])
+                continue
+            self._assign(module, local, self.checkpoint.tensor(stored))
+            if not recurse and local in module._parameters:
+                self._outside[stored] = module.get_parameter(local)
         if recurse:
             module.to(device=self.device)
             return
@@ -221,6 +261,12 @@ def batches_of(trial: Trial, windows: Windows, size: int, lone: bool = False) ->
     """(ids, mask) of so many windows; without padding where it cannot be told in what a matrix reads."""
     mixed = trial.mixed or trial.irregular
     return windows.unpadded(size, lone) if (mixed and windows.padded) or lone else windows.batches(size)
+
+
+def _is_empty(module: nn.Module) -> bool:
+    """Whether a parameter or a buffer of its own has no values."""
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return any(value.is_meta for _, value in own)
 
 
 def _detached(value: Any) -> Any:

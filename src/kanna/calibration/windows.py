@@ -74,6 +74,10 @@ class Windows:
     def first(self, count: int) -> "Windows":
         return Windows(self.ids[:count], self.mask[:count])
 
+    def after(self, count: int) -> "Windows":
+        """Those that `first` leaves."""
+        return Windows(self.ids[count:], self.mask[count:])
+
     @property
     def lone(self) -> "Windows":
         """The first window, without its padding."""

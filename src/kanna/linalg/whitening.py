@@ -145,7 +145,9 @@ def with_ridge(gram: Tensor, ridge: float) -> Tensor:
     """gram + ridge * mean(diag gram) * I, for (n, n) statistics or an (n,) diagonal."""
     if gram.ndim == 1:
         return gram + ridge * gram.mean()
-    return gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    ridged = gram.clone()
+    ridged.diagonal().add_(ridge * gram.diagonal().mean())
+    return ridged
 
 
 def anchored_target(weight: Tensor, cross: Tensor, gram_hat: Tensor, ridge: float) -> Tensor:

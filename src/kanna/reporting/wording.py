@@ -30,12 +30,14 @@ def percent(share: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: 10.2 ms, 3.1 s, 4:05 min."""
+    """A duration: 10.2 ms, 3.1 s, 4:05 min, 3:20 h."""
     if value < 1:
         return f"{1e3 * value:,.1f} ms"
     if value < 120:
         return f"{value:.1f} s"
-    return f"{int(value // 60)}:{int(value % 60):02d} min"
+    if value < 7200:
+        return f"{int(value // 60)}:{int(value % 60):02d} min"
+    return f"{int(value // 3600)}:{int(value % 3600 // 60):02d} h"
 
 
 def moved(new: At, base: At, metric: str) -> Figure:

@@ -12,7 +12,8 @@ from torch.nn import functional
 from kanna.calibration.statistics import InputStatistics, Reads
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
-from kanna.methods.lowrank.gradients import gradient_batch, output_gradients, row_metric
+from kanna.methods.lowrank.gradients import gradient_batch, row_metric
+from kanna.methods.lowrank.in_memory import output_gradients
 from kanna.methods.lowrank.survey import gather
 from kanna.models.matrix import Matrix
 from kanna.runs.workspace import Stream

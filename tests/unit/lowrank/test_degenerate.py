@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from kanna.calibration.statistics import InputStatistics
 from kanna.errors import InputError
-from kanna.methods.lowrank import execute
-from kanna.methods.lowrank.gradients import OutputGradients
+from kanna.methods.lowrank.gradients import OutputGradients, check_gradients
 
 WAYS: dict[str, dict[str, Any]] = {
     "default": {"keep": 0.6},
@@ -106,4 +105,4 @@ def test_of_inputs_that_do_not_vary_nothing_is_left_but_rounding() -> None:
 def test_gradients_that_overflow_are_refused_before_anything_is_decomposed() -> None:
     sums = {"model.layers.0.mlp.up_proj": OutputGradients(torch.tensor([1.0, torch.inf]), torch.zeros(2), 3)}
     with pytest.raises(InputError, match=r"mlp\.up_proj are not finite(.|\n)*--outputs equal"):
-        execute._check_gradients(sums)
+        check_gradients(sums)

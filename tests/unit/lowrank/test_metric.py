@@ -8,7 +8,7 @@ import torch
 
 from kanna.linalg.whitening import basis
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.gradients import output_gradients
+from kanna.methods.lowrank.in_memory import output_gradients
 from kanna.methods.lowrank.metric import metric_of
 from kanna.methods.lowrank.survey import weight_of
 

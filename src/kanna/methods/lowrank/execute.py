@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from kanna.calibration.walker import Walker, batches_of
 from kanna.calibration.windows import Windows
 from kanna.checkpoint import lineage
-from kanna.errors import InputError
 from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
+from kanna.methods.lowrank.backward import BackwardWalk, StoredGradients
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch, output_gradients
-from kanna.methods.lowrank.plan import Plan
+from kanna.methods.lowrank.gradients import OutputGradients, Sums, check_gradients, gradient_batch
+from kanna.methods.lowrank.in_memory import output_gradients
+from kanna.methods.lowrank.plan import Plan, kept_dtype
 from kanna.methods.lowrank.ranks import allocate
 from kanna.methods.lowrank.replace import Replacement, replace_blocks
-from kanna.methods.lowrank.survey import Survey, run_survey
+from kanna.methods.lowrank.survey import Decomposing, Survey, run_survey
 from kanna.methods.lowrank.two_stacks import replace_stacks
 from kanna.progress import Progress
 from kanna.runs.blocks import block_file
@@ -73,19 +74,31 @@ class Outcome:
 def execute(job: Job, plan: Plan) -> Outcome:
     """Do what `plan` says.
 
-    Where gradients are wanted, the whole model is in memory for them, and blocks are copies of its blocks.
+    Where gradients are wanted of a model that cannot be run block by block, the whole model is in memory for
+    them, and blocks are copies of its blocks.
     """
     config, source, device = plan.config, job.source, job.inputs.device
     if plan.inventory.has_decoder_apart:
         replace_stacks(job, plan)
         return _outcome(job, plan, plan.ranks or {})
     cache = job.inputs.cache / "statistics"
-    whole = source.whole(device) if config.needs_gradients else None
-    walker = Walker(source.checkpoint, plan.inventory, device, whole=whole, trial=plan.trial)
-    shared = Workspace(cache / statistics_key(plan, source.hash, device))
-    gradients = {} if whole is None else _gradients(job, plan, cache, whole)
+    walker = Walker(source.checkpoint, plan.inventory, device, trial=plan.trial)
+    by_block = config.needs_gradients and walker.streams
+    if config.needs_gradients and not by_block:
+        walker = Walker(
+            source.checkpoint, plan.inventory, device, whole=source.whole(device), trial=plan.trial
+        )
+    decomposing = Decomposing(walker, plan.selected, config, plan.stored, source.dtype)
+    shared = Workspace(cache / statistics_key(plan, source.hash, device, by_block))
     with _held(shared):
-        survey = _survey(walker, plan, gradients, shared, job.progress)
+        if by_block:
+            anchored = config.method == "anchored"
+            kept = kept_dtype(source.checkpoint)
+            walk = BackwardWalk(walker, decomposing, plan.windows, shared, anchored, kept)
+            survey, gradients = walk.run(job.progress)
+        else:
+            gradients = _gradients(job, plan, cache, source.whole(device)) if config.needs_gradients else {}
+            survey = _survey(decomposing, plan, gradients, shared, job.progress)
     unread = _unread(plan, survey)
     ranks = plan.ranks
     if ranks is None:
@@ -116,7 +129,7 @@ def _unread(plan: Plan, survey: Survey) -> tuple[str, ...]:
     return tuple(matrix.name for matrix in plan.selected if matrix.name not in known)
 
 
-def statistics_key(plan: Plan, base_hash: str, device: torch.device) -> str:
+def statistics_key(plan: Plan, base_hash: str, device: torch.device, by_block: bool) -> str:
     """Name of everything that the survey depends on; anchored takes its curves from the whitened metric."""
     config = plan.config
     facts = {
@@ -126,6 +139,8 @@ def statistics_key(plan: Plan, base_hash: str, device: torch.device) -> str:
         "gradients": config.gradient_tokens if config.needs_gradients else 0,
         "ridge": config.ridge,
         "bias": config.bias_correction,
+        "storage": config.storage,
+        "by_block": by_block,
     }
     return _name_of(plan.windows, base_hash, config, device, facts)
 
@@ -147,7 +162,7 @@ def _name_of(
         "threads": torch.get_num_threads(),
         "versions": lineage.versions(),
         "device": str(device),
-        "format": 4,
+        "format": 5,
     }
     return lineage.digest_of(facts)[:24]
 
@@ -166,26 +181,16 @@ def _gradients(
         if not shared.has(_GRADIENTS):
             batches = batches_of(plan.trial, used, gradient_batch(used, config.batch))
             total = len(batches)
-            sums: dict[str, OutputGradients] = {}
+            sums: Sums = {}
             job.progress("gradients", 0, total)
             for done, so_far in output_gradients(whole(), modules, batches, config.seed, fisher):
                 job.progress("gradients", done, total)
                 sums = so_far
-            _check_gradients(sums)
+            check_gradients(sums)
             tensors = {f"{path}:second": value.second.float() for path, value in sums.items()}
             tensors |= {f"{path}:fisher": value.fisher for path, value in sums.items()}
             shared.save(_GRADIENTS, tensors, {path: value.count for path, value in sums.items()})
-    return _StoredGradients(shared)
-
-
-def _check_gradients(sums: Mapping[str, OutputGradients]) -> None:
-    """Raise InputError where a gradient overflowed: no factors could be made of it, hours later."""
-    for path, found in sums.items():
-        if not (found.second.isfinite().all() and found.fisher.isfinite().all()):
-            raise InputError(
-                f"the gradients at the outputs of {path} are not finite on this text",
-                "weigh outputs equally: --allocation uniform --outputs equal",
-            )
+    return StoredGradients(shared, [_GRADIENTS])
 
 
 @contextmanager
@@ -196,28 +201,8 @@ def _held(shared: Workspace) -> Iterator[None]:
         yield
 
 
-class _StoredGradients(Mapping[str, OutputGradients]):
-    """Gradients by module path, read from their file when asked for: only one block's are in memory."""
-
-    def __init__(self, shared: Workspace) -> None:
-        self._shared = shared
-        self._counts: dict[str, int] = shared.note(_GRADIENTS)
-
-    def __getitem__(self, path: str) -> OutputGradients:
-        if path not in self._counts:
-            raise KeyError(path)
-        second, fisher = self._shared.pick(_GRADIENTS, (f"{path}:second", f"{path}:fisher"))
-        return OutputGradients(second.double(), fisher, self._counts[path])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._counts)
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-
 def _survey(
-    walker: Walker,
+    decomposing: Decomposing,
     plan: Plan,
     gradients: Mapping[str, OutputGradients],
     shared: Workspace,
@@ -227,4 +212,4 @@ def _survey(
     anchored = plan.config.method == "anchored" and not plan.trial.repeated
     if plan.ranks is not None and anchored:
         return Survey(shared, 0)
-    return run_survey(walker, plan.selected, plan.windows, plan.config, gradients, shared, progress)
+    return run_survey(decomposing, plan.windows, gradients, shared, progress)

@@ -1,21 +1,26 @@
 """What low-rank replacement is going to do, before anything is computed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import torch
 
 from kanna.calibration.trial import Trial
 from kanna.calibration.windows import Windows
+from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.forms import Form, LowRank, Pivot
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
+from kanna.methods.lowrank.forecast import Stage, forecast, shapes_of
 from kanna.methods.lowrank.gradients import LARGEST_FULL_METRIC
 from kanna.methods.lowrank.ranks import allocate, kept_parameters
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
 from kanna.models.selection import select
 from kanna.reporting.blocks import Table
+from kanna.reporting.wording import seconds as duration
 from kanna.reporting.wording import size, some
 from kanna.runs.assemble import form_with
 from kanna.runs.source import Source
@@ -39,6 +44,9 @@ class Plan(AnyPlan):
         ranks: By matrix name, None for one that stays as it is; None for all until a survey decides them.
         windows: Calibration windows, or random tokens where there is no text.
         tried: What one call of the model showed; None where nothing is run.
+        stages: What each will take, as far as blocks are run one at a time.
+        seconds: Of the stages, where they are worth a forecast.
+        streams: Of the files of work, bytes of hidden states.
     """
 
     config: LowRankConfig
@@ -49,6 +57,9 @@ class Plan(AnyPlan):
     ranks: Ranks | None
     windows: Windows
     tried: Trial | None = None
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    streams: int = 0
 
     less_memory: ClassVar[str] = (
         "lower --tokens or --batch, or choose --method whitened, whose blocks are run once"
@@ -104,8 +115,16 @@ class Plan(AnyPlan):
             f"{len(self.selected)} matrices, {self.stored_parameters:,} parameters, {budget}; "
             f"method {config.method}, {config.allocation} ranks, outputs {config.outputs}, "
             f"{config.storage} storage",
-            f"peak memory about {size(self.memory)}",
+            f"peak memory about {size(self.memory)}; files of work {size(self.work_bytes)}, of which hidden "
+            f"states {size(self.streams)} (less with fewer --tokens)",
+            *self._times(),
         ]
+
+    def _times(self) -> list[str]:
+        if not self.seconds:
+            return []
+        parts = ", ".join(f"{stage} {duration(value)}" for stage, value in self.seconds.items())
+        return [f"about {duration(sum(self.seconds.values()))} on this machine: {parts}"]
 
     def tables(self) -> list[Table]:
         ranks = self.ranks or {}
@@ -132,24 +151,42 @@ class Plan(AnyPlan):
             "ranks": self.ranks,
             "predicted_peak_memory_bytes": self.memory,
             "predicted_work_bytes": self.work_bytes,
+            "predicted_stream_bytes": self.streams,
+            "predicted_stages": {
+                name: {"memory_bytes": stage.memory, "seconds": self.seconds.get(name)}
+                for name, stage in self.stages.items()
+            },
             "notes": list(self.notes),
         }
 
 
-def make_plan(
-    source: Source, config: LowRankConfig, windows: Windows, has_text: bool, backward: int, without: str
-) -> Plan:
-    """Decide what can be decided without reading a weight.
+@dataclass(frozen=True)
+class Passes:
+    """How a model is run.
 
     Args:
         windows: Calibration windows, or random tokens to verify with where there is no text.
-        backward: Bytes that a backward pass through the whole model needs.
+        has_text: Whether they are text.
+        whole: Whether the model is in memory as a whole where gradients are wanted.
+        backward: Bytes that a backward pass then needs.
         without: Why there are no gradients; empty where they can be had.
+    """
+
+    windows: Windows
+    has_text: bool
+    whole: bool = False
+    backward: int = 0
+    without: str = ""
+
+
+def make_plan(source: Source, config: LowRankConfig, passes: Passes) -> Plan:
+    """Decide what can be decided without reading a weight.
 
     Raises:
         InputError: An unknown model, a selection that matches nothing, a budget that cannot be reached, a
             method that needs text without text.
     """
+    windows, has_text, without = passes.windows, passes.has_text, passes.without
     resolved = config.resolved(has_text, not without)
     notes = [_TUCKER] if config.method == "tucker" else []
     if resolved.keep != 1.0:
@@ -178,12 +215,26 @@ def make_plan(
         )
     tokens = windows.tokens if has_text else 0
     trial = source.trial if is_run else None
-    whole = trial is not None and bool(trial.irregular)
+    kept = kept_dtype(source.checkpoint).itemsize
+    shapes = shapes_of(
+        inventory,
+        selected,
+        stored,
+        resolved,
+        source.checkpoint.config,
+        (len(windows.ids), windows.ids.shape[1]),
+        tokens,
+        kept,
+        source.dtype(selected[0].module).itemsize,
+    )
+    stages = forecast(shapes)
     return Plan(
         config=resolved,
         notes=tuple(notes),
-        memory=_memory(inventory, resolved, tokens, backward, whole),
-        work_bytes=_work_bytes(inventory, resolved, tokens),
+        memory=_memory(stages, inventory, resolved, passes, trial),
+        work_bytes=shapes.work,
+        stages=stages,
+        streams=shapes.streams if has_text else 0,
         inventory=inventory,
         selected=selected,
         stored=stored,
@@ -233,33 +284,27 @@ def _check_text(config: LowRankConfig, has_text: bool, without: str) -> None:
         )
 
 
-def _memory(inventory: Inventory, config: LowRankConfig, tokens: int, backward: int, whole: bool) -> int:
-    """Three copies of the largest block in float32, its statistics in float64, and one batch's activations.
+def kept_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """In which states are kept for the way back: in 16 bits where most of the weights are stored in no more.
 
-    Gradients, if they are wanted, need the whole model, a backward pass and the statistics of all outputs.
+    Each state is rounded once, by 0.4 % at most: nothing goes on from it but sums over thousands of tokens.
     """
-    blocks: dict[int, list[Matrix]] = {}
-    for matrix in inventory.matrices:
-        blocks.setdefault(matrix.layer, []).append(matrix)
-    largest = max(blocks.values(), key=lambda matrices: sum(m.parameters for m in matrices))
-    weights = 4 * sum(m.parameters for m in largest)
-    inputs = {m.module: m.in_features for m in largest}
-    statistics = 8 * sum(n * n for n in inputs.values())
-    widest = max(max(m.shape) for m in largest)
-    decomposition = 8 * 4 * widest * min(widest, 16_384)
-    streams = 3 * 4 * tokens * max(m.in_features for m in largest)
-    widths = [m.out_features for m in inventory.matrices]
-    outputs = 8 * sum(width**2 if width <= LARGEST_FULL_METRIC else width for width in widths)
-    block = 3 * weights + 2 * statistics + decomposition + streams
-    if not config.needs_gradients:
-        return 500_000_000 + block + (4 * inventory.parameters if whole else 0)
-    return 500_000_000 + max(4 * inventory.parameters + block, backward + outputs)
+    sizes = [(checkpoint.dtype(name).itemsize, tensor.bytes) for name, tensor in checkpoint.tensors.items()]
+    small = sum(held for size, held in sizes if size < 4)
+    return torch.bfloat16 if 2 * small > checkpoint.bytes else torch.float32
 
 
-def _work_bytes(inventory: Inventory, config: LowRankConfig, tokens: int) -> int:
-    """Two streams before and after a block, and decompositions of all matrices in float32."""
-    width = max(m.in_features for m in inventory.matrices)
-    decompositions = (
-        0 if config.method == "anchored" else sum(4 * m.out_features**2 for m in inventory.matrices)
-    )
-    return 4 * 4 * tokens * width + decompositions + 2 * sum(m.parameters for m in inventory.matrices)
+def _memory(
+    stages: Mapping[str, Stage],
+    inventory: Inventory,
+    config: LowRankConfig,
+    passes: Passes,
+    trial: Trial | None,
+) -> int:
+    """Peak bytes: of the stages, or with the whole model, its gradients and the statistics of all outputs."""
+    most = max(stage.memory for stage in stages.values())
+    if config.needs_gradients and passes.whole:
+        widths = [m.out_features for m in inventory.matrices]
+        outputs = 8 * sum(width**2 if width <= LARGEST_FULL_METRIC else width for width in widths)
+        return max(most + 4 * inventory.parameters, passes.backward + outputs)
+    return most + (4 * inventory.parameters if trial is not None and trial.irregular else 0)

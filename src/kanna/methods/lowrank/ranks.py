@@ -61,6 +61,11 @@ def kept_parameters(matrices: Sequence[Matrix], ranks: Ranks, config: LowRankCon
     )
 
 
+def highest_rank(matrix: Matrix, config: LowRankConfig, form: Form) -> int:
+    """The highest rank that makes a matrix smaller than it is in its form; 0 where none does."""
+    return max(_savings(matrix, config, form), default=0)
+
+
 def _fixed(matrices: Sequence[Matrix], rank: int, config: LowRankConfig, forms: Forms) -> Ranks:
     """The same rank everywhere; a matrix that it would not make smaller stays as it is."""
     savings = {matrix.name: _savings(matrix, config, forms[matrix.name]) for matrix in matrices}

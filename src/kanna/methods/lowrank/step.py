@@ -1,16 +1,18 @@
 """The step `lowrank`: what the runner asks of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kanna.calibration.text import windows_of
+from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows, random_windows
 from kanna.linalg.allocation import Ranks
+from kanna.measure.rates import measured_rates
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.execute import Outcome, execute
 from kanna.methods.lowrank.foretell import enough
-from kanna.methods.lowrank.gradients import backward_memory, fits_in_memory
-from kanna.methods.lowrank.plan import Plan, make_plan
+from kanna.methods.lowrank.in_memory import backward_memory, fits_in_memory
+from kanna.methods.lowrank.plan import Passes, Plan, make_plan
 from kanna.methods.lowrank.survey import Survey
 from kanna.methods.lowrank.two_stacks import NO_GRADIENTS, pairs_of, settings_for, with_whole_model
 from kanna.reporting.blocks import MEASURED, Table
@@ -21,6 +23,8 @@ from kanna.runs.step import Changes, Description, Inputs, Job, Recorded, Step
 from kanna.tasks.tokens.tokenizer import context_length
 
 _PROBE_LENGTH = 64
+# Operations from which on a run is long enough to be foretold.
+_LONG = 2e12
 
 
 class LowRankStep(Step[Plan]):
@@ -33,16 +37,13 @@ class LowRankStep(Step[Plan]):
             return _plan_of_two(source, config, inputs)
         calibrated = inputs.calibration is not None and config.keep != 1.0
         if not calibrated:
-            return make_plan(source, config, _random_probe(source, config), False, 0, "no calibration text")
+            return make_plan(source, config, _without_text(source, config))
         assert inputs.calibration is not None
         windows = windows_of(
             source.checkpoint, inputs.calibration, config.tokens, config.context, config.seed, inputs.chat
         )
-        backward = backward_memory(source.checkpoint, windows, config.batch)
-        without = "" if fits_in_memory(backward) else "the model does not fit in memory for a backward pass"
-        if not source.trial.has_logits:
-            without = f"{source.inventory.architecture} has no logits and so no loss"
-        return make_plan(source, config, windows, True, 0 if without else backward, without)
+        passes = _passes(source, windows, config)
+        return _timed(make_plan(source, config, passes), inputs)
 
     def apply(self, plan: Plan, job: Job) -> "LowRankChanges":
         kept: Ranks = {matrix.name: None for matrix in plan.selected}
@@ -110,9 +111,34 @@ def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
     """The plan for a model with an encoder and a decoder."""
     chosen = settings_for(source, config)
     if inputs.calibration is None or config.keep == 1.0:
-        return make_plan(source, chosen, _random_probe(source, chosen), False, 0, "no calibration text")
+        return make_plan(source, chosen, _without_text(source, chosen))
     pairs = pairs_of(source, chosen, inputs.calibration)
-    return with_whole_model(make_plan(source, chosen, pairs, True, 0, NO_GRADIENTS))
+    return with_whole_model(make_plan(source, chosen, Passes(pairs, True, without=NO_GRADIENTS)))
+
+
+def _without_text(source: Source, config: LowRankConfig) -> Passes:
+    return Passes(_random_probe(source, config), False, without="no calibration text")
+
+
+def _passes(source: Source, windows: Windows, config: LowRankConfig) -> Passes:
+    """One block in memory at a time where the model can be run so; else the whole of it, if it fits."""
+    if not source.trial.has_logits:
+        return Passes(windows, True, without=f"{source.inventory.architecture} has no logits and so no loss")
+    if Walker(source.checkpoint, source.inventory, trial=source.trial).streams:
+        return Passes(windows, True)
+    backward = backward_memory(source.checkpoint, windows, config.batch)
+    if fits_in_memory(backward):
+        return Passes(windows, True, whole=True, backward=backward)
+    why = "the model cannot be run block by block, and does not fit in memory for a backward pass"
+    return Passes(windows, True, without=why)
+
+
+def _timed(plan: Plan, inputs: Inputs) -> Plan:
+    """The plan with the seconds of its stages, where they are many: this machine is timed for that."""
+    if not plan.stages or sum(stage.products + stage.precise for stage in plan.stages.values()) < _LONG:
+        return plan
+    rates = measured_rates(inputs.cache, inputs.device)
+    return replace(plan, seconds={name: stage.seconds(rates) for name, stage in plan.stages.items()})
 
 
 def _random_probe(source: Source, config: LowRankConfig) -> Windows:

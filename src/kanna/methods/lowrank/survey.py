@@ -6,10 +6,10 @@ once under its metric. The result serves every budget: energies give the error c
 """
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,12 @@ from kanna.calibration.statistics import InputStatistics, Reads, captured
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import check_finite
-from kanna.linalg.whitening import basis, factors
+from kanna.forms import Form
+from kanna.linalg.whitening import balanced, basis, factors
 from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.metric import is_felt, metric_of
+from kanna.methods.lowrank.ranks import highest_rank
 from kanna.models.matrix import Matrix
 from kanna.progress import Progress
 from kanna.runs.assemble import matrix_weight
@@ -49,32 +51,111 @@ class Survey:
         """Matrix name -> (r,) float64, weighed for comparison between matrices."""
         energies: dict[str, Tensor] = {}
         for layer in range(self.blocks):
-            name = _name(self.kind, layer)
+            name = survey_file(self.kind, layer)
             if self.workspace.has(name):
                 energies |= _strip(self.workspace, name, "energy")
         return energies
 
     def unfelt(self) -> list[str]:
         """Names of matrices whose outputs the loss does not feel."""
-        names = (_name(self.kind, layer) for layer in range(self.blocks))
+        names = (survey_file(self.kind, layer) for layer in range(self.blocks))
         return [m for name in names if self.workspace.has(name) for m in self.workspace.note(name)["unfelt"]]
 
     def means(self, layer: int) -> dict[str, Tensor]:
         """Matrix name -> (n,) mean input, of one block."""
-        return _strip(self.workspace, _name(self.kind, layer), "mean")
+        return _strip(self.workspace, survey_file(self.kind, layer), "mean")
 
     def factors(self, layer: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """Matrix name -> (expand (m, r), reduce (r, n)) of full rank, of one block; a rank is a prefix."""
-        name = _name(self.kind, layer)
+        """Matrix name -> (expand (m, r), reduce (r, n)), of one block; a rank is a prefix.
+
+        r is the highest rank that makes a matrix smaller.
+        """
+        name = survey_file(self.kind, layer)
         expand, reduce = (_strip(self.workspace, name, part) for part in ("expand", "reduce"))
         return {matrix: (expand[matrix].double(), reduce[matrix].double()) for matrix in expand}
 
 
+@dataclass(frozen=True)
+class Decomposing:
+    """What is made of a block once its statistics are known.
+
+    Args:
+        walker: Of the model.
+        selected: What may be replaced.
+        config: Resolved.
+        stored: Matrix name -> how it is stored now.
+        dtype: Stored dtype by module path.
+    """
+
+    walker: Walker
+    selected: Sequence[Matrix]
+    config: LowRankConfig
+    stored: Mapping[str, Form]
+    dtype: Callable[[str], torch.dtype]
+
+    @cached_property
+    def by_layer(self) -> Mapping[int, Sequence[Matrix]]:
+        """The selected matrices of each layer that has some."""
+        found: dict[int, list[Matrix]] = defaultdict(list)
+        for matrix in self.selected:
+            found[matrix.layer].append(matrix)
+        return found
+
+    def save(
+        self,
+        workspace: Workspace,
+        kind: str,
+        layer: int,
+        block: nn.Module,
+        statistics: Mapping[str, InputStatistics],
+        gradients: Mapping[str, OutputGradients],
+    ) -> None:
+        """Write the survey file of a block.
+
+        Args:
+            kind: Of the file.
+            statistics: By module path; may be empty where weights alone decide.
+            gradients: By module path; may be empty.
+        """
+        matrices = self.by_layer[layer]
+        held: dict[str, Tensor] = {}
+        for matrix in matrices:
+            held |= self._decomposed(matrix, block, statistics.get(matrix.module), gradients)
+        workspace.save(survey_file(kind, layer), held, {"unfelt": _unfelt(matrices, self.config, gradients)})
+
+    def _decomposed(
+        self,
+        matrix: Matrix,
+        block: nn.Module,
+        inputs: InputStatistics | None,
+        gradients: Mapping[str, OutputGradients],
+    ) -> dict[str, Tensor]:
+        """Energies and the mean input, and factors where they are final; of what read nothing, nothing."""
+        used = self.config.method in CALIBRATED
+        if used and (inputs is None or inputs.count == 0):
+            return {}
+        path = self.walker.inventory.blocks[matrix.layer]
+        metric = metric_of(self.config, matrix, inputs if used else None, gradients.get(matrix.module))
+        weight = weight_of(block, path, matrix)
+        result = basis(weight, metric.inputs, metric.outputs)
+        held = {f"{matrix.name}:energy": result.energy * metric.weight}
+        if inputs is not None:
+            held[f"{matrix.name}:mean"] = inputs.mean
+        rank = highest_rank(matrix, self.config, self.stored[matrix.name])
+        if rank and _is_final(self.walker, self.config, matrix.layer):
+            expand, reduce = balanced(*factors(weight, result, rank))
+            dtype = self._kept(matrix)
+            held |= {f"{matrix.name}:expand": expand.to(dtype), f"{matrix.name}:reduce": reduce.to(dtype)}
+        return held
+
+    def _kept(self, matrix: Matrix) -> torch.dtype:
+        """A pair is kept as it will be stored; a pivot is still to be made of it, and rounded then."""
+        return torch.float32 if self.config.storage == "pivot" else self.dtype(matrix.module)
+
+
 def run_survey(
-    walker: Walker,
-    selected: Sequence[Matrix],
+    decomposing: Decomposing,
     windows: Windows,
-    config: LowRankConfig,
     gradients: Mapping[str, OutputGradients],
     workspace: Workspace,
     progress: Progress,
@@ -84,15 +165,12 @@ def run_survey(
     Where the weights alone decide, no block is run.
 
     Args:
-        config: Resolved.
         gradients: By module path; empty where the configuration needs none.
     """
-    by_layer: dict[int, list[Matrix]] = defaultdict(list)
-    for matrix in selected:
-        by_layer[matrix.layer].append(matrix)
+    walker, config, by_layer = decomposing.walker, decomposing.config, decomposing.by_layer
     last = max(by_layer)
-    kind = _kind(config, workspace, by_layer)
-    if not all(workspace.has(_name(kind, layer)) for layer in by_layer):
+    kind = survey_kind(config, workspace, by_layer)
+    if not all(workspace.has(survey_file(kind, layer)) for layer in by_layer):
         blocks: Generator[tuple[int, nn.Module, Mapping[str, InputStatistics]], None, None]
         if config.method == "plain" and not config.needs_gradients:
             blocks = ((layer, walker.load(layer), {}) for layer in sorted(by_layer))
@@ -101,11 +179,9 @@ def run_survey(
         with closing(blocks):
             for layer, block, statistics in blocks:
                 progress("survey", layer, last + 1)
-                name = _name(kind, layer)
+                name = survey_file(kind, layer)
                 if layer in by_layer and not workspace.has(name):
-                    path, final = walker.inventory.blocks[layer], _is_final(walker, config, layer)
-                    held = _decompose(block, path, by_layer[layer], statistics, config, gradients, final)
-                    workspace.save(name, held, {"unfelt": _unfelt(by_layer[layer], config, gradients)})
+                    decomposing.save(workspace, kind, layer, block, statistics, gradients)
         progress("survey", last + 1, last + 1)
     for layer in range(last + 1):
         _stream(workspace, layer).drop()
@@ -176,38 +252,6 @@ def weight_of(block: nn.Module, path: str, matrix: Matrix) -> Tensor:
     return check_finite(matrix_weight(module, matrix.view), matrix.name)
 
 
-def _decompose(
-    block: nn.Module,
-    path: str,
-    matrices: Sequence[Matrix],
-    statistics: Mapping[str, InputStatistics],
-    config: LowRankConfig,
-    gradients: Mapping[str, OutputGradients],
-    final: bool,
-) -> dict[str, Tensor]:
-    """What a survey file holds of a block: energies and means, and factors where they are final.
-
-    Of a matrix that read nothing it holds nothing.
-    """
-    held: dict[str, Tensor] = {}
-    used = config.method in CALIBRATED
-    for matrix in matrices:
-        inputs = statistics.get(matrix.module)
-        if used and (inputs is None or inputs.count == 0):
-            continue
-        metric = metric_of(config, matrix, inputs if used else None, gradients.get(matrix.module))
-        weight = weight_of(block, path, matrix)
-        result = basis(weight, metric.inputs, metric.outputs)
-        held[f"{matrix.name}:energy"] = result.energy * metric.weight
-        if inputs is not None:
-            held[f"{matrix.name}:mean"] = inputs.mean
-        if final:
-            # In float32: their rounding is far below that of the factors as they will be stored.
-            expand, reduce = factors(weight, result, min(matrix.shape), torch.float32)
-            held |= {f"{matrix.name}:expand": expand, f"{matrix.name}:reduce": reduce}
-    return held
-
-
 def _is_final(walker: Walker, config: LowRankConfig, layer: int) -> bool:
     """Whether factors are those of the survey: what a block that is run again reads depends on itself."""
     return config.method != "anchored" or layer in walker.trial.repeated
@@ -221,9 +265,9 @@ def _unfelt(
     return [matrix.name for matrix in matrices if not is_felt(matrix, gradients.get(matrix.module))]
 
 
-def _kind(config: LowRankConfig, workspace: Workspace, layers: Iterable[int]) -> str:
+def survey_kind(config: LowRankConfig, workspace: Workspace, layers: Iterable[int]) -> str:
     """Anchored needs curves only, and takes them from a survey where there is one."""
-    surveyed = all(workspace.has(_name("survey", layer)) for layer in layers)
+    surveyed = all(workspace.has(survey_file("survey", layer)) for layer in layers)
     return _KINDS[config.method == "anchored" and not surveyed]
 
 
@@ -232,7 +276,7 @@ def _first_open(workspace: Workspace, layers: Iterable[int], kind: str) -> int:
 
     A run of the other kind may have left them: the blocks before must have their files.
     """
-    missing = min(layer for layer in layers if not workspace.has(_name(kind, layer)))
+    missing = min(layer for layer in layers if not workspace.has(survey_file(kind, layer)))
     left = [layer for layer in range(missing + 1) if _stream(workspace, layer).exists()]
     return max(left, default=0)
 
@@ -247,5 +291,5 @@ def _strip(workspace: Workspace, file: str, part: str) -> dict[str, Tensor]:
     return {name.removesuffix(suffix): value for name, value in workspace.load(file, suffix).items()}
 
 
-def _name(kind: str, layer: int) -> str:
+def survey_file(kind: str, layer: int) -> str:
     return f"{kind}-{layer:03d}.safetensors"
