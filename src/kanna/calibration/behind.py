@@ -96,3 +96,9 @@ def behind_blocks(walker: Walker) -> Iterator[Behind]:
         stubs = [_Last(model.get_submodule(path), walker.trial.returned[i]) for i, path in enumerate(paths)]
         with replaced(model, paths, stubs):
             yield Behind(model, stubs[-1])
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """Entries of its vocabulary; 0 where its configuration names none."""
+    config: Any = model.config
+    return int(getattr(config.get_text_config(), "vocab_size", 0))

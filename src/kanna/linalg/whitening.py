@@ -28,16 +28,30 @@ METRIC_FLOOR = 1e-12
 DEFLATE = 1e-12
 DOMINANT = 1e-6
 
+# Pivots of a Cholesky factor below this fraction of the largest are not solved with.
+_WELL_POSED = 1e-5
+
 # Columns of G multiplied at a time.
 BLOCK = 256
 
 
 @dataclass(frozen=True)
 class RowMetric:
-    """D and its inverse, both (m,) when D is diagonal, both (m, m) otherwise."""
+    """D, any with D^T D = H: what it is beyond that changes neither the optimum nor its error.
+
+    Attributes:
+        root: D, (m,) when it is diagonal; (m, m) upper triangular, or symmetric.
+        inverse: D^-1 of the same shape; None for a triangular D, which is solved with.
+    """
 
     root: Tensor
-    inverse: Tensor
+    inverse: Tensor | None
+
+    def undo(self, matrix: Tensor) -> Tensor:
+        """D^-1 @ matrix."""
+        if self.inverse is None:
+            return torch.linalg.solve_triangular(self.root, matrix, upper=True)
+        return _left_multiply(self.inverse, matrix)
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ def factors(
     if basis.metric is None:
         expand, reduce = left, left.T @ target
     else:
-        expand = _left_multiply(basis.metric.inverse, left)
+        expand = basis.metric.undo(left)
         reduce = left.T @ _left_multiply(basis.metric.root, target)
     return expand.to(dtype or left.dtype).contiguous(), reduce.to(dtype or left.dtype).contiguous()
 
@@ -254,7 +268,13 @@ def _row_metric(metric: Tensor) -> RowMetric:
     if metric.ndim == 1:
         root = metric.clamp_min(float(metric.max()) * METRIC_FLOOR**0.5)
         return RowMetric(root, root.reciprocal())
-    values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
+    symmetric = (metric + metric.T) / 2
+    lower, failed = torch.linalg.cholesky_ex(symmetric)
+    pivots = lower.diagonal()
+    if not failed and bool(pivots.min() > pivots.max() * _WELL_POSED):
+        # A fraction of the work of eigenvectors.
+        return RowMetric(lower.mT, None)
+    values, vectors = torch.linalg.eigh(symmetric)
     root = values.clamp_min(float(values.max()) * METRIC_FLOOR).sqrt()
     return RowMetric((vectors * root) @ vectors.T, (vectors / root) @ vectors.T)
 

@@ -42,7 +42,7 @@ class CacheReport:
 
 
 # What kanna itself puts there; `clear` touches nothing else.
-_KINDS = ("statistics", "spectra", "evaluations", "compiled")
+KINDS = ("statistics", "spectra", "evaluations", "compiled")
 
 
 def cache_directory() -> Path:
@@ -87,13 +87,13 @@ def warn_once(directory: str) -> None:
 def cache_report(directory: Path | None = None) -> CacheReport:
     """Bytes in the cache, by kind."""
     root = directory or cache_directory()
-    return CacheReport(root, {kind: _size(root / kind) for kind in _KINDS})
+    return CacheReport(root, {kind: _size(root / kind) for kind in KINDS})
 
 
 def clear_cache(directory: Path | None = None) -> CacheReport:
     """Remove what kanna cached; says what was there."""
     report = cache_report(directory)
-    for kind in _KINDS:
+    for kind in KINDS:
         shutil.rmtree(report.directory / kind, ignore_errors=True)
     return CacheReport(report.directory, report.bytes, cleared=True)
 

@@ -10,10 +10,13 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from kanna.calibration.behind import behind_blocks, vocabulary_of
 from kanna.calibration.calls import body_call, ended, states_of
+from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows, random_windows
 from kanna.checkpoint.applied import ACTIVE
 from kanna.checkpoint.loader import load
+from kanna.checkpoint.reader import Checkpoint
 from kanna.models.inventory import Inventory
 from kanna.runs.step import Recorded
 from kanna.tasks.tokens.tokenizer import context_length
@@ -22,6 +25,8 @@ from kanna.tasks.tokens.tokenizer import context_length
 TOLERANCE = 1e-3
 # Tokens of a probe where nothing was recorded.
 _LENGTH = 32
+# Bytes of a model in float32 from which on it is read back block by block, where nobody needs it whole.
+_LARGE = 2_000_000_000
 # Rows on which what was written is compared with what was trained.
 _RECORDED = 4
 
@@ -53,19 +58,28 @@ def verify_output(
     recorded: Recorded | None,
     parameters: int,
     scales: str | Path | None = ACTIVE,
+    wanted: bool = True,
 ) -> tuple[Verdict, nn.Module | None]:
     """Reload `directory` as a user would, and run it on the recorded windows, or else on random tokens.
+
+    A large model that nobody goes on with, or that does not fit in memory, is read back one block at a time.
 
     Args:
         inventory: None for a model without blocks that are known, of which no outputs are recorded.
         recorded: Block outputs to compare with; None compares nothing.
         parameters: Of the written model: where they do not fit in memory in float32, nothing is reloaded.
         scales: Folder of a set of scales that is laid over it; by default the one in use.
+        wanted: Whether somebody goes on with the reloaded model.
 
     Returns:
-        The verdict, and the reloaded model in float32 for whoever goes on with it.
+        The verdict, and the reloaded model in float32 for whoever goes on with it, or None.
     """
-    if 5 * parameters > psutil.virtual_memory().available:
+    fits = 5 * parameters <= psutil.virtual_memory().available
+    if (not fits or (not wanted and 4 * parameters > _LARGE)) and inventory is not None:
+        walker = Walker(Checkpoint.open(directory), inventory)
+        if walker.streams and scales == ACTIVE:
+            return by_block(walker, recorded), None
+    if not fits:
         return Verdict(
             False, None, None, "too large to be reloaded in float32 with the memory that is free"
         ), None
@@ -82,10 +96,41 @@ def verify_output(
     finite = bool(torch.isfinite(result.logits if hasattr(result, "logits") else result[0]).all())
     mask = windows.mask if windows.padded else None
     worst = max((_deviation(seen[visit], states[visit], mask) for visit in states), default=None)
+    return _verdict(finite, worst), model
+
+
+def by_block(walker: Walker, recorded: Recorded | None) -> Verdict:
+    """The same check with one block in memory at a time, without the loader of transformers.
+
+    Args:
+        walker: Of what was written, one that streams.
+    """
+    states = {} if recorded is None else recorded.states
+    windows = _random(walker.model) if recorded is None else recorded.windows
+    ((ids, mask),) = windows.batches(len(windows.ids))
+    (hidden,), calls = walker.prologue([(ids, mask)])
+    walker.release()
+    worst: float | None = None
+    with torch.no_grad():
+        for layer in walker.visits:
+            hidden = states_of(calls[layer][0].on(hidden).run(walker.load(layer)))
+            if layer in states:
+                worst = max(worst or 0.0, _deviation(hidden, states[layer], mask))
+        with behind_blocks(walker) as behind:
+            pieces = behind.logits(ids, mask, hidden, vocabulary_of(walker.model))
+            finite = all(bool(torch.isfinite(logits).all()) for _, _, logits in pieces)
+    return _verdict(finite, worst)
+
+
+def _verdict(finite: bool, worst: float | None) -> Verdict:
+    """
+    Args:
+        worst: Largest deviation of a block's output; None where nothing was compared.
+    """
     reason = "" if finite else "the reloaded model's logits are not finite"
     if finite and worst is not None and not worst <= TOLERANCE:
         reason = f"block outputs differ by {worst:.1e}, more than {TOLERANCE:.0e}"
-    return Verdict(not reason, finite, worst, reason), model
+    return Verdict(not reason, finite, worst, reason)
 
 
 def _random(model: nn.Module) -> Any:

@@ -26,7 +26,7 @@ def check_memory(needed: int, remedy: str) -> None:
         )
 
 
-def check_space(needed: int, out: Path, what: str, there: int = 0) -> None:
+def check_space(needed: int, out: Path, what: str, there: int = 0, remedy: str = FREE_SPACE) -> None:
     """Refuse what does not fit on the disk of an output.
 
     Args:
@@ -34,6 +34,7 @@ def check_space(needed: int, out: Path, what: str, there: int = 0) -> None:
         out: Whose disk it is.
         what: Takes them.
         there: Bytes that count as free, since they are taken by what is written again.
+        remedy: What makes it less.
 
     Raises:
         InputError: Fewer are free.
@@ -42,5 +43,5 @@ def check_space(needed: int, out: Path, what: str, there: int = 0) -> None:
     if needed > free:
         raise InputError(
             f"about {needed / 1e9:.2f} GB of space are needed for {what}, and {free / 1e9:.2f} GB are free",
-            FREE_SPACE,
+            remedy,
         )

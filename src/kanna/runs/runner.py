@@ -31,6 +31,7 @@ from kanna.result import Shown
 from kanna.result import replace as replace_fields
 from kanna.runs.account import card_of, record, scores_of, sizes, with_left_out
 from kanna.runs.begun import parts_of
+from kanna.runs.cache_limit import cache_limit, trim_cache
 from kanna.runs.compare import judge
 from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.next_steps import share_that_passes
@@ -208,6 +209,8 @@ def carry_out(
         steps, compared = _run_steps(ready, directory, replace, announce, stages.report)
         clear(directory)
     run = run_record(started, stages.seconds, request.device)
+    if any(call.method.calibration for call in request.calls):
+        run["cache"] = trim_cache(ready.inputs.cache).to_dict()
     lineage.write_run_record(request.target, run)
     return RunResult(request.target, steps, compared, run)
 
@@ -246,6 +249,7 @@ def _prepare(request: Request) -> _Ready:
     cache = request.cache or cache_directory()
     chat = request.options.chat
     inputs = Inputs(calibration, device, cache, tasks=tasks, first=source.opened, chat=chat)
+    cache_limit(cache)  # refused now where it is no number
     return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
 
@@ -288,7 +292,7 @@ def _check_ready(ready: _Ready, replace: bool) -> None:
         if plan is not None:
             refuse_input(target, *plan.reads)
             _check_memory(plan)
-            _check_space(target, plan)
+            _check_space(target, plan, ready.inputs.cache)
     _ = ready.source.hash  # reads all bytes; numbers that are not finite are named
 
 
@@ -297,10 +301,13 @@ def _check_memory(plan: Plan) -> None:
         check_memory(plan.memory, plan.less_memory)
 
 
-def _check_space(out: Path, plan: Plan) -> None:
-    """The files of work fit beside the output; the output itself is checked before it is written."""
-    if not plan.changes_nothing:
-        check_space(plan.work_bytes, out, f"work in {out.parent}")
+def _check_space(out: Path, plan: Plan, cache: Path) -> None:
+    """Files of work fit beside the output and in the cache; the output is checked before it is written."""
+    if plan.changes_nothing:
+        return
+    beside = plan.work_bytes if plan.beside_bytes is None else plan.beside_bytes
+    check_space(beside, out, f"work in {out.parent}")
+    check_space(plan.cache_bytes, cache / "statistics", f"statistics in {cache}", remedy=plan.less_space)
 
 
 def _fingerprint(ready: _Ready) -> dict[str, Any]:
@@ -423,7 +430,10 @@ def _write(
         job.progress("verify", 0, 1)
         if not (last and _shares_base(ready, job)):
             job.source.opened.release()
-        verdict, loaded = verify_output(partial, job.source.inventory, changes.recorded, layout.parameters)
+        judged = last and request.criteria is not None
+        verdict, loaded = verify_output(
+            partial, job.source.inventory, changes.recorded, layout.parameters, wanted=judged
+        )
         job.progress("verify", 1, 1)
         description = step.describe(plan, changes)
         description = with_left_out(description, beside.left_out)

@@ -59,16 +59,23 @@ class Plan:
         config: With every default decided.
         notes: What the user should know.
         memory: Predicted peak bytes.
-        work_bytes: Predicted bytes of files of work.
+        work_bytes: Predicted bytes of files of work, at their most.
+        cache_bytes: At the most in the cache.
+        beside_bytes: At the most beside the output; all of them where it is not said.
     """
 
     config: BaseModel
     notes: tuple[str, ...] = ()
     memory: int = 0
     work_bytes: int = 0
+    cache_bytes: int = 0
+    beside_bytes: int | None = None
 
     # What to do where memory does not suffice.
     less_memory: ClassVar[str] = "close other programs, or use a machine with more memory"
+
+    # What to do where the disk does not.
+    less_space: ClassVar[str] = "free some space, or name a cache on another disk: KANNA_CACHE=DIR"
 
     # What is said of a plan that changes nothing.
     unchanged: ClassVar[str] = "nothing changed"

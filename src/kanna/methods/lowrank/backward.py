@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.behind import behind_blocks
+from kanna.calibration.behind import behind_blocks, vocabulary_of
 from kanna.calibration.calls import Call, states_of
 from kanna.calibration.statistics import Reads, captured
 from kanna.calibration.walker import Walker, batches_of
@@ -178,7 +178,7 @@ class BackwardWalk:
         device, found = self.walker.device, []
         generator = torch.Generator().manual_seed(self.config.seed)
         kind = kind_of(self.walker.model)
-        vocabulary = 0 if kind == "label" else self._vocabulary()
+        vocabulary = 0 if kind == "label" else vocabulary_of(self.walker.model)
         with behind_blocks(self.walker) as behind:
             for done, (index, portion) in enumerate(felt):
                 progress("loss", done, len(felt))
@@ -194,10 +194,6 @@ class BackwardWalk:
             progress("loss", len(felt), len(felt))
         self._gradient(self.blocks).save(found)
         self._hidden(self.blocks).drop()
-
-    def _vocabulary(self) -> int:
-        config = self.walker.model.config
-        return int(getattr(config.get_text_config(), "vocab_size", 0))  # type: ignore[operator,union-attr]
 
     def _back(self, calls: Calls, progress: Progress) -> None:
         at = self._back_from()

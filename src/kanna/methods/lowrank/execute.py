@@ -26,6 +26,7 @@ from kanna.methods.lowrank.survey import Decomposing, Survey, run_survey
 from kanna.methods.lowrank.two_stacks import replace_stacks
 from kanna.progress import Progress
 from kanna.runs.blocks import block_file
+from kanna.runs.cache_limit import LOCK, touch
 from kanna.runs.step import Job
 from kanna.runs.workspace import Workspace
 
@@ -197,8 +198,9 @@ def _gradients(
 def _held(shared: Workspace) -> Iterator[None]:
     """Another run on the same model and text waits, and reuses."""
     shared.directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(shared.directory / "lock"):
+    with FileLock(shared.directory / LOCK):
         yield
+    touch(shared.directory)
 
 
 def _survey(

@@ -133,10 +133,19 @@ class Shapes:
         return int(share * self.bytes * sum(self.stored[m.name].parameters(*m.shape) for m in self.selected))
 
     @property
+    def cache(self) -> int:
+        """Bytes in the cache at most: of the walk."""
+        return self.factors + self.outputs + self.streams
+
+    @property
     def work(self) -> int:
-        """Bytes of files of work at most, at the end of the walk or when blocks are finished."""
-        later = self.replaced + (16 * self.tokens * self.width if self.config.two_streams else 0)
-        return self.factors + self.outputs + max(self.streams, later)
+        """Bytes of files of work at most, while blocks are walked through or when they are finished."""
+        return max(self.cache, self.factors + self.outputs + self.beside)
+
+    @property
+    def beside(self) -> int:
+        """Bytes beside the output at most: finished blocks, and states that are anchored to others."""
+        return self.replaced + (16 * self.tokens * self.width if self.config.two_streams else 0)
 
 
 def forecast(shapes: Shapes) -> Mapping[str, Stage]:
@@ -308,12 +317,12 @@ def _decomposition(matrix: Matrix, config: LowRankConfig) -> tuple[int, float, l
     m, n = matrix.shape
     small, rank = min(m, n), m * n // (m + n)
     weighed = config.outputs == "gradient" and m <= LARGEST_FULL_METRIC
-    eigen = [small, m] if weighed else [small]
-    floats = 2.0 * m * m * n * (2 if weighed else 0) + (4.0 * m**3 if weighed else 0)
+    # D by Cholesky, D W, and D^-1 U by a triangular system.
+    floats = m**3 / 3 + 4.0 * m * m * n + 1.0 * m * m * rank if weighed else 0.0
     if m > n:  # W = Q T first
         floats += 4.0 * m * n * n + 2.0 * m * n * n
     floats += _TRIANGLE * 2.0 * small * n * n + 2.0 * small * small * n  # W G W^T
-    floats += 2.0 * m * n * rank + (2.0 * m * m * rank if weighed else 0)
+    floats += 2.0 * m * n * rank
     gram = 8 * n * n if config.method in ("whitened", "anchored") else 0
-    held = gram + 8 * 4 * m * n + 8 * 4 * small * small + (8 * 4 * m * m if weighed else 0)
-    return held, floats, eigen
+    held = gram + 8 * 4 * m * n + 8 * 4 * small * small + (8 * 3 * m * m if weighed else 0)
+    return held, floats, [small]

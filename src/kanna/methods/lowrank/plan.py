@@ -65,6 +65,10 @@ class Plan(AnyPlan):
         "lower --tokens or --batch, or choose --method whitened, whose blocks are run once"
     )
 
+    less_space: ClassVar[str] = (
+        "lower --tokens, choose --method anchored, or name a cache on another disk: KANNA_CACHE=DIR"
+    )
+
     @property
     def trial(self) -> Trial:
         assert self.tried is not None
@@ -115,8 +119,8 @@ class Plan(AnyPlan):
             f"{len(self.selected)} matrices, {self.stored_parameters:,} parameters, {budget}; "
             f"method {config.method}, {config.allocation} ranks, outputs {config.outputs}, "
             f"{config.storage} storage",
-            f"peak memory about {size(self.memory)}; files of work {size(self.work_bytes)}, of which hidden "
-            f"states {size(self.streams)} (less with fewer --tokens)",
+            f"peak memory about {size(self.memory)}; of the files of work {size(self.streams)} are hidden "
+            "states, fewer with fewer --tokens",
             *self._times(),
         ]
 
@@ -233,6 +237,8 @@ def make_plan(source: Source, config: LowRankConfig, passes: Passes) -> Plan:
         notes=tuple(notes),
         memory=_memory(stages, inventory, resolved, passes, trial),
         work_bytes=shapes.work,
+        cache_bytes=shapes.cache,
+        beside_bytes=shapes.beside,
         stages=stages,
         streams=shapes.streams if has_text else 0,
         inventory=inventory,
