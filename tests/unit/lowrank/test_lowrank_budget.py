@@ -16,8 +16,11 @@ from safetensors.torch import load_file, save_file
 from kanna.calibration.windows import packed, padded
 from kanna.checkpoint.loader import load
 from kanna.errors import InputError
-from kanna.methods.lowrank.ranks import curve_of
+from kanna.forms import Dense, Form, LowRank, Pivot
+from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.ranks import curve_of, highest_rank
 from kanna.methods.lowrank.survey import Survey
+from kanna.models.matrix import Matrix, View
 from kanna.runs.workspace import Workspace
 from kanna.tasks.data.rows import Row
 
@@ -203,3 +206,19 @@ def test_packed_windows_are_full_and_padded_ones_lose_nothing() -> None:
     one_long = padded([Row(tiny.letters(400))], tokenizer, tokens=512, length=64, seed=0)
     assert one_long.tokens == 400 and one_long.ids.shape == (7, 64)
     assert one_long.ids[one_long.mask].tolist() == tokenizer(tiny.letters(400))["input_ids"]
+
+
+@pytest.mark.parametrize("storage", ["pair", "pivot"])
+@pytest.mark.parametrize("form", [Dense(), LowRank(9), Pivot(9)])
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (1, 5), (2, 2)])
+def test_the_highest_rank_is_the_last_that_saves_something(
+    shape: tuple[int, int], form: Form, storage: Any
+) -> None:
+    m, n = shape
+    matrix = Matrix("a", "a", "weight", 0, "q", m, n, View(), False)
+    config = LowRankConfig(keep=0.5, storage=storage)
+    most = min(m, n, getattr(form, "rank", m))
+    new = Pivot if storage == "pivot" else LowRank
+    saving = [k for k in range(1, most + 1) if new(k).parameters(m, n) < form.parameters(m, n)]
+    saving = [k for k in saving if storage == "pair" or k < min(m, n + 1)]
+    assert highest_rank(matrix, config, form) == max(saving, default=0)

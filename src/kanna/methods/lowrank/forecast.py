@@ -6,6 +6,7 @@ Counts are exact where shapes decide (products, sizes of files) and rules of thu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kanna.forms import Form
@@ -87,7 +88,7 @@ class Shapes:
         enough = -(-self.config.gradient_tokens // self.length)
         return min(self.tokens, enough * self.length)
 
-    @property
+    @cached_property
     def layers(self) -> Sequence[Sequence[Matrix]]:
         """The matrices of each block."""
         found: dict[int, list[Matrix]] = {}
@@ -95,11 +96,11 @@ class Shapes:
             found.setdefault(matrix.layer, []).append(matrix)
         return list(found.values())
 
-    @property
+    @cached_property
     def largest(self) -> Sequence[Matrix]:
         return max(self.layers, key=lambda matrices: sum(m.parameters for m in matrices))
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Of the matrices of all blocks."""
         return sum(matrix.parameters for matrix in self.inventory.matrices)
@@ -110,7 +111,7 @@ class Shapes:
         count = len(self.inventory.blocks)
         return self.tokens * self.width * (self.kept * count + 4) + 2 * 4 * self.felt * self.width
 
-    @property
+    @cached_property
     def factors(self) -> int:
         """Bytes of the factors that a survey keeps."""
         if self.config.method == "anchored":
@@ -119,14 +120,14 @@ class Shapes:
         ranks = {m.name: highest_rank(m, self.config, self.stored[m.name]) for m in self.selected}
         return size * sum(ranks[m.name] * (m.in_features + m.out_features) for m in self.selected)
 
-    @property
+    @cached_property
     def outputs(self) -> int:
         """Bytes of the gradient sums that `anchored` keeps."""
         if self.config.method != "anchored" or not self.config.needs_gradients:
             return 0
         return 4 * sum(_squared(width) for _, width in _modules(self.selected))
 
-    @property
+    @cached_property
     def replaced(self) -> int:
         """Bytes of finished blocks."""
         share = 1.0 if self.config.keep is None else self.config.keep

@@ -1,5 +1,6 @@
 """Which rank each matrix gets."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -63,7 +64,11 @@ def kept_parameters(matrices: Sequence[Matrix], ranks: Ranks, config: LowRankCon
 
 def highest_rank(matrix: Matrix, config: LowRankConfig, form: Form) -> int:
     """The highest rank that makes a matrix smaller than it is in its form; 0 where none does."""
-    return max(_savings(matrix, config, form), default=0)
+    m, n = matrix.shape
+    stored = form.parameters(m, n)
+    ranks = range(1, int(getattr(form, "rank", min(m, n))) + 1)
+    # Costs grow with the rank.
+    return bisect_left(ranks, stored, key=lambda rank: _cost(config, m, n, rank))
 
 
 def _fixed(matrices: Sequence[Matrix], rank: int, config: LowRankConfig, forms: Forms) -> Ranks:
