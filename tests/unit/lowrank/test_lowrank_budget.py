@@ -208,17 +208,21 @@ def test_packed_windows_are_full_and_padded_ones_lose_nothing() -> None:
     assert one_long.ids[one_long.mask].tolist() == tokenizer(tiny.letters(400))["input_ids"]
 
 
+CASES = [((20, 30), Dense()), ((30, 20), Dense()), ((1, 5), Dense()), ((2, 2), Dense())]
+CASES += [((20, 30), LowRank(9)), ((20, 30), Pivot(9)), ((30, 20), LowRank(9)), ((30, 20), Pivot(9))]
+
+
 @pytest.mark.parametrize("storage", ["pair", "pivot"])
-@pytest.mark.parametrize("form", [Dense(), LowRank(9), Pivot(9)])
-@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (1, 5), (2, 2)])
+@pytest.mark.parametrize(("shape", "form"), CASES)
 def test_the_highest_rank_is_the_last_that_saves_something(
     shape: tuple[int, int], form: Form, storage: Any
 ) -> None:
     m, n = shape
     matrix = Matrix("a", "a", "weight", 0, "q", m, n, View(), False)
-    config = LowRankConfig(keep=0.5, storage=storage)
-    most = min(m, n, getattr(form, "rank", m))
-    new = Pivot if storage == "pivot" else LowRank
-    saving = [k for k in range(1, most + 1) if new(k).parameters(m, n) < form.parameters(m, n)]
-    saving = [k for k in saving if storage == "pair" or k < min(m, n + 1)]
+    config, highest = LowRankConfig(keep=0.5, storage=storage), min(m, n, getattr(form, "rank", m))
+    if storage == "pivot":
+        costs = {k: Pivot(k).parameters(m, n) for k in range(1, highest + 1) if k < min(m, n + 1)}
+    else:
+        costs = {k: LowRank(k).parameters(m, n) for k in range(1, highest + 1)}
+    saving = [k for k, cost in costs.items() if cost < form.parameters(m, n)]
     assert highest_rank(matrix, config, form) == max(saving, default=0)
