@@ -15,6 +15,8 @@ from kanna.errors import InputError
 from kanna.tasks.data.rows import Row
 
 MINIMUM_TOKENS = 256
+# Activations of so many tokens are in memory at once; products are no faster with more.
+TOKENS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Windows:
         shape = json.dumps(list(self.ids.shape)).encode()
         content = self.ids.numpy().tobytes() + self.mask.numpy().tobytes()
         return hashlib.sha256(shape + content).hexdigest()
+
+    def at_once(self, most: int) -> int:
+        """How many windows are run at once: at most so many, and no more than fit a fixed number of tokens."""
+        return max(1, min(most, TOKENS_AT_ONCE // self.ids.shape[1]))
 
     def batches(self, size: int) -> list[tuple[Tensor, Tensor | None]]:
         """(ids, mask) of so many windows each; no mask where nothing is padding."""

@@ -268,13 +268,12 @@ def _row_metric(metric: Tensor) -> RowMetric:
     if metric.ndim == 1:
         root = metric.clamp_min(float(metric.max()) * METRIC_FLOOR**0.5)
         return RowMetric(root, root.reciprocal())
-    symmetric = (metric + metric.T) / 2
-    lower, failed = torch.linalg.cholesky_ex(symmetric)
+    lower, failed = torch.linalg.cholesky_ex(metric)
     pivots = lower.diagonal()
     if not failed and bool(pivots.min() > pivots.max() * _WELL_POSED):
         # A fraction of the work of eigenvectors.
         return RowMetric(lower.mT, None)
-    values, vectors = torch.linalg.eigh(symmetric)
+    values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
     root = values.clamp_min(float(values.max()) * METRIC_FLOOR).sqrt()
     return RowMetric((vectors * root) @ vectors.T, (vectors / root) @ vectors.T)
 

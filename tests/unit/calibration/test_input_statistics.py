@@ -12,7 +12,7 @@ from torch.nn import functional
 from kanna.calibration.statistics import InputStatistics, Reads
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows
-from kanna.methods.lowrank.gradients import gradient_batch, row_metric
+from kanna.methods.lowrank.gradients import row_metric
 from kanna.methods.lowrank.in_memory import output_gradients
 from kanna.methods.lowrank.survey import gather
 from kanna.models.matrix import Matrix
@@ -146,7 +146,7 @@ def test_a_model_that_others_use_too_is_left_as_it_was(tmp_path: Path) -> None:
 )
 def test_a_backward_pass_holds_a_bounded_number_of_tokens(length: int, batch: int, expected: int) -> None:
     ids = torch.zeros(16, length, dtype=torch.long)
-    assert gradient_batch(Windows(ids, torch.ones_like(ids, dtype=torch.bool)), batch) == expected
+    assert Windows(ids, torch.ones_like(ids, dtype=torch.bool)).at_once(batch) == expected
 
 
 def test_the_batch_of_the_backward_pass_does_not_change_the_sums(tmp_path: Path) -> None:

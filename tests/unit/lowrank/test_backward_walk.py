@@ -20,7 +20,7 @@ from kanna.calibration.windows import Windows
 from kanna.forms import Dense
 from kanna.methods.lowrank.backward import BackwardWalk
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.gradients import OutputGradients, gradient_batch
+from kanna.methods.lowrank.gradients import OutputGradients
 from kanna.methods.lowrank.in_memory import output_gradients
 from kanna.methods.lowrank.survey import Decomposing, survey_file
 from kanna.models.selection import select
@@ -70,7 +70,7 @@ def expected(base: Path, walk: BackwardWalk, modules: list[str]) -> tuple[Any, A
     config, windows = walk.config, walk.windows
     model = tiny.whole(base).requires_grad_(False)
     used = windows.limited(config.gradient_tokens)
-    batches = batches_of(walk.walker.trial, used, gradient_batch(used, config.batch))
+    batches = batches_of(walk.walker.trial, used, used.at_once(config.batch))
     *_, (_, sums) = output_gradients(model, modules, batches, config.seed, fisher=config.method == "fwsvd")
     with gathered(model, modules) as reads, torch.no_grad():
         for ids, mask in zip(windows.ids, windows.mask, strict=True):

@@ -33,7 +33,6 @@ from kanna.methods.lowrank.gradients import (
     OutputGradients,
     Sums,
     check_gradients,
-    gradient_batch,
     watched,
 )
 from kanna.methods.lowrank.loss import embedded, hidden_tokens, kind_of, loss_of
@@ -310,13 +309,13 @@ def portions_of(walker: Walker, windows: Windows, config: LowRankConfig) -> list
     generator = torch.Generator().manual_seed(config.seed)
     felt = [
         Portion(ids, mask, True, reads and kind != "masked", hidden_tokens(kind, ids, mask, generator))
-        for ids, mask in batches_of(walker.trial, used, gradient_batch(used, config.batch))
+        for ids, mask in batches_of(walker.trial, used, used.at_once(config.batch))
     ]
     rest = windows if kind == "masked" else windows.after(len(used.ids))
     if not reads or not len(rest.ids):
         return felt
     nothing = torch.zeros((1, 1), dtype=torch.bool)
-    more = batches_of(walker.trial, rest, config.batch)
+    more = batches_of(walker.trial, rest, rest.at_once(config.batch))
     return felt + [Portion(ids, mask, False, True, nothing) for ids, mask in more]
 
 

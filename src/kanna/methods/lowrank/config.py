@@ -79,7 +79,9 @@ class LowRankConfig(Configuration):
     context: int | None = setting(
         None, "Length of calibration windows, and most tokens read on --task.", _DATA, ge=8
     )
-    batch: int = setting(8, "Windows computed at a time.", _DATA, ge=1)
+    batch: int = setting(
+        8, "Windows computed at a time: at most, and no more than 2,048 tokens.", _DATA, ge=1
+    )
     seed: int = setting(0, "Of all that is drawn.", {"group": "Running"}, **SEEDS)
 
     @model_validator(mode="before")

@@ -17,7 +17,7 @@ from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.backward import BackwardWalk, StoredGradients
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.gradients import OutputGradients, Sums, check_gradients, gradient_batch
+from kanna.methods.lowrank.gradients import OutputGradients, Sums, check_gradients
 from kanna.methods.lowrank.in_memory import output_gradients
 from kanna.methods.lowrank.plan import Plan, kept_dtype
 from kanna.methods.lowrank.ranks import allocate
@@ -180,7 +180,7 @@ def _gradients(
     shared = Workspace(cache / _name_of(used, job.source.hash, config, device, facts))
     with _held(shared):
         if not shared.has(_GRADIENTS):
-            batches = batches_of(plan.trial, used, gradient_batch(used, config.batch))
+            batches = batches_of(plan.trial, used, used.at_once(config.batch))
             total = len(batches)
             sums: Sums = {}
             job.progress("gradients", 0, total)

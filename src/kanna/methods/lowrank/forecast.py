@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from kanna.calibration.windows import TOKENS_AT_ONCE
 from kanna.forms import Form
 from kanna.measure.rates import Rates
 from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
@@ -278,13 +279,13 @@ def _replace(shapes: Shapes) -> Stage:
 
 def _activations(shapes: Shapes, back: bool) -> int:
     """Bytes of one batch in one block."""
-    tokens = shapes.config.batch * shapes.length
+    tokens = max(shapes.length, min(shapes.config.batch * shapes.length, TOKENS_AT_ONCE))
     if not back:
         widest = max(max(matrix.shape) for matrix in shapes.largest)
-        return 4 * min(tokens, shapes.tokens or tokens) * (3 * widest + _WIDTHS * shapes.width)
-    tokens = min(tokens, max(2048, shapes.length))
+        return 4 * tokens * (3 * widest + _WIDTHS * shapes.width)
     outputs = sum(matrix.out_features for matrix in shapes.largest)
-    return 4 * tokens * (3 * outputs + _WIDTHS * shapes.width)
+    # Forward and, while one layer's go back, gradients.
+    return 4 * tokens * (4 * outputs + 2 * _WIDTHS * shapes.width)
 
 
 def _attention(shapes: Shapes, tokens: int) -> float:
@@ -325,5 +326,5 @@ def _decomposition(matrix: Matrix, config: LowRankConfig) -> tuple[int, float, l
     floats += _TRIANGLE * 2.0 * small * n * n + 2.0 * small * small * n  # W G W^T
     floats += 2.0 * m * n * rank
     gram = 8 * n * n if config.method in ("whitened", "anchored") else 0
-    held = gram + 8 * 4 * m * n + 8 * 4 * small * small + (8 * 3 * m * m if weighed else 0)
+    held = gram + 8 * 4 * m * n + 8 * 4 * small * small + (8 * 4 * m * m if weighed else 0)
     return held, floats, [small]

@@ -16,15 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from kanna.calibration.statistics import add_products
-from kanna.calibration.windows import Windows
 from kanna.errors import InputError
 from kanna.models.matrix import Matrix
 from kanna.models.views import read_bias
 
 # A full metric of more outputs costs more memory than the weight itself; beyond it only the diagonal is kept.
 LARGEST_FULL_METRIC = 4096
-# Activations of so many tokens are in memory at once, of the whole model or of a block.
-TOKENS_AT_ONCE = 2048
 
 
 @dataclass
@@ -43,11 +40,6 @@ class OutputGradients:
 
 
 Sums = dict[str, OutputGradients]
-
-
-def gradient_batch(windows: Windows, batch: int) -> int:
-    """Windows in one backward pass: at most `batch`, and no more than fit a fixed number of tokens."""
-    return max(1, min(batch, TOKENS_AT_ONCE // windows.ids.shape[1]))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kanna.calibration.calls import body_call
 from kanna.calibration.windows import Windows
 from kanna.checkpoint.reader import Checkpoint
-from kanna.methods.lowrank.gradients import Sums, gradient_batch, watched
+from kanna.methods.lowrank.gradients import Sums, watched
 from kanna.methods.lowrank.loss import embedded, hidden_tokens, kind_of, loss_of
 
 # Float32 numbers of each token and block that a backward pass keeps, over the width.
@@ -29,7 +29,7 @@ def backward_memory(checkpoint: Checkpoint, windows: Windows, batch: int) -> int
     weights = 4 * sum(
         tensor.bytes // checkpoint.dtype(name).itemsize for name, tensor in checkpoint.tensors.items()
     )
-    tokens = gradient_batch(windows, batch) * windows.ids.shape[1]
+    tokens = windows.at_once(batch) * windows.ids.shape[1]
     config = checkpoint.config
     width = int(config.get("hidden_size") or config.get("n_embd") or 0)
     layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)

@@ -72,7 +72,7 @@ def replace_blocks(job: Replacement, progress: Progress) -> None:
         return
     # What needs no stream of its own is run through once, as the probe.
     windows = job.plan.windows if job.config.two_streams else job.plan.windows.first(1)
-    batches = job.walker.batches(windows, job.config.batch)
+    batches = job.walker.batches(windows, windows.at_once(job.config.batch))
     blocks: dict[int, Sides] = {}
     with job.walker.walk(batches, streams(job.workspace), start) as (original, compressed):
         walk = Walk(original, compressed, [mask for _, mask in batches])

@@ -218,7 +218,7 @@ def _run(
     kind: str,
 ) -> Generator[tuple[int, nn.Module, Mapping[str, InputStatistics]], None, None]:
     """Blocks from the first open one on, and what went into the selected matrices, by module path."""
-    batches = walker.batches(windows, config.batch)
+    batches = walker.batches(windows, windows.at_once(config.batch))
     masks = [mask for _, mask in batches]
     start = _first_open(workspace, by_layer, kind)
     stream = partial(_stream, workspace)
