@@ -48,7 +48,7 @@ class Windows:
         return hashlib.sha256(shape + content).hexdigest()
 
     def at_once(self, most: int) -> int:
-        """How many windows are run at once: at most so many, and no more than fit a fixed number of tokens."""
+        """How many windows are run at once: at most so many, and no more than a fixed number of tokens."""
         return max(1, min(most, TOKENS_AT_ONCE // self.ids.shape[1]))
 
     def batches(self, size: int) -> list[tuple[Tensor, Tensor | None]]:
