@@ -61,10 +61,20 @@ def test_a_model_four_times_larger_than_what_a_run_may_hold(
     tiny.compress(small, tmp_path / "first", text, tmp_path / "cache", keep=0.7, align=8, select="down")
     large = model_of(32, tmp_path / "large")
     held = sum(file.stat().st_size for file in large.glob("*.safetensors"))
-    before = anonymous()
+    before, cache, files = anonymous(), tmp_path / "other", [0]
+
+    def count(*_: object) -> None:
+        """Files of work, in the cache and beside the output."""
+        places = cache, tmp_path / "out.kanna-work"
+        sizes = [path.stat().st_size for place in places for path in place.rglob("*") if path.is_file()]
+        files[0] = max(files[0], sum(sizes))
+
     with watched() as most:
         result = tiny.compress(
-            large, tmp_path / "out", text, tmp_path / "cache", keep=0.7, align=8, select="down"
+            large, tmp_path / "out", text, cache, keep=0.7, align=8, select="down", progress=count
         )
     assert result.passed and result.plan.config.allocation == "global"
     assert held > 100e6 and 4 * (most[0] - before) < held
+    assert 0.8 * files[0] < result.plan.work_bytes < 1.25 * files[0]
+    assert result.run["cache"]["bytes"] > 0
+    assert not list(cache.rglob("states-*")) and not list(cache.rglob("hidden-*"))
