@@ -274,9 +274,9 @@ def test_work_for_an_output_that_came_meanwhile_is_kept(kanna, base, tmp_path, m
 
     out, real = tmp_path / "out", runner.verify_output
 
-    def meanwhile(*given: object) -> object:
+    def meanwhile(*given: object, **options: object) -> object:
         shutil.copytree(base, out)
-        return real(*given)
+        return real(*given, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(runner, "verify_output", meanwhile)

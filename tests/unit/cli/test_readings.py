@@ -109,5 +109,6 @@ def test_lowrank_with_a_task(kanna, base, tasks, text, tmp_path):
         ran = kanna("lowrank", base, *how, *words, "--max-drop", "99pt", "--out", tmp_path / "out", "-q")
     one = counts.of(base)
     assert ran.code in (0, 3)
-    assert one.hashes == 1 and one.opens == 1 and one.readings <= 4
+    # The hash, evaluation, and three walks through the blocks: forward, back, and the one that replaces.
+    assert one.hashes == 1 and one.opens == 1 and one.readings <= 5.5
     assert set(counts.files.values()) == {1}

@@ -205,7 +205,7 @@ def test_lowrank_exits_3_when_the_verdict_is_fail(kanna, base, tmp_path, monkeyp
     import kanna.runs.runner as module
 
     failed = Verdict(False, True, 1.0, "block outputs differ")
-    monkeypatch.setattr(module, "verify_output", lambda *_: (failed, None))
+    monkeypatch.setattr(module, "verify_output", lambda *_, **__: (failed, None))
     ran = kanna("lowrank", base, "--keep", 0.8, "--method", "plain", "--align", 1, "--out", tmp_path / "out")
     assert ran.code == 3
     assert "FAIL: block outputs differ" in ran.out
