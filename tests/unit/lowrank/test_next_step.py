@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import kanna
 from kanna.linalg.allocation import Ranks
-from kanna.methods.lowrank import foretell
+from kanna.methods.lowrank import enough as foretell
 from kanna.recipe.report import report
 
 DEMO = Path(kanna.__file__).parent / "demo"

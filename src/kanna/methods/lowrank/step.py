@@ -9,8 +9,8 @@ from kanna.calibration.windows import Windows, random_windows
 from kanna.linalg.allocation import Ranks
 from kanna.measure.rates import measured_rates
 from kanna.methods.lowrank.config import LowRankConfig
+from kanna.methods.lowrank.enough import enough
 from kanna.methods.lowrank.execute import Outcome, execute
-from kanna.methods.lowrank.foretell import enough
 from kanna.methods.lowrank.in_memory import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Passes, Plan, make_plan
 from kanna.methods.lowrank.survey import Survey
