@@ -338,6 +338,7 @@ def test_an_expert_that_gains_nothing_is_left_out_where_that_is_wanted(
         ({"options": options(s="x")}, "--s 'x' gives no numbers"),
         ({"options": options(scope="model")}, "cannot be pruned apart"),
         ({"options": options(stages="layer", s="0.5")}, "--s has no effect with --stages layer"),
+        ({"options": options(stages="layer", p="0.3,0.6,1")}, "--p has no effect with --stages layer"),
         ({"options": options(max_evaluations=20)}, "20 evaluations are too few: one round may take"),
         ({"options": options(share=0.2)}, "12 of 60 rows for calibration"),
         ({"evaluation": EvalOptions(metric="acc")}, "no metric for rows"),

@@ -115,12 +115,17 @@ def test_the_merge_is_what_the_signs_say(fighting: Models, tmp_path: Path) -> No
         torch.testing.assert_close(value, before["base"][name] + wanted, rtol=0, atol=1e-6)
     told = json.loads((tmp_path / "out" / "merge.json").read_text())["hi"]
     assert told == done.outcome.to_dict() and told["settings"]["data_free"] is True
+    assert told["settings"] == {
+        "stages": "layer", "p": "1", "s": "1", "scope": "tensor", "combine": "sum", "consensus": "none",
+        "data_free": True, "group": 1, "tau": None, "rounds": 1,
+    }  # fmt: skip
     assert told["evaluations"] == 0 and told["before"] is None and told["test"] is None
     again = kanna.merge_hi(
         fighting["base"], {name: fighting[name] for name in "ab"}, {}, tmp_path / "half",
         HiOptions(data_free=True, p="0.5", s="0.8", combine="mean", tau=9.0),
     )  # fmt: skip
     assert again.outcome is not None
+    assert again.outcome.settings["p"] == "0.5" and again.outcome.settings["s"] == "0.8"
     assert {(part.kept, part.scales) for part in again.outcome.parts} == {((0.5, 0.5), (0.8, 0.8))}
     recipe = json.loads((tmp_path / "half" / "merge.json").read_text())
     assert recipe["groups"][0]["parameters"]["lambda"] == 0.5
@@ -152,6 +157,12 @@ def test_the_verb_says_what_it_is_and_rows_only_judge(
     [
         ({}, {"tasks": {"a": "a.jsonl"}}, "--data-free asks no task, but --task gives one for a"),
         ({"p": "0.5,1"}, {}, "--p 0.5,1 gives several values"),
+        ({"p": "0.3,0.6,1"}, {}, "--p 0.3,0.6,1 gives several values"),
+        ({"stages": "model"}, {}, "--stages model prunes and scales each expert by its task"),
+        ({"stages": "both"}, {}, "--stages both prunes and scales each expert by its task"),
+        ({"rounds": 3}, {}, "--rounds says how tasks choose"),
+        ({"share": 0.2}, {}, "--calibration-share says how tasks choose"),
+        ({"split_seed": 0}, {}, "--split-seed says how tasks choose"),
         ({"s": "0.1:1:0.3"}, {}, "--s 0.1:1:0.3 gives several values"),
         ({"s": "0"}, {}, "--s tries 0"),
         ({"scope": "model"}, {}, "cannot be pruned apart"),

@@ -194,7 +194,8 @@ def test_the_number_of_evaluations() -> None:
     assert evaluations(HiOptions(stages="both", rounds=3), 2, 28, 100).total == 200 + 10 + 224 + 56 + 2 * (
         112 + 56
     )
-    assert HiOptions().stages == "layer" and HiOptions().p == HiOptions().s == "0.3,0.6,1"  # what was best
+    assert HiOptions().stages == "layer" and HiOptions().tried == ("1", "1")  # what was best
+    assert HiOptions(stages="both").tried == HiOptions(stages="model").tried == ("0.3,0.6,1",) * 2
     with pytest.raises(InputError, match="one round may take 290"):
         evaluations(HiOptions(stages="layer", max_evaluations=289), 2, 28, 100)
     with pytest.raises(InputError, match="the first stage may take 206"):

@@ -85,7 +85,7 @@ class Asked:
             "models": [self.base, *self.models.items()],
             "dtype": self.out_dtype,
             "tasks": [[task.name, task.calibration.digest, task.test.digest] for task in self.tasks],
-            "options": self.options.model_dump(mode="json"),
+            "options": self.options.used,
             "evaluation": {key: str(value) for key, value in self.evaluation},
             "max_drop": self.max_drop,
             "guards": self.guards.key,
@@ -144,24 +144,17 @@ def asked_for(
     else:
         ordered = {name: tasks[name] for name in models}
         parted = expert_tasks(ordered, tests, Split(options.share, options.split_seed), scoring)
+    kept, scales = options.tried
     return Asked(
-        base, models, plan, blocks_of(plan, options.group), numbers("--p", _values("p", options), 0, 1),
-        numbers("--s", _values("s", options), 0), parted, options, scoring, out_dtype, max_memory, max_drop,
+        base, models, plan, blocks_of(plan, options.group), numbers("--p", kept, 0, 1),
+        numbers("--s", scales, 0), parted, options, scoring, out_dtype, max_memory, max_drop,
         read_guards(guards, scoring),
     )  # fmt: skip
 
 
 def _said(options: HiOptions) -> str | None:
-    """p or s, where it is not as it is by default."""
-    fields = HiOptions.model_fields
-    return next((name for name in ("p", "s") if getattr(options, name) != fields[name].default), None)
-
-
-def _values(name: str, options: HiOptions) -> str:
-    """Of p or s; without tasks all of a difference where nothing is said."""
-    given: str = getattr(options, name)
-    untouched = given == HiOptions.model_fields[name].default
-    return "1" if options.data_free and untouched else given
+    """p or s, where it was given."""
+    return next((name for name in ("p", "s") if getattr(options, name) is not None), None)
 
 
 def opened(asked: Asked) -> AbstractContextManager[dict[str, Subject]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic.config import JsonDict
 
@@ -13,6 +13,10 @@ _NUMBER: JsonDict = {"group": "Stages"}
 _GRID: JsonDict = {"group": "Stages", "metavar": "VALUES"}
 _CHOICE: JsonDict = {"group": "Choice"}
 MODEL, LAYER, BOTH = "model", "layer", "both"
+# What the first stage tries, and what becomes of an expert's difference where there is no first stage.
+_TRIED, _WHOLE = "0.3,0.6,1", "1"
+# Settings that say how tasks choose.
+OF_TASKS = ("rounds", "share", "split_seed", "max_evaluations", "drop_useless")
 
 
 class HiOptions(Configuration):
@@ -21,12 +25,13 @@ class HiOptions(Configuration):
     stages: Literal["model", "layer", "both"] = setting(
         LAYER, "layer (resolve conflicts of blocks), model (prune and scale each expert), or both.", _STAGES
     )
-    p: str = setting(
-        "0.3,0.6,1",
-        "Shares of an expert's difference that may stay: 0.5,1, or 0.1:1:0.1 as in the paper.",
+    p: str | None = setting(
+        None,
+        "Shares of an expert's difference that may stay, with --stages model or both: 0.5,1, or 0.1:1:0.1 as "
+        f"in the paper; by default {_TRIED}. With --data-free one share (1).",
         _GRID,
     )
-    s: str = setting("0.3,0.6,1", "By which it may be multiplied, likewise.", _GRID)
+    s: str | None = setting(None, "By which it may be multiplied, likewise.", _GRID)
     scope: Literal["tensor", "layer", "model"] = setting(
         "tensor",
         "Whose largest entries stay: each tensor's, each layer's, or the model's (with --stages model).",
@@ -58,3 +63,18 @@ class HiOptions(Configuration):
     drop_useless: bool = setting(
         False, "Leave out experts that gain nothing on their own task, in place of an error.", _CHOICE
     )
+
+    @property
+    def tried(self) -> tuple[str, str]:
+        """p and s as they are used: all of a difference where no stage tries others and nothing is said."""
+        usual = _WHOLE if self.data_free or self.stages == LAYER else _TRIED
+        return (usual if self.p is None else self.p), (usual if self.s is None else self.s)
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """What a result was made with, every default decided; without what has no part in it."""
+        kept, scales = self.tried
+        settings = {**self.model_dump(mode="json"), "p": kept, "s": scales}
+        if not self.data_free:
+            return settings
+        return {name: value for name, value in settings.items() if name not in OF_TASKS} | {"rounds": 1}

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kanna.errors import InputError
-from kanna.methods.merge.hi.config import HiOptions
+from kanna.methods.merge.hi.config import LAYER, HiOptions
 from kanna.methods.merge.plan import MergePlan
 from kanna.methods.merge.tuning.work import Work
 
 # Of the base and every expert, one entry: read, subtracted, its sign compared with the sum's; a rough figure.
 _NANOSECONDS = 60
+# Refused where they were given, whatever they say.
+_IDLE = {"rounds": "--rounds", "share": "--calibration-share", "split_seed": "--split-seed"}
 
 
 def check_data_free(
@@ -32,9 +34,17 @@ def check_data_free(
         raise InputError(f"--test names {stray}, which is no expert", f"write one of {', '.join(experts)}")
     if (max_drop is not None or guards) and not tests:
         raise InputError("--max-drop and --guard judge nothing without rows", "add --test NAME=FILE")
-    for name in ("p", "s"):
-        given: str = getattr(options, name)
-        if given != HiOptions.model_fields[name].default and ("," in given or ":" in given):
+    if options.stages != LAYER:
+        raise InputError(
+            f"--stages {options.stages} prunes and scales each expert by its task, and --data-free asks none",
+            "leave out --stages: blocks are treated as with --stages layer, by their signs",
+        )
+    if idle := next((name for name in _IDLE if name in options.model_fields_set), None):
+        raise InputError(
+            f"{_IDLE[idle]} says how tasks choose, and --data-free asks none", f"leave out {_IDLE[idle]}"
+        )
+    for name, given in zip(("p", "s"), options.tried, strict=True):
+        if "," in given or ":" in given:
             raise InputError(
                 f"--{name} {given} gives several values, of which only a task could choose",
                 f"give one value, or leave out --{name} for 1",

@@ -121,7 +121,7 @@ class HiOutcome(Result):
     Args:
         base: Its name.
         dropped: Experts that gained nothing.
-        settings: As asked for.
+        settings: With which it was made, every default decided.
         evaluations: How many times a model was scored on the calibration rows of a task.
         before: Mean normalised score on the calibration rows, of the merge before the rounds; None where no
             task was asked.

@@ -93,9 +93,10 @@ def merge_hi(
     announce: Callable[[Work], None] = lambda _: None,
     progress: Listener = False,
 ) -> HiResult:
-    """Merge experts of one base by Hi-Merging: prune and scale each, then resolve conflicts block by block.
+    """Merge experts of one base by Hi-Merging: their sum, in which conflicts are resolved block by block.
 
-    With `data_free` no task is asked: blocks are ranked by sign conflicts of the weights alone, p and s are 1
+    With `stages` both each expert is pruned and scaled before, by its own task; model does that alone. With
+    `data_free` no task is asked: blocks are ranked by sign conflicts of the weights alone, p and s are 1
     where nothing is said, and nothing tells whether a step is better. `tests` then only judge the result.
 
     Args:
@@ -179,7 +180,7 @@ def _merged(
         dropped=dropped,
         tasks=tuned(ground.tasks, scales, asked.evaluation),
         settings={
-            **asked.options.model_dump(mode="json"),
+            **asked.options.used,
             "metric": asked.evaluation.metric,
             "context": found[MERGE].prepared([asked.tasks[0].calibration], asked.evaluation).context,
         },
@@ -213,7 +214,7 @@ def _without_tasks(
         experts=tuple(expert_told(name, treatment, ()) for name in names),
         dropped=(),
         tasks=(),
-        settings=options.model_dump(mode="json"),
+        settings=options.used,
         before=None,
         after=None,
         normalised=(),

@@ -49,7 +49,7 @@ def hi(
     dry_run: DryRun = False,
     force: Force = False,
 ) -> int:
-    """Merge experts by Hi-Merging: prune and scale each, then resolve conflicts block by block.
+    """Merge experts by Hi-Merging: sum them, and resolve conflicts block by block (--stages).
 
     kanna merge hi BASE --expert math=DIR --expert law=DIR --task math=m.jsonl --task law=l.jsonl --out DIR
     """
