@@ -20,26 +20,24 @@ def share_that_passes(compared: Comparison) -> float | None:
     The change of a score is taken to shrink in proportion to the error, and the width of its interval with
     the root of it, as counts of flipped answers do.
     """
-    decisions = [task.decision for task in compared.tasks if task.decision is not None]
-    shares = [_share(decision) for decision in decisions if decision.status != PASS]
+    shares = [
+        _share(task.decision, task.higher_is_better)
+        for task in compared.tasks
+        if task.decision is not None and task.decision.status != PASS
+    ]
     return min(shares, default=None)
 
 
-def _share(decision: Decision) -> float:
+def _share(decision: Decision, higher_is_better: bool) -> float:
     """The largest r with r change + sqrt(r) width = allowed, all counted as loss; 0 to 1."""
-    allowed, lost = abs(decision.allowed), _loss(decision)
-    width = abs(decision.bound - decision.difference)
+    worse = -1.0 if higher_is_better else 1.0
+    allowed, lost = abs(decision.allowed), worse * decision.difference
+    width = max(0.0, worse * (decision.bound - decision.difference))
     if lost <= 0:
         root = allowed / width if width > 0 else 1.0
     else:
         root = (math.sqrt(width**2 + 4 * lost * allowed) - width) / (2 * lost)
     return min(1.0, root) ** 2
-
-
-def _loss(decision: Decision) -> float:
-    """The change on the worse side, as a positive number; the bound lies on that side of it."""
-    worse = 1.0 if decision.bound >= decision.difference else -1.0
-    return worse * decision.difference
 
 
 def without_the_worst(blamed: Sequence[Blame], lost: int, inventory: Inventory, new: Path) -> str | None:

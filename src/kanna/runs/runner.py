@@ -455,9 +455,12 @@ def _write(
 
 
 def _advised(compared: Comparison, step: Step[Any], plan: Plan, changes: Changes) -> Comparison:
-    """After a fail, with what the step says of its settings."""
+    """After a fail, with what the step says of its settings; no advice ends a run."""
     share = share_that_passes(compared) if compared.status == FAIL else None
-    advice = None if share is None else step.advise(plan, changes, share)
+    try:
+        advice = None if share is None else step.advise(plan, changes, share)
+    except InputError as error:
+        return replace_fields(compared, notes=(*compared.notes, f"no settings are advised: {error.problem}"))
     return compared if advice is None else replace_fields(compared, next_steps=(advice,))
 
 

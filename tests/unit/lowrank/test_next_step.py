@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import kanna
+from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank import enough as foretell
 from kanna.recipe.report import report
@@ -62,6 +63,50 @@ def test_a_fixed_rank_is_answered_with_a_rank(tmp_path: Path) -> None:
     (step,) = failed.comparison.next_steps
     rank = int(re.findall(r"--rank (\d+) is the smallest", step)[0])
     assert 16 < rank <= 96
+
+
+def test_factors_are_advised_a_rank_that_they_have(tmp_path: Path) -> None:
+    """Ranks above the stored one make nothing smaller, and are not asked for."""
+    kanna.lowrank(DEMO / "model", tmp_path / "a", kanna.LowRankConfig(rank=40, method="plain"))
+    failed = kanna.lowrank(
+        tmp_path / "a",
+        tmp_path / "b",
+        kanna.LowRankConfig(rank=4),
+        calibration=DEMO / "data" / "calibration.jsonl",
+        criteria=kanna.criteria_of(QUESTIONS, "1%"),
+        cache=tmp_path / "cache",
+    )
+    assert failed.status == "fail" and (tmp_path / "b" / "kanna.json").exists()
+    assert failed.comparison is not None
+    (step,) = failed.comparison.next_steps
+    rank = re.findall(r"--rank (\d+) is the smallest", step)
+    assert (rank and 4 < int(rank[0]) < 40) or "no --rank that makes the model smaller is enough" in step
+
+
+def test_a_step_that_cannot_advise_loses_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise InputError("no rank is left", "")
+
+    monkeypatch.setattr("kanna.methods.lowrank.step.enough", refuse)
+    failed = shrunk(tmp_path / "out", "10%", tmp_path / "cache", rank=16, method="plain")
+    assert failed.status == "fail" and (tmp_path / "out" / "kanna.json").exists()
+    assert failed.comparison.next_steps == ()
+    assert "no settings are advised: no rank is left" in failed.comparison.notes
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (1.0, "100 %"),
+        (0.999, "100 %"),
+        (0.173, "17 %"),
+        (0.03, "3 %"),
+        (1e-5, "less than 0.01 %"),
+        (0, "0 %"),
+    ],
+)
+def test_percentages_are_written_out(share: float, said: str) -> None:
+    assert foretell._percent(share) == said
 
 
 def test_without_curves_nothing_is_foretold(tmp_path: Path) -> None:

@@ -10,12 +10,18 @@ import pytest
 from kanna.models.matrix import Matrix, View
 from kanna.models.selection import select
 from kanna.runs.next_steps import share_that_passes, without_the_worst
+from kanna.tasks.records import Record, TaskScore
 from kanna.tasks.verdict.comparison import Blame
+from kanna.tasks.verdict.tolerance import decide, parse_tolerance
 
 
-def decided(difference: float, bound: float, allowed: float, status: str = "fail") -> Any:
+def decided(
+    difference: float, bound: float, allowed: float, status: str = "fail", higher: bool | None = None
+) -> Any:
+    """A decided task; where less is better, more is allowed."""
     return SimpleNamespace(
-        decision=SimpleNamespace(difference=difference, bound=bound, allowed=allowed, status=status)
+        higher_is_better=allowed < 0 if higher is None else higher,
+        decision=SimpleNamespace(difference=difference, bound=bound, allowed=allowed, status=status),
     )
 
 
@@ -48,6 +54,25 @@ def test_the_task_that_needs_most_decides_and_what_passes_does_not() -> None:
         compared(easy)
     )
     assert share_that_passes(compared(decided(0.0, 0.0, -0.1, "pass"))) is None
+
+
+def all_are(value: float) -> TaskScore:
+    records = [Record(row, "", "", "", value == 1, {"acc": value}) for row in range(40)]
+    return TaskScore.of("task.jsonl", "choice", "acc", True, {"acc": value}, {}, tuple(records))
+
+
+@pytest.mark.parametrize(("drop", "allowed"), [("3pt", 0.03), ("1%", 0.01)])
+def test_all_lost_leaves_little_of_the_error(drop: str, allowed: float) -> None:
+    """40 of 40 and then none: the bound is the change itself, and tells no direction."""
+    before, after = all_are(1.0), all_are(0.0)
+    decision = decide(before, after, tolerance=parse_tolerance(drop))
+    assert decision.status == "fail" and decision.difference == -1
+    share = share_that_passes(compared(SimpleNamespace(higher_is_better=True, decision=decision)))
+    assert share is not None and 0 < share <= allowed + 1e-9
+
+
+def test_nothing_is_allowed_and_all_is_lost() -> None:
+    assert share_that_passes(compared(decided(-1.0, -1.0, 0.0, higher=True))) == 0
 
 
 def matrix(role: str, layer: int, module: str) -> Matrix:

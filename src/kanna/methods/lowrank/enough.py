@@ -1,13 +1,14 @@
 """What a larger budget would leave of the error, by the curves of a run that has been made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.plan import Plan
-from kanna.methods.lowrank.ranks import allocate
+from kanna.methods.lowrank.ranks import allocate, highest_rank
+from kanna.models.matrix import Matrix
 
 _HOW = (
     "predicted, not measured: what a score loses is taken to fall with the error that this run's curves "
@@ -30,8 +31,9 @@ def enough(plan: Plan, energies: Mapping[str, Tensor], ranks: Ranks, share: floa
     now = _error(ranks, energies)
     if now <= 0:
         return None
-    name, budgets = _budgets(plan)
-    left = _left_at(plan, energies)
+    looked_at = [matrix for matrix in plan.selected if matrix.name in energies]
+    name, budgets = _budgets(plan, looked_at)
+    left = _left_at(plan, looked_at, energies)
     low, high = 0, len(budgets)
     while low < high:
         middle = (low + high) // 2
@@ -39,27 +41,35 @@ def enough(plan: Plan, energies: Mapping[str, Tensor], ranks: Ranks, share: floa
             high = middle
         else:
             low = middle + 1
-    how = _HOW.format(share=f"{100 * share:.2g} %")
+    how = _HOW.format(share=_percent(share))
     if low == len(budgets):
         return f"no --{name} that makes the model smaller is enough ({how})"
     chosen = f"{budgets[low]:.2f}" if name == "keep" else str(budgets[low])
     return f"--{name} {chosen} is the smallest that would pass ({how})"
 
 
-def _budgets(plan: Plan) -> tuple[str, list[float] | list[int]]:
-    """The setting that says how much is kept, and larger values of it, ascending."""
+def _budgets(plan: Plan, looked_at: Sequence[Matrix]) -> tuple[str, list[float] | list[int]]:
+    """The setting that says how much is kept, and larger values of it that can be had, ascending."""
     config = plan.config
     if config.rank is not None:
-        most = max(matrix.break_even_rank for matrix in plan.selected)
+        most = max(highest_rank(matrix, config, plan.stored[matrix.name]) for matrix in looked_at)
         return "rank", list(range(config.rank + 1, most + 1))
     assert config.keep is not None
     return "keep", [percent / 100 for percent in range(int(100 * config.keep) + 1, 100)]
 
 
-def _left_at(plan: Plan, energies: Mapping[str, Tensor]) -> Callable[[LowRankConfig], float]:
-    looked_at = [matrix for matrix in plan.selected if matrix.name in energies]
+def _left_at(
+    plan: Plan, looked_at: Sequence[Matrix], energies: Mapping[str, Tensor]
+) -> Callable[[LowRankConfig], float]:
     stored = {matrix.name: plan.stored[matrix.name] for matrix in looked_at}
     return lambda config: _error(allocate(looked_at, energies, config, stored), energies)
+
+
+def _percent(share: float) -> str:
+    """Two digits, which never become powers of ten."""
+    if 0 < share < 1e-4:
+        return "less than 0.01 %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _error(ranks: Ranks, energies: Mapping[str, Tensor]) -> float:
