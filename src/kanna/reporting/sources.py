@@ -151,6 +151,9 @@ def _results(paths: Sequence[Path], views: Sequence[View], examples: bool) -> li
         if isinstance(data, dict) and (kind := data.get("kind")) in schemas:
             _check(path, data, "schema_version")
             validated(schemas[kind], data, path, _AGAIN)
+            beside = path.with_suffix(".run.json")
+            if "run" not in data and beside.is_file():
+                data["run"] = _read(beside)
             if kind not in known:
                 data = _lean(data, examples)
             elif not examples:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kanna.checkpoint.outputs import run_record_path
 from kanna.checkpoint.whole import write_json_whole
+from kanna.checkpoint.writer import write_json
 from kanna.errors import InputError
 from kanna.runs.record import when_and_where
 
@@ -34,9 +36,18 @@ def check_free(out: Path | None, kind: str, model: str | Path, force: bool) -> N
 
 
 def write_result(
-    out: Path | None, kind: str, model: str | Path, result: Mapping[str, Any], force: bool = False
+    out: Path | None,
+    kind: str,
+    model: str | Path,
+    result: Mapping[str, Any],
+    force: bool = False,
+    run: Mapping[str, Any] | None = None,
 ) -> Path | None:
     """Write a result whole, with date and machine, or nothing where no folder is given.
+
+    Args:
+        run: What it took, with date and machine: that then goes to a file beside, and the result, which can
+            be resumed, holds nothing that differs between runs.
 
     Raises:
         InputError: Its name was taken meanwhile, and `force` is not set.
@@ -45,10 +56,17 @@ def write_result(
         return None
     path = result_path(out, kind, model)
     try:
-        write_json_whole(path, {**when_and_where(), **result}, replace=force)
+        write_json_whole(path, {**(when_and_where() if run is None else {}), **result}, replace=force)
     except FileExistsError:
         raise _exists(path) from None
+    if run is not None:
+        write_json(run_path(path), run)
     return path
+
+
+def run_path(result: Path) -> Path:
+    """Beside a result, what it took, if that is not part of it: KIND-MODEL.run.json"""
+    return run_record_path(result.with_suffix(""))
 
 
 def _exists(path: Path) -> InputError:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def test_the_verb_with_tasks(
     assert main(["report", str(tmp_path / "results"), "--out", str(page)]) == 0
     text = page.read_text()
     assert "Analysis of ties" in text and "Contributions in the experts, by addition" in text
+    assert "Measured: " in text and "Machine: " in text
 
 
 def test_what_cannot_be_analysed(spoken: Models, tasks: dict[str, Path]) -> None:
@@ -164,18 +166,45 @@ def test_a_killed_analysis_goes_on(spoken: Models, tasks: dict[str, Path], tmp_p
     assert in_child(killed) == -signal.SIGKILL
     assert [path.name for path in out.iterdir()] == ["merge-analysis-recipe.yml.kanna-work"]
     assert in_child(resumed) == 0
-    told = [json.loads((place / "merge-analysis-recipe.yml.json").read_text()) for place in (whole, out)]
-    for one in told:
-        for key in ("run", "finished"):
-            del one[key]
-    assert told[0]["blocks"] and told[0] == told[1]
-    assert [path.name for path in out.iterdir()] == ["merge-analysis-recipe.yml.json"]
+    name = "merge-analysis-recipe.yml"
+    result, again = ((place / f"{name}.json").read_bytes() for place in (whole, out))
+    assert json.loads(result)["blocks"] and result == again
+    assert sorted(path.name for path in out.iterdir()) == [f"{name}.json", f"{name}.run.json"]
+    assert {"finished", "machine", "seconds"} <= set(json.loads((out / f"{name}.run.json").read_text()))
     # Of each task base and expert, these and the merge as blocks, and four for each block.
     assert int(count.read_text()) == 2 * (2 + 3 + 4 * 4) - 20
     with pytest.raises(InputError, match="exists already"):
         analysed(out)
     with pytest.raises(InputError, match="nothing is kept that could be resumed"):
         kanna.merge_analyze(file, tasks, calibration_share=0.4, resume=True)
+
+
+def test_what_was_scored_with_another_base_is_not_resumed(
+    spoken: Models, tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the recipe names none, and the other base lies where the first one lay."""
+    base = Path(shutil.copytree(spoken["base"], tmp_path / "base"))
+    listed = [{"model": str(spoken[name]), "parameters": {"weight": 0.5}} for name in "ab"]
+    linear = {"merge_method": "linear", "models": listed, "out_dtype": "float32"}
+    original = Notebook.add
+
+    def stopped(self: Notebook, candidate: str, task: str, found: Sample) -> None:
+        original(self, candidate, task, found)
+        raise KeyboardInterrupt
+
+    def begun(verb: Any, out: Path, **more: Any) -> None:
+        verb(linear, tasks=tasks, base=str(base), calibration_share=0.4, out=out, **more)
+
+    verbs = (kanna.merge_analyze, partial(kanna.merge_sweep, vary=["weight=0.4,0.6"]))
+    for number, verb in enumerate(verbs):
+        out = tmp_path / str(number)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Notebook, "add", stopped)
+            begun(verb, out)
+        values = {name: value.float() for name, value in weights(base).items()}
+        save_file({name: value * 1.01 for name, value in values.items()}, base / "model.safetensors")
+        with pytest.raises(InputError, match="was begun with other settings, model"):
+            begun(verb, out, resume=True)
 
 
 def test_what_an_analysis_would_take(
@@ -192,6 +221,11 @@ def test_what_an_analysis_would_take(
     told = json.loads(capsys.readouterr().out)
     assert told["kind"] == "merge-analysis" and told["work"]["evaluations"] == 42
     assert list(tmp_path.iterdir()) == [file]
+    (tmp_path / "results").mkdir()
+    there = tmp_path / "results" / "merge-analysis-recipe.yml.json"
+    there.write_text("another's")
+    assert main([*words, "--dry-run"]) == 0  # which writes nothing
+    assert main(words) == 2 and there.read_text() == "another's"
 
 
 def test_a_refused_analysis_leaves_nothing(spoken: Models, tasks: dict[str, Path], tmp_path: Path) -> None:

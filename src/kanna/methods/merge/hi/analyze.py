@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,8 @@ def merge_analyze(
         group: Consecutive layers that are one block.
         tau: How much a task may lose in a block before it is hurt; by default one standard error.
         calibration_share: Of each task's rows, parted by groups; the others are left for tests.
-        out: Folder for the result; evaluations are kept there until it is whole.
+        out: Folder for the result; evaluations are kept there until it is whole. Times and machine go to a
+            file beside it, NAME.run.json.
         resume: Go on with an analysis that was interrupted.
         dry_run: Say only what it takes.
 
@@ -164,7 +165,7 @@ def merge_analyze(
     scoring = options_for(evaluation or EvalOptions())
     name, asked = plan.recipe.place.name, None
     folder = None if out is None else Path(out)
-    check_free(folder, KIND, name, force)
+    check_free(folder, KIND, name, force or dry_run)
     if resume and (folder is None or not tasks):
         raise InputError(
             "without tasks and a folder nothing is kept that could be resumed", "give --task and --out DIR"
@@ -232,9 +233,10 @@ def _kept(
     stages: Stages,
     scoring: EvalOptions,
 ) -> AnalysisResult:
-    """The result, written where there is a folder for it."""
-    done = AnalysisResult(found, work, run_record(started, stages.seconds, scoring.device))
-    return replace(done, file=write_result(folder, KIND, name, done.to_dict(), force))
+    """The result, written where there is a folder for it: the same bytes, whenever and where it is made."""
+    run = run_record(started, stages.seconds, scoring.device)
+    file = write_result(folder, KIND, name, found.to_dict(), force, run=run)
+    return AnalysisResult(found, work, run, file)
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,7 @@ class _Asked:
         facts = {
             "merge": key_of(self.plan),
             "models": [self.base, *self.models.items()],
+            "base": key_of(alone(self.base)),  # the recipe may not hold it
             "tasks": [[task.name, task.calibration.digest] for task in self.tasks],
             "split": [self.split.share, self.split.seed],
             "blocks": [block.name for block in self.blocks],

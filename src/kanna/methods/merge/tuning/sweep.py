@@ -119,7 +119,7 @@ class _Field:
             "recipe": key_of(self.plan),
             "dtype": self.out_dtype,
             "axes": [[axis.parameter, axis.model, axis.values] for axis in self.axes],
-            "base": self.base,
+            "base": [self.base, key_of(alone(self.base))],  # the recipe may not hold it
             "tasks": [[task.name, task.calibration.digest, task.test.digest] for task in self.tasks],
             "split": [self.split.share, self.split.seed],
             "options": {key: str(value) for key, value in self.options},
