@@ -292,8 +292,11 @@ def _with_both(
     advice = None
     if blamed and compared.status == FAIL:
         lost = sum(min(task.lost, _MOST_BLAMED) for task in compared.tasks)
-        inventory = Source(sides.base).inventory
-        advice = without_the_worst(blamed, lost, inventory, sides.new.directory)
+        try:
+            places = (sides.base.directory, sides.new.directory)
+            advice = without_the_worst(blamed, lost, Source(sides.base).inventory, *places)
+        except InputError as error:
+            notes.append(f"no selection is advised: {error.problem}")
     steps = () if advice is None else (advice,)
     return replace(
         compared,

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanna.checkpoint import lineage
+from kanna.errors import InputError
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
+from kanna.models.selection import select
 from kanna.tasks.verdict.comparison import Blame, Comparison
 from kanna.tasks.verdict.tolerance import PASS, Decision
 
@@ -40,31 +42,59 @@ def _share(decision: Decision, higher_is_better: bool) -> float:
     return min(1.0, root) ** 2
 
 
-def without_the_worst(blamed: Sequence[Blame], lost: int, inventory: Inventory, new: Path) -> str | None:
-    """Which matrices to leave out, as putting them back showed; None where no single one repairs anything.
+def without_the_worst(
+    blamed: Sequence[Blame], lost: int, inventory: Inventory, base: Path, new: Path
+) -> str | None:
+    """Which matrices to leave out, as putting them back showed.
+
+    Where one step with a selection by roles lies between the two, it is that selection without them; where
+    several do, or a pattern chose the matrices, they are named alone.
 
     Args:
         lost: Answers that were asked again and were right before.
         inventory: Of the base.
+        base: Its directory.
         new: Directory of the model that was judged, whose lineage says what was selected.
+
+    Returns:
+        None where no single matrix repairs anything, and where nothing was selected in between.
+
+    Raises:
+        InputError: A lineage is damaged.
     """
     by_module: dict[str, list[Matrix]] = {}
     for matrix in inventory.matrices:
         by_module.setdefault(matrix.module, []).append(matrix)
     found = [one for one in blamed if one.repaired > 0 and one.matrix in by_module]
-    if not found:
+    selections = _selections(base, new)
+    if not found or not any(selections):
         return None
     best = [one for one in found if one.repaired >= _LEAST_SHARE * found[0].repaired][:_MOST]
     places = [f"!{matrix.role}@{matrix.layer}" for one in best for matrix in by_module[one.matrix]]
+    narrowed = None if len(selections) > 1 else _narrowed(selections[0], places, inventory)
+    what = ", ".join(one.matrix for one in best) if narrowed is None else f"--select '{narrowed}'"
     repaired = ", ".join(f"{one.repaired} by {one.matrix}" for one in best)
     return (
-        f"leave out what does the harm: --select '{','.join([_selected(new), *places])}' (put back alone, of "
-        f"{lost} lost answers {repaired} came right again)"
+        f"leave out what does the harm: {what} (put back alone, of {lost} lost answers {repaired} came right "
+        "again)"
     )
 
 
-def _selected(new: Path) -> str:
-    """What the last step was told to take, where that can be gone on with."""
-    recorded = lineage.read(new)
-    said = recorded.steps[-1].config.get("select") if recorded is not None and recorded.steps else None
-    return said if isinstance(said, str) and said and not said.startswith("re:") else "all"
+def _selections(base: Path, new: Path) -> list[str]:
+    """What each step between two models was told to take; empty for a step that is told no such thing."""
+    first, last = (found.steps if (found := lineage.read(path)) else () for path in (base, new))
+    between = last[len(first) :] if last[: len(first)] == first else last
+    said = (step.config.get("select") for step in between)
+    return [one if isinstance(one, str) else "" for one in said]
+
+
+def _narrowed(selection: str, places: Sequence[str], inventory: Inventory) -> str | None:
+    """A selection without some places; None where that cannot be written or leaves nothing."""
+    if selection.startswith("re:"):
+        return None
+    narrowed = ",".join([selection, *places])
+    try:
+        select(inventory.matrices, narrowed)
+    except InputError:
+        return None
+    return narrowed

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import kanna
+from kanna.checkpoint import lineage
 from kanna.errors import InputError
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank import enough as foretell
@@ -115,21 +116,35 @@ def test_without_curves_nothing_is_foretold(tmp_path: Path) -> None:
     assert failed.status == "fail" and failed.comparison.next_steps == ()
 
 
-def test_what_does_the_harm_is_left_out_next(tmp_path: Path) -> None:
-    damaged = Path(shutil.copytree(DEMO / "model", tmp_path / "damaged"))
-    tensors = load_file(damaged / "model.safetensors")
-    tensors["model.layers.2.mlp.down_proj.weight"].zero_()
-    tensors["model.layers.4.self_attn.q_proj.weight"] *= 1.001
-    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
-    found = kanna.compare(
+def blamed(damaged: Path, cache: Path) -> Any:
+    return kanna.compare(
         DEMO / "model",
         damaged,
         kanna.criteria_of(QUESTIONS, "1%"),
         kanna.EvalOptions(limit=120),
         distribution=False,
         blame=True,
-        cache=tmp_path / "cache",
+        cache=cache,
     )
+
+
+def test_what_does_the_harm_is_left_out_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = Path(shutil.copytree(DEMO / "model", tmp_path / "damaged"))
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"].zero_()
+    tensors["model.layers.4.self_attn.q_proj.weight"] *= 1.001
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    step = lineage.Step(method="lowrank", config={"select": "attn,down"})
+    lineage.write(damaged, lineage.Base(name="demo", hash="0"), (step,))
+    found = blamed(damaged, tmp_path / "cache")
     assert found.status == "fail"
-    (step,) = found.next_steps
-    assert "leave out what does the harm: --select 'all,!down@2' (put back alone, of" in step
+    (said,) = found.next_steps
+    assert "leave out what does the harm: --select 'attn,down,!down@2' (put back alone, of" in said
+
+    def no_blocks(_: Any) -> Any:
+        raise InputError("it has no list of blocks", "")
+
+    monkeypatch.setattr("kanna.runs.compare.Source", no_blocks)
+    found = blamed(damaged, tmp_path / "cache")
+    assert found.status == "fail" and found.blame and found.next_steps == ()
+    assert "no selection is advised: it has no list of blocks" in found.notes

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kanna.checkpoint import lineage
 from kanna.models.matrix import Matrix, View
 from kanna.models.selection import select
 from kanna.runs.next_steps import share_that_passes, without_the_worst
@@ -96,20 +97,70 @@ def model() -> Any:
     return SimpleNamespace(matrices=tuple(listed))
 
 
-def test_what_repairs_most_is_left_out(model: Any, tmp_path: Path) -> None:
-    blamed = [
-        Blame(matrix="m.1.qkv", repaired=8, undone=0),
-        Blame(matrix="m.0.down", repaired=4, undone=1),
-        Blame(matrix="m.1.up", repaired=3, undone=0),
-        Blame(matrix="lm_head", repaired=2, undone=0),
-    ]
-    said = without_the_worst(blamed, 20, model, tmp_path)
-    assert said is not None and "of 20 lost answers 8 by m.1.qkv, 4 by m.0.down came right again" in said
+def made(place: Path, *configs: dict[str, Any]) -> Path:
+    """A directory that says which steps made it."""
+    place.mkdir(parents=True)
+    steps = tuple(lineage.Step(method="lowrank", config=config) for config in configs)
+    lineage.write(place, lineage.Base(name="m", hash="0"), steps)
+    return place
+
+
+BLAMED = [
+    Blame(matrix="m.1.qkv", repaired=8, undone=0),
+    Blame(matrix="m.0.down", repaired=4, undone=1),
+    Blame(matrix="m.1.up", repaired=3, undone=0),
+    Blame(matrix="lm_head", repaired=2, undone=0),
+]
+REPAIRED = "(put back alone, of 20 lost answers 8 by m.1.qkv, 4 by m.0.down came right again)"
+
+
+@pytest.mark.parametrize("chosen", ["all", "attn,down"])
+def test_what_repairs_most_is_left_out_of_what_was_selected(model: Any, tmp_path: Path, chosen: str) -> None:
+    said = without_the_worst(BLAMED, 20, model, tmp_path, made(tmp_path / "new", {"select": chosen}))
+    assert said is not None and said.endswith(REPAIRED)
     expression = said.partition("--select '")[2].partition("'")[0]
-    left = {one.name for one in model.matrices} - {one.name for one in select(model.matrices, expression)}
-    assert left == {"m.1.qkv.q", "m.1.qkv.k", "m.1.qkv.v", "m.0.down.down"}
+    before, after = ({one.name for one in select(model.matrices, e)} for e in (chosen, expression))
+    assert before - after == {"m.1.qkv.q", "m.1.qkv.k", "m.1.qkv.v", "m.0.down.down"} and after < before
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        [{"select": "re:down|qkv"}],
+        [{"select": "attn;down@0"}, {"select": "all"}],
+        [{"select": "all"}, {"rank": 3}],
+        [{"select": "q,k,v@1;down@0"}],
+    ],
+)
+def test_where_no_selection_can_be_written_matrices_are_named(
+    model: Any, tmp_path: Path, configs: list[dict[str, Any]]
+) -> None:
+    """A pattern; several steps, one of which did it; a selection of which nothing would be left."""
+    said = without_the_worst(BLAMED, 20, model, tmp_path, made(tmp_path / "new", *configs))
+    assert said == f"leave out what does the harm: m.1.qkv, m.0.down {REPAIRED}"
+
+
+def test_steps_that_the_base_has_too_do_not_count(model: Any, tmp_path: Path) -> None:
+    base = made(tmp_path / "base", {"select": "mlp"})
+    said = without_the_worst(
+        BLAMED, 20, model, base, made(tmp_path / "new", {"select": "mlp"}, {"select": "all"})
+    )
+    assert said is not None and "--select 'all,!q@1,!k@1,!v@1,!down@0'" in said
+
+
+@pytest.mark.parametrize("configs", [None, [], [{"edits": ["down@0:4"]}]])
+def test_where_nothing_was_selected_nothing_is_said(
+    model: Any, tmp_path: Path, configs: list[dict[str, Any]] | None
+) -> None:
+    """A model that kanna did not make, and steps that have no such setting."""
+    new = tmp_path / "new" if configs is None else made(tmp_path / "new", *configs)
+    assert without_the_worst(BLAMED, 20, model, tmp_path, new) is None
 
 
 def test_where_nothing_repairs_nothing_is_said(model: Any, tmp_path: Path) -> None:
-    assert without_the_worst([Blame(matrix="m.1.up", repaired=0, undone=0)], 5, model, tmp_path) is None
-    assert without_the_worst([Blame(matrix="elsewhere", repaired=3, undone=0)], 5, model, tmp_path) is None
+    new = made(tmp_path / "new", {"select": "all"})
+    for one in (
+        Blame(matrix="m.1.up", repaired=0, undone=0),
+        Blame(matrix="elsewhere", repaired=3, undone=0),
+    ):
+        assert without_the_worst([one], 5, model, tmp_path, new) is None
