@@ -27,7 +27,10 @@ _DRAWN_BY = "kanna.recipe.shown"
 
 
 class Shown:
-    """What notebooks show as the blocks of a page."""
+    """What notebooks show as the blocks of a page, and print as a line."""
+
+    def __str__(self) -> str:
+        return repr(self)
 
     def _repr_html_(self) -> str:
         drawn: str = import_module(_DRAWN_BY).html(self)

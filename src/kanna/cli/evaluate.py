@@ -32,8 +32,7 @@ def evaluate(
     kanna eval MODEL --task facts.jsonl --task lm_eval:arc_easy --text heldout.txt
     """
     check_paths([model], [*tasks.task, *(text or ())])
-    if options.metric is not None and not tasks.task:
-        raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
+    options.check_metric(has_task=bool(tasks.task))
     if not tasks.task and not text:
         raise InputError(
             "there is nothing to evaluate on", "give --task FILE, --task lm_eval:NAME or --text FILE"

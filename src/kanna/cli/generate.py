@@ -1,10 +1,9 @@
 """kanna generate"""
 
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanna.configuration import DType
 from kanna.errors import InputError
 from kanna.terminal.asking import Device, Model
 from kanna.terminal.completing import DTYPES, one_of
@@ -41,8 +40,8 @@ def generate(
 ) -> None:
     """Continue a prompt greedily, side by side with another model if asked."""
     check_paths([model] if against is None else [model, against])
-    if dtype not in (AS_STORED, *get_args(DType)):
-        raise InputError(f"dtype {dtype!r} is unknown", f"choose {AS_STORED}, {', '.join(get_args(DType))}")
+    if dtype not in (AS_STORED, *DTYPES):
+        raise InputError(f"dtype {dtype!r} is unknown", f"choose {AS_STORED}, {', '.join(DTYPES)}")
     from kanna.tasks.scorers.generation import generate as write
 
     with session.progress() as progress:

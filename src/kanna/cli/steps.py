@@ -54,8 +54,7 @@ def step_verb(method: Method) -> Callable[..., None]:
         check_paths([model], [*judging.task, calibration])
         check_out(out, force or resume or dry_run, not dry_run and method.folder_inside(config) is None)
         criteria = judging.criteria()
-        if criteria is None and evaluation.metric is not None:
-            raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
+        evaluation.check_metric(has_task=criteria is not None)
         if isinstance(config, Configuration):
             config.check_given(has_text=calibration is not None)
         from kanna.runs.request import Call, asked

@@ -1,11 +1,14 @@
 """Where and in what numbers to compute, as the user names them."""
 
+from typing import get_args
+
 import torch
 
+from kanna.configuration import DType
 from kanna.errors import InputError
 from kanna.models.device_names import check_device_name
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(DType)}
 
 
 def device_of(name: str) -> torch.device:

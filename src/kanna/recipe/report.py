@@ -10,7 +10,7 @@ from kanna.reporting.report import TITLE, ReportResult
 
 
 def report(
-    directories: Sequence[str | Path],
+    directories: str | Path | Sequence[str | Path],
     out: str | Path = "report.html",
     *,
     title: str = TITLE,
@@ -22,7 +22,7 @@ def report(
     Equal results give equal bytes.
 
     Args:
-        directories: Folders that verbs wrote with --out, single results, and models of kanna.
+        directories: A folder that verbs wrote with --out, a single result or a model of kanna; or several.
         out: The HTML file; the Markdown lies beside it under the same name, and where a search is among the
             results its trials as NAME-trials.csv.
         title: Of the page.
@@ -35,6 +35,7 @@ def report(
     Raises:
         InputError: Something is missing, damaged or from a newer kanna, or `out` is not to be written.
     """
+    places = [directories] if isinstance(directories, str | Path) else directories
     return reporting.report(
-        directories, out, views=(*methods.views(), demo.VIEW), title=title, examples=examples, force=force
+        places, out, views=(*methods.views(), demo.VIEW), title=title, examples=examples, force=force
     )

@@ -71,7 +71,7 @@ class Criteria:
 def criteria_of(
     tasks: str | Path | Sequence[str | Path],
     max_drop: str | None = None,
-    guards: Sequence[str] = (),
+    guards: str | Sequence[str] = (),
     confidence: float = CONFIDENCE,
     accept_empty: bool = False,
 ) -> Criteria:
@@ -80,7 +80,7 @@ def criteria_of(
     Args:
         tasks: A file or `lm_eval:NAME`, or several.
         max_drop: Allowed on each: "1%" of the base's score, or "1pt"; None only measures.
-        guards: Tasks with drops of their own, such as "general.txt=3%".
+        guards: A task with a drop of its own, such as "general.txt=3%", or several.
         confidence: Of the verdict, one-sided.
         accept_empty: Let it pass where the base does no better than one constant answer.
 
@@ -100,7 +100,9 @@ def criteria_of(
     ]
     data = {"confidence": confidence, "tasks": lines, "accept_empty": accept_empty}
     read = validated(Tolerances, data, "criteria", 'such as criteria_of("app.jsonl", "1%")')
-    return criteria_from(replace(read, guards=tuple(map(_guard, guards))))
+    return criteria_from(
+        replace(read, guards=tuple(map(_guard, [guards] if isinstance(guards, str) else guards)))
+    )
 
 
 def read_criteria(path: str | Path) -> Criteria:

@@ -21,6 +21,7 @@ from kanna.runs.in_memory import evaluate_loaded
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory, warn_of_cache
 from kanna.tasks.data.rows import TABLES
+from kanna.tasks.data.scripts import goes_on_without_space
 from kanna.tasks.data.task import HARNESS, ROWS, Task, task_of
 from kanna.tasks.evaluate import Prepared, answers_of, score_text_of, writes
 from kanna.tasks.metrics.user_metric import parse_user_metric
@@ -30,8 +31,8 @@ from kanna.tasks.scorers.perplexity import Perplexity
 from kanna.tasks.verdict.floor import emptiness
 
 _WRITTEN = "-answers"
-# Of a text that stands for itself; no file has a longer name.
-_FEWEST_WORDS, _LONGEST_NAME = 2, 255
+# Of a text that stands for itself; the ends are the wide signs of a period, an exclamation and a question.
+_FEWEST_WORDS, _ENDS = 2, ("\u3002", "\uff01", "\uff1f")
 
 
 def evaluate(
@@ -72,8 +73,7 @@ def evaluate(
     check_type("options", options, EvalOptions, "write kanna.EvalOptions(...)")
     asked = options or EvalOptions()
     names, rows = _files_or_rows(tasks)
-    if asked.metric is not None and set(map(str, names)) <= set(map(str, texts)):
-        raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
+    asked.check_metric(has_task=not set(map(str, names)) <= set(map(str, texts)))
     read = None if rows is None else [task_of(rows, asked.limit)]
     loaded, tokens = model if isinstance(model, tuple) and len(model) == 2 else (model, tokenizer)
     if isinstance(loaded, nn.Module):
@@ -110,10 +110,23 @@ def _files_or_rows(
 
 def _is_sentence(given: object) -> bool:
     """Whether something is a text, rather than the name of a file or of a task."""
-    if not isinstance(given, str) or given.startswith(HARNESS) or len(given.split()) < _FEWEST_WORDS:
+    if not isinstance(given, str) or given.startswith(HARNESS) or not _has_words(given):
         return False
-    suffix = Path(given).suffix.lower()
-    return suffix not in (*TABLES, ".txt") and (len(given) > _LONGEST_NAME or not Path(given).exists())
+    return Path(given).suffix.lower() not in (*TABLES, ".txt") and not _is_there(Path(given))
+
+
+def _has_words(text: str) -> bool:
+    """Several words, a whole sentence, or words of a script that puts no spaces between them."""
+    if len(text.split()) >= _FEWEST_WORDS or text.endswith(_ENDS):
+        return True
+    return "/" not in text and any(goes_on_without_space(sign, "") for sign in text)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no file has so long a name
+        return False
 
 
 def _warned(evaluation: Evaluation) -> Evaluation:

@@ -193,8 +193,7 @@ def carry_out(
     started = time.perf_counter()
     if request.out is None and not request.dry_run:
         raise InputError("no output directory was given", "add --out DIR")
-    if request.criteria is None and request.options.metric is not None:
-        raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
+    request.options.check_metric(has_task=request.criteria is not None)
     ready = _prepare(request)
     if request.dry_run:
         planned = zip(request.calls, ready.plans, strict=True)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from kanna.configuration import Configuration, DType, setting
+from kanna.errors import InputError
 
 _HOW: JsonDict = {"group": "How it is scored"}
 
@@ -60,6 +61,11 @@ class EvalOptions(Configuration):
     dtype: DType = setting(
         "float32", "To compute in: float32, bfloat16, float16.", {**_HOW, "metavar": "NAME"}
     )
+
+    def check_metric(self, has_task: bool) -> None:
+        """Raise InputError for a metric that there is no task for."""
+        if self.metric is not None and not has_task:
+            raise InputError("a metric says nothing without a task", "add --task FILE, or leave --metric out")
 
 
 CONFIDENCE = 0.95

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from kanna.configuration import DType
+
 DEVICES = ("cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES: tuple[str, ...] = get_args(DType)
 Completion = Callable[[str], list[str]]
 
 

@@ -80,7 +80,9 @@ def test_what_is_no_task(shared_base, given, said):
 
 def test_results_show_themselves_in_a_line(shared_base, tmp_path, monkeypatch):
     monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
-    shown = repr(package.evaluate(shared_base, ROWS))
+    result = package.evaluate(shared_base, ROWS)
+    shown = repr(result)
+    assert str(result) == shown
     assert shown.startswith("<Evaluation of ") and " acc " in shown and len(shown) < 200
 
 
@@ -121,6 +123,48 @@ def test_texts_are_texts(shared_base, tmp_path, monkeypatch):
     assert score.records == rows.records
     with pytest.raises(InputError, match=r"no such file\.txt does not exist"):
         package.evaluate(shared_base, ["no such file.txt"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "東京は日本の首都であり、" * 30,
+        "東京は日本の首都です",
+        "GPT/4。",
+        "東京は日本の 首都であり、" * 12,
+        "w1 " * 200,
+        "ประเทศไทย",
+    ],
+)
+def test_a_text_is_one_in_any_script_and_of_any_length(shared_base, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (score,) = package.evaluate(shared_base, [text, "w1 w2 w3"]).scores
+    assert score.kind == "text" and score.rows
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("東京は日本の首都であり、" * 30, "東京は.*… cannot be read: File name too long"),
+        (["問題.jsonl"], r"問題\.jsonl does not exist"),
+        (["データ/問題"], "データ/問題 does not exist"),
+        (["a" * 300], "a… cannot be read: File name too long"),
+    ],
+)
+def test_names_of_files_that_are_not_there(shared_base, tmp_path, monkeypatch, given, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        package.evaluate(shared_base, given)
+
+
+def test_one_is_taken_where_several_are(tmp_path):
+    """One path of a report and one guard are not read letter by letter."""
+    with pytest.raises(InputError, match="results holds no results"):
+        (tmp_path / "results").mkdir()
+        package.report(str(tmp_path / "results"), tmp_path / "page.html")
+    alone, listed = (package.criteria_of("a.jsonl", "1%", one) for one in ("b.txt=3%", ["b.txt=3%"]))
+    assert alone == listed and [rule.task for rule in alone.rules] == ["a.jsonl", "b.txt"]
 
 
 @pytest.mark.parametrize(

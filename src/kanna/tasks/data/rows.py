@@ -76,6 +76,9 @@ class Row:
 
 TABLES = (*JSON_LINES, ".json", ".csv", ".tsv", ".parquet")
 _SPREADSHEETS = (*EXCEL, ".xls", ".ods", ".numbers")
+_A_FILE = "give a .jsonl, a .csv or a plain text file"
+# Characters of a name that cannot be one.
+_LONGEST_SHOWN = 80
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -136,9 +139,14 @@ def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 
 def check_there(path: Path) -> None:
-    """Raise InputError for a file of data that does not exist."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist", "give a .jsonl, a .csv or a plain text file")
+    """Raise InputError for a file of data that does not exist, or whose name or place cannot be looked at."""
+    try:
+        there = path.exists()
+    except OSError as error:  # too long for a name, or in a folder that is not to be entered
+        name = str(path) if len(str(path)) <= _LONGEST_SHOWN else f"{str(path)[:_LONGEST_SHOWN]}…"
+        raise InputError(f"{name} cannot be read: {error.strerror}", _A_FILE) from error
+    if not there:
+        raise InputError(f"{path} does not exist", _A_FILE)
 
 
 def read_data(path: Path) -> bytes:
