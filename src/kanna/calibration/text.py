@@ -7,14 +7,21 @@ from typing import Any
 
 from kanna.calibration.windows import Windows, packed, padded
 from kanna.checkpoint.reader import Checkpoint
-from kanna.tasks.data.rows import Row, read_rows
+from kanna.tasks.data.rows import Row, read_rows, rejoined
 from kanna.tasks.data.spoken import ASSISTANT, Message
+from kanna.tasks.scorers.architecture import check_joiner
 from kanna.tasks.tokens.chat import check_template, written
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 
 def windows_of(
-    checkpoint: Checkpoint, text: Path, tokens: int, context: int | None, seed: int, chat: bool = False
+    checkpoint: Checkpoint,
+    text: Path,
+    tokens: int,
+    context: int | None,
+    seed: int,
+    chat: bool = False,
+    joiner: str | None = None,
 ) -> Windows:
     """Windows of rows of text: joined and cut for models that predict the next token, else row by row.
 
@@ -24,14 +31,19 @@ def windows_of(
         seed: Of the choice of rows.
         chat: Prompts and conversations go through the chat template, with their right answers; rows of text
             are read as they stand.
+        joiner: What stands between prompt and answer where no template says so; see `joined`.
 
     Raises:
-        InputError: The file holds no sound rows, too few tokens, or there is no chat template.
+        InputError: The file holds no sound rows, too few tokens, there is no chat template, or it says itself
+            what a joiner says.
     """
     rows = read_rows(text)
     tokenizer = load_tokenizer(checkpoint.directory)
     length = context_length(checkpoint.config, tokenizer, context)
     questions = any(row.prompt for row in rows)
+    if joiner is not None and questions:
+        check_joiner(checkpoint.name, checkpoint.config, templated=chat)
+        rows = list(rejoined(rows, joiner))
     if predicts_next_token(checkpoint.config) and not questions:
         return packed(rows, tokenizer, tokens, length, seed)
     if not (chat and questions):

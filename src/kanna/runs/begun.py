@@ -7,6 +7,7 @@ from typing import Any
 # What is no setting -> what people call it.
 _CALLED = {
     "chat": "--chat",
+    "joiner": "--joiner",
     "base": "the model",
     "data": "the text or task that the step reads",
     "calibration": "the calibration text",

@@ -14,9 +14,10 @@ from kanna.errors import InputError
 from kanna.models.inventory import Inventory
 from kanna.runs.source import Source
 from kanna.tasks.data.overlap import shared
-from kanna.tasks.data.rows import Row, read_rows
+from kanna.tasks.data.rows import Row, read_rows, rejoined
 from kanna.tasks.data.split import split_rows
 from kanna.tasks.data.task import Task
+from kanna.tasks.scorers.architecture import check_joiner
 from kanna.tasks.scorers.classifier import classifies, labels_of, match
 from kanna.tasks.scorers.masked import fills_masks
 from kanna.tasks.tokens.cloze import Cloze, mask_token
@@ -91,7 +92,7 @@ class Data:
         validation: Of rows that are not learnt.
         replay: Of text.
         text: Of text that is not learnt, on which it is seen what is forgotten.
-        digest: sha256 of all files.
+        digest: sha256 of all files, and of what was put between prompts and answers.
     """
 
     train: Examples
@@ -117,11 +118,12 @@ class Data:
         )
 
 
-def read_data(source: Source, config: Asked, asked: Sequence[Task]) -> Data:
+def read_data(source: Source, config: Asked, asked: Sequence[Task], joiner: str | None = None) -> Data:
     """Read and check the files.
 
     Args:
         asked: Tasks that the result is judged on.
+        joiner: What stands between prompt and answer, as on those tasks; see `joined`.
 
     Raises:
         InputError: Whatever is wrong with the files, or rows that are asked, too.
@@ -146,8 +148,14 @@ def read_data(source: Source, config: Asked, asked: Sequence[Task]) -> Data:
     if config.validation is None:
         apart, kept = split_rows(rows, _SPLIT_OFF, config.seed % 2**63)
         train, validation = [train[i] for i in kept], [train[i] for i in apart]
-    made = _maker(source, config)
+    made = _maker(source, config, joiner)
+    if joiner is not None:
+        templated = config.chat or any(row.messages for row in (*rows, *held_rows))
+        check_joiner(source.name, source.checkpoint.config, templated)
+        replayed, text = list(rejoined(replayed, joiner)), list(rejoined(text, joiner))
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
+    if joiner is not None:
+        digest.update(b"joiner" + joiner.encode())
     learnt, held = _texts(made, replayed, text)
     with _told_where(config.data):
         examples = made.examples(train)
@@ -208,6 +216,7 @@ class _Maker:
         chat: Put prompts into the template.
         masks: The model fills masks.
         vocabulary: How many tokens the model has embeddings of.
+        joiner: What stands between prompt and answer.
     """
 
     tokenizer: Any
@@ -216,14 +225,18 @@ class _Maker:
     chat: bool
     masks: bool
     vocabulary: int | None
+    joiner: str | None
 
     def examples(self, numbered: Sequence[tuple[int, Row]]) -> Examples:
         """Of rows with their numbers in the file."""
         numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
         if self.masks:
-            return masked(rows, Cloze(self.tokenizer, self.length), self.vocabulary, numbers)
+            cloze = Cloze(self.tokenizer, self.length, joiner=self.joiner)
+            return masked(rows, cloze, self.vocabulary, numbers)
         if self.labels is None:
-            encoder = Encoder(self.tokenizer, self.length, self.chat, vocabulary=self.vocabulary)
+            encoder = Encoder(
+                self.tokenizer, self.length, self.chat, vocabulary=self.vocabulary, joiner=self.joiner
+            )
             return answered(rows, encoder, numbers)
         without = next((number for number, row in numbered if not row.choices), None)
         if without is not None:
@@ -244,7 +257,7 @@ class _Maker:
         return text_windows(rows, self.tokenizer, self.length, self.vocabulary).all
 
 
-def _maker(source: Source, config: Asked) -> _Maker:
+def _maker(source: Source, config: Asked, joiner: str | None) -> _Maker:
     loaded = source.checkpoint.config
     labels = labels_of(loaded) if classifies(loaded) else None
     masks = fills_masks(loaded)
@@ -267,4 +280,5 @@ def _maker(source: Source, config: Asked) -> _Maker:
     if config.chat and not getattr(tokenizer, "chat_template", None):
         raise InputError(f"{source.name} has no chat template", "leave out --chat")
     length = context_length(loaded, tokenizer, config.context)
-    return _Maker(tokenizer, length, labels, config.chat, masks, vocabulary_of(source.skeleton))
+    known = vocabulary_of(source.skeleton)
+    return _Maker(tokenizer, length, labels, config.chat, masks, known, joiner)

@@ -138,13 +138,20 @@ def recipe_text(request: Request) -> str:
         # the device stands in the recipe already
         if options := request.options.model_dump(mode="json", exclude_defaults=True, exclude={"device"}):
             recipe["evaluation"] = options
-    elif request.calibration is not None and request.options.chat:  # by which its rows were read
-        recipe["evaluation"] = {"chat": True}
+    elif read := _reading(request):
+        recipe["evaluation"] = read
     recipe["steps"] = [
         {call.method.name: call.config.model_dump(mode="json", exclude_defaults=True) | _required(call)}
         for call in request.calls
     ]
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+
+
+def _reading(request: Request) -> dict[str, Any]:
+    """How rows were read, where no task says it: those of the calibration text, and those that are learnt."""
+    options = request.options
+    chat = {"chat": True} if request.calibration is not None and options.chat else {}
+    return chat if options.joiner is None else {**chat, "joiner": options.joiner}
 
 
 def _required(call: Call) -> dict[str, Any]:

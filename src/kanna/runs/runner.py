@@ -246,8 +246,16 @@ def _prepare(request: Request) -> _Ready:
         raise InputError(f"{names} reads no calibration text", "leave calibration out")
     tasks = () if prepared is None else prepared.tasks
     cache = request.cache or cache_directory()
-    chat = request.options.chat
-    inputs = Inputs(calibration, device, cache, tasks=tasks, first=source.opened, chat=chat)
+    options = request.options
+    inputs = Inputs(
+        calibration,
+        device,
+        cache,
+        tasks=tasks,
+        first=source.opened,
+        chat=options.chat,
+        joiner=options.joiner,
+    )
     cache_limit(cache)  # refused now where it is no number
     return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
 
@@ -330,6 +338,8 @@ def _fingerprint(ready: _Ready) -> dict[str, Any]:
     }
     if later and ready.inputs.chat:
         facts["chat"] = True
+    if ready.inputs.joiner is not None:
+        facts["joiner"] = ready.inputs.joiner
     if ready.source.opened.scales is not None:
         facts["scales"] = ready.source.opened.identity
     return facts

@@ -40,6 +40,8 @@ class Inputs:
         tasks: What the result will be judged on: rows that must not be learnt.
         first: The model that the chain starts from.
         chat: Whether prompts go through the chat template, those of `calibration`, too.
+        joiner: What stands between prompt and answer on tasks, in `calibration` and in rows that are learnt;
+            see `kanna.tasks.data.rows.joined`.
     """
 
     calibration: Path | None = None
@@ -49,6 +51,7 @@ class Inputs:
     tasks: tuple[Task, ...] = ()
     first: Opened | None = None
     chat: bool = False
+    joiner: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ from kanna.tasks.scorers.answer import (
     score_answers,
     score_choices,
 )
-from kanna.tasks.scorers.architecture import check_model, check_task, class_of
+from kanna.tasks.scorers.architecture import NO_JOINER, check_joiner, check_model, check_task, class_of
 from kanna.tasks.scorers.classifier import ClassifierScorer, classifies, labels_of
 from kanna.tasks.scorers.masked import MaskedScorer, fills_masks
 from kanna.tasks.scorers.perplexity import Perplexity, score_text
@@ -61,7 +61,6 @@ _DEFAULT_METRIC = {
     RETRIEVAL: RECALL,
 }
 _NO_CHAT = "the tokenizer has a chat template, and prompts were read as they stand: --chat puts them into it"
-_NO_JOINER = "leave out --joiner"
 _STOP = ("\n",)
 WRITTEN = "exact"  # a metric of what is written
 
@@ -204,12 +203,10 @@ def prepare(
 
 def _check_joiner(checkpoint: Checkpoint | Loaded, tasks: Sequence[Task], options: EvalOptions) -> None:
     """Raise InputError where nothing stands between prompt and answer, or a template says what."""
-    if options.chat or any(task.templated for task in tasks):
-        raise InputError("what stands between prompt and answer is said by the chat template", _NO_JOINER)
-    if not (predicts_next_token(checkpoint.config) or fills_masks(checkpoint.config)):
-        raise InputError(f"{checkpoint.name} reads no answer behind a prompt", _NO_JOINER)
+    templated = options.chat or any(task.templated for task in tasks)
+    check_joiner(checkpoint.name, checkpoint.config, templated)
     if not any(task.kind in (CHOICE, ANSWER) for task in tasks):
-        raise InputError("--joiner is of rows with prompts and answers, and there are none", _NO_JOINER)
+        raise InputError("--joiner is of rows with prompts and answers, and there are none", NO_JOINER)
 
 
 def _check_harness(names: Sequence[str], options: EvalOptions) -> None:

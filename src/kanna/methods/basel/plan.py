@@ -184,7 +184,7 @@ def make_plan(source: Source, config: BaselConfig, inputs: Inputs) -> Plan:
     if config.keep is not None:
         _check_budget(config.keep, sizes, parameters)
     start = None if config.start is None else open_start(source, config.start, selected)
-    data = read_data(source, config, inputs.tasks)
+    data = read_data(source, config, inputs.tasks, inputs.joiner)
     sizes_of = [len(example) for example in data.train.all], [len(example) for example in data.replay]
     batches = mixed(*sizes_of, config.rows, config.replay_share, config.seed)
     parts = config.steps_of(batches.task.per_epoch)

@@ -40,7 +40,13 @@ class LowRankStep(Step[Plan]):
             return make_plan(source, config, _without_text(source, config))
         assert inputs.calibration is not None
         windows = windows_of(
-            source.checkpoint, inputs.calibration, config.tokens, config.context, config.seed, inputs.chat
+            source.checkpoint,
+            inputs.calibration,
+            config.tokens,
+            config.context,
+            config.seed,
+            inputs.chat,
+            inputs.joiner,
         )
         passes = _passes(source, windows, config)
         return _timed(make_plan(source, config, passes), inputs)
@@ -112,7 +118,7 @@ def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
     chosen = settings_for(source, config)
     if inputs.calibration is None or config.keep == 1.0:
         return make_plan(source, chosen, _without_text(source, chosen))
-    pairs = pairs_of(source, chosen, inputs.calibration)
+    pairs = pairs_of(source, chosen, inputs)
     return with_whole_model(make_plan(source, chosen, Passes(pairs, True, without=NO_GRADIENTS)))
 
 

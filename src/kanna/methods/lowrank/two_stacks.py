@@ -6,7 +6,6 @@ model is in memory, and each matrix is replaced for itself; nothing is fitted to
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +22,9 @@ from kanna.models.matrix import Matrix
 from kanna.runs.assemble import Factors, Piece, assemble
 from kanna.runs.blocks import block_file
 from kanna.runs.source import Source
-from kanna.runs.step import Job
+from kanna.runs.step import Inputs, Job
 from kanna.tasks.data.rows import read_rows
+from kanna.tasks.scorers.architecture import check_joiner
 from kanna.tasks.scorers.classifier import classifies
 from kanna.tasks.tokens.targets import decoder_start
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer
@@ -55,8 +55,19 @@ def settings_for(source: Source, config: LowRankConfig) -> LowRankConfig:
     )
 
 
-def pairs_of(source: Source, config: LowRankConfig, calibration: Path) -> Pairs:
-    """Prompts and answers from a file of rows."""
+def pairs_of(source: Source, config: LowRankConfig, inputs: Inputs) -> Pairs:
+    """Prompts and answers from a file of rows.
+
+    Raises:
+        InputError: A file that is not of such rows, or what no encoder-decoder is asked with.
+    """
+    assert inputs.calibration is not None
+    if inputs.chat:
+        raise InputError(
+            f"{source.name} is an encoder-decoder, which is asked in no chat", "leave out --chat"
+        )
+    if inputs.joiner is not None:
+        check_joiner(source.name, source.checkpoint.config, templated=False)
     if classifies(source.checkpoint.config):
         raise InputError(
             f"{source.name} is an encoder-decoder with a classification head, which is fitted to no text",
@@ -66,7 +77,7 @@ def pairs_of(source: Source, config: LowRankConfig, calibration: Path) -> Pairs:
     tokenizer = load_tokenizer(source.directory)
     length = context_length(source.checkpoint.config, tokenizer, config.context)
     start = decoder_start(settings, getattr(source.skeleton, "generation_config", None))
-    return paired(read_rows(calibration), tokenizer, start, config.tokens, length, config.seed)
+    return paired(read_rows(inputs.calibration), tokenizer, start, config.tokens, length, config.seed)
 
 
 def with_whole_model(plan: Plan) -> Plan:

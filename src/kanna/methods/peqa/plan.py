@@ -113,7 +113,7 @@ def make_plan(source: Source, config: TuneConfig, inputs: Inputs) -> Plan:
     _check_learns(source)
     if config.teacher is not None and config.loss != "kl":
         raise InputError("a teacher is learnt from with the loss kl", "add --loss kl, or leave --teacher out")
-    data = read_data(source, config, inputs.tasks)
+    data = read_data(source, config, inputs.tasks, inputs.joiner)
     sizes = [len(example) for example in data.train.all], [len(example) for example in data.replay]
     batches = mixed(*sizes, config.rows, config.replay_share, config.seed)
     notes = []

@@ -49,7 +49,8 @@ class QuantizeStep(Step[Plan]):
                 f"{source.inventory.architecture} has two stacks, which gptq does not take",
                 "leave out --calibration: minmax and mse need none",
             )
-        text = inputs.calibration, config.tokens, config.context, config.seed, inputs.chat
+        reading = inputs.chat, inputs.joiner
+        text = inputs.calibration, config.tokens, config.context, config.seed, *reading
         return make_plan(source, config, windows_of(source.checkpoint, *text), inputs)
 
     def apply(self, plan: Plan, job: Job) -> QuantizeChanges:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +344,13 @@ def joined(prompt: str, answer: str, joiner: str | None = None) -> str:
         return f"{prompt.rstrip(' ')}{joiner}{answer.lstrip(' ')}"
     there = prompt[-1:].isspace() or answer[:1].isspace()
     return prompt + answer if there or goes_on_without_space(prompt, answer) else f"{prompt} {answer}"
+
+
+def rejoined(rows: Sequence[Row], joiner: str) -> tuple[Row, ...]:
+    """The same, whose texts have something else between prompt and answer; conversations stay as they are."""
+    return tuple(
+        replace(row, text=joined(row.prompt, row.answer, joiner))
+        if row.prompt and row.answer and not row.messages
+        else row
+        for row in rows
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import InputError
-from kanna.tasks.data.rows import Row, joined, read_data, read_row, rows_of, task_kind
+from kanna.tasks.data.rows import Row, read_data, read_row, rejoined, rows_of, task_kind
 from kanna.tasks.records import TEXT
 
 HARNESS = "lm_eval:"
@@ -71,11 +71,7 @@ def task_of(rows: Sequence[Mapping[str, Any]], limit: int | None = None) -> Task
 
 def joined_by(task: Task, joiner: str) -> Task:
     """The same, whose rows read as with something else between prompt and answer."""
-    rows = tuple(
-        replace(row, text=joined(row.prompt, row.answer, joiner)) if row.prompt and row.answer else row
-        for row in task.rows
-    )
-    return replace(task, rows=rows)
+    return replace(task, rows=rejoined(task.rows, joiner))
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -15,6 +15,8 @@ from kanna.tasks.scorers.masked import fills_masks
 from kanna.tasks.tokens.cloze import mask_token
 from kanna.tasks.tokens.tokenizer import predicts_next_token
 
+NO_JOINER = "leave out --joiner"
+
 
 def check_model(
     name: str, config: Mapping[str, Any], tokenizer: Any, *, harness: bool, chat: bool, embeds: bool = False
@@ -55,6 +57,18 @@ def check_model(
 def class_of(config: Mapping[str, Any]) -> str:
     """Name of the class that a config.json is for."""
     return str((config.get("architectures") or [""])[0])
+
+
+def check_joiner(name: str, config: Mapping[str, Any], templated: bool) -> None:
+    """Raise InputError where nothing stands between prompt and answer, or a template says what.
+
+    Args:
+        templated: A chat template writes the rows.
+    """
+    if templated:
+        raise InputError("what stands between prompt and answer is said by the chat template", NO_JOINER)
+    if not (predicts_next_token(config) or fills_masks(config)):
+        raise InputError(f"{name} reads no answer behind a prompt", NO_JOINER)
 
 
 def check_task(name: str, config: Mapping[str, Any], task: Task, metric: str) -> None:
