@@ -1,8 +1,11 @@
 """Whether a model is cheaper to run than its base, in a sentence, with the noise of the measurement."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kanna.measure.results import FEWEST_PAIRS
+from kanna.reporting.benches import Key, keys
 from kanna.reporting.blocks import At, Cell, Figure, Part
 
 _UNMEASURED = (
@@ -11,65 +14,114 @@ _UNMEASURED = (
 _UNPRICED = " With kanna bench --price FILE this becomes money."
 
 
-def cheaper(new: tuple[str, int], base: tuple[str, int], benches: Sequence[At]) -> Cell:
-    """From the last bench of the two.
+def cheaper(new: Key, base: Key, benches: Sequence[At]) -> Cell:
+    """From the last bench of the two, whichever was measured against the other.
 
     Args:
         new: Name and bytes of the model.
         base: Of what it is compared with.
+        benches: The latest last.
     """
-    found = [at for at in benches if _of(at) == (new, base) and at.data["ratios"]]
+    found = [pair for at in benches if (pair := _pair_of(at, new, base)) is not None]
     if not found:
         return _UNMEASURED
-    at = found[-1]
-    return (*_speed(at), *(_money(at) or (_UNPRICED,)))
+    pair = found[-1]
+    speed = pair.speed()
+    return (*_told(speed), *(_money(pair, speed.is_clear) or (_UNPRICED,)))
 
 
-def _of(at: At) -> tuple[tuple[str, int], ...]:
-    return tuple((model["model"], model["bytes_on_disk"]) for model in at.data["models"])
+def _pair_of(at: At, new: Key, base: Key) -> "_Pair | None":
+    if not at.data["ratios"]:
+        return None
+    first, second = keys(at)
+    if new in first and base in second:
+        return _Pair(at, 0)
+    return _Pair(at, 1) if new in second and base in first else None
 
 
-def _speed(at: At) -> tuple[Part, ...]:
-    """Of the first setting, which is the one that costs are of."""
-    ratio = at["ratios"][0]
-    whole = ratio.get("request")
-    paired, what = (ratio["decode"], "decoding") if whole is None else (whole, "a request")
-    middle, low, high = paired.data
-    rounds = at.data["settings"].get("repeats", FEWEST_PAIRS)
-    between: tuple[Part, ...] = (paired[1].figure(f"{low:.2f}x"), " to ", paired[2].figure(f"{high:.2f}x"))
-    if rounds < FEWEST_PAIRS:
-        head: tuple[Part, ...] = (f"Cost: fewer than {FEWEST_PAIRS} rounds say nothing: {what} ",)
-    elif low > 1 or high < 1:
-        head = (_share(paired[0]), f": {what} ")
+@dataclass(frozen=True)
+class _Speed:
+    """Time of the base over that of the model: median and ends, and where they stand; above 1 is faster."""
+
+    what: str
+    values: tuple[float, float, float]
+    places: tuple[At, At, At]
+    rounds: int
+
+    @property
+    def is_clear(self) -> bool:
+        _, low, high = self.values
+        return self.rounds >= FEWEST_PAIRS and (low > 1 or high < 1)
+
+    def times(self, which: int) -> Figure:
+        return self.places[which].figure(f"{self.values[which]:.2f}x")
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A bench of two models, and which of them is the new one."""
+
+    at: At
+    new: int
+
+    def speed(self) -> _Speed:
+        """Of the first setting, which is the one that costs are of."""
+        ratio = self.at["ratios"][0]
+        whole = ratio.get("request")
+        paired, what = (ratio["decode"], "decoding") if whole is None else (whole, "a request")
+        rounds = self.at.data["settings"].get("repeats", FEWEST_PAIRS)
+        middle, low, high = paired.items()
+        places = (middle, low, high) if self.new == 0 else (middle, high, low)
+        one, two, three = (at.data if self.new == 0 else _inverse(at.data) for at in places)
+        return _Speed(what, (one, two, three), places, rounds)
+
+    def costs(self) -> tuple[At | None, At | None]:
+        """What was computed at the user's price, of the base and of the model."""
+        models = self.at["models"]
+        return models[1 - self.new].get("computed_cost"), models[self.new].get("computed_cost")
+
+
+def _inverse(ratio: float) -> float:
+    return 1 / ratio if ratio > 0 else math.inf
+
+
+def _told(speed: _Speed) -> tuple[Part, ...]:
+    if speed.is_clear:
+        head: tuple[Part, ...] = (_share(speed), f": {speed.what} ")
+    elif speed.rounds < FEWEST_PAIRS:
+        head = (f"Cost: fewer than {FEWEST_PAIRS} rounds say nothing: {speed.what} ",)
     else:
-        head = (f"Cost: no clear difference: {what} ",)
-    return (*head, paired[0].figure(f"{middle:.2f}x"), " as fast (", *between, ").")
+        head = (f"Cost: no clear difference: {speed.what} ",)
+    return (*head, speed.times(0), " as fast (", speed.times(1), " to ", speed.times(2), ").")
 
 
-def _share(at: At) -> Figure:
+def _share(speed: _Speed) -> Figure:
     """Time is money: what a token costs falls as its time does."""
-    saved = 100 * (1 - 1 / at.data)
-    return at.figure(f"{abs(saved):.1f} % {'cheaper' if saved > 0 else 'dearer'}")
+    saved = 100 * (1 - 1 / speed.values[0])
+    return speed.places[0].figure(f"{abs(saved):.1f} % {'cheaper' if saved > 0 else 'dearer'}")
 
 
-def _money(at: At) -> tuple[Part, ...]:
-    """What was computed at the user's price, of the base and of the model."""
-    new, base = (model.get("computed_cost") for model in at["models"].items()[:2])
+def _money(pair: _Pair, clear: bool) -> tuple[Part, ...]:
+    """What the base costs, and what the model does where it clearly differs."""
+    base, new = pair.costs()
     if new is None or base is None:
         return ()
     currency = new.data["currency"]
-    spent: list[Part] = [" ", *_pair(base["per_million_tokens"], new["per_million_tokens"], currency)]
+    spent: list[Part] = [" " if clear else " The base costs "]
+    spent += _step(base["per_million_tokens"], new["per_million_tokens"] if clear else None, currency)
     spent.append(" per million tokens written")
     before, after = base.get("per_thousand_requests"), new.get("per_thousand_requests")
     if before is not None and after is not None:
-        setting = at["models"][0]["settings"][0].data
-        written = at.data["settings"].get("new_tokens")
-        spent += [", ", *_pair(before, after, currency), " per 1,000 requests"]
+        setting = pair.at["models"][0]["settings"][0].data
+        written = pair.at.data["settings"].get("new_tokens")
+        spent += [", ", *_step(before, after if clear else None, currency), " per 1,000 requests"]
         spent.append(f" of {setting['context']:,} tokens read and {written:,} written" if written else "")
     return (*spent, ".")
 
 
-def _pair(before: At, after: At, currency: str) -> tuple[Part, ...]:
+def _step(before: At, after: At | None, currency: str) -> tuple[Part, ...]:
+    if after is None:
+        return (before.figure(money(before.data, currency)),)
     return (before.figure(money(before.data)), " → ", after.figure(money(after.data, currency)))
 
 

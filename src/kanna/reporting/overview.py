@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanna.reporting import charts
+from kanna.reporting.benches import Key, keys
 from kanna.reporting.blocks import MEASURED, At, Block, Cell, Chart, Section, Table
 from kanna.reporting.wording import percent, seconds, size, units
 from kanna.tasks.metrics.shown import is_share, shown
@@ -15,8 +16,6 @@ from kanna.tasks.metrics.shown import is_share, shown
 Setting = tuple[int, int]
 # Lowest and highest that a time may be, over the one measured.
 Noise = tuple[float, float]
-# Name and bytes: what tells two models apart whose directories are called alike.
-Key = tuple[str, int]
 # The worst judgement on a model is the one that its mark shows.
 _WORST_FIRST = ("fail", "undecided", "pass", "base", "")
 
@@ -112,25 +111,24 @@ def _common_setting(benches: Sequence[At]) -> Setting | None:
 
 def _latencies(benches: Sequence[At], setting: Setting) -> dict[Key, At]:
     """Model -> the median of its decode step; the last bench counts."""
-    latencies = {}
+    latencies: dict[Key, At] = {}
     for at in benches:
-        for model in at["models"].items():
+        for known, model in zip(keys(at), at["models"].items(), strict=True):
             for place in model["settings"].items():
                 if (place.data["batch"], place.data["context"]) == setting:
-                    key = (model.data["model"], model.data["bytes_on_disk"])
-                    latencies[key] = place["measured"]["decode"]["p50"]
+                    latencies |= dict.fromkeys(known, place["measured"]["decode"]["p50"])
     return latencies
 
 
 def _noise(benches: Sequence[At], setting: Setting) -> dict[Key, Noise]:
     """Model -> the interval of its speed against its base, paired by round, about what was measured."""
-    noise = {}
+    noise: dict[Key, Noise] = {}
     for at in benches:
-        model = at.data["models"][0]
+        known = keys(at)[0]
         for ratio in at.data["ratios"]:
             middle, low, high = ratio["decode"]
             if (ratio["batch"], ratio["context"]) == setting and low > 0:
-                noise[model["model"], model["bytes_on_disk"]] = (middle / high, middle / low)
+                noise |= dict.fromkeys(known, (middle / high, middle / low))
     return noise
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kanna.reporting import costs
+from kanna.reporting.benches import in_time
 from kanna.reporting.blocks import At, Page
 from kanna.reporting.comparison import comparison, evaluation
 from kanna.reporting.lineage import lineage
@@ -26,14 +27,14 @@ def page(sources: Sequence[Source], title: str, views: Sequence[View] = ()) -> P
     # A model whose directory holds how it was found may have a card of that.
     carded = [view.key for view, (cards, _) in zip(views, drawn, strict=True) if view.key and cards]
     unseen = [at for at in models if not any(at.get(key) for key in carded)]
-    first = overview(compared, benches)
+    first = overview(compared, in_time(benches))
     sections = [
         *(comparison(at, name) for at, name in zip(compared, titles(compared), strict=True)),
         *(section for _, group in drawn for section in group),
         *(evaluation(at) for source, at in places if source.kind == "eval"),
         *(costs.bench(at) for at in benches),
     ]
-    cards = verdicts(compared, unseen, tested, benches)
+    cards = verdicts(compared, unseen, tested, in_time(benches))
     # What ends a page ends its print, too: not with a legend alone.
     sections = [*first, *sections, *words(cards, [*first, *sections]), *map(lineage, models)]
     data = {source.name: source.data for source in sources}

@@ -38,6 +38,12 @@ def card(text: str) -> str:
     return text.partition("\n## ")[0].replace("\\", "")
 
 
+def cost(said: str) -> str:
+    """The one line that tells of speed and cost."""
+    (line,) = [line for line in card(said).splitlines() if " as fast " in line]
+    return line
+
+
 def test_clearly_faster_is_cheaper_in_per_cent_and_in_the_user_s_money(tmp_path: Path) -> None:
     """1.25 times as fast is 1 - 1/1.25 = 20 % less time, which is what a request costs."""
     one = bench((1.25, 1.1, 1.3), currency="EUR", per_thousand_requests=0.004)
@@ -52,14 +58,58 @@ def test_slower_is_dearer(tmp_path: Path) -> None:
 
 
 def test_where_speed_shows_no_difference_there_is_no_cheaper(tmp_path: Path) -> None:
-    said = card(page(tmp_path, bench((1.25, 0.9, 1.6), currency="EUR", per_thousand_requests=0.004)))
+    said = cost(page(tmp_path, bench((1.25, 0.9, 1.6), currency="EUR", per_thousand_requests=0.004)))
     assert "Cost: no clear difference: a request 1.25x as fast (0.90x to 1.60x)" in said
-    assert "cheaper" not in said
+    assert "cheaper" not in said and "→" not in said and "0.500" not in said
+    assert "The base costs 0.625 EUR per million tokens written, 0.00500 EUR per 1,000 requests of" in said
 
 
 def test_few_rounds_say_nothing(tmp_path: Path) -> None:
-    said = card(page(tmp_path, bench((1.25, 1.1, 1.3), repeats=3)))
+    said = cost(page(tmp_path, bench((1.25, 1.1, 1.3), repeats=3, currency="EUR")))
     assert "fewer than 6 rounds say nothing" in said and "cheaper" not in said
+    assert "→" not in said and "The base costs 0.625 EUR per million tokens written." in said
+
+
+def turned(found: Any) -> Any:
+    """As `kanna bench BASE --against MODEL` writes it."""
+    found["models"].reverse()
+    for kind in ("request", "decode"):
+        middle, low, high = found["ratios"][0][kind]
+        found["ratios"][0][kind] = [1 / middle, 1 / high, 1 / low]
+    return found
+
+
+def test_a_base_that_was_measured_against_the_model_tells_the_same(tmp_path: Path) -> None:
+    one = bench((1.25, 1.1, 1.3), currency="EUR", per_thousand_requests=0.004)
+    straight = cost(page(tmp_path / "a", one))
+    assert cost(page(tmp_path / "b", turned(one))) == straight and "20.0 % cheaper" in straight
+
+
+def test_directories_that_are_called_alike_are_found_by_their_bytes(tmp_path: Path) -> None:
+    one = bench((1.25, 1.1, 1.3))
+    one["models"][0]["model"], one["models"][1]["model"] = "new/demo", "old/demo"
+    within = samples.decision("pass", -0.0012, (-0.0049, 0.0021), -0.01)
+    both = samples.comparison("demo", "pass", [samples.task("q.jsonl", 0.99, 0.985, within)])
+    both["base"]["model"] = "demo"
+
+    def said(place: Path) -> str:
+        samples.write(place, compared=both, bench=one)
+        return report([place], place / "p.html").markdown.read_text(encoding="utf-8")
+
+    told = said(tmp_path / "a")
+    assert "20.0 % cheaper" in card(told) and "1.7 MB, 2.3 ms a decode step" in told
+    for model in one["models"]:
+        model["bytes_on_disk"] = NEW
+    both["base"]["bytes"] = NEW
+    assert "Speed and cost: not measured" in card(said(tmp_path / "b")), "nobody knows which is which"
+
+
+def test_of_several_benches_the_one_that_was_finished_last_counts(tmp_path: Path) -> None:
+    times = ("2026-03-02T10:00:00+00:00", "2026-03-02T11:30:00+02:00", None)
+    many = [
+        bench((speed, 1.1, 3.0)) | {"finished": at} for speed, at in zip((2.0, 1.25, 1.6), times, strict=True)
+    ]
+    assert "50.0 % cheaper" in card(page(tmp_path, *many))
 
 
 def test_a_currency_that_nobody_wrote_is_not_made_up(tmp_path: Path) -> None:
