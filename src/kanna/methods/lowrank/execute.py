@@ -1,14 +1,14 @@
 """Carry a plan out: gradients, survey, ranks, replacement. Every stage's result is a file; none is redone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from itertools import count, takewhile
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanna.calibration.walker import Walker, batches_of
 from kanna.calibration.windows import Windows
@@ -44,7 +44,7 @@ class Outcome:
         visits: How often a block was run; of each there is a probe.
         unfelt: Names of matrices whose outputs the loss does not feel.
         unread: Names of matrices that read nothing on this text.
-        survey: What each matrix loses at every rank; None where nobody looked.
+        energies: Of what was looked at, by matrix name: (r,) float64, weighed for comparison of matrices.
     """
 
     forms: Mapping[str, Form]
@@ -53,7 +53,7 @@ class Outcome:
     visits: int = 0
     unfelt: Sequence[str] = ()
     unread: Sequence[str] = ()
-    survey: Survey | None = None
+    energies: Mapping[str, Tensor] = field(default_factory=dict)
 
     def shapes(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Full parameter name -> dtype and shape, of all blocks."""
@@ -91,24 +91,25 @@ def execute(job: Job, plan: Plan) -> Outcome:
         )
     decomposing = Decomposing(walker, plan.selected, config, plan.stored, source.dtype)
     shared = Workspace(cache / statistics_key(plan, source.hash, device, by_block))
-    with _held(shared):
+    with ExitStack() as held:  # to the end: nobody removes from the cache what is still to be read
+        held.enter_context(_held(shared))
         if by_block:
             anchored = config.method == "anchored"
             kept = kept_dtype(source.checkpoint)
             walk = BackwardWalk(walker, decomposing, plan.windows, shared, anchored, kept)
             survey, gradients = walk.run(job.progress)
         else:
-            gradients = _gradients(job, plan, cache, source.whole(device)) if config.needs_gradients else {}
+            gradients = _gradients(job, plan, cache, held) if config.needs_gradients else {}
             survey = _survey(decomposing, plan, gradients, shared, job.progress)
-    unread = _unread(plan, survey)
-    ranks = plan.ranks
-    if ranks is None:
-        read = [matrix for matrix in plan.selected if matrix.name not in unread]
-        ranks = allocate(read, survey.energies(), config, plan.stored)
-    ranks = {matrix.name: None if matrix.name in unread else ranks[matrix.name] for matrix in plan.selected}
-    replacement = Replacement(walker, plan, ranks, gradients, survey, job.workspace, source.dtype)
-    replace_blocks(replacement, job.progress)
-    return _outcome(job, plan, ranks, survey, unread)
+        unread = _unread(plan, survey)
+        ranks = plan.ranks
+        if ranks is None:
+            read = [matrix for matrix in plan.selected if matrix.name not in unread]
+            ranks = allocate(read, survey.energies(), config, plan.stored)
+        ranks = {m.name: None if m.name in unread else ranks[m.name] for m in plan.selected}
+        replacement = Replacement(walker, plan, ranks, gradients, survey, job.workspace, source.dtype)
+        replace_blocks(replacement, job.progress)
+        return _outcome(job, plan, ranks, survey, unread)
 
 
 def _outcome(
@@ -118,8 +119,9 @@ def _outcome(
     notes = [job.workspace.note(block_file(layer)) for layer in range(len(plan.inventory.blocks))]
     forms = {path: from_json(data) for note in notes for path, data in note["forms"].items()}
     visits = 0 if plan.tried is None else len(plan.tried.visits)
-    unfelt = () if survey is None else survey.unfelt()
-    return Outcome(forms, ranks, job.workspace, visits, unfelt, unread, survey)
+    if survey is None:
+        return Outcome(forms, ranks, job.workspace, visits, unread=unread)
+    return Outcome(forms, ranks, job.workspace, visits, survey.unfelt(), unread, survey.energies())
 
 
 def _unread(plan: Plan, survey: Survey) -> tuple[str, ...]:
@@ -168,29 +170,32 @@ def _name_of(
     return lineage.digest_of(facts)[:24]
 
 
-def _gradients(
-    job: Job, plan: Plan, cache: Path, whole: Callable[[], nn.Module]
-) -> Mapping[str, OutputGradients]:
-    """Output gradients by module path, from the cache where they are."""
+def _gradients(job: Job, plan: Plan, cache: Path, held: ExitStack) -> Mapping[str, OutputGradients]:
+    """Output gradients by module path of a model in memory, from the cache where they are.
+
+    Args:
+        held: Holds their place in the cache.
+    """
     config, device = plan.config, job.inputs.device
     modules = list(dict.fromkeys(matrix.module for matrix in plan.selected))
     used = plan.windows.limited(config.gradient_tokens)
     fisher = config.method == "fwsvd"
     facts = {"modules": modules, "fisher": fisher}
     shared = Workspace(cache / _name_of(used, job.source.hash, config, device, facts))
-    with _held(shared):
-        if not shared.has(_GRADIENTS):
-            batches = batches_of(plan.trial, used, used.at_once(config.batch))
-            total = len(batches)
-            sums: Sums = {}
-            job.progress("gradients", 0, total)
-            for done, so_far in output_gradients(whole(), modules, batches, config.seed, fisher):
-                job.progress("gradients", done, total)
-                sums = so_far
-            check_gradients(sums)
-            tensors = {f"{path}:second": value.second.float() for path, value in sums.items()}
-            tensors |= {f"{path}:fisher": value.fisher for path, value in sums.items()}
-            shared.save(_GRADIENTS, tensors, {path: value.count for path, value in sums.items()})
+    held.enter_context(_held(shared))
+    if not shared.has(_GRADIENTS):
+        model = job.source.whole(device)()
+        batches = batches_of(plan.trial, used, used.at_once(config.batch))
+        total = len(batches)
+        sums: Sums = {}
+        job.progress("gradients", 0, total)
+        for done, so_far in output_gradients(model, modules, batches, config.seed, fisher):
+            job.progress("gradients", done, total)
+            sums = so_far
+        check_gradients(sums)
+        tensors = {f"{path}:second": value.second.float() for path, value in sums.items()}
+        tensors |= {f"{path}:fisher": value.fisher for path, value in sums.items()}
+        shared.save(_GRADIENTS, tensors, {path: value.count for path, value in sums.items()})
     return StoredGradients(shared, [_GRADIENTS])
 
 

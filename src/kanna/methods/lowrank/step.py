@@ -1,7 +1,10 @@
 """The step `lowrank`: what the runner asks of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from torch import Tensor
 
 from kanna.calibration.text import windows_of
 from kanna.calibration.walker import Walker
@@ -13,7 +16,6 @@ from kanna.methods.lowrank.enough import enough
 from kanna.methods.lowrank.execute import Outcome, execute
 from kanna.methods.lowrank.in_memory import backward_memory, fits_in_memory
 from kanna.methods.lowrank.plan import Passes, Plan, make_plan
-from kanna.methods.lowrank.survey import Survey
 from kanna.methods.lowrank.two_stacks import NO_GRADIENTS, pairs_of, settings_for, with_whole_model
 from kanna.reporting.blocks import MEASURED, Table
 from kanna.reporting.wording import percent, some
@@ -65,7 +67,7 @@ class LowRankStep(Step[Plan]):
             ranks=outcome.ranks,
             unfelt=tuple(outcome.unfelt),
             unread=tuple(outcome.unread),
-            survey=outcome.survey,
+            energies=outcome.energies,
         )
 
     def describe(self, plan: Plan, changes: Changes) -> Description:
@@ -98,9 +100,7 @@ class LowRankStep(Step[Plan]):
 
     def advise(self, plan: Plan, changes: Changes, share: float) -> str | None:
         assert isinstance(changes, LowRankChanges)
-        if changes.survey is None or not changes.survey.blocks:
-            return None
-        return enough(plan, changes.survey.energies(), changes.ranks, share)
+        return enough(plan, changes.energies, changes.ranks, share) if changes.energies else None
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class LowRankChanges(Changes):
     ranks: Ranks = field(default_factory=dict)
     unfelt: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
-    survey: Survey | None = None
+    energies: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
