@@ -5,12 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What is installed: kanna with what it needs; that and the tools of developers.
-USER := $(VENV)/.user
-DEV := $(VENV)/.dev
+FOR_USERS := $(VENV)/.user
+FOR_DEVELOPERS := $(VENV)/.dev
 
 .PHONY: demo test lint unit integration minutes clean
 
-demo: $(USER)
+demo: $(FOR_USERS)
 	@echo "making the model that is shipped here smaller in eleven ways: about half a minute"
 	$(BIN)/kanna demo --out demo-out --force
 	@echo
@@ -20,23 +20,23 @@ demo: $(USER)
 
 test: lint unit integration
 
-lint: $(DEV)
+lint: $(FOR_DEVELOPERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-unit: $(DEV)
+unit: $(FOR_DEVELOPERS)
 	$(BIN)/pytest tests/unit -n 2 -m "not minutes"
 
-minutes: $(DEV)
+minutes: $(FOR_DEVELOPERS)
 	$(BIN)/pytest tests/unit -m minutes
 
-integration: $(DEV)
+integration: $(FOR_DEVELOPERS)
 	@if [ -d ../shared/zoo ]; then $(BIN)/pytest tests/integration; \
 	else echo "../shared is not here: the integration tests are skipped"; fi
 
-$(USER): pyproject.toml constraints.txt
+$(FOR_USERS): pyproject.toml constraints.txt
 	@echo "installing kanna into $(VENV): some minutes, by your network; most of it is torch"
 	@began=$$(date +%s); test -d $(VENV) || $(PYTHON) -m venv $(VENV); \
 	$(BIN)/pip install --quiet --constraint constraints.txt torch && \
@@ -44,7 +44,7 @@ $(USER): pyproject.toml constraints.txt
 	echo "installed in $$(( $$(date +%s) - began )) seconds: $$(du -sh $(VENV) | cut -f1)"
 	@touch $@
 
-$(DEV): $(USER)
+$(FOR_DEVELOPERS): $(FOR_USERS)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -204,7 +204,7 @@ def show(name: str, row: dict[str, Any]) -> None:
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--text", required=True)
-    parser.add_argument("--tokenizer", type=Path, help="directory of one with at most 32,000 entries")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="of at most 32,000 entries")
     parser.add_argument("--journal", type=Path, default=Path("scale.jsonl"))
     parser.add_argument("--room", type=Path, default=Path(tempfile.gettempdir()) / "kanna-scale")
     parser.add_argument("--tokens", type=int, default=8192)
@@ -224,11 +224,12 @@ def main(given: Sequence[str] | None = None) -> None:
         known = {row["name"]: row for row in map(json.loads, arguments.journal.read_text().splitlines())}
     shapes = SHAPES + (FULL if arguments.full else [])
     shapes = [each for each in shapes if not arguments.shapes or each.name in arguments.shapes]
-    jobs: list[tuple[str, Shape | Path]] = [(str(path), path) for path in arguments.model]
-    jobs += [] if arguments.model else [(each.name, each) for each in shapes]
+    how = f"{arguments.tokens} tokens, keep {arguments.keep}"
+    jobs: list[tuple[str, Shape | Path]] = [(f"{path}, {how}", path) for path in arguments.model]
+    jobs += [] if arguments.model else [(f"{each.name}, {how}", each) for each in shapes]
     for name, wanted in jobs:
         if name not in known and time.monotonic() - began < 60 * arguments.minutes:
-            model = wanted if isinstance(wanted, Path) else arguments.room / f"model-{name}"
+            model = wanted if isinstance(wanted, Path) else arguments.room / "model"
             if isinstance(wanted, Shape):
                 shutil.rmtree(model, ignore_errors=True)
                 make(wanted, model, arguments.tokenizer)

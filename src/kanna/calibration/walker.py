@@ -50,7 +50,8 @@ class _Noting(Stub):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         # Parameters of the model among them would gather gradients where a block is trained.
         others = tuple(map(_detached, args)), {name: _detached(value) for name, value in kwargs.items()}
-        self.seen.append((hidden, Call((hidden, *others[0]), others[1])))
+        # Not the states: those of the first block would be kept to the end.
+        self.seen.append((hidden, Call((None, *others[0]), others[1])))
         return with_states(self.returned, hidden)
 
 
@@ -205,6 +206,10 @@ class Walker:
             for name, _ in module.named_parameters(prefix=path, recurse=False)
             if not name.startswith(blocks)
         ]
+        for path, module in self.model.named_modules():
+            if id(module) in inside and not path.startswith(blocks):
+                for name, buffer in module.named_buffers(recurse=False):
+                    module._buffers[name] = buffer.to(self.device)
         for path, module in filled:
             self._fill(module, path, recurse=False)
         empty = {name for name, value in self.model.named_parameters() if value.is_meta}

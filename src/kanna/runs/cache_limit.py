@@ -20,6 +20,7 @@ _SHARE = 0.1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 # A set of statistics is held by whoever uses it.
 LOCK = "lock"
+_GONE = ".gone"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def trim_cache(directory: Path) -> CacheTrimmed:
     limit = cache_limit(directory)
     entries = sorted(_entries(directory), key=lambda entry: entry.used)
     held, removed = sum(entry.bytes for entry in entries), 0
-    for entry in entries:
+    # One that alone is too large goes before all that fits.
+    for entry in sorted(entries, key=lambda entry: entry.bytes <= limit):
         if held - removed <= limit:
             break
         if _remove(entry.path):
@@ -100,12 +102,13 @@ def _remove(path: Path) -> bool:
         with contextlib.suppress(OSError):
             path.unlink()
         return not path.exists()
+    # Out of the way while nobody else can begin to use it; whoever waits makes it anew.
+    gone = path if path.name.endswith(_GONE) else path.with_name(f"{path.name}{_GONE}")
     try:
-        with FileLock(path / LOCK, timeout=0):
-            for inner in path.iterdir():
-                if inner.name != LOCK:
-                    shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
+        if gone != path:
+            with FileLock(path / LOCK, timeout=0):
+                path.rename(gone)
     except (Timeout, OSError):
         return False
-    shutil.rmtree(path, ignore_errors=True)
-    return True
+    shutil.rmtree(gone, ignore_errors=True)
+    return not gone.exists()

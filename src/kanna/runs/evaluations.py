@@ -17,6 +17,7 @@ from kanna.errors import InputError
 from kanna.heard import Listener, heard
 from kanna.progress import Progress
 from kanna.result import replace
+from kanna.runs.cache_limit import touch
 from kanna.runs.in_memory import evaluate_loaded
 from kanna.runs.opened import Opened
 from kanna.runs.places import cache_directory, warn_of_cache
@@ -247,6 +248,7 @@ class _Store:
             return None
         try:
             score = TaskScore.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            touch(path)
         except (OSError, ValueError):
             return None  # not there or damaged: it is computed and written again
         return replace(score, task=task.name) if len(score.records) == score.rows else None

@@ -21,6 +21,7 @@ from kanna.models.matrix import Matrix
 from kanna.models.selection import match
 from kanna.progress import Progress
 from kanna.result import Result, Several, Shown
+from kanna.runs.cache_limit import touch
 from kanna.runs.picture import check_picture
 from kanna.runs.places import usable_cache, warn_of_cache
 from kanna.runs.source import Source
@@ -231,6 +232,7 @@ def _stored(weight: Tensor, store: Workspace) -> Tensor:
     """Singular values, computed where they are not there."""
     name = f"{_digest(weight)}.safetensors"
     if store.has(name):
+        touch(store.directory / name)
         return store.load(name)["values"]
     values = singular_values(weight)
     try:

@@ -105,9 +105,18 @@ def work_directory(out: Path) -> Path:
 
 def free_bytes(out: Path) -> int:
     """On the disk that `out` lies on or will lie on."""
-    place = out.expanduser().absolute()
-    existing = next(parent for parent in (place, *place.parents) if parent.is_dir())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(out)).free
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two paths lie, or will lie, on one disk."""
+    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the first directory above it that is there."""
+    place = path.expanduser().absolute()
+    return next(parent for parent in (place, *place.parents) if parent.is_dir())
 
 
 def unfinished(out: str | Path) -> bool:

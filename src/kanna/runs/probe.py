@@ -14,7 +14,7 @@ from kanna.calibration.behind import behind_blocks, vocabulary_of
 from kanna.calibration.calls import body_call, ended, states_of
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows, random_windows
-from kanna.checkpoint.applied import ACTIVE
+from kanna.checkpoint.applied import ACTIVE, chosen
 from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.models.inventory import Inventory
@@ -77,7 +77,7 @@ def verify_output(
     fits = 5 * parameters <= psutil.virtual_memory().available
     if (not fits or (not wanted and 4 * parameters > _LARGE)) and inventory is not None:
         walker = Walker(Checkpoint.open(directory), inventory)
-        if walker.streams and scales == ACTIVE:
+        if walker.streams and walker.trial.has_logits and chosen(directory, scales) is None:
             return by_block(walker, recorded), None
     if not fits:
         return Verdict(

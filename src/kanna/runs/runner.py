@@ -37,7 +37,7 @@ from kanna.runs.in_the_way import refuse_existing, refuse_input
 from kanna.runs.next_steps import share_that_passes
 from kanna.runs.opened import Opened
 from kanna.runs.output import plan_layout, write_model
-from kanna.runs.places import cache_directory, usable_cache
+from kanna.runs.places import cache_directory, same_disk, unfinished, usable_cache
 from kanna.runs.probe import Verdict, verify_output
 from kanna.runs.record import Stages, run_record
 from kanna.runs.request import RECIPE, Call, Request, recipe_text
@@ -299,7 +299,7 @@ def _check_ready(ready: _Ready, replace: bool) -> None:
         if plan is not None:
             refuse_input(target, *plan.reads)
             _check_memory(plan)
-            _check_space(target, plan, ready.inputs.cache)
+            _check_space(ready.request, plan, ready.inputs.cache)
     _ = ready.source.hash  # reads all bytes; numbers that are not finite are named
 
 
@@ -308,9 +308,13 @@ def _check_memory(plan: Plan) -> None:
         check_memory(plan.memory, plan.less_memory)
 
 
-def _check_space(out: Path, plan: Plan, cache: Path) -> None:
+def _check_space(request: Request, plan: Plan, cache: Path) -> None:
     """Files of work fit beside the output and in the cache; the output is checked before it is written."""
-    if plan.changes_nothing:
+    out = request.target
+    if plan.changes_nothing or (request.resume and unfinished(out)):
+        return  # what goes on found room when it began, and has taken some of it
+    if same_disk(out, cache):
+        check_space(plan.work_bytes, out, f"work in {out.parent} and in {cache}", remedy=plan.less_space)
         return
     beside = plan.work_bytes if plan.beside_bytes is None else plan.beside_bytes
     check_space(beside, out, f"work in {out.parent}")

@@ -42,8 +42,8 @@ def render_run(console: Console, result: RunResult) -> None:
     if result.run:
         took, peak = duration(result.run["seconds"]), size(result.run["peak_memory_bytes"])
         console.print(f"took {took}, peak memory {peak}")
-        if (cache := result.run.get("cache")) and cache["bytes"]:
-            gone = f", {size(cache['removed_bytes'])} of older ones removed" if cache["removed_bytes"] else ""
+        if cache := result.run.get("cache"):
+            gone = f", {size(cache['removed_bytes'])} removed" if cache["removed_bytes"] else ""
             console.print(
                 f"left in the cache: {size(cache['bytes'])} of at most {size(cache['limit_bytes'])}{gone} "
                 "(kanna cache)"

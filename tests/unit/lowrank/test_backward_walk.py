@@ -1,6 +1,6 @@
 """One block in memory at a time: the sums are those of the whole model, and a killed walk goes on."""
 
-import itertools
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import kanna.calibration.behind as behind
-from kanna.calibration.statistics import InputStatistics, gathered
+from kanna.calibration.statistics import InputStatistics, add_products, gathered
 from kanna.calibration.walker import Walker, batches_of
 from kanna.calibration.windows import Windows
+from kanna.errors import InputError
 from kanna.forms import Dense
 from kanna.methods.lowrank.backward import BackwardWalk
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.gradients import OutputGradients
+from kanna.methods.lowrank.gradients import OutputGradients, packed, unpacked
 from kanna.methods.lowrank.in_memory import output_gradients
+from kanna.methods.lowrank.loss import embedded
 from kanna.methods.lowrank.survey import Decomposing, survey_file
 from kanna.models.selection import select
 from kanna.runs import workspace
@@ -123,9 +125,10 @@ def real_walk(
     return BackwardWalk(walker, decomposing, windows, Workspace(room), anchored, torch.bfloat16)
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
 @pytest.mark.parametrize("method", ["whitened", "anchored"])
 def test_killed_at_every_file_it_goes_on_to_the_same_bytes(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, windows = tiny.family("llama", tmp_path / "llama"), tiny.windows()
     config = config_of(method=method, align=1, select="all@1-")
@@ -138,12 +141,10 @@ def test_killed_at_every_file_it_goes_on_to_the_same_bytes(
     assert kinds == ({"curves", "outputs"} if anchored else {"survey"})
 
     write, room, killed, ran = workspace.save_whole, tmp_path / "killed", 0, []
-    left = itertools.count()
 
     def dies(path: Path, *given: Any) -> None:
         """The first time that a file is written: before, or behind it."""
         nonlocal killed
-        before = next(left) % 2 == 0
         if path.name not in seen:
             seen.add(path.name)
             killed += 1
@@ -224,3 +225,94 @@ def test_masked_tokens_do_not_change_what_matrices_read(tmp_path: Path) -> None:
     assert any(portion.felt and bool(portion.hidden.any()) for portion in walk.portions)
     assert not any(portion.felt and portion.read for portion in walk.portions)
     assert sum(len(portion.ids) for portion in walk.portions if portion.read) == len(windows.ids)
+
+
+def test_killed_while_it_removes_files_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under another method, which begins anew where the walk back has left it nothing."""
+    base, windows = tiny.family("llama", tmp_path / "llama"), tiny.windows()
+    configs = {method: config_of(method=method, align=1) for method in ("whitened", "anchored")}
+    expected = {}
+    for method, config in configs.items():
+        real_walk(base, windows, config, tmp_path / method, method == "anchored").run(lambda *_: None)
+        expected[method] = contents(tmp_path / method)
+    drop = workspace.Stream.drop
+    for killed in range(1, 40, 3):
+        room, left = tmp_path / f"killed-{killed}", [killed]
+
+        def dies(self: Any, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            drop(self)
+
+        monkeypatch.setattr(workspace.Stream, "drop", dies)
+        for method in ("whitened", "anchored", "whitened"):
+            with contextlib.suppress(Killed):
+                real_walk(base, windows, configs[method], room, method == "anchored").run(lambda *_: None)
+        monkeypatch.setattr(workspace.Stream, "drop", drop)
+        for method, config in configs.items():
+            real_walk(base, windows, config, room, method == "anchored").run(lambda *_: None)
+        found = contents(room)
+        for name, value in {**expected["whitened"]}.items():
+            assert found[name].equal(value)
+
+
+@pytest.mark.parametrize("lost", ["states", "hidden"])
+def test_without_a_file_that_it_needs_it_begins_anew(lost: str, tmp_path: Path) -> None:
+    base, windows = tiny.family("llama", tmp_path / "llama"), tiny.windows()
+    config, room = config_of(align=1), tmp_path / "room"
+    real_walk(base, windows, config, tmp_path / "whole", False).run(lambda *_: None)
+    walk = real_walk(base, windows, config, room, False)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == ("survey" if lost == "states" else "forward") and done == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        walk.run(stop)
+    left = sorted(room.glob(f"{lost}-*"))
+    left[0].write_bytes(left[0].read_bytes()[:100])
+    real_walk(base, windows, config, room, False).run(lambda *_: None)
+    found, expected = contents(room), contents(tmp_path / "whole")
+    assert found.keys() == expected.keys()
+    assert all(value.equal(expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_sums_in_files_are_half_and_the_same_again(width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(9, width, generator=generator)
+    second = torch.zeros(width, width, dtype=torch.float64)
+    add_products(second, rows)
+    second = second.tril() + second.tril(-1).T  # as far as rounding goes it is so anyway
+    held = packed(second)
+    assert held.numel() == width * (width + 1) // 2 and held.dtype == torch.float32
+    assert unpacked(held, width).equal(second.float().double())
+    if width > 1:
+        assert unpacked(packed(second.diagonal()), width).equal(second.diagonal().float().double())
+
+
+@pytest.mark.parametrize("name", ["bert_mlm", "roberta_classifier", "llama"])
+def test_nothing_outside_the_blocks_stays_on_another_device(name: str, tmp_path: Path) -> None:
+    """The meta device stands in for one that is not here."""
+    checkpoint, inventory = tiny.opened(tiny.family(name, tmp_path / name))
+    walker = Walker(checkpoint, inventory, torch.device("meta"))
+    assert any(not value.is_meta for _, value in walker.model.named_buffers())
+    with pytest.raises(InputError, match="lacks"):  # what lies there has no values
+        walker._fill_outside_blocks(heads=True)
+    blocks = f"{inventory.blocks_path}."
+    outside = [value for path, value in walker.model.named_buffers() if not path.startswith(blocks)]
+    assert all(value.is_meta for value in outside)
+
+
+def test_hidden_tokens_are_hidden_wherever_they_lie() -> None:
+    table = torch.nn.Embedding(5, 3)
+    model = torch.nn.Module()
+    model.table = table
+    model.get_input_embeddings = lambda: table  # type: ignore[assignment]
+    hidden = torch.tensor([[True, False]])
+    with embedded(model, hidden):
+        assert not table(torch.tensor([[1, 2]]))[0, 0].any()
+    table.to("meta")
+    with embedded(model, hidden):
+        assert table(torch.zeros((1, 2), dtype=torch.long, device="meta")).is_meta

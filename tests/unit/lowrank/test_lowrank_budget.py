@@ -55,7 +55,7 @@ def test_the_budget_is_met_and_more_of_it_never_predicts_a_larger_loss(
         plan, achieved = result.plan, result.figures["keep_selected"]
         assert keep - 0.005 <= achieved <= keep
         (first,) = (tmp_path / "cache/statistics").rglob("survey-000*")
-        energies = Survey(Workspace(first.parent), 2).energies()
+        energies = Survey(Workspace(first.parent), (0, 1)).energies()
         curves = [curve_of(matrix, energies[matrix.name], plan.config) for matrix in plan.selected]
         ranks = {matrix.name: result.figures["ranks"].get(matrix.name) for matrix in plan.selected}
         cost, loss = 0, 0.0

@@ -9,6 +9,7 @@ import tiny
 from killing import in_child, killed_and_resumed
 
 from kanna.errors import InputError
+from kanna.runs.cache_limit import LIMIT, trim_cache
 from kanna.runs.places import work_directory
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -202,3 +203,23 @@ def test_statistics_begun_by_another_method_are_not_taken_for_finished(
         tiny.compress(bases("llama"), root / "a/out", text, cache / begun, method=finished, **settings)
         tiny.compress(bases("llama"), root / "b/out", text, cache / "new", method=finished, **settings)
         assert tiny.hashes(root / "a/out") == tiny.hashes(root / "b/out")
+
+
+def test_what_a_run_still_reads_is_not_removed_from_the_cache(
+    bases: Base, text: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT, "0")
+    trimmed: list[int] = []
+
+    def other(stage: str, done: int, total: int) -> None:
+        """Another run ends while this one replaces blocks."""
+        if stage == "replace":
+            trimmed.append(trim_cache(cache).bytes)
+
+    for method in ("whitened", "anchored"):
+        result = tiny.compress(
+            bases("llama"), tmp_path / method, text, cache, keep=0.6, method=method, progress=other
+        )
+        assert result.passed and trimmed and all(trimmed)
+        assert not list((cache / "statistics").iterdir()), "it goes at the end"
+        trimmed.clear()

@@ -69,3 +69,19 @@ def test_a_model_that_does_not_fit_is_read_back_so(written: Path, monkeypatch: p
     assert verdict.passed and model is None
     verdict, model = probe.verify_output(written, inventory, None, 10**15)
     assert verdict.passed and model is None and checkpoint.bytes
+
+
+def test_what_has_no_logits_or_other_scales_is_read_back_whole(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block by block there is no such head, and no set of scales over the model."""
+    monkeypatch.setattr(probe, "_LARGE", 0)
+    base = tiny.family("mistral_model", tmp_path / "base")
+    result = tiny.compress(
+        base, tmp_path / "out", tiny.text(tmp_path / "t.jsonl"), tmp_path / "cache", keep=0.7
+    )
+    assert result.passed
+    _, inventory = tiny.opened(written.parent / "base")
+    monkeypatch.setattr(probe, "chosen", lambda *_: written)
+    _, model = probe.verify_output(written, inventory, None, inventory.parameters, wanted=False)
+    assert model is not None

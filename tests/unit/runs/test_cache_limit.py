@@ -72,3 +72,21 @@ def test_what_is_no_number_is_refused(cache: Path, word: str, monkeypatch: pytes
     monkeypatch.setenv(LIMIT, word)
     with pytest.raises(InputError, match="20GB"):
         trim_cache(cache)
+
+
+def test_a_run_that_waits_for_what_is_removed_makes_it_anew(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT, "0")
+    trim_cache(cache)
+    with FileLock(cache / "statistics/a" / LOCK):
+        (cache / "statistics/a/survey-000.safetensors").write_bytes(bytes(10))
+        assert trim_cache(cache).bytes == 10
+    assert not list((cache / "statistics").glob("*.gone"))
+
+
+def test_what_an_earlier_removal_left_goes_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT, "3000")
+    (cache / "statistics/a").rename(cache / "statistics/z.gone")
+    assert trim_cache(cache).removed == 1000
+    assert "z.gone" not in left(cache)

@@ -33,6 +33,8 @@ from kanna.methods.lowrank.gradients import (
     OutputGradients,
     Sums,
     check_gradients,
+    packed,
+    unpacked,
     watched,
 )
 from kanna.methods.lowrank.loss import embedded, hidden_tokens, kind_of, loss_of
@@ -120,24 +122,29 @@ class BackwardWalk:
         """
         if not all(map(self._is_done, self.by_layer)):
             at = self._back_from()
-            if any(at is not None and layer >= at and not self._is_done(layer) for layer in self.by_layer):
-                self._drop()  # a walk back of another method, which left other files
+            if at is not None and not self._goes_on(at):
+                self._drop()  # of a walk back of another method, or damaged
             hidden, calls = self._prologue()
             if self._back_from() is None:
                 self._forward(hidden, calls, progress)
                 self._loss(progress)
             self._back(calls, progress)
         self._drop()
-        survey = Survey(self.workspace, max(self.by_layer) + 1, self.kind)
+        survey = Survey(self.workspace, sorted(self.by_layer), self.kind)
         if not self.keeps_outputs:
             return survey, {}
         return survey, StoredGradients(self.workspace, [_outputs(layer) for layer in sorted(self.by_layer)])
 
     def _drop(self) -> None:
-        """Remove all that lies between blocks."""
-        for layer in range(self.blocks + 1):
-            for stream in (self._hidden(layer), self._states(layer), self._gradient(layer)):
-                stream.drop()
+        """Remove all that lies between blocks; first what says that there are states."""
+        for at in (self._gradient, self._hidden, self._states):
+            for layer in range(self.blocks + 1):
+                at(layer).drop()
+
+    def _goes_on(self, at: int) -> bool:
+        """Whether all that a walk back from block `at` on needs is there, and done what lies behind it."""
+        behind = all(self._is_done(layer) for layer in self.by_layer if layer >= at)
+        return behind and all(self._states(layer).exists() for layer in range(self.first, at))
 
     def _is_done(self, layer: int) -> bool:
         wanted = [survey_file(self.kind, layer), *([_outputs(layer)] if self.keeps_outputs else [])]
@@ -151,6 +158,8 @@ class BackwardWalk:
         """
         there = [layer for layer in range(self.blocks + 1) if self._hidden(layer).exists()]
         start = max(there, default=0)
+        if not all(self._states(layer).exists() for layer in range(self.first, min(start + 1, self.blocks))):
+            there, start = [], 0
         if not there:
             self._keep(0, hidden)
         for layer in range(start, self.blocks):
@@ -243,7 +252,7 @@ class BackwardWalk:
     def _decompose(self, layer: int, block: nn.Module, reads: Reads, sums: Sums) -> None:
         name = survey_file(self.kind, layer)
         if self.keeps_outputs:
-            tensors = {f"{path}:second": value.second.float() for path, value in sums.items()}
+            tensors = {f"{path}:second": packed(value.second) for path, value in sums.items()}
             tensors |= {f"{path}:fisher": value.fisher for path, value in sums.items()}
             counts = {path: value.count for path, value in sums.items()}
             self.workspace.save(_outputs(layer), tensors, counts)
@@ -289,7 +298,7 @@ class StoredGradients(Mapping[str, OutputGradients]):
     def __getitem__(self, path: str) -> OutputGradients:
         name, count = self._counts[path]
         second, fisher = self._shared.pick(name, (f"{path}:second", f"{path}:fisher"))
-        return OutputGradients(second.double(), fisher, count)
+        return OutputGradients(unpacked(second, len(fisher)), fisher, count)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._counts)

@@ -49,7 +49,7 @@ class LowRankConfig(Configuration):
     )
     allocation: Allocation | None = setting(
         None,
-        "How ranks are spread: global (where gradients fit in memory) or uniform.",
+        "How ranks are spread: global (where there are gradients) or uniform.",
         {**_NAME, "also": ["--allocate"]},
     )
     outputs: Literal["gradient", "equal"] | None = setting(
@@ -142,7 +142,7 @@ class LowRankConfig(Configuration):
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the resolved configuration needs a backward pass through the whole model."""
+        """Whether the resolved configuration needs a backward pass through all blocks."""
         return self.allocation == "global" or self.outputs == "gradient" or self.method == "fwsvd"
 
     @property

@@ -17,7 +17,7 @@ from kanna.forms import Form, from_json
 from kanna.linalg.allocation import Ranks
 from kanna.methods.lowrank.backward import BackwardWalk, StoredGradients
 from kanna.methods.lowrank.config import LowRankConfig
-from kanna.methods.lowrank.gradients import OutputGradients, Sums, check_gradients
+from kanna.methods.lowrank.gradients import OutputGradients, Sums, check_gradients, packed
 from kanna.methods.lowrank.in_memory import output_gradients
 from kanna.methods.lowrank.plan import Plan, kept_dtype
 from kanna.methods.lowrank.ranks import allocate
@@ -126,7 +126,7 @@ def _outcome(
 
 def _unread(plan: Plan, survey: Survey) -> tuple[str, ...]:
     """Names of selected matrices that read nothing on this text; of these nothing is known."""
-    if plan.config.method == "plain" or not survey.blocks:
+    if plan.config.method == "plain" or not survey.layers:
         return ()
     known = survey.energies()
     return tuple(matrix.name for matrix in plan.selected if matrix.name not in known)
@@ -193,7 +193,7 @@ def _gradients(job: Job, plan: Plan, cache: Path, held: ExitStack) -> Mapping[st
             job.progress("gradients", done, total)
             sums = so_far
         check_gradients(sums)
-        tensors = {f"{path}:second": value.second.float() for path, value in sums.items()}
+        tensors = {f"{path}:second": packed(value.second) for path, value in sums.items()}
         tensors |= {f"{path}:fisher": value.fisher for path, value in sums.items()}
         shared.save(_GRADIENTS, tensors, {path: value.count for path, value in sums.items()})
     return StoredGradients(shared, [_GRADIENTS])
@@ -218,5 +218,5 @@ def _survey(
     """The survey, unless nobody will look at it: anchored factors at ranks that are already decided."""
     anchored = plan.config.method == "anchored" and not plan.trial.repeated
     if plan.ranks is not None and anchored:
-        return Survey(shared, 0)
+        return Survey(shared, ())
     return run_survey(decomposing, plan.windows, gradients, shared, progress)

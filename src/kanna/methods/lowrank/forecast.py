@@ -69,6 +69,7 @@ class Shapes:
         width: Of the hidden states.
         kept: Bytes of a number of the states that are kept for the way back.
         bytes: Of a stored number.
+        by_block: Whether there is a backward pass, block by block.
     """
 
     inventory: Inventory
@@ -82,6 +83,7 @@ class Shapes:
     width: int
     kept: int
     bytes: int
+    by_block: bool
 
     @property
     def felt(self) -> int:
@@ -109,6 +111,8 @@ class Shapes:
     @property
     def streams(self) -> int:
         """Bytes of states and gradients between blocks."""
+        if not self.by_block:  # before and behind the block at hand
+            return 0 if self.config.method == "plain" else 2 * 4 * self.tokens * self.width
         count = len(self.inventory.blocks)
         return self.tokens * self.width * (self.kept * count + 4) + 2 * 4 * self.felt * self.width
 
@@ -126,7 +130,7 @@ class Shapes:
         """Bytes of the gradient sums that `anchored` keeps."""
         if self.config.method != "anchored" or not self.config.needs_gradients:
             return 0
-        return 4 * sum(_squared(width) for _, width in _modules(self.selected))
+        return 2 * sum(_squared(width) for _, width in _modules(self.selected))
 
     @cached_property
     def replaced(self) -> int:
@@ -154,11 +158,11 @@ def forecast(shapes: Shapes) -> Mapping[str, Stage]:
     """The stages of a run whose blocks are in memory one at a time, in their order."""
     config = shapes.config
     stages: dict[str, Stage] = {}
-    if config.needs_gradients:
+    if shapes.by_block:
         stages["forward"] = _forward(shapes)
         stages["loss"] = _loss(shapes)
         stages["survey"] = _survey(shapes)
-    elif config.method != "plain" and not _is_fitted_alone(shapes):
+    elif config.needs_gradients or (config.method != "plain" and not _is_fitted_alone(shapes)):
         stages["survey"] = _survey(shapes)
     stages["replace"] = _replace(shapes)
     return stages
@@ -174,6 +178,7 @@ def shapes_of(
     tokens: int,
     kept: int,
     stored_bytes: int,
+    by_block: bool,
 ) -> Shapes:
     """Shapes of a model and its text.
 
@@ -188,7 +193,18 @@ def shapes_of(
     vocabulary = int(text.get("vocab_size") or 0)
     count, length = windows
     return Shapes(
-        inventory, selected, stored, config, tokens, length, count, vocabulary, width, kept, stored_bytes
+        inventory,
+        selected,
+        stored,
+        config,
+        tokens,
+        length,
+        count,
+        vocabulary,
+        width,
+        kept,
+        stored_bytes,
+        by_block and config.needs_gradients,
     )
 
 

@@ -82,6 +82,23 @@ def row_metric(second: Tensor, matrix: Matrix) -> Tensor:
     return part if part.dim() == 1 else read_bias(part.T, matrix.view).T
 
 
+def packed(second: Tensor) -> Tensor:
+    """What a file holds of a sum (m, m) or (m,): float32, of a symmetric one the lower triangle."""
+    if second.dim() == 1:
+        return second.float()
+    return torch.cat([row[: index + 1] for index, row in enumerate(second.float())])
+
+
+def unpacked(held: Tensor, width: int) -> Tensor:
+    """The sum again, (m, m) or (m,) float64, from `packed`."""
+    if len(held) == width and width > 1:
+        return held.double()
+    second = torch.zeros(width, width, dtype=torch.float64)
+    for index, row in enumerate(held.split(list(range(1, width + 1)))):
+        second[index, : index + 1] = row
+    return second + second.tril(-1).T
+
+
 def _add(sums: Sums, path: str, inputs: Tensor | None, gradient: Tensor, mask: Tensor | None) -> None:
     rows = gradient.detach().reshape(-1, gradient.shape[-1])
     kept = rows if mask is None else rows[mask.reshape(-1).to(rows.device)]

@@ -72,7 +72,7 @@ def embedded(model: nn.Module, hidden: Tensor) -> Iterator[None]:
     def begin(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         found = output.detach()
         if hidden.any() and found.shape[:2] == hidden.shape:
-            found = torch.where(hidden[..., None], torch.zeros_like(found), found)
+            found = torch.where(hidden[..., None].to(found.device), torch.zeros_like(found), found)
         # Not a leaf: some models go on in place.
         return found.requires_grad_(True).clone()
 

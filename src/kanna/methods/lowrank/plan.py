@@ -171,7 +171,7 @@ class Passes:
     Args:
         windows: Calibration windows, or random tokens to verify with where there is no text.
         has_text: Whether they are text.
-        whole: Whether the model is in memory as a whole where gradients are wanted.
+        whole: Whether the model is in memory as a whole.
         backward: Bytes that a backward pass then needs.
         without: Why there are no gradients; empty where they can be had.
     """
@@ -230,6 +230,7 @@ def make_plan(source: Source, config: LowRankConfig, passes: Passes) -> Plan:
         tokens,
         kept,
         source.dtype(selected[0].module).itemsize,
+        has_text and not passes.whole and not inventory.has_decoder_apart,
     )
     stages = forecast(shapes)
     return Plan(
@@ -313,4 +314,4 @@ def _memory(
         widths = [m.out_features for m in inventory.matrices]
         outputs = 8 * sum(width**2 if width <= LARGEST_FULL_METRIC else width for width in widths)
         return max(most + 4 * inventory.parameters, passes.backward + outputs)
-    return most + (4 * inventory.parameters if trial is not None and trial.irregular else 0)
+    return most + (4 * inventory.parameters if passes.whole else 0)

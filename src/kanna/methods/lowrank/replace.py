@@ -143,7 +143,8 @@ def _surveyed(job: Replacement, block: Sides, chosen: Sequence[Matrix]) -> list[
         expand, reduce = full[matrix.name][0][:, :rank], full[matrix.name][1][:rank]
         gain = None
         if corrects_bias(job.config, matrix) and matrix.name in means:
-            mean, weight = means[matrix.name], weight_of(block.original, block.path, matrix).double()
+            weight = weight_of(block.original, block.path, matrix).double().to(expand.device)
+            mean = means[matrix.name]
             gain = weight @ mean - expand @ (reduce @ mean)
         new[matrix.name] = Factors(expand, reduce, gain, job.config.storage)
     return _install(job, block, chosen, new)

@@ -123,20 +123,28 @@ def _plan_of_two(source: Source, config: LowRankConfig, inputs: Inputs) -> Plan:
 
 
 def _without_text(source: Source, config: LowRankConfig) -> Passes:
-    return Passes(_random_probe(source, config), False, without="no calibration text")
+    whole = not source.inventory.has_decoder_apart and config.keep != 1.0 and not _streams(source)
+    return Passes(_random_probe(source, config), False, whole, without="no calibration text")
+
+
+def _streams(source: Source) -> bool:
+    """Whether the model's blocks come from its files one at a time."""
+    return Walker(source.checkpoint, source.inventory, trial=source.trial).streams
 
 
 def _passes(source: Source, windows: Windows, config: LowRankConfig) -> Passes:
     """One block in memory at a time where the model can be run so; else the whole of it, if it fits."""
+    whole = not _streams(source)
     if not source.trial.has_logits:
-        return Passes(windows, True, without=f"{source.inventory.architecture} has no logits and so no loss")
-    if Walker(source.checkpoint, source.inventory, trial=source.trial).streams:
+        without = f"{source.inventory.architecture} has no logits and so no loss"
+        return Passes(windows, True, whole, without=without)
+    if not whole:
         return Passes(windows, True)
     backward = backward_memory(source.checkpoint, windows, config.batch)
     if fits_in_memory(backward):
-        return Passes(windows, True, whole=True, backward=backward)
+        return Passes(windows, True, whole, backward)
     why = "the model cannot be run block by block, and does not fit in memory for a backward pass"
-    return Passes(windows, True, without=why)
+    return Passes(windows, True, whole, without=why)
 
 
 def _timed(plan: Plan, inputs: Inputs) -> Plan:

@@ -39,27 +39,25 @@ class Survey:
 
     Args:
         workspace: One file a block.
-        blocks: How many blocks have a file.
+        layers: The blocks that have a file.
         kind: "survey" for files with factors, "curves" for files without.
     """
 
     workspace: Workspace
-    blocks: int
+    layers: Sequence[int]
     kind: str = "survey"
 
     def energies(self) -> dict[str, Tensor]:
         """Matrix name -> (r,) float64, weighed for comparison between matrices."""
         energies: dict[str, Tensor] = {}
-        for layer in range(self.blocks):
-            name = survey_file(self.kind, layer)
-            if self.workspace.has(name):
-                energies |= _strip(self.workspace, name, "energy")
+        for layer in self.layers:
+            energies |= _strip(self.workspace, survey_file(self.kind, layer), "energy")
         return energies
 
     def unfelt(self) -> list[str]:
         """Names of matrices whose outputs the loss does not feel."""
-        names = (survey_file(self.kind, layer) for layer in range(self.blocks))
-        return [m for name in names if self.workspace.has(name) for m in self.workspace.note(name)["unfelt"]]
+        names = (survey_file(self.kind, layer) for layer in self.layers)
+        return [matrix for name in names for matrix in self.workspace.note(name)["unfelt"]]
 
     def means(self, layer: int) -> dict[str, Tensor]:
         """Matrix name -> (n,) mean input, of one block."""
@@ -185,7 +183,7 @@ def run_survey(
         progress("survey", last + 1, last + 1)
     for layer in range(last + 1):
         _stream(workspace, layer).drop()
-    return Survey(workspace, last + 1, kind)
+    return Survey(workspace, sorted(by_layer), kind)
 
 
 def gather(
