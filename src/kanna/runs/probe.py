@@ -26,7 +26,7 @@ TOLERANCE = 1e-3
 # Tokens of a probe where nothing was recorded.
 _LENGTH = 32
 # Bytes of a model in float32 from which on it is read back block by block, where nobody needs it whole.
-_LARGE = 2_000_000_000
+LARGE = 2_000_000_000
 # Rows on which what was written is compared with what was trained.
 _RECORDED = 4
 
@@ -75,7 +75,7 @@ def verify_output(
         The verdict, and the reloaded model in float32 for whoever goes on with it, or None.
     """
     fits = 5 * parameters <= psutil.virtual_memory().available
-    if (not fits or (not wanted and 4 * parameters > _LARGE)) and inventory is not None:
+    if (not fits or (not wanted and 4 * parameters > LARGE)) and inventory is not None:
         walker = Walker(Checkpoint.open(directory), inventory)
         if walker.streams and walker.trial.has_logits and chosen(directory, scales) is None:
             return by_block(walker, recorded), None

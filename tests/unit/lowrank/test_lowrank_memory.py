@@ -55,7 +55,7 @@ def model_of(depth: int, directory: Path) -> Path:
 def test_a_model_four_times_larger_than_what_a_run_may_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "_LARGE", 0)
+    monkeypatch.setattr(probe, "LARGE", 0)
     text, small = tiny.text(tmp_path / "text.jsonl"), model_of(1, tmp_path / "small")
     # What a library allocates once, such as its work space, is none of the run's.
     tiny.compress(small, tmp_path / "first", text, tmp_path / "cache", keep=0.7, align=8, select="down")

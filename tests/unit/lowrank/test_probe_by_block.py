@@ -62,7 +62,7 @@ def test_it_fails_what_is_wrong(what: str, written: Path, tmp_path: Path) -> Non
 
 def test_a_model_that_does_not_fit_is_read_back_so(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, inventory = tiny.opened(written.parent / "base")
-    monkeypatch.setattr(probe, "_LARGE", 0)
+    monkeypatch.setattr(probe, "LARGE", 0)
     verdict, model = probe.verify_output(
         written, inventory, recorded(written), inventory.parameters, wanted=False
     )
@@ -75,7 +75,7 @@ def test_what_has_no_logits_or_other_scales_is_read_back_whole(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Block by block there is no such head, and no set of scales over the model."""
-    monkeypatch.setattr(probe, "_LARGE", 0)
+    monkeypatch.setattr(probe, "LARGE", 0)
     base = tiny.family("mistral_model", tmp_path / "base")
     result = tiny.compress(
         base, tmp_path / "out", tiny.text(tmp_path / "t.jsonl"), tmp_path / "cache", keep=0.7

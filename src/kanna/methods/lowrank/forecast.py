@@ -17,6 +17,7 @@ from kanna.methods.lowrank.gradients import LARGEST_FULL_METRIC
 from kanna.methods.lowrank.ranks import highest_rank
 from kanna.models.inventory import Inventory
 from kanna.models.matrix import Matrix
+from kanna.runs.probe import LARGE
 
 # What Python, torch and transformers hold before anything is loaded.
 _PROGRAM = 650_000_000
@@ -165,6 +166,7 @@ def forecast(shapes: Shapes) -> Mapping[str, Stage]:
     elif config.needs_gradients or (config.method != "plain" and not _is_fitted_alone(shapes)):
         stages["survey"] = _survey(shapes)
     stages["replace"] = _replace(shapes)
+    stages["verify"] = _verify(shapes)
     return stages
 
 
@@ -291,6 +293,24 @@ def _replace(shapes: Shapes) -> Stage:
             most, precise = max(most, held + 24 * matrix.in_features**2), precise + floats + solve
             eigen += sizes
     return Stage(memory + most, products, precise, tuple(eigen), files + 16 * streams * shapes.width)
+
+
+def _verify(shapes: Shapes) -> Stage:
+    """Reading back what was written, with one window: whole where it is small, else by block."""
+    before = sum(shapes.stored[m.name].parameters(*m.shape) for m in shapes.selected)
+    left = shapes.inventory.parameters - before + shapes.replaced // shapes.bytes
+    states = 4 * shapes.length * shapes.width * (len(shapes.inventory.blocks) + 1)
+    files = float(shapes.bytes * left)
+    if 4 * left > LARGE:
+        tables = 4 * (1 if shapes.inventory.tied_embeddings else 2) * shapes.vocabulary * shapes.width
+        block = 4 * sum(matrix.parameters for matrix in shapes.largest)
+        most = max(tables + _LOGIT_COPIES * _LOGITS, block + _activations(shapes, False))
+        return Stage(_PROGRAM + states + most, 2.0 * shapes.length * left, files=files)
+    # As stored and in float32, and the logits as the model and a check of them hold them.
+    logits = 3 * 4 * shapes.length * shapes.vocabulary
+    return Stage(
+        _PROGRAM + states + (4 + shapes.bytes) * left + logits, 2.0 * shapes.length * left, files=files
+    )
 
 
 def _activations(shapes: Shapes, back: bool) -> int:
