@@ -194,8 +194,8 @@ class _Sides:
     new: Opened
 
     def missing(self, options: EvalOptions) -> int:
-        """Bytes in float32 of those that are not in memory."""
-        return sum(_float32_bytes(side) for side in (self.base, self.new) if not side.holds(options))
+        """Bytes of those that are not in memory."""
+        return sum(side.bytes_in(options.dtype) for side in (self.base, self.new) if not side.holds(options))
 
     def fit(self, options: EvalOptions) -> bool:
         """Whether both can be in memory at once."""
@@ -277,7 +277,7 @@ def _with_both(
     """
     options, notes = plans[0].options, list(compared.notes)
     if not sides.fit(options):
-        need = _float32_bytes(sides.base) + _float32_bytes(sides.new)
+        need = sum(side.bytes_in(options.dtype) for side in (sides.base, sides.new))
         note = f"both models together need {need / 1e9:.1f} GB: distributions and blame were left out"
         return replace(compared, notes=(*notes, note))
     first, second = sides.base.loaded(options), sides.new.loaded(options)
@@ -318,10 +318,6 @@ def _no_distribution(plans: Sequence[Prepared], sequences: Sequence[Sequence[Seq
     if len({plan.config.get("vocab_size") for plan in plans}) > 1:
         return "the vocabularies differ in size"
     return None
-
-
-def _float32_bytes(model: Opened) -> int:
-    return 4 * sum(math.prod(stored.shape) for stored in model.checkpoint.tensors.values())
 
 
 def _sequences(plan: Prepared, options: EvalOptions) -> list[list[int]]:

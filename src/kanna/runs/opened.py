@@ -1,6 +1,7 @@
 """A model directory that a run opens once: headers, hash, tokenizer and weights are read at most once."""
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from kanna.checkpoint.side_files import MODULES, module_folders
 from kanna.forms.integer import untimed
 from kanna.models.device import device_of, dtype_of
 from kanna.runs.criteria import Criteria, check_harness
+from kanna.runs.room import check_memory
 from kanna.tasks.data.task import HARNESS, Task
 from kanna.tasks.evaluate import Prepared, headline, prepare
 from kanna.tasks.metrics.user_metric import metric_info, parse_user_metric
@@ -40,6 +42,10 @@ _TEXT_FILES = (
     "normalizer.json",
     "chat_template*",
     "generation_config.json",
+)
+_SMALLER = (
+    "evaluate in 16 bits, which takes {:.2f} GB: --dtype bfloat16 with kanna eval and compare; leave --task "
+    "out where a model is written, and compare afterwards"
 )
 _EMBEDDING_FILES = (MODULES, "sentence_*_config.json", "config_sentence_transformers.json")
 
@@ -166,6 +172,7 @@ class Opened:
         """
         if self._model is None or not self.holds(options):
             self.release()
+            self.check_room(options)
             if not self._trusted:
                 _ = self.scan  # compares the files with what is recorded, before anything is computed
             place = None if device_of(options.device).type == "cpu" else options.device
@@ -173,6 +180,23 @@ class Opened:
             untimed(self._model)
             self._computes = _computing(options)
         return self._model
+
+    def bytes_in(self, dtype: str) -> int:
+        """Of its tensors in memory: floating-point ones in `dtype`, whole numbers as they are."""
+        found = self.checkpoint
+        floats = dtype_of(dtype).itemsize
+        return sum(
+            math.prod(stored.shape) * floats if found.dtype(name).is_floating_point else stored.bytes
+            for name, stored in found.tensors.items()
+        )
+
+    def check_room(self, options: EvalOptions) -> None:
+        """Raise InputError where the weights do not fit in memory; of other devices nothing is known."""
+        needed = self.bytes_in(options.dtype)
+        if device_of(options.device).type == "cpu":
+            check_memory(
+                needed, _SMALLER.format(self.bytes_in("bfloat16") / 1e9), f"{self.name} to be evaluated"
+            )
 
     def hold(self, model: nn.Module) -> None:
         """Take a model that somebody else loaded from this directory's files: `loaded` gives it on."""

@@ -9,12 +9,13 @@ from kanna.runs.places import free_bytes
 from kanna.runs.unfinished import FREE_SPACE
 
 
-def check_memory(needed: int, remedy: str) -> None:
+def check_memory(needed: int, remedy: str, what: str = "") -> None:
     """Refuse what does not fit into memory.
 
     Args:
         needed: Bytes.
         remedy: What makes it less.
+        what: Needs them.
 
     Raises:
         InputError: Fewer are free.
@@ -22,7 +23,9 @@ def check_memory(needed: int, remedy: str) -> None:
     available = psutil.virtual_memory().available
     if needed > available:
         raise InputError(
-            f"about {needed / 1e9:.2f} GB of memory are needed and {available / 1e9:.2f} GB are free", remedy
+            f"about {needed / 1e9:.2f} GB of memory are needed{what and f' for {what}'} and "
+            f"{available / 1e9:.2f} GB are free",
+            remedy,
         )
 
 

@@ -300,6 +300,8 @@ def _check_ready(ready: _Ready, replace: bool) -> None:
             refuse_input(target, *plan.reads)
             _check_memory(plan)
             _check_space(ready.request, plan, ready.inputs.cache)
+    if ready.request.criteria is not None and not ready.source.opened.holds(ready.request.options):
+        ready.source.opened.check_room(ready.request.options)
     _ = ready.source.hash  # reads all bytes; numbers that are not finite are named
 
 
