@@ -142,3 +142,37 @@ def test_the_files_of_the_demo_are_written_to_try_verbs_on(
             where.mkdir()
         assert main(["demo", "--files", str(where)]) == 2
         assert "exists already" in capsys.readouterr().err
+
+
+def test_force_replaces_files_of_the_demo_that_nobody_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "demo"
+    assert main(["demo", "--files", str(place)]) == 0
+    (place / "heldout.jsonl").unlink()
+    (place / ".DS_Store").write_text("")
+    before = place.stat().st_ino
+    assert main(["demo", "--files", str(place), "--force"]) == 0
+    assert place.stat().st_ino != before and (place / "heldout.jsonl").is_file()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "name", ["questions.csv", "mine.txt", "model/config.json", "small/x", "model/scales/x"]
+)
+def test_force_replaces_no_files_that_are_somebody_s_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    place = tmp_path / "demo"
+    assert main(["demo", "--files", str(place), "--quiet"]) == 0
+    (place / name).parent.mkdir(exist_ok=True)
+    (place / name).write_text("precious")
+    assert main(["demo", "--files", str(place), "--force"]) == 2
+    assert "not as kanna wrote it" in " ".join(capsys.readouterr().err.split())
+    assert (place / name).read_text() == "precious"
+
+
+def test_files_of_the_demo_have_no_other_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "demo"
+    assert main(["demo", "--files", str(place), "--out", str(tmp_path / "other")]) == 2
+    assert "give one of the two" in capsys.readouterr().err and not place.exists()

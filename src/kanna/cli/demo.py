@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kanna.errors import InputError
 from kanna.terminal.asking import Force
 from kanna.terminal.session import Session, verb
 
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
 
     from kanna.reporting.demo import DemoResult
 
+_OUT = Path("kanna-demo")
+
 
 @verb
 def demo(
     session: Session,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For models, table and picture.")] = Path(
-        "kanna-demo"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="For models, table and picture.", show_default=str(_OUT)),
+    ] = None,
     files: Annotated[
         Path | None,
         typer.Option(
@@ -33,19 +37,21 @@ def demo(
     kanna demo --files demo writes what the examples of the README begin with.
     """
     if files is not None:
-        _copy(session, files)
+        if out is not None:
+            raise InputError("--files writes no models, table or picture to --out", "give one of the two")
+        _copy(session, files, force)
         return
     from kanna.demo.run import demo as show
 
     with session.progress() as progress:
-        result = show(out, force=force, progress=progress)
+        result = show(out or _OUT, force=force, progress=progress)
     session.show(result.to_dict(), lambda console: _render(console, result))
 
 
-def _copy(session: Session, files: Path) -> None:
+def _copy(session: Session, files: Path, force: bool) -> None:
     from kanna.demo.copied import copy_files
 
-    place, names = copy_files(files)
+    place, names = copy_files(files, force)
     told = f"written: {place}: {', '.join(names)}"
     session.show(
         {"schema_version": 1, "files": str(place), "names": names}, lambda console: console.print(told)
