@@ -14,7 +14,23 @@ from kanna.wrong import what_is_wrong
 M = TypeVar("M", bound=BaseModel)
 _NO_MARK = "save it as UTF-8 without a byte order mark, which transformers does not read either"
 _TAG, _TAGGED = "__float__", ("Infinity", "-Infinity", "NaN")
+# Characters of a path that cannot be one.
+_LONGEST_SHOWN = 80
 FETCH_AGAIN = "the file is damaged or was not fetched whole: fetch or write it again"
+
+
+def check_lookable(path: Path, remedy: str) -> None:
+    """Raise InputError for a path that cannot be looked at, be it there or not.
+
+    Its name is too long for one, it leads through a folder that is not to be entered, or in a circle.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return
+    except OSError as error:
+        name = str(path) if len(str(path)) <= _LONGEST_SHOWN else f"{str(path)[:_LONGEST_SHOWN]}…"
+        raise InputError(f"{name} cannot be read: {error.strerror}", remedy) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

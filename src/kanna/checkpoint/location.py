@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanna.checked import check_type
+from kanna.checked import check_lookable, check_type
 from kanna.errors import InputError
 
 
@@ -16,6 +16,7 @@ def locate(model: str | Path) -> Path:
     """
     check_type("a model", model, (str, Path), 'give its directory, such as "models/base"', required=True)
     path = Path(model).expanduser()
+    check_lookable(path, "give the directory of a model")
     if path.is_dir():
         return path
     if path.exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from kanna.checked import check_version, validated
+from kanna.checked import check_lookable, check_version, validated
 from kanna.errors import InputError
 from kanna.measure.results import BenchResult
 from kanna.reporting.views import View
@@ -117,6 +117,7 @@ def read_sources(
 
 
 def _of(place: Path, views: Sequence[View], examples: bool) -> list[Source]:
+    check_lookable(place, _REMEDY)
     if place.is_file():
         return _results([place], views, examples)
     if not place.is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from kanna.checked import check_lookable
 from kanna.checkpoint.location import locate
 from kanna.errors import InputError, suggestion
 from kanna.models.device_names import check_device_name
@@ -53,8 +54,15 @@ def check_settings(given: Mapping[str, Any]) -> None:
             _check_fields(value)
         elif isinstance(value, str) and name in _CHECKS:
             _CHECKS[name](value)
-        elif isinstance(value, Path) and name == "recipe" and not value.expanduser().exists():
-            raise InputError(f"{value} does not exist", "give a file of YAML, such as examples/ has")
+        elif isinstance(value, Path) and name == "recipe":
+            _check_recipe(value.expanduser())
+
+
+def _check_recipe(path: Path) -> None:
+    remedy = "give a file of YAML, such as examples/ has"
+    check_lookable(path, remedy)
+    if not path.exists():
+        raise InputError(f"{path} does not exist", remedy)
 
 
 def _check_fields(config: BaseModel) -> None:

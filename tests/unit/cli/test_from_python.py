@@ -158,6 +158,14 @@ def test_names_of_files_that_are_not_there(shared_base, tmp_path, monkeypatch, g
         package.evaluate(shared_base, given)
 
 
+@pytest.mark.parametrize(
+    "call", [lambda name: package.evaluate(name, ROWS), lambda name: package.report(name)]
+)
+def test_names_too_long_for_files_are_told(call):
+    with pytest.raises(InputError, match="x… cannot be read: File name too long"):
+        call("x" * 300)
+
+
 def test_one_is_taken_where_several_are(tmp_path):
     """One path of a report and one guard are not read letter by letter."""
     with pytest.raises(InputError, match="results holds no results"):

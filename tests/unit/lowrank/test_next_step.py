@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,6 +109,12 @@ def test_a_step_that_cannot_advise_loses_no_output(tmp_path: Path, monkeypatch: 
 )
 def test_percentages_are_written_out(share: float, said: str) -> None:
     assert foretell._percent(share) == said
+
+
+def test_larger_budgets_begin_above_what_was_kept() -> None:
+    plan: Any = SimpleNamespace(config=kanna.LowRankConfig(keep=0.29))
+    name, budgets = foretell._budgets(plan, [])
+    assert name == "keep" and budgets[0] == 0.3 and budgets[-1] == 0.99
 
 
 def test_without_curves_nothing_is_foretold(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def _budgets(plan: Plan, looked_at: Sequence[Matrix]) -> tuple[str, list[float] 
         most = max(highest_rank(matrix, config, plan.stored[matrix.name]) for matrix in looked_at)
         return "rank", list(range(config.rank + 1, most + 1))
     assert config.keep is not None
-    return "keep", [percent / 100 for percent in range(int(100 * config.keep) + 1, 100)]
+    below = int(100 * config.keep + 1e-9)  # 0.29 is 28.999... per cent
+    return "keep", [percent / 100 for percent in range(below + 1, 100)]
 
 
 def _left_at(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kanna.checked import check_lookable
 from kanna.errors import InputError
 from kanna.tasks.data import headers, tables
 from kanna.tasks.data.encodings import decoded_as
@@ -77,8 +78,6 @@ class Row:
 TABLES = (*JSON_LINES, ".json", ".csv", ".tsv", ".parquet")
 _SPREADSHEETS = (*EXCEL, ".xls", ".ods", ".numbers")
 _A_FILE = "give a .jsonl, a .csv or a plain text file"
-# Characters of a name that cannot be one.
-_LONGEST_SHOWN = 80
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -140,12 +139,8 @@ def lines_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 def check_there(path: Path) -> None:
     """Raise InputError for a file of data that does not exist, or whose name or place cannot be looked at."""
-    try:
-        there = path.exists()
-    except OSError as error:  # too long for a name, or in a folder that is not to be entered
-        name = str(path) if len(str(path)) <= _LONGEST_SHOWN else f"{str(path)[:_LONGEST_SHOWN]}…"
-        raise InputError(f"{name} cannot be read: {error.strerror}", _A_FILE) from error
-    if not there:
+    check_lookable(path, _A_FILE)
+    if not path.exists():
         raise InputError(f"{path} does not exist", _A_FILE)
 
 
