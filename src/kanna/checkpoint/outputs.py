@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from kanna.checked import read_json
+from kanna.checked import check_lookable, read_json
 from kanna.errors import InputError
 
 # What a directory of a model holds, whoever made it, by name or by relative path. In .cache lies what
@@ -85,8 +85,13 @@ class InTheWay(InputError):
 
 
 def final_name(out: str | Path) -> Path:
-    """An output's absolute path, whose last part is a name and no `..`."""
+    """An output's absolute path, whose last part is a name and no `..`.
+
+    Raises:
+        InputError: Nothing can have that name.
+    """
     path = Path(out).expanduser().absolute()
+    check_lookable(path, "choose another name")
     return path.resolve() if path.name in ("", "..") else path
 
 

@@ -17,6 +17,7 @@ from kanna.checkpoint import writer
 from kanna.checkpoint.exchange import exchange
 from kanna.checkpoint.outputs import InTheWay, final_name, refuse_replacing
 from kanna.checkpoint.writer import output_directory
+from kanna.errors import InputError
 
 MODEL = {
     "config.json": '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}',
@@ -142,6 +143,8 @@ def test_two_dots_are_no_name(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert final_name(tmp_path / "a" / "b" / "..") == (tmp_path / "a").resolve()
     assert final_name(tmp_path / "a" / "c") == tmp_path / "a" / "c"
+    with pytest.raises(InputError, match="File name too long"):
+        final_name(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("force", [False, True])
