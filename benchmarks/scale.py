@@ -178,6 +178,7 @@ def run(model: Path, room: Path, arguments: argparse.Namespace) -> dict[str, Any
     room.mkdir(parents=True)
     command = [sys.executable, __file__, "--child", str(model), "--room", str(room), "--text", arguments.text]
     command += ["--tokens", str(arguments.tokens), "--keep", str(arguments.keep)]
+    command += ["--tokenizer", str(arguments.tokenizer)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     shutil.rmtree(room)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -11,6 +11,7 @@ from kanna.tasks.data.rows import Row, read_rows, rejoined
 from kanna.tasks.data.spoken import ASSISTANT, Message
 from kanna.tasks.scorers.architecture import check_joiner
 from kanna.tasks.tokens.chat import check_template, written
+from kanna.tasks.tokens.special import check_known
 from kanna.tasks.tokens.tokenizer import context_length, load_tokenizer, predicts_next_token
 
 
@@ -45,11 +46,26 @@ def windows_of(
         check_joiner(checkpoint.name, checkpoint.config, templated=chat)
         rows = list(rejoined(rows, joiner))
     if predicts_next_token(checkpoint.config) and not questions:
-        return packed(rows, tokenizer, tokens, length, seed)
+        return _known(packed(rows, tokenizer, tokens, length, seed), checkpoint, tokenizer)
     if not (chat and questions):
-        return padded(rows, tokenizer, tokens, length, seed)
+        return _known(padded(rows, tokenizer, tokens, length, seed), checkpoint, tokenizer)
     check_template(tokenizer, f"the rows of {text}")
-    return padded(rows, tokenizer, tokens, length, seed, partial(_in_chat, tokenizer))
+    windows = padded(rows, tokenizer, tokens, length, seed, partial(_in_chat, tokenizer))
+    return _known(windows, checkpoint, tokenizer)
+
+
+def _known(windows: Windows, checkpoint: Checkpoint, tokenizer: Any) -> Windows:
+    """The windows, of tokens that the model has embeddings of; what is read by nobody becomes one of them.
+
+    Raises:
+        InputError: It has none of some token.
+    """
+    settings = checkpoint.config.get("text_config") or checkpoint.config
+    vocabulary = settings.get("vocab_size")
+    if vocabulary is None or int(windows.ids.max()) < vocabulary:
+        return windows
+    check_known(windows.ids[windows.mask].tolist(), vocabulary, tokenizer)
+    return Windows(windows.ids.where(windows.mask, 0), windows.mask)
 
 
 def _in_chat(tokenizer: Any, row: Row) -> Sequence[int]:

@@ -1,6 +1,7 @@
 """Budgets, refinement, task rows and bad input."""
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -226,3 +227,32 @@ def test_the_highest_rank_is_the_last_that_saves_something(
         costs = {k: LowRank(k).parameters(m, n) for k in range(1, highest + 1)}
     saving = [k for k, cost in costs.items() if cost < form.parameters(m, n)]
     assert highest_rank(matrix, config, form) == max(saving, default=0)
+
+
+def test_tokens_that_the_model_has_no_embeddings_of_are_named(
+    bases: Base, cache: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(bases("llama"), tmp_path / "base")
+    words = transformers.AutoTokenizer.from_pretrained(base)
+    words.add_tokens(["<extra>"])
+    words.save_pretrained(base)
+    text = tmp_path / "text.jsonl"
+    rows = [{"text": tiny.letters(30, i)} for i in range(40)]
+    text.write_text("\n".join(map(json.dumps, [*rows, {"text": "<extra>"}])))
+    with pytest.raises(InputError, match=r"'<extra>' has the id"):
+        tiny.compress(base, tmp_path / "out", text, cache, keep=0.7, tokens=100_000)
+
+
+def test_padding_that_it_has_no_embedding_of_hurts_nobody(bases: Base, cache: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(bases("bert_mlm"), tmp_path / "base")
+    rows = [{"text": tiny.letters(5 + i % 9, i)} for i in range(60)]
+    text = tmp_path / "text.jsonl"
+    text.write_text("\n".join(map(json.dumps, rows)))
+    outs = []
+    for name in ("before", "after"):
+        tiny.compress(base, tmp_path / name, text, cache, keep=0.7)
+        outs.append(load_file(tmp_path / name / "model.safetensors"))
+        words = transformers.AutoTokenizer.from_pretrained(base)
+        words.add_special_tokens({"pad_token": "<far>"})
+        words.save_pretrained(base)
+    assert outs[0].keys() == outs[1].keys()
