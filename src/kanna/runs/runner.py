@@ -315,7 +315,7 @@ def _check_space(request: Request, plan: Plan, cache: Path) -> None:
     out = request.target
     if plan.changes_nothing or (request.resume and unfinished(out)):
         return  # what goes on found room when it began, and has taken some of it
-    if same_disk(out, cache):
+    if plan.cache_bytes and same_disk(out, cache):
         check_space(plan.work_bytes, out, f"work in {out.parent} and in {cache}", remedy=plan.less_space)
         return
     beside = plan.work_bytes if plan.beside_bytes is None else plan.beside_bytes
