@@ -257,7 +257,24 @@ def _prepare(request: Request) -> _Ready:
         joiner=options.joiner,
     )
     cache_limit(cache)  # refused now where it is no number
-    return _Ready(request, source, inputs, tuple(_plans(request, source, inputs)), prepared)
+    plans = _plans(request, source, inputs)
+    if plans[0] is not None and (note := _fitted_to_what_judges(inputs)):
+        plans[0] = replace(plans[0], notes=(*plans[0].notes, note))
+    return _Ready(request, source, inputs, tuple(plans), prepared)
+
+
+def _fitted_to_what_judges(inputs: Inputs) -> str:
+    """What is to be said where the calibration text is the very file of a task; empty where it is not."""
+    if inputs.calibration is None or not inputs.calibration.is_file():
+        return ""
+    digest = lineage.file_digest(inputs.calibration)
+    same = [task.name for task in inputs.tasks if task.digest == digest]
+    return (
+        f"the model is fitted to the very rows of {same[0]} that judge it, which flatters it: calibrate on "
+        "other rows"
+        if same
+        else ""
+    )
 
 
 def _opened(request: Request, finite: bool) -> Opened:

@@ -20,8 +20,10 @@ from kanna.errors import InputError
 from kanna.forms import Dense, Form, LowRank, Pivot
 from kanna.methods.lowrank.config import LowRankConfig
 from kanna.methods.lowrank.ranks import curve_of, highest_rank
+from kanna.methods.lowrank.run import lowrank
 from kanna.methods.lowrank.survey import Survey
 from kanna.models.matrix import Matrix, View
+from kanna.runs.criteria import criteria_of
 from kanna.runs.workspace import Workspace
 from kanna.tasks.data.rows import Row
 
@@ -256,3 +258,15 @@ def test_padding_that_it_has_no_embedding_of_hurts_nobody(bases: Base, cache: Pa
         words.add_special_tokens({"pad_token": "<far>"})
         words.save_pretrained(base)
     assert outs[0].keys() == outs[1].keys()
+
+
+def test_calibration_on_the_rows_that_judge_is_told(bases: Base, tmp_path: Path) -> None:
+    rows = [{"prompt": tiny.letters(5 + i % 9, i), "answer": tiny.letters(3, 99 + i)} for i in range(60)]
+    for name, some in (("task.jsonl", rows[:40]), ("other.jsonl", rows[20:])):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, some)))
+    criteria = criteria_of(str(tmp_path / "task.jsonl"), "5pt")
+    for name, told in (("task.jsonl", True), ("other.jsonl", False)):
+        config = LowRankConfig(keep=0.7, align=1)
+        text = tmp_path / name
+        result = lowrank(bases("llama"), None, config, calibration=text, criteria=criteria, dry_run=True)
+        assert any("flatters" in note for note in result.plan.notes) is told
