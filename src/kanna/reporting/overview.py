@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +69,11 @@ def overview(compared: Sequence[At], benches: Sequence[At]) -> list[Section]:
     setting = _common_setting(benches)
     latency = _latencies(benches, setting) if setting else {}
     blocks: list[Block] = [_table(models, latency, setting)]
+    alike = _alike(benches, setting) if setting else set()
     for asked in dict.fromkeys(model.asked for model in models):
         here = [model for model in models if model.asked == asked]
-        blocks += _charts(asked, here, latency, setting, _noise(benches, setting) if setting else {})
+        noise = _noise(benches, setting) if setting else {}
+        blocks += _charts(asked, here, latency, setting, noise, alike)
     return [Section("Size, score and speed", blocks)]
 
 
@@ -132,6 +134,17 @@ def _noise(benches: Sequence[At], setting: Setting) -> dict[Key, Noise]:
     return noise
 
 
+def _alike(benches: Sequence[At], setting: Setting) -> set[Key]:
+    """Models whose speed, paired by round with that of their base, shows no clear difference."""
+    alike: set[Key] = set()
+    for at in benches:
+        for ratio in at.data["ratios"]:
+            _, low, high = ratio["decode"]
+            if (ratio["batch"], ratio["context"]) == setting and low <= 1 <= high:
+                alike |= set(keys(at)[0])
+    return alike
+
+
 def _table(models: Sequence[Scored], latency: Mapping[Key, At], setting: Setting | None) -> Table:
     asked = list(dict.fromkeys(one.asked for one in models))
     keys = list(dict.fromkeys(one.key for one in models))
@@ -172,6 +185,7 @@ def _charts(
     latency: Mapping[Key, At],
     setting: Setting | None,
     noise: Mapping[Key, Noise],
+    alike: Collection[Key],
 ) -> list[Block]:
     unique = [model for model in _worst(models) if math.isfinite(model.low + model.value.data + model.high)]
     if len(unique) < 2:
@@ -192,6 +206,11 @@ def _charts(
     missing = len(unique) - len(timed)
     left = f" {missing} without a measured latency are left out." if missing else ""
     level = "" if not noise else " Level ones: the interval of its speed against the base, about its median."
+    if same := [model.model for model in unique if model.key in latency and model.key in alike]:
+        level += (
+            " No clear difference in speed from the base, round by round, however far apart they stand: "
+            f"{', '.join(same)}."
+        )
     return [*drawn, _chart(f"{name} against latency", timed, across, name, share, caption + level + left)]
 
 

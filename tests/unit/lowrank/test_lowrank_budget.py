@@ -270,3 +270,15 @@ def test_calibration_on_the_rows_that_judge_is_told(bases: Base, tmp_path: Path)
         text = tmp_path / name
         result = lowrank(bases("llama"), None, config, calibration=text, criteria=criteria, dry_run=True)
         assert any("flatters" in note for note in result.plan.notes) is told
+
+
+@pytest.mark.parametrize(
+    ("keep", "method", "told"), [(0.4, None, True), (0.4, "anchored", False), (0.6, None, False)]
+)
+def test_another_method_than_at_a_larger_keep_is_told(
+    keep: float, method: Any, told: bool, bases: Base, text: Path, tmp_path: Path
+) -> None:
+    result = tiny.compress(
+        bases("llama"), tmp_path / "out", text, tmp_path / "cache", keep=keep, method=method, dry_run=True
+    )
+    assert any("--method whitened" in note for note in result.plan.notes) is told

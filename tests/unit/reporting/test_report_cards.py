@@ -156,3 +156,13 @@ def test_words_that_not_everybody_knows_are_told(tmp_path: Path) -> None:
     assert "greedy" not in words, "a word that is not on the page"
     html = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert 'data-tip="acc: share of rows on which' in html
+
+
+def test_a_chart_says_whose_speed_shows_no_difference_from_the_base(tmp_path: Path) -> None:
+    """Medians of noisy rounds can stand far apart where pairs of rounds tell nothing."""
+    for (low, high), alike in (((0.56, 3.62), True), ((1.22, 1.75), False), ((0.4, 0.9), False)):
+        one = bench((1.25, 1.1, 1.3))
+        one["ratios"][0]["decode"] = [1.04, low, high]
+        said = page(tmp_path / str(low), one)
+        assert ("No clear difference in speed from the base" in said) is alike
+        assert not alike or "stand: small" in said

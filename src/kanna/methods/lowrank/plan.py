@@ -12,7 +12,7 @@ from kanna.checkpoint.reader import Checkpoint
 from kanna.errors import InputError
 from kanna.forms import Form, LowRank, Pivot
 from kanna.linalg.allocation import Ranks
-from kanna.methods.lowrank.config import CALIBRATED, LowRankConfig
+from kanna.methods.lowrank.config import ANCHOR_BELOW, CALIBRATED, LowRankConfig
 from kanna.methods.lowrank.forecast import Stage, forecast, shapes_of
 from kanna.methods.lowrank.gradients import LARGEST_FULL_METRIC
 from kanna.methods.lowrank.ranks import allocate, kept_parameters
@@ -197,6 +197,11 @@ def make_plan(source: Source, config: LowRankConfig, passes: Passes) -> Plan:
         _check_text(resolved, has_text, without)
     if config.allocation is None and has_text and without and config.keep is not None:
         notes.append(f"ranks are uniform and outputs weigh the same: {without}")
+    if config.method is None and resolved.method == "anchored":
+        notes.append(
+            f"keep is below {ANCHOR_BELOW}: anchored, which fits each block to what the compressed ones before "
+            "it hand on, in one more walk through all blocks (--method whitened does without)"
+        )
     inventory = source.inventory
     selected = select(inventory.matrices, resolved.select)
     # An encoder-decoder is not run while it is compressed.
