@@ -199,8 +199,8 @@ def make_plan(source: Source, config: LowRankConfig, passes: Passes) -> Plan:
         notes.append(f"ranks are uniform and outputs weigh the same: {without}")
     if config.method is None and resolved.method == "anchored":
         notes.append(
-            f"keep is below {ANCHOR_BELOW}: anchored, which fits each block to what the compressed ones before "
-            "it hand on, in one more walk through all blocks (--method whitened does without)"
+            f"keep is below {ANCHOR_BELOW}: anchored, which fits each block to what the compressed ones "
+            "before it hand on, in one more walk through all blocks (--method whitened does without)"
         )
     inventory = source.inventory
     selected = select(inventory.matrices, resolved.select)
