@@ -45,12 +45,15 @@ def run(name, **more):
 
 run("first", tokens=256, context=16, batch=1)  # whatever is set up once
 for context, batch in ((512, 16), (16, 1)):
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
-    foretold = run(f"{context}", tokens=8192, context=context, batch=batch)
-    print(foretold, status("VmHWM") - before)
+    peaks = []
+    for attempt in range(3):  # the least: what else the allocator does comes and goes
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = status("VmRSS")
+        foretold = run(f"{context}-{attempt}", tokens=8192, context=context, batch=batch)
+        peaks.append(status("VmHWM") - before)
+    print(foretold, min(peaks))
 """
 
 
