@@ -1,5 +1,7 @@
 """Memory grows with a block and not with the model."""
 
+import ctypes
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kanna.runs import probe
 
 STATUS = Path("/proc/self/status")
+_MMAP_THRESHOLD = -3  # of mallopt
 
 
 def anonymous() -> int:
@@ -59,8 +62,12 @@ def test_a_model_four_times_larger_than_what_a_run_may_hold(
     text, small = tiny.text(tmp_path / "text.jsonl"), model_of(1, tmp_path / "small")
     # What a library allocates once, such as its work space, is none of the run's.
     tiny.compress(small, tmp_path / "first", text, tmp_path / "cache", keep=0.7, align=8, select="down")
-    large = model_of(32, tmp_path / "large")
+    large = model_of(80, tmp_path / "large")
     held = sum(file.stat().st_size for file in large.glob("*.safetensors"))
+    # What was held while the model was made would hide what the run takes; what is freed goes back at once.
+    gc.collect()
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 16)
+    ctypes.CDLL(None).malloc_trim(0)
     before, cache, files = anonymous(), tmp_path / "other", [0]
 
     def count(*_: object) -> None:
@@ -74,7 +81,7 @@ def test_a_model_four_times_larger_than_what_a_run_may_hold(
             large, tmp_path / "out", text, cache, keep=0.7, align=8, select="down", progress=count
         )
     assert result.passed and result.plan.config.allocation == "global"
-    assert held > 100e6 and 4 * (most[0] - before) < held
+    assert held > 250e6 and 4 * (most[0] - before) < held
     assert 0.8 * files[0] < result.plan.work_bytes < 1.25 * files[0]
     assert result.run["cache"]["bytes"] > 0
     assert not list(cache.rglob("states-*")) and not list(cache.rglob("hidden-*"))
