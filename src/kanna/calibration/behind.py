@@ -45,7 +45,7 @@ class Behind:
         self._takes_positions = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def logits(
-        self, ids: Tensor, mask: Tensor | None, states: Tensor, vocabulary: int
+        self, ids: Tensor, mask: Tensor | None, states: Tensor, vocabulary: int | None
     ) -> Iterator[tuple[slice, slice, Tensor]]:
         """Logits of a batch, a few positions or rows at a time where a vocabulary is large.
 
@@ -53,15 +53,15 @@ class Behind:
             ids: (b, length).
             mask: (b, length) bool; None where nothing is padding.
             states: (b, length, width) behind the last block; gradients reach them.
-            vocabulary: Outputs of each token; 0 where a head gives one output for a row.
+            vocabulary: Outputs of each token; None where a head gives one for a row, or nobody knows.
 
         Yields:
             (rows, positions, logits of those). Each is to be used before the next one is made.
         """
         rows, length = ids.shape
-        most = max(1, _LOGITS // (4 * max(vocabulary, 1)))
+        most = max(1, _LOGITS // (4 * (vocabulary or 1)))
         everything = slice(0, rows), slice(0, length)
-        if vocabulary == 0 or rows * length <= most:
+        if not vocabulary or rows * length <= most:
             yield *everything, self._run(ids, mask, states)
         elif self._takes_positions:
             step = max(1, most // rows)
@@ -96,9 +96,3 @@ def behind_blocks(walker: Walker) -> Iterator[Behind]:
         stubs = [_Last(model.get_submodule(path), walker.trial.returned[i]) for i, path in enumerate(paths)]
         with replaced(model, paths, stubs):
             yield Behind(model, stubs[-1])
-
-
-def vocabulary_of(model: nn.Module) -> int:
-    """Entries of its vocabulary; 0 where its configuration names none."""
-    config: Any = model.config
-    return int(getattr(config.get_text_config(), "vocab_size", 0))

@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.behind import behind_blocks, vocabulary_of
+from kanna.calibration.behind import behind_blocks
 from kanna.calibration.calls import body_call, ended, states_of
 from kanna.calibration.walker import Walker
 from kanna.calibration.windows import Windows, random_windows
@@ -19,6 +19,7 @@ from kanna.checkpoint.loader import load
 from kanna.checkpoint.reader import Checkpoint
 from kanna.models.inventory import Inventory
 from kanna.runs.step import Recorded
+from kanna.tasks.tokens.padded import vocabulary_of
 from kanna.tasks.tokens.tokenizer import context_length
 
 # Reloaded in float32 like the run itself, on the same windows; other batch shapes reorder sums.

@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from kanna.calibration.behind import behind_blocks, vocabulary_of
+from kanna.calibration.behind import behind_blocks
 from kanna.calibration.calls import Call, states_of
 from kanna.calibration.statistics import Reads, captured
 from kanna.calibration.walker import Walker, batches_of
@@ -42,6 +42,7 @@ from kanna.methods.lowrank.survey import Decomposing, Survey, survey_file, surve
 from kanna.models.matrix import Matrix
 from kanna.progress import Progress
 from kanna.runs.workspace import Stream, Workspace
+from kanna.tasks.tokens.padded import vocabulary_of
 
 # Of every block, batch by batch.
 Calls = Sequence[Sequence[Call]]
@@ -186,7 +187,7 @@ class BackwardWalk:
         device, found = self.walker.device, []
         generator = torch.Generator().manual_seed(self.config.seed)
         kind = kind_of(self.walker.model)
-        vocabulary = 0 if kind == "label" else vocabulary_of(self.walker.model)
+        vocabulary = None if kind == "label" else vocabulary_of(self.walker.model)
         with behind_blocks(self.walker) as behind:
             for done, (index, portion) in enumerate(felt):
                 progress("loss", done, len(felt))
